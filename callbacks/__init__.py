@@ -1,0 +1,21 @@
+"""Callbacks. Import them from `rence_lightning.callbacks`: this folder is that package, under the project's root."""
+
+from rence_lightning.callbacks.adaptive_kl import AdaptiveKL
+from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.benchmark_evaluation import BenchmarkEvaluation
+from rence_lightning.callbacks.checkpoint import Checkpoint
+from rence_lightning.callbacks.export import ExportPolicy
+from rence_lightning.callbacks.old_policy import OldPolicySnapshot
+from rence_lightning.callbacks.progress import Progress
+from rence_lightning.callbacks.rollout_log import RolloutLog
+
+__all__ = [
+    "AdaptiveKL",
+    "BenchmarkEvaluation",
+    "Callback",
+    "Checkpoint",
+    "ExportPolicy",
+    "OldPolicySnapshot",
+    "Progress",
+    "RolloutLog",
+]

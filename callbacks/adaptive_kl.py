@@ -1,0 +1,40 @@
+"""The adaptive KL coefficient (Ziegler et al. 2019), after every update."""
+
+from typing import Any
+
+from rence_lightning.callbacks.base import Callback
+from rence_lightning.errors import UserError
+from rence_lightning.groups import Group
+from rence_lightning.module import PolicyModule
+from rence_lightning.trainer import Trainer
+from rence_lightning.trust_region import adapt_kl_coef
+
+
+class AdaptiveKL(Callback):
+    """Raises `kl_coef` when an update's KL is above target and lowers it when below.
+
+    lambda *= 1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon, where n is the responses in the update. The first
+    update of an iteration always measures KL 0, for the policy still is pi_old.
+
+    Args:
+        target_kl: Nats, in the trust region's reduction (per token by default); > 0.
+        horizon: Responses over which the coefficient can change by a factor of about e^0.2; > 0.
+        enabled: False keeps the trust region's `kl_coef` fixed.
+    """
+
+    def __init__(self, target_kl: float = 0.01, horizon: int = 25600, enabled: bool = True) -> None:
+        if target_kl <= 0 or horizon <= 0:
+            raise UserError(f"adaptive_kl: target_kl ({target_kl}) and horizon ({horizon}) must be > 0")
+        self.target_kl = target_kl
+        self.horizon = horizon
+        self.enabled = enabled
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+    ) -> None:
+        region = module.trust_region
+        if self.enabled:
+            region.kl_coef = adapt_kl_coef(
+                region.kl_coef, outputs["kl"], self.target_kl, self.horizon, outputs["responses"]
+            )
+        trainer.log_metrics({"train/kl_coef": region.kl_coef})

@@ -1,0 +1,56 @@
+"""What was sampled, with rewards and why it was kept or dropped: one JSONL file an iteration."""
+
+import json
+
+from rence_lightning.callbacks.base import Callback
+from rence_lightning.datamodule import IterationBatch, JudgedGroup
+from rence_lightning.errors import UserError
+from rence_lightning.module import PolicyModule
+from rence_lightning.trainer import Trainer
+
+
+class RolloutLog(Callback):
+    """Writes `rollouts/iteration-0003.jsonl` in the run directory: a line a group.
+
+    Args:
+        every: Log every so many iterations; 0 never logs.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 0:
+            raise UserError(f"rollout_log: every is {every}, it must be >= 0")
+        self.every = every
+
+    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+        if not self.every or batch.iteration % self.every or not trainer.is_global_zero:
+            return
+        folder = trainer.run_dir / "rollouts"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"iteration-{batch.iteration:04d}.jsonl").open("w", encoding="utf-8") as file:
+            for judged in batch.sampled:
+                # ASCII JSON: model output may hold lone surrogates, which UTF-8 cannot.
+                file.write(json.dumps(_row(judged)) + "\n")
+
+
+def _row(judged: JudgedGroup) -> dict[str, object]:
+    group, problem = judged.group, judged.group.prompt.problem
+    return {
+        "id": problem.id,
+        "problem": problem.problem,
+        "gold": problem.answer,
+        "fate": str(judged.fate),
+        "responses": [
+            {
+                "text": text,
+                "answer": score.answer,
+                "reward": score.reward,
+                "correct": score.correct,
+                "positive": positive,
+                "tokens": len(rollout.token_ids),
+                "finish_reason": rollout.finish_reason,
+            }
+            for text, score, positive, rollout in zip(
+                group.responses, group.scores, group.positive, group.rollouts, strict=True
+            )
+        ],
+    }

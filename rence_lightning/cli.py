@@ -1,0 +1,117 @@
+"""The command line: `fit` and `validate`, from layered YAML files, interpolation and dotted overrides."""
+
+import sys
+from typing import Any, NoReturn, cast
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from omegaconf.errors import OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
+
+from rence_lightning.callbacks import (
+    AdaptiveKL,
+    BenchmarkEvaluation,
+    Checkpoint,
+    ExportPolicy,
+    OldPolicySnapshot,
+    Progress,
+    RolloutLog,
+)
+from rence_lightning.datamodule import RolloutDataModule
+from rence_lightning.errors import NonFiniteError, StarvationError, UserError
+from rence_lightning.module import PolicyModule
+from rence_lightning.trainer import Trainer
+
+DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or evaluate one.
+
+  python -m rence_lightning fit --config conf/arithmetic.yaml
+  python -m rence_lightning validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf
+
+Several --config files are laid over one another; --key.sub=value overrides both."""
+
+
+class Parser(LightningArgumentParser):
+    """Interpolation follows overrides, no abbreviated options, errors of one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        fail(message)
+
+
+class CLI(LightningCLI):
+    """LightningCLI over the project's trainer, module, data module and callbacks.
+
+    The callbacks that make up the method have keys of their own, so that an overlay can change one setting of one of
+    them; `trainer.callbacks` adds to them.
+    """
+
+    # In the order in which they run: an iteration is measured and shown, the policy is evaluated, exported and saved.
+    CALLBACKS = {  # noqa: RUF012
+        "old_policy": OldPolicySnapshot,
+        "adaptive_kl": AdaptiveKL,
+        "rollout_log": RolloutLog,
+        "progress": Progress,
+        "evaluation": BenchmarkEvaluation,
+        "export": ExportPolicy,
+        "checkpoint": Checkpoint,
+    }
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "datamodule"}, "validate": {"model", "datamodule"}}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(self.trainer_class, "trainer", instantiate=False, sub_configs=True)
+        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=self.subclass_mode_model)
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=self.subclass_mode_data)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for key, callback in self.CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def before_fit(self) -> None:
+        self._keep_config()
+
+    def before_validate(self) -> None:
+        self._keep_config()
+
+    def _keep_config(self) -> None:
+        parser = self._parser(self.subcommand)
+        assert parser is not None and self.subcommand is not None
+        cast(Trainer, self.trainer).config_yaml = parser.dump(self.config[self.subcommand], skip_none=False)
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, exit code 2."""
+    print("error: " + "; ".join(line.strip() for line in message.splitlines() if line.strip()), file=sys.stderr)
+    sys.exit(2)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line; bad input ends it with one line and exit code 2, a starved or diverged run with 1."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # transformers' bars over weights: a log file would hold every step of them
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        CLI(
+            PolicyModule,
+            RolloutDataModule,
+            trainer_class=Trainer,  # type: ignore[arg-type]
+            parser_class=Parser,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            parser_kwargs={"description": DESCRIPTION},
+            args=args,
+        )
+    except (UserError, OmegaConfBaseException) as error:
+        fail(str(error))
+    except (StarvationError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,99 @@
+"""What stock Lightning callbacks and loggers read from a trainer, answered by the Fabric loop.
+
+An iteration (rollouts and all updates on them) is Lightning's epoch, an update is its training batch and global step.
+"""
+
+from typing import Any, cast
+
+import lightning.pytorch as pl
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import Strategy
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+
+from rence_lightning.errors import UserError
+
+
+class LightningFacade:
+    """State and hooks shared with Lightning's callbacks.
+
+    `EarlyStopping`, `Timer`, `LambdaCallback` and `ModelSummary` are supported. `ModelCheckpoint` is refused: it cannot
+    save the prompt pool; the project's own `Checkpoint` callback does.
+    """
+
+    fast_dev_run = False
+    sanity_checking = False
+    enable_validation = True
+    val_check_interval = 1.0
+    check_val_every_n_epoch = 1
+    num_sanity_val_batches = 0
+
+    def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                raise UserError(
+                    "trainer.callbacks: Lightning's ModelCheckpoint is not supported (it knows nothing of the prompt "
+                    "pool); use the key 'checkpoint' instead"
+                )
+        self.fabric = fabric
+        self.callbacks = callbacks
+        self.loggers: list[Logger] = []
+        self.optimizers: list[Any] = []
+        self.lr_scheduler_configs: list[Any] = []
+        self.callback_metrics: dict[str, Any] = {}
+        self.state = TrainerState(status=TrainerStatus.INITIALIZING)
+        self.global_step = 0
+        self.current_epoch = 0
+        self.should_stop = False
+
+    @property
+    def _module(self) -> pl.LightningModule:
+        module: pl.LightningModule = self.lightning_module  # type: ignore[attr-defined]
+        return module
+
+    def call(self, hook: str, *args: Any) -> None:
+        """Calls a hook of every callback that has it, in order, then the module's own."""
+        for callback in self.callbacks:
+            method = getattr(callback, hook, None)
+            if method is not None:
+                method(cast(pl.Trainer, self), self._module, *args)
+        own = getattr(self._module, hook, None)
+        if own is not None:
+            own(*args)
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.fabric.strategy
+
+    @property
+    def logger(self) -> Logger | None:
+        return self.loggers[0] if self.loggers else None
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.fabric.is_global_zero
+
+    @property
+    def global_rank(self) -> int:
+        return self.fabric.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        return self.fabric.local_rank
+
+    @property
+    def world_size(self) -> int:
+        return self.fabric.world_size
+
+    @property
+    def training(self) -> bool:
+        return self.state.fn == TrainerFn.FITTING
+
+    def enter(self, function: TrainerFn) -> None:
+        self.state.fn = function
+        self.state.status = TrainerStatus.RUNNING
+        self.state.stage = RunningStage.TRAINING if function == TrainerFn.FITTING else RunningStage.VALIDATING
+
+    def leave(self, status: TrainerStatus) -> None:
+        self.state.status = status

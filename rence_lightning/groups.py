@@ -1,0 +1,148 @@
+"""Groups: a prompt with its K sampled, graded responses. Training and evaluation sample them in the same way."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rence_lightning.policy import Policy
+from rence_lightning.prompts import Prompt
+from rence_lightning.rewards import Reward, Score
+from rence_lightning.rollouts import EngineProgress, Rollout, RolloutEngine, Sampling
+
+
+@dataclass
+class Group:
+    """A prompt and its K responses.
+
+    Attributes:
+        prompt: x.
+        rollouts: y_1 .. y_K, token ids and log-probabilities.
+        responses: Their texts, special tokens left out.
+        scores: Their rewards and verdicts.
+        temperature: They were sampled at.
+        positive: Which of them are in P; set by the prompt filter.
+        old_log_probs: For each response a `(tokens,)` float32 tensor, log pi_old of its tokens; set before the first
+            update, on the rank that trains on the group.
+    """
+
+    prompt: Prompt
+    rollouts: list[Rollout]
+    responses: list[str]
+    scores: list[Score]
+    temperature: float
+    positive: tuple[bool, ...] = ()
+    old_log_probs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def rewards(self) -> list[float]:
+        return [score.reward for score in self.scores]
+
+    @property
+    def correct(self) -> list[bool]:
+        return [score.correct for score in self.scores]
+
+    @property
+    def sequences(self) -> list[tuple[tuple[int, ...], list[int]]]:
+        """(prompt ids, response ids) of each response."""
+        return [(self.prompt.token_ids, rollout.token_ids) for rollout in self.rollouts]
+
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """Tokens of prompt and response together, for each response."""
+        return [len(self.prompt.token_ids) + len(rollout.token_ids) for rollout in self.rollouts]
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(len(rollout.token_ids) for rollout in self.rollouts)
+
+
+class GroupSampler:
+    """Prompts in, groups out: the engine samples, the reward grades.
+
+    Prompts are split over the ranks and the groups gathered on all of them, so that what follows (filtering, mastery,
+    the cache) is decided alike everywhere.
+    """
+
+    def __init__(self, engine: RolloutEngine, reward: Reward, policy: Policy) -> None:
+        self._engine = engine
+        self._reward = reward
+        self._policy = policy
+
+    def sync(self) -> None:
+        """Hands the policy's present weights to the engine: from here on they are pi_old."""
+        self._engine.sync(self._policy)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        stream: str,
+        progress: EngineProgress | None = None,
+    ) -> list[Group]:
+        """Samples and grades `group_size` responses to each prompt.
+
+        Args:
+            prompts: In any order, the same on every rank.
+            group_size: K.
+            sampling: How.
+            stream: Names the random stream, such as `"seed 0, iteration 3"`: a prompt answered again in the same stream
+                gets the same responses.
+            progress: Told of the responses finished on this rank.
+
+        Returns:
+            The groups, in the order of the prompts, on every rank.
+        """
+        rank, world = _rank_and_world()
+        mine = list(prompts[rank::world])
+        sampled = self._engine.generate(
+            [prompt.token_ids for prompt in mine],
+            group_size,
+            sampling,
+            [_seed(stream, prompt.problem.id) for prompt in mine],
+            progress,
+        )
+        groups = self._grade(mine, sampled, sampling.temperature)
+        if world == 1:
+            return groups
+        shares: list[Any] = [None] * world
+        dist.all_gather_object(shares, groups)
+        return [shares[index % world][index // world] for index in range(len(prompts))]
+
+    def _grade(self, prompts: list[Prompt], sampled: list[list[Rollout]], temperature: float) -> list[Group]:
+        texts = [
+            self._policy.tokenizer.batch_decode(
+                [rollout.token_ids for rollout in rollouts],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+            for rollouts in sampled
+        ]
+        gold = [prompt.problem.answer for prompt, group in zip(prompts, texts, strict=True) for _ in group]
+        scores = iter(self._reward.score(gold, [text for group in texts for text in group]))
+        return [
+            Group(prompt, rollouts, group, [next(scores) for _ in group], temperature)
+            for prompt, rollouts, group in zip(prompts, sampled, texts, strict=True)
+        ]
+
+
+def log_prob_tensors(group: Group) -> list[Tensor]:
+    """The engine's own log-probabilities of each response, as `(tokens,)` float32 tensors."""
+    return [torch.tensor(rollout.log_probs, dtype=torch.float32) for rollout in group.rollouts]
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _seed(stream: str, prompt: str) -> int:
+    """A 63-bit seed: hashing makes streams and prompts independent, where sums of seeds would collide."""
+    digest = hashlib.blake2b(f"{stream}\n{prompt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,109 @@
+"""Noise contrastive estimation over the responses of a group.
+
+The paper's method is Eq. (1), `multi_label_nce`: each positive against itself and the negatives. Section 3.3 prints the
+denominator over P and N together; that is the *Softmax* ablation of Table 4, `softmax_contrast`. They agree when a
+group has one positive.
+"""
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rence_lightning.errors import UserError
+from rence_lightning.objectives.base import Groups, Objective, Totals
+
+Margin = Literal["adaptive", "constant", "none"]
+
+
+def multi_label_nce(scores: Tensor, positive: Tensor) -> Tensor:
+    """Multi-label NCE, Eq. (1): -(1/|P|) sum over y in P of log(e^s(y) / sum over {y} and N of e^s).
+
+    Args:
+        scores: `(prompts, K)` float, s(x, y).
+        positive: `(prompts, K)` bool, True on P, False on N.
+
+    Returns:
+        `(prompts,)`, the loss of each prompt; 0 where P or N is empty, for then there is nothing to contrast.
+    """
+    # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest float stands for an empty N: minus
+    # infinity would do in the forward pass, but makes NaN gradients.
+    negatives = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
+    return _mean_over_positives(F.softplus(negatives - scores), positive)
+
+
+def softmax_contrast(scores: Tensor, positive: Tensor) -> Tensor:
+    """The *Softmax* ablation of Table 4: as `multi_label_nce`, but the other positives are in the denominator.
+
+    Args:
+        scores: `(prompts, K)` float, s(x, y).
+        positive: `(prompts, K)` bool, True on P, False on N.
+
+    Returns:
+        `(prompts,)`, the loss of each prompt; 0 where P is empty.
+    """
+    return _mean_over_positives(scores.logsumexp(-1, keepdim=True) - scores, positive)
+
+
+def _mean_over_positives(values: Tensor, positive: Tensor) -> Tensor:
+    return values.masked_fill(~positive, 0.0).sum(-1) / positive.sum(-1).clamp(min=1)
+
+
+def reward_margin(rewards: Tensor, positive: Tensor, margin: Margin) -> Tensor:
+    """m(x, y) of Eq. (5): `(prompts, K)`.
+
+    `adaptive` is r_max - r (0 on the best responses), `constant` is 1 on every negative and 0 on positives (Table 2),
+    `none` is 0.
+    """
+    if margin == "adaptive":
+        return rewards.amax(-1, keepdim=True) - rewards
+    if margin == "constant":
+        return (~positive).to(rewards.dtype)
+    return torch.zeros_like(rewards)
+
+
+class ContrastiveObjective(Objective):
+    """A loss on the scores s = beta * log(pi_theta(y|x) / pi_old(y|x)) + alpha * m(x, y), Eq. (2).
+
+    Both log-probabilities are summed over the response's tokens. The loss of an update is the mean over its prompts.
+
+    Args:
+        beta: Scale of the log-ratio.
+        alpha: Scale of the margin.
+        margin: `adaptive` (r_max - r), `constant` (1 for every negative) or `none`.
+    """
+
+    def __init__(self, beta: float = 0.1, alpha: float = 0.5, margin: Margin = "adaptive") -> None:
+        if beta <= 0:
+            raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
+        self.beta = beta
+        self.alpha = alpha
+        self.margin: Margin = margin
+
+    def scores(self, groups: Groups) -> Tensor:
+        """`(prompts, K)`, Eq. (2)."""
+        margin = reward_margin(groups.rewards, groups.positive, self.margin)
+        return self.beta * groups.sequence_log_ratio + self.alpha * margin
+
+    @abstractmethod
+    def contrast(self, scores: Tensor, positive: Tensor) -> Tensor:
+        """`(prompts, K)` scores and positives -> `(prompts,)` losses."""
+
+    def loss(self, groups: Groups, totals: Totals) -> Tensor:
+        return self.contrast(self.scores(groups), groups.positive).sum() / totals.prompts
+
+
+class MultiLabelNCE(ContrastiveObjective):
+    """The paper's objective, Eq. (1)."""
+
+    def contrast(self, scores: Tensor, positive: Tensor) -> Tensor:
+        return multi_label_nce(scores, positive)
+
+
+class SoftmaxContrast(ContrastiveObjective):
+    """Positives in the denominator, too (Table 4, *Softmax*)."""
+
+    def contrast(self, scores: Tensor, positive: Tensor) -> Tensor:
+        return softmax_contrast(scores, positive)

@@ -1,0 +1,6 @@
+"""The policy: loading, token log-probabilities, fitting sequences into forward passes, export."""
+
+from rence_lightning.policy.load import export_policy, load_policy
+from rence_lightning.policy.model import Policy, TokenScores
+
+__all__ = ["Policy", "TokenScores", "export_policy", "load_policy"]

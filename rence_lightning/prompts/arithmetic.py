@@ -1,0 +1,150 @@
+r"""The demo task: chains of small additions and subtractions, generated rather than downloaded.
+
+`76+4+9+8=?` has the answer `97`, and a policy is meant to work it out a step at a time:
+`76+4=80,80+9=89,89+8=97,\boxed{97}`.
+"""
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from rence_lightning.errors import UserError
+from rence_lightning.prompts.problems import Problem, ProblemSource
+
+SPLIT_SIZES = {"train": 2000, "test": 500}
+
+# Seeds of the data sets, and nothing else: another seed is another data set, and published numbers no longer compare.
+_SPLIT_SEEDS = {"train": 20_001, "test": 20_002}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A start value and what is added to it, step by step.
+
+    Attributes:
+        start: The first number.
+        steps: Signed digits, none of them 0.
+    """
+
+    start: int
+    steps: tuple[int, ...]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The running value: `start`, then the value after each step (one more than there are steps)."""
+        return tuple(accumulate(self.steps, initial=self.start))
+
+    @property
+    def problem(self) -> str:
+        """The question, such as `76+4-9=?`."""
+        return f"{self.start}{''.join(f'{step:+d}' for step in self.steps)}=?"
+
+    @property
+    def answer(self) -> str:
+        """The final value."""
+        return str(self.values[-1])
+
+    @property
+    def solution(self) -> str:
+        r"""The worked response, such as `76+4=80,80-9=71,\boxed{71}`."""
+        return worked(self.values, self.steps)
+
+
+def worked(values: Sequence[int], steps: Sequence[int], box: bool = True) -> str:
+    r"""Write out a calculation, right or wrong: `76+4=80,80-9=71,\boxed{71}`.
+
+    Args:
+        values: The start, then what each step is said to give (one more than there are steps).
+        steps: What is added at each step.
+        box: End in the last value, boxed.
+    """
+    parts = [f"{a}{step:+d}={b}" for a, step, b in zip(values[:-1], steps, values[1:], strict=True)]
+    return ",".join([*parts, boxed(values[-1])] if box else parts)
+
+
+def boxed(value: int) -> str:
+    r"""`\boxed{value}`."""
+    return rf"\boxed{{{value}}}"
+
+
+def draw_chain(rng: random.Random) -> Chain:
+    """Draw a chain: a start of 10 to 99 and 1 to 4 steps of plus or minus 1 to 9, all uniform.
+
+    No running value is negative: a step that would lead below zero is drawn again. The minus sign is thus an operation
+    only, which keeps the task learnable for half a million parameters.
+    """
+    value = start = rng.randrange(10, 100)
+    steps: list[int] = []
+    for _ in range(rng.randrange(1, 5)):
+        step = _draw_step(rng)
+        while value + step < 0:
+            step = _draw_step(rng)
+        steps.append(step)
+        value += step
+    return Chain(start, tuple(steps))
+
+
+def _draw_step(rng: random.Random) -> int:
+    return rng.choice((-1, 1)) * rng.randrange(1, 10)
+
+
+def draw_new_chain(rng: random.Random, taken: Collection[str]) -> Chain:
+    """Draw chains until one's problem is not among those `taken`."""
+    chain = draw_chain(rng)
+    while chain.problem in taken:
+        chain = draw_chain(rng)
+    return chain
+
+
+def held_out_chains() -> list[Chain]:
+    """The chains of the test split."""
+    return _draw_split("test", taken=set())
+
+
+def _training_chains() -> list[Chain]:
+    return _draw_split("train", taken={chain.problem for chain in held_out_chains()})
+
+
+def _draw_split(split: str, taken: set[str]) -> list[Chain]:
+    rng = random.Random(_SPLIT_SEEDS[split])
+    chains = []
+    for _ in range(SPLIT_SIZES[split]):
+        chain = draw_new_chain(rng, taken)
+        taken.add(chain.problem)
+        chains.append(chain)
+    return chains
+
+
+_SPLITS: dict[str, Callable[[], list[Chain]]] = {"train": _training_chains, "test": held_out_chains}
+
+
+class ArithmeticProblems(ProblemSource):
+    """Chains such as `76+4+9+8=?`: a start of 10-99 and 1-4 steps of plus or minus one digit.
+
+    The data sets are fixed: 2,000 problems to train on and 500 held out, all different, the same in every process.
+
+    Args:
+        split: `train` (2,000 problems) or `test` (500 others).
+        count: Take only the first problems, this many. None: all.
+    """
+
+    def __init__(self, split: str = "train", count: int | None = None) -> None:
+        if split not in _SPLITS:
+            raise UserError(f"ArithmeticProblems: no split {split!r}; choose one of: {', '.join(_SPLITS)}")
+        size = SPLIT_SIZES[split]
+        if count is not None and not 1 <= count <= size:
+            raise UserError(
+                f"ArithmeticProblems: count must be from 1 to {size}, the size of the {split} split, or null for all, "
+                f"not {count}"
+            )
+        self.split = split
+        self.count = count
+
+    def load(self) -> list[Problem]:
+        """Generate the split: a few milliseconds, no file."""
+        chains = _SPLITS[self.split]()[: self.count]
+        return [
+            Problem(f"arithmetic/{self.split}/{number}", chain.problem, chain.answer, "arithmetic")
+            for number, chain in enumerate(chains, start=1)
+        ]

@@ -1,0 +1,88 @@
+"""Which groups are trained on: dynamic prompt filtering (Section 3.2) and mastery.
+
+Mastery and difficulty count *correct* answers, never the shaped reward. Taken literally, a group whose responses all
+fail alike has rho = |P|/|G| = 1 and would be "mastered" and removed for ever; that empties the pool of the very prompts
+that are unsolved.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from rence_lightning.errors import UserError
+
+Positives = Literal["correct", "best"]
+
+
+class Verdict(StrEnum):
+    """What becomes of a sampled group."""
+
+    KEPT = "kept"
+    TOO_HARD = "too_hard"
+    TOO_EASY = "too_easy"
+    MASTERED = "mastered"
+    """Too easy for good: the prompt leaves the pool for the rest of the run."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, and the group's positive set P: `(K,)` bool."""
+
+    verdict: Verdict
+    positive: tuple[bool, ...]
+
+
+class PromptFilter(ABC):
+    """Judges a group by its rewards. Chosen in YAML by `class_path`."""
+
+    @abstractmethod
+    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+        """The verdict on a group, from the reward and the correctness of each of its K responses."""
+
+
+class PositiveRatioFilter(PromptFilter):
+    """Keeps a group iff t_hard < rho <= t_easy, Eq. (3), and it has a negative.
+
+    A prompt is mastered iff more than t_master of its responses are correct.
+
+    Zero-variance filtering is t_hard = 0 with t_easy close to 1.
+
+    Args:
+        t_hard: Lower bound of rho, exclusive.
+        t_easy: Upper bound of rho, inclusive.
+        t_master: A prompt is mastered, and never drawn again, when its share of correct responses exceeds this; 1 never
+            removes a prompt.
+        positives: `correct`: P is the correct responses, and a group without one is too hard. `best`: where no response
+            is correct, P is the responses of the highest reward (so that a format reward can teach the format).
+    """
+
+    def __init__(
+        self, t_hard: float = 0.0, t_easy: float = 0.5, t_master: float = 0.8, positives: Positives = "correct"
+    ) -> None:
+        if not 0 <= t_hard < t_easy <= 1:
+            raise UserError(f"filter: need 0 <= t_hard < t_easy <= 1, got t_hard {t_hard} and t_easy {t_easy}")
+        if not t_hard < t_master <= 1:
+            raise UserError(f"filter: need t_hard < t_master <= 1, got t_hard {t_hard} and t_master {t_master}")
+        self.t_hard = t_hard
+        self.t_easy = t_easy
+        self.t_master = t_master
+        self.positives: Positives = positives
+
+    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+        positive = tuple(correct)
+        if self.positives == "best" and not any(correct):
+            positive = tuple(reward == max(rewards) for reward in rewards)
+        return Judgement(self._verdict(sum(positive), sum(correct), len(rewards)), positive)
+
+    def _verdict(self, positive: int, correct: int, responses: int) -> Verdict:
+        if correct > self.t_master * responses:
+            return Verdict.MASTERED
+        if not correct and positive == responses:
+            return Verdict.TOO_HARD  # all fail alike: nothing to contrast
+        if positive <= self.t_hard * responses:
+            return Verdict.TOO_HARD
+        if positive > self.t_easy * responses or positive == responses:
+            return Verdict.TOO_EASY
+        return Verdict.KEPT

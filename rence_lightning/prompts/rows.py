@@ -1,0 +1,225 @@
+"""Rows of foreign data sets: reading files line by line, reaching into nested fields, finding the final answer."""
+
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rence_lightning.errors import UserError
+from rence_lightning.text import last_boxed
+
+AnswerFormat = Literal["plain", "boxed", "gsm8k"]
+
+# A few reference solutions of MATH write `\boxed 4`, which LaTeX reads as a box around the next token.
+_BARE_BOX = re.compile(r"\\boxed\s+([^\s$\\{}]+)")
+_MATH_DELIMITERS = re.compile(r"\$([^$]+)\$")
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class RowSchema:
+    """Where in a row the problem, the answer and the id stand, and in which form (see `FileProblems`)."""
+
+    problem_field: str
+    answer_field: str
+    id_field: str | None
+    answer_format: AnswerFormat
+    strip_prefix: str
+    strip_suffix: str
+
+    def __post_init__(self) -> None:
+        if self.answer_format not in get_args(AnswerFormat):
+            known = ", ".join(get_args(AnswerFormat))
+            raise UserError(f"answer_format: {self.answer_format!r} is not one of {known}")
+
+    def problem(self, row: dict[str, Any], where: str) -> str:
+        """The problem's text, without the strip_prefix and strip_suffix around it."""
+        text = _required(row, self.problem_field, "problem_field", where)
+        if not isinstance(text, str):
+            raise UserError(f"{where}: field {self.problem_field!r} is not text but {_kind(text)}; name another field")
+        _check_unicode(text, self.problem_field, where)
+        if not text.startswith(self.strip_prefix):
+            raise UserError(f"{where}: the problem does not begin with strip_prefix {_short(self.strip_prefix)}")
+        text = text[len(self.strip_prefix) :]
+        if not text.endswith(self.strip_suffix):
+            raise UserError(f"{where}: the problem does not end with strip_suffix {_short(self.strip_suffix)}")
+        text = text[: len(text) - len(self.strip_suffix)].strip()
+        if not text:
+            raise UserError(f"{where}: the problem (field {self.problem_field!r}) is empty; mend or remove the row")
+        return text
+
+    def answer(self, row: dict[str, Any], where: str) -> str:
+        """The final answer, as text."""
+        value = _required(row, self.answer_field, "answer_field", where)
+        text = _scalar_text(value)
+        if text is None:
+            mend = f"; name one of its values, such as {self.answer_field}.0" if isinstance(value, list) else ""
+            raise UserError(f"{where}: field {self.answer_field!r} holds no answer but {_kind(value)}{mend}")
+        _check_unicode(text, self.answer_field, where)
+        answer = _final_answer(text, self.answer_format)
+        if answer is None:
+            sought = {"boxed": r"\boxed{...}", "gsm8k": "#### ANSWER"}[self.answer_format]
+            raise UserError(
+                f"{where}: no {sought} in field {self.answer_field!r}, which answer_format: {self.answer_format} asks "
+                "for; mend the row or name another field or format"
+            )
+        if not answer:
+            raise UserError(f"{where}: the answer (field {self.answer_field!r}) is empty; mend or remove the row")
+        return answer
+
+    def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
+        """The row's id. A bare number is put after the source's name, as every other data set counts too."""
+        if self.id_field is None:
+            value = row.get("id")
+            if value is None or value == "":
+                value = number
+        else:
+            value = _required(row, self.id_field, "id_field", where)
+        text = _scalar_text(value)
+        if not text:
+            raise UserError(f"{where}: field {self.id_field or 'id'!r} holds no id but {_kind(value)}")
+        _check_unicode(text, self.id_field or "id", where)
+        return f"{source}/{text}" if text.isdecimal() else text
+
+
+def iter_file(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield the rows of a JSON lines or parquet file: where the row stands, in words; its number, from 1; the row."""
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}; give the path of a .jsonl, .jsonl.gz or .parquet file")
+    try:
+        if path.name.endswith(".parquet"):
+            yield from _iter_parquet(path)
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _iter_json_lines(path)
+        else:
+            raise UserError(f"{path}: unknown kind of file; rename or convert it to .jsonl, .jsonl.gz or .parquet")
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise UserError(f"{path}: cannot be read ({error}); is the file complete?") from error
+
+
+def _iter_json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    # Lines are split and decoded one by one, from bytes: an undecodable byte is then on a known line.
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file") from error
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                # Not str(error): it counts lines too, from this one.
+                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                raise UserError(f"{where}: not valid JSON ({reason}); each line must be one JSON object") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: {_kind(row)} instead of a JSON object with fields")
+            yield where, number, row
+
+
+def _iter_parquet(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", number, row
+    except pyarrow.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable parquet file ({reason})") from error
+
+
+def _lookup(row: Any, field: str) -> Any:
+    """The value at a path of names and list positions, or `_MISSING`."""
+    if isinstance(row, dict) and field in row:  # a name that contains dots of its own
+        return row[field]
+    value = row
+    for key in field.split("."):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return _MISSING
+    return value
+
+
+def _required(row: dict[str, Any], field: str, argument: str, where: str) -> Any:
+    value = _lookup(row, field)
+    if value is _MISSING:
+        there = ", ".join(_paths(row)) or "none"
+        raise UserError(f"{where}: no field {field!r}; set {argument} to one of those that are there: {there}")
+    return value
+
+
+def _paths(value: Any, prefix: str = "") -> list[str]:
+    """The fields of a row, nested ones as paths; of a list the first value alone, as the others look alike."""
+    if isinstance(value, dict) and value:
+        return [path for key, inner in value.items() for path in _paths(inner, f"{prefix}.{key}" if prefix else key)]
+    if isinstance(value, list) and value and prefix:
+        return _paths(value[0], f"{prefix}.0")
+    return [prefix] if prefix else []
+
+
+def _scalar_text(value: Any) -> str | None:
+    """A string, or a number as it is written by hand: 142.0 as `142`. None for what is neither."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, Decimal)):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return None
+
+
+def _final_answer(text: str, answer_format: AnswerFormat) -> str | None:
+    """The answer in a field of that form, without the dollar signs around it; None where it cannot be found."""
+    answer = _found_answer(text, answer_format)
+    whole = _MATH_DELIMITERS.fullmatch(answer) if answer is not None else None
+    return whole.group(1).strip() if whole else answer
+
+
+def _found_answer(text: str, answer_format: AnswerFormat) -> str | None:
+    if answer_format == "boxed":
+        answer = last_boxed(text)
+        if answer is None and (bare := _BARE_BOX.findall(text)):
+            answer = bare[-1].rstrip(".,;")
+        return None if answer is None else answer.strip()
+    if answer_format == "gsm8k":
+        _, marker, answer = text.rpartition("####")
+        return answer.strip().replace(",", "") if marker else None
+    return text
+
+
+def _check_unicode(text: str, field: str, where: str) -> None:
+    # JSON's `\ud835` on its own is a valid string for Python, and an exception deep inside a tokenizer later.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; mend or remove the row"
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,36 @@
+"""What a reward is: the class a configuration names, and the score of one response."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """The judgement of one response.
+
+    Attributes:
+        reward: What the objective sees.
+        correct: Whether the final answer is right. Filters and metrics look at this, never at the shaped reward.
+        answer: The final answer that was judged, or None when the response gave none.
+    """
+
+    reward: float
+    correct: bool
+    answer: str | None
+
+
+class Reward(ABC):
+    """Scores responses; subclass it and name the class in a configuration to train on another reward."""
+
+    @abstractmethod
+    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        """Score a batch.
+
+        Args:
+            gold: The reference answer of each response, `(batch,)`.
+            responses: What the policy wrote, without the prompt, `(batch,)`. Any string at all: hostile, empty, huge.
+
+        Returns:
+            One score per pair, in order. Model output never makes this raise.
+        """

@@ -1,0 +1,111 @@
+r"""Whether two final answers are the same: cheap exact checks first, math-verify behind them.
+
+What counts as equal is math-verify's policy, with the reference answer first, because `verify` is not symmetric
+(https://github.com/huggingface/Math-Verify). The choices that graders differ in:
+
+| reference | also right | wrong |
+| --- | --- | --- |
+| `1/2` | `0.5`, `\frac12`, `2/4` | `1/3` |
+| `1/3` | `0.333333` (six decimals) | `0.333` |
+| `1234` | `1,234`, `x=1234`, `1234 \text{ cm}` | `1235` |
+| `50` | `50\%` | `5` |
+| `\{1,2\}` or `1,2` | `\{2,1\}`, `2,1` | `1` |
+| `(1,2)` | `\left(1, 2\right)`, `1,2` | `(2,1)` |
+| `x<3` | `(-\infty,3)` | `x>3` |
+| `\text{East}` | `east` | `seat` |
+"""
+
+import re
+
+MAX_CHARACTERS = 1_000
+"""Answers longer than this are wrong unless they are equal as strings. No final answer of a benchmark comes near it,
+and what is longer costs seconds of parsing."""
+
+_MIN_WORD = 4
+"""Letters alone, from this length on, are a word and not a product of variables. math-verify reads every word as a
+product, for which `listen` equals `silent`."""
+
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
+_SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_FREE_SPACE = re.compile(r"(?<![0-9A-Za-z\\]) |(?<!\\) (?![0-9A-Za-z])")
+_INTEGER = re.compile(r"([+-]?)([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)")
+_WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
+
+
+def quick_verdict(gold: str, prediction: str) -> bool | None:
+    """Judge what needs no algebra, in time linear in the strings' length.
+
+    Returns:
+        True when the answers are equal up to spelling (blanks, math delimiters, a full stop, a text command). False
+        when the prediction is empty, when both are different plain integers or different words, or when either is
+        longer than `MAX_CHARACTERS`. None when only `equivalent` can tell.
+    """
+    left, right = _spelling(gold), _spelling(prediction)
+    if not right:
+        return False
+    if left == right:
+        return True
+    left_integer, right_integer = _integer(left), _integer(right)
+    if left_integer is not None and right_integer is not None:
+        return left_integer == right_integer
+    if max(len(gold), len(prediction)) > MAX_CHARACTERS:
+        return False
+    if _is_word(left) and _is_word(right):
+        return left.casefold().replace(" ", "") == right.casefold().replace(" ", "")
+    return None
+
+
+def equivalent(gold: str, prediction: str) -> bool:
+    """Judge with computer algebra, without any limit of time or memory: only for a process that may be killed.
+
+    math-verify's own limits are alarm signals, which work on a main thread only; they are switched off.
+
+    Returns:
+        Whether the prediction equals the reference; False as well where either cannot be understood.
+    """
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    try:
+        left, right = (
+            parse("\\boxed{" + _trimmed(answer) + "}", targets, parsing_timeout=None) for answer in (gold, prediction)
+        )
+        return bool(verify(left, right, timeout_seconds=None))
+    except Exception:  # a recursion limit, exhausted memory, a parser's bug: whatever it is, it is not the answer
+        return False
+
+
+def _trimmed(answer: str) -> str:
+    """Drop blanks, one pair of math delimiters and a full stop around an answer."""
+    answer = answer.strip().removesuffix(".").rstrip()
+    for opening, closing in _DELIMITERS:
+        inside = answer[len(opening) : len(answer) - len(closing)]
+        # `$1$ and $2$` is not one formula: its first and last delimiters do not belong together.
+        if answer == opening + inside + closing and opening not in inside and closing not in inside:
+            answer = inside.strip()
+            break
+    return answer.removesuffix(".").rstrip()
+
+
+def _spelling(answer: str) -> str:
+    """One spelling for answers that differ in typesetting only."""
+    answer = _trimmed(answer)
+    for command, plain in ((r"\!", ""), ("{,}", ","), (r"\dfrac", r"\frac"), (r"\tfrac", r"\frac")):
+        answer = answer.replace(command, plain)
+    answer = _SIZE.sub("", answer)
+    text = _TEXT.fullmatch(answer)
+    return _FREE_SPACE.sub("", " ".join((text.group(1) if text else answer).split()))
+
+
+def _integer(answer: str) -> str | None:
+    """The canonical digits of a plain integer. Never converted to `int`, which is quadratic and limited in length."""
+    match = _INTEGER.fullmatch(answer)
+    if match is None:
+        return None
+    digits = match.group(2).replace(",", "").lstrip("0")
+    return ("-" if match.group(1) == "-" else "") + digits if digits else "0"
+
+
+def _is_word(answer: str) -> bool:
+    return len(answer) >= _MIN_WORD and _WORD.fullmatch(answer) is not None

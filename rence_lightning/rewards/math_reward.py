@@ -1,0 +1,80 @@
+r"""The reward of mathematics with verifiable answers: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box."""
+
+import threading
+from collections.abc import Sequence
+
+from rence_lightning.errors import UserError
+from rence_lightning.rewards.base import Reward, Score
+from rence_lightning.rewards.workers import GraderPool
+from rence_lightning.text import last_boxed
+
+
+class MathReward(Reward):
+    r"""Compare the last `\boxed{...}` of a response with the reference answer.
+
+    Args:
+        correct: Reward of a boxed answer that is right.
+        wrong: Reward of a boxed answer that is not.
+        unboxed: Reward of a response without a box.
+        workers: Grading processes. With many GPUs to a machine, each rank starts this number.
+        timeout: Wall-clock seconds for an answer; one that takes longer is wrong.
+
+    Raises:
+        UserError: If a correct answer would not earn the most, or a limit is not positive.
+    """
+
+    def __init__(
+        self,
+        correct: float = 1.0,
+        wrong: float = 0.1,
+        unboxed: float = 0.0,
+        workers: int = 2,
+        timeout: float = 5.0,
+    ) -> None:
+        if not correct > max(wrong, unboxed):
+            raise UserError(f"reward: correct={correct} must be greater than wrong={wrong} and unboxed={unboxed}")
+        self.correct, self.wrong, self.unboxed = correct, wrong, unboxed
+        self.pool = GraderPool(workers, timeout)
+
+    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        """Score a batch; see `Reward.score`. Equal pairs of reference and answer are judged once.
+
+        Raises:
+            ValueError: If there are not as many references as responses.
+            RuntimeError: If no grading worker can be started.
+        """
+        if len(gold) != len(responses):
+            raise ValueError(f"{len(gold)} reference answers for {len(responses)} responses: give one for each")
+        answers = [last_boxed(response) for response in responses]
+        pairs = {index: (gold[index], answer) for index, answer in enumerate(answers) if answer is not None}
+        right = dict(zip(pairs, self.pool.judge(list(pairs.values())), strict=True))
+        return [self._score(answer, right.get(index, False)) for index, answer in enumerate(answers)]
+
+    def _score(self, answer: str | None, right: bool) -> Score:
+        if answer is None:
+            return Score(self.unboxed, False, None)
+        return Score(self.correct if right else self.wrong, right, answer)
+
+    def close(self) -> None:
+        """End the grading processes; they start again when needed."""
+        self.pool.close()
+
+
+_default_pool: GraderPool | None = None
+_default_lock = threading.Lock()
+
+
+def math_equivalent(gold: str, prediction: str) -> bool:
+    r"""Tell whether a final answer equals the reference, in bounded time and memory, from any thread.
+
+    Both are LaTeX or plain text, with or without `$...$`, without `\boxed`. The rules are those of
+    `rence_lightning.rewards.equivalence`. No string makes this raise; what takes more than 5 s is wrong.
+
+    Raises:
+        RuntimeError: If no grading worker can be started, which no answer can cause.
+    """
+    global _default_pool
+    with _default_lock:
+        if _default_pool is None:
+            _default_pool = GraderPool(workers=1)
+    return _default_pool.judge([(gold, prediction)])[0]

@@ -1,0 +1,6 @@
+"""Sampling responses: the engine protocol, and one engine a file."""
+
+from rence_lightning.rollouts.engine import EngineProgress, Rollout, RolloutEngine, Sampling
+from rence_lightning.rollouts.transformers import TransformersEngine
+
+__all__ = ["EngineProgress", "Rollout", "RolloutEngine", "Sampling", "TransformersEngine"]

@@ -1,0 +1,81 @@
+"""What a rollout engine is: token ids in, sampled token ids with their log-probabilities out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rence_lightning.errors import UserError
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: the response ends with an end-of-sequence token. `length`: it was cut at the token limit and has none."""
+
+EngineProgress = Callable[[int, int], None]
+"""Called now and then with (responses finished, tokens sampled) since the last call."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are sampled.
+
+    Args:
+        temperature: Divides the logits; 0 takes the most likely token.
+        top_p: Nucleus sampling: the smallest set of tokens with this much probability; 1 samples from all.
+        max_response_tokens: A response is cut after this many tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_response_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"sampling: temperature is {self.temperature}, it must be >= 0")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"sampling: top_p is {self.top_p}, it must be in (0, 1]")
+        if self.max_response_tokens < 1:
+            raise UserError(f"sampling: max_response_tokens is {self.max_response_tokens}, it must be >= 1")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response.
+
+    Attributes:
+        token_ids: The response's tokens, the end-of-sequence token included when there is one.
+        log_probs: For each token, in nats, its log-probability at the sampling temperature (before top-p truncation).
+        finish_reason: Why it ended.
+    """
+
+    token_ids: list[int]
+    log_probs: list[float]
+    finish_reason: FinishReason
+
+
+class RolloutEngine(Protocol):
+    """Samples groups of responses from the current policy. Chosen in YAML by `class_path`."""
+
+    def sync(self, policy: "object") -> None:
+        """Takes over the weights of `policy` (a `rence_lightning.policy.Policy`): called before each iteration."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: EngineProgress | None = None,
+    ) -> list[list[Rollout]]:
+        """Samples `group_size` responses to each prompt.
+
+        Args:
+            prompts: Token ids of each prompt.
+            group_size: K.
+            sampling: Temperature, top-p and length limit.
+            seeds: One a prompt. The responses to a prompt are a function of its tokens, its seed and the policy,
+                (up to rounding) whatever else is in the batch.
+            progress: Told of finished responses and sampled tokens.
+
+        Returns:
+            For each prompt, in order, its `group_size` rollouts.
+        """
+        ...

@@ -1,0 +1,198 @@
+"""Sampling straight through a Hugging Face model: no server, no extra, the embedded default.
+
+Prompts are read once and their key-value cache is shared out to the K samples of the group; finished sequences leave
+the batch at once. Each response's randomness is drawn from its prompt's own seed, one uniform number a token, so what
+is sampled does not depend on the batch a prompt happens to be in.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from rence_lightning.errors import UserError
+from rence_lightning.rollouts.engine import EngineProgress, FinishReason, Rollout, Sampling
+
+
+class TransformersEngine:
+    """Batched, key-value-cached sampling through the policy's own Hugging Face model.
+
+    It reads the trainer's weights in place: there is nothing to synchronise and no second copy in memory.
+
+    Args:
+        max_sequences: How many responses are sampled at a time (prompts times group size). Bounds the memory of the
+            key-value cache.
+    """
+
+    def __init__(self, max_sequences: int = 256) -> None:
+        if max_sequences < 1:
+            raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
+        self.max_sequences = max_sequences
+        self._model: PreTrainedModel | None = None
+
+    def sync(self, policy: "object") -> None:
+        self._model = policy.model  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: EngineProgress | None = None,
+    ) -> list[list[Rollout]]:
+        if self._model is None:
+            raise RuntimeError("the engine has no policy yet: call sync(policy) before generate()")
+        training, groups = self._model.training, [[] for _ in prompts]  # type: ignore[var-annotated]
+        self._model.eval()
+        # Prompts of like length share a batch: little padding, and the result does not depend on it.
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        step = max(1, self.max_sequences // group_size)
+        for start in range(0, len(order), step):
+            chosen = order[start : start + step]
+            batch = _Decoding(
+                self._model, [prompts[i] for i in chosen], group_size, sampling, [seeds[i] for i in chosen]
+            )
+            for index, group in zip(chosen, batch.run(progress), strict=True):
+                groups[index] = group
+        self._model.train(training)
+        return groups
+
+
+class _Decoding:
+    """One batch of prompts being answered. `rows` = prompts * group_size, prompt-major."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: list[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        seeds: list[int],
+    ) -> None:
+        self.model = model
+        self.sampling = sampling
+        self.group_size = group_size
+        self.device = model.device
+        self.end_ids = end_of_sequence_ids(model)
+        self.uniforms = torch.cat([_uniforms(seed, group_size, sampling.max_response_tokens) for seed in seeds])
+        self.rows = len(prompts) * group_size
+        self.prompts = prompts
+
+    def run(self, progress: EngineProgress | None) -> list[list[Rollout]]:
+        logits, cache, mask, position = self._read_prompts()
+        alive = torch.arange(self.rows)  # which row each sequence still in the batch is
+        end_ids = torch.tensor(self.end_ids, device=self.device)
+        uniforms = self.uniforms.to(self.device)
+        tokens: list[list[int]] = [[] for _ in range(self.rows)]
+        log_probs: list[list[float]] = [[] for _ in range(self.rows)]
+        stopped = [False] * self.rows
+        for step in range(self.sampling.max_response_tokens):
+            token, log_prob = sample(logits, uniforms[alive, step], self.sampling)
+            ended = torch.isin(token, end_ids)
+            for row, one_token, one_log_prob, end in zip(
+                alive.tolist(), token.tolist(), log_prob.tolist(), ended.tolist(), strict=True
+            ):
+                tokens[row].append(one_token)
+                log_probs[row].append(one_log_prob)
+                stopped[row] = end
+            if progress is not None:
+                progress(int(ended.sum()), len(token))
+            if ended.any():
+                stay = (~ended).nonzero().squeeze(-1)
+                alive, token, position = alive[stay.cpu()], token[stay], position[stay]
+                mask = None if mask is None else mask[stay]
+                cache.batch_select_indices(stay)
+            if len(alive) == 0 or step + 1 == self.sampling.max_response_tokens:
+                break
+            position = position + 1
+            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = self._forward(token.unsqueeze(1), mask, position.unsqueeze(1), cache)
+        if progress is not None:
+            progress(len(alive), 0)  # cut at the limit
+        rollouts = [
+            Rollout(ids, lps, _finish_reason(end)) for ids, lps, end in zip(tokens, log_probs, stopped, strict=True)
+        ]
+        return [rollouts[i : i + self.group_size] for i in range(0, self.rows, self.group_size)]
+
+    def _read_prompts(self) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
+        """Logits `(rows, vocab)` after each prompt, the cache, the attention mask (None without padding), and the
+        position `(rows,)` of each prompt's last token. Prompts are padded on the left."""
+        lengths = torch.tensor([len(prompt) for prompt in self.prompts])
+        longest = int(lengths.max())
+        input_ids = torch.zeros(len(self.prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(self.prompts):
+            input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        padding = torch.arange(longest) < (longest - lengths).unsqueeze(1)
+        positions = (torch.arange(longest) - (longest - lengths).unsqueeze(1)).clamp(min=0)
+        mask = (~padding).long().to(self.device) if padding.any() else None
+        cache = DynamicCache(config=self.model.config)
+        logits = self._forward(input_ids.to(self.device), mask, positions.to(self.device), cache)
+        cache.batch_repeat_interleave(self.group_size)
+        repeat = (lengths - 1).to(self.device).repeat_interleave(self.group_size)
+        mask = None if mask is None else mask.repeat_interleave(self.group_size, dim=0)
+        return logits.repeat_interleave(self.group_size, dim=0), cache, mask, repeat
+
+    def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+
+def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draws one token a row by inverting the cumulative distribution at `uniform`.
+
+    Args:
+        logits: `(rows, vocab)`.
+        uniform: `(rows,)` numbers in [0, 1), float64.
+        sampling: Temperature and top-p.
+
+    Returns:
+        `(rows,)` token ids, and `(rows,)` their log-probabilities at the temperature, before top-p truncation.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        token = logits.argmax(-1)
+        return token, logits.log_softmax(-1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    log_probs = (logits / sampling.temperature).log_softmax(-1)
+    # float64: a float32 sum over a large vocabulary would round the tail's probabilities away.
+    probs = log_probs.double().exp()
+    if sampling.top_p < 1:
+        probs, order = probs.sort(-1, descending=True)
+        before = probs.cumsum(-1) - probs
+        probs = probs.masked_fill(before >= sampling.top_p, 0.0)
+    cumulative = probs.cumsum(-1)
+    target = uniform.unsqueeze(-1) * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    if sampling.top_p < 1:
+        token = order.gather(-1, token)
+    return token.squeeze(-1), log_probs.gather(-1, token).squeeze(-1)
+
+
+def end_of_sequence_ids(model: PreTrainedModel) -> list[int]:
+    """The tokens that end a response: the generation config's, else the model config's."""
+    generation = getattr(model, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    if ids is None:
+        ids = model.config.eos_token_id
+    if ids is None:
+        raise UserError("policy: neither generation_config.json nor config.json names an eos_token_id; add one")
+    return list(ids) if isinstance(ids, list | tuple) else [ids]
+
+
+def _uniforms(seed: int, group_size: int, tokens: int) -> Tensor:
+    """`(group_size, tokens)` float64 in [0, 1), on the CPU so that every device samples alike."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(group_size, tokens, generator=generator, dtype=torch.float64)
+
+
+def _finish_reason(ended: bool) -> FinishReason:
+    return "stop" if ended else "length"

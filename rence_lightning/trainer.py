@@ -1,0 +1,302 @@
+"""The training loop on Fabric: one iteration reads like Algorithm 1."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import Strategy
+from lightning.fabric.wrappers import _FabricModule
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from torch import Tensor
+
+from rence_lightning.checkpoint import load_checkpoint, load_policy_weights, peek_steps, save_checkpoint
+from rence_lightning.datamodule import IterationBatch, RolloutDataModule
+from rence_lightning.errors import NonFiniteError, UserError
+from rence_lightning.facade import LightningFacade
+from rence_lightning.groups import Group
+from rence_lightning.loggers import run_loggers
+from rence_lightning.micro_batches import UpdateShare, share_of_update
+from rence_lightning.module import PolicyModule
+from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of
+
+
+class Trainer(LightningFacade):
+    """Runs iterations of rollouts and updates, and calls Lightning's callbacks around them.
+
+    Args:
+        max_iterations: Iterations of the whole run, those before a resume included.
+        run_dir: Holds all of the run. Where a run is in it already, `RUN_DIR-2` and so on is taken instead; a resumed
+            run goes on in its own.
+        accelerator: `auto`, `cpu`, `gpu`, ...
+        devices: As in Lightning.
+        num_nodes: As in Lightning.
+        strategy: As in Lightning Fabric, or a `class_path`.
+        precision: As in Lightning Fabric: `32-true`, `bf16-mixed`, `bf16-true`, ...
+        micro_batch_tokens: Tokens (padding counted) of one forward and backward pass on one device. The one size that
+            is per device; it changes memory and speed, never the gradient.
+        gradient_clip_val: Largest norm of an update's gradient; null leaves it as it is.
+        on_nonfinite: What to do when an update's gradient is not finite: `stop` the run, or `skip` the update.
+        loggers: Further loggers, by `class_path`.
+        callbacks: Further callbacks, by `class_path`.
+    """
+
+    lightning_module: PolicyModule
+    datamodule: RolloutDataModule
+
+    def __init__(
+        self,
+        max_iterations: int = 50,
+        run_dir: str = "runs/rence",
+        accelerator: str = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        strategy: str | Strategy = "auto",
+        precision: str = "32-true",
+        micro_batch_tokens: int = 16384,
+        gradient_clip_val: float | None = 1.0,
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+        loggers: list[Logger] | None = None,
+        callbacks: list[Callback] | None = None,
+    ) -> None:
+        if max_iterations < 0 or micro_batch_tokens < 1:
+            raise UserError("trainer: max_iterations must be >= 0 and micro_batch_tokens >= 1")
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+        super().__init__(fabric, callbacks or [])
+        self.max_iterations = max_iterations
+        self.wanted_run_dir = Path(run_dir)
+        self.run_dir = Path(run_dir)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.gradient_clip_val = gradient_clip_val
+        self.on_nonfinite = on_nonfinite
+        self.updates_skipped = 0
+        self.config_yaml: str | None = None
+        self._extra_loggers = loggers or []
+        self._resumed_from: Path | None = None
+
+    @property
+    def max_epochs(self) -> int:
+        """Lightning's word for `max_iterations`."""
+        return self.max_iterations
+
+    # ---- the two commands -------------------------------------------------------------------------------------------
+
+    def fit(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
+        """Trains: Algorithm 1 until `max_iterations`, a callback's stop, or the mastery of every prompt.
+
+        Args:
+            model: The policy, its objective and trust region.
+            datamodule: Samples, grades and filters what is trained on.
+            ckpt_path: Resume from here: `last`, `best`, a run directory or a checkpoint in one.
+        """
+        self._set_up(model, datamodule, TrainerFn.FITTING, ckpt_path)
+        with self._running():
+            self.call("on_fit_start")
+            self.call("on_train_start")
+            batches = iter(datamodule.train_dataloader(self))
+            while self.current_epoch < self.max_iterations and not self.should_stop:
+                self.call("on_train_epoch_start")
+                batch = next(batches, None)  # lines 2-18: sample from pi_old, grade, filter, master, cache
+                if batch is None:
+                    break  # every prompt is mastered
+                self.call("on_rollouts_end", batch)  # log pi_old of what is trained on
+                datamodule.check_starved(batch)
+                updates = [self._update(groups, index) for index, groups in enumerate(batch.updates)]  # lines 19-21
+                self.current_epoch += 1
+                self._log_iteration(batch, updates)
+                self.call("on_train_epoch_end")
+            self.call("on_train_end")
+            self.call("on_fit_end")
+
+    def validate(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
+        """Evaluates the policy, or the one of a checkpoint, on the configured benchmarks; nothing is trained."""
+        self._set_up(model, datamodule, TrainerFn.VALIDATING, ckpt_path)
+        with self._running():
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        """Runs every callback's `on_evaluate`, in training or on its own."""
+        self.lightning_module.eval()
+        self.call("on_validation_start")
+        self.call("on_evaluate")
+        self.call("on_validation_end")
+        self.lightning_module.train()
+
+    # ---- one update -------------------------------------------------------------------------------------------------
+
+    def _update(self, groups: list[Group], index: int) -> dict[str, float]:
+        """Line 20: one optimizer step on the groups of a mini-batch."""
+        self.call("on_train_batch_start", groups, index)
+        share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
+        metrics = self._backward(share)
+        metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
+        metrics["grad_norm"] = self._step()
+        self.global_step += 1
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()})
+        self.call("on_train_batch_end", {**metrics, "responses": share.totals.responses}, groups, index)
+        return metrics
+
+    def _backward(self, share: UpdateShare) -> dict[str, float]:
+        """Accumulates the gradient of an update; returns its figures, summed over micro-batches and ranks."""
+        module = self.lightning_module
+        policy = cast(_FabricModule, module.policy)
+        module.train()
+        with self.fabric.autocast():
+            passes, figures = module.micro_batches(share)
+        for number, micro_batch in enumerate(passes, start=1):
+            with self.fabric.no_backward_sync(policy, enabled=number < len(passes)):
+                with self.fabric.autocast():
+                    loss, metrics = module.training_step(micro_batch, share.totals)
+                # Strategies average gradients over ranks, but the shares of a loss add up.
+                self.fabric.backward(loss * self.world_size)
+            figures.append(metrics)
+        return self._sum_over_ranks(figures)
+
+    def _step(self) -> float:
+        """Clips the gradient and takes the optimizer's step, if it is finite; returns its norm before clipping."""
+        optimizer, module = self.optimizers[0], self.lightning_module
+        limit = self.gradient_clip_val if self.gradient_clip_val is not None else float("inf")
+        norm = self.fabric.clip_gradients(
+            module.policy, optimizer, max_norm=limit, norm_type=2.0, error_if_nonfinite=False
+        )
+        assert norm is not None
+        total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if torch.isfinite(torch.tensor(total)):
+            optimizer.step()
+            if self.lr_scheduler_configs:
+                self.lr_scheduler_configs[0].step()
+        elif self.on_nonfinite == "skip":
+            self.updates_skipped += 1
+        else:
+            raise NonFiniteError(
+                f"iteration {self.current_epoch}, update {self.global_step}: the gradient's norm is {total}; it "
+                "was not taken (lower the learning rate, or set trainer.on_nonfinite to skip)"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _sum_over_ranks(self, figures: list[dict[str, Tensor]]) -> dict[str, float]:
+        sums: Counter[str] = Counter()
+        for metrics in figures:
+            sums.update({name: float(value) for name, value in metrics.items()})
+        if self.world_size == 1:
+            return dict(sums)
+        shares: list[dict[str, float]] = [{}] * self.world_size
+        dist.all_gather_object(shares, dict(sums))
+        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
+
+    def sum_over_ranks(self, *values: float) -> list[float]:
+        """Sums over all ranks."""
+        total = self.fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum")
+        return [float(value) for value in total]
+
+    def max_over_ranks(self, value: float) -> float:
+        """The largest on any rank."""
+        return float(torch.as_tensor(self.fabric.all_gather(torch.tensor(value, dtype=torch.float64))).max())
+
+    # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
+
+    def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
+        self.call("on_draw", batch, prompts, group_size)
+
+    def on_tokens(self, responses: int, tokens: int) -> None:
+        self.call("on_tokens", responses, tokens)
+
+    # ---- set-up and figures -----------------------------------------------------------------------------------------
+
+    def _set_up(
+        self, module: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
+    ) -> None:
+        self.enter(function)
+        self.fabric.launch()
+        self.lightning_module, self.datamodule = module, datamodule
+        module.trainer = datamodule.trainer = self  # type: ignore[assignment]
+        checkpoint = find_checkpoint(ckpt_path, self.wanted_run_dir) if ckpt_path is not None else None
+        self._resumed_from = checkpoint
+        module.configure_model()
+        datamodule.connect(module.policy)
+        datamodule.setup(str(function.value))
+        # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
+        module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
+        self._open_run_directory(checkpoint)
+        self.call("setup", str(function.value))
+        if function == TrainerFn.FITTING:
+            optimizer, scheduler = module.configure_optimizers()
+            self.optimizers = [self.fabric.setup_optimizers(optimizer)]
+            self.lr_scheduler_configs = [scheduler] if scheduler is not None else []
+            if checkpoint is not None:
+                load_checkpoint(self, checkpoint)
+        elif checkpoint is not None:
+            load_policy_weights(self, checkpoint)
+
+    def _open_run_directory(self, checkpoint: Path | None) -> None:
+        steps_done = 0
+        if checkpoint is not None and self.training:
+            self.run_dir, steps_done = run_directory_of(checkpoint), peek_steps(checkpoint)
+        elif self.is_global_zero:
+            self.run_dir = new_run_directory(self.wanted_run_dir)
+        self.run_dir = self.fabric.broadcast(self.run_dir)
+        if self.is_global_zero and self.config_yaml is not None:
+            (self.run_dir / "config.yaml").write_text(self.config_yaml)
+        self.loggers = run_loggers(self.run_dir, steps_done, self._extra_loggers, self.is_global_zero)
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.run_dir)
+
+    @property
+    def default_root_dir(self) -> str:
+        return str(self.run_dir)
+
+    @property
+    def resumed_from(self) -> Path | None:
+        """The checkpoint this run started from, if any."""
+        return self._resumed_from
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Saves everything that the next step depends on; called on every rank."""
+        save_checkpoint(self, folder)
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """Sends figures to the loggers, at the present update, and to `callback_metrics` for other callbacks."""
+        self.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        if self.is_global_zero:
+            for logger in self.loggers:
+                logger.log_metrics({**metrics, "iteration": self.current_epoch}, step=self.global_step)
+
+    def _log_iteration(self, batch: IterationBatch, updates: list[dict[str, float]]) -> None:
+        figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
+        figures["rollouts/prompts_left"] = self.datamodule.pool.left
+        figures["train/updates_skipped"] = self.updates_skipped
+        for name in updates[0] if updates else ():
+            figures[f"iteration/{name}"] = sum(update[name] for update in updates) / len(updates)
+        self.log_metrics(figures)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Tells callbacks and loggers how the run ended."""
+        status = TrainerStatus.INTERRUPTED
+        try:
+            yield
+            status = TrainerStatus.FINISHED
+        except BaseException as error:
+            self.call("on_exception", error)
+            raise
+        finally:
+            self.leave(status)
+            if self.is_global_zero:
+                for logger in self.loggers:
+                    logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
+            self.call("teardown", str(self.state.fn))

@@ -1,0 +1,287 @@
+"""Data sets read from files of the forms in use, and what is said of rows that cannot be read."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rence_lightning.errors import UserError
+from rence_lightning.prompts import FileProblems, HubProblems, Problem
+
+DAPO_PREFIX = "Solve the following math problem step by step.\n\n"
+DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
+
+
+def dapo_row(problem: str, answer: str, index: str) -> dict[str, Any]:
+    """A row of the nested schema that verl's data sets have."""
+    return {
+        "data_source": "math_dapo",
+        "prompt": [{"content": f"{DAPO_PREFIX}{problem}{DAPO_SUFFIX}", "role": "user"}],
+        "reward_model": {"ground_truth": answer, "style": "rule"},
+        "extra_info": {"index": index},
+    }
+
+
+def write_lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return write_lines(
+        tmp_path / "plain.jsonl",
+        {"id": "a/1", "problem": "What is $1+1$?", "answer": "2"},
+        {"id": "a/2", "problem": "求 π 的整数部分", "answer": "3"},
+    )
+
+
+def test_plain_rows(plain: Path) -> None:
+    assert FileProblems(str(plain)).load() == [
+        Problem("a/1", "What is $1+1$?", "2", "plain"),
+        Problem("a/2", "求 π 的整数部分", "3", "plain"),
+    ]
+
+
+def test_gzip_reads_the_same(plain: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed" / "plain.jsonl.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert FileProblems(str(packed)).load() == FileProblems(str(plain)).load()
+
+
+def test_parquet_reads_the_same(plain: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in plain.read_text(encoding="utf-8").splitlines()]
+    path = tmp_path / "other" / "plain.parquet"
+    path.parent.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert FileProblems(str(path)).load() == FileProblems(str(plain)).load()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_nested_rows_with_a_template_around_the_problem(tmp_path: Path, suffix: str) -> None:
+    rows = [dapo_row("Find $x$.", "34", "u-1"), dapo_row("Find {y}.", "-5", "u-2")]
+    path = tmp_path / f"dapo{suffix}"
+    if suffix == ".jsonl":
+        write_lines(path, *rows)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    source = FileProblems(
+        str(path),
+        problem_field="prompt.0.content",
+        answer_field="reward_model.ground_truth",
+        id_field="extra_info.index",
+        strip_prefix=DAPO_PREFIX,
+        strip_suffix=DAPO_SUFFIX,
+        source="DAPO",
+    )
+    assert source.load() == [Problem("u-1", "Find $x$.", "34", "DAPO"), Problem("u-2", "Find {y}.", "-5", "DAPO")]
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"So $x = \boxed{1}$, and finally $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"Hence $\boxed{\{1, 2\}}$.", r"\{1, 2\}"),
+        (r"There are $\boxed 4$ of them.", "4"),
+        (r"It is $\boxed{ $\frac{7}{8}$ }$", r"\frac{7}{8}"),
+    ],
+)
+def test_math_solutions_hold_the_answer_in_their_last_box(tmp_path: Path, solution: str, answer: str) -> None:
+    path = write_lines(tmp_path / "math.jsonl", {"problem": "p", "solution": solution, "level": "Level 5"})
+    (problem,) = FileProblems(str(path), answer_field="solution", answer_format="boxed").load()
+    assert problem.answer == answer
+
+
+@pytest.mark.parametrize(("end", "answer"), [("#### 12", "12"), ("#### -1,234,567 ", "-1234567"), ("####0.5", "0.5")])
+def test_gsm8k_solutions_end_in_the_answer(tmp_path: Path, end: str, answer: str) -> None:
+    row = {"question": "q", "answer": f"Half of it is 48/2 = <<48/2=24>>24 #### no\n{end}"}
+    path = write_lines(tmp_path / "gsm8k.jsonl", row)
+    (problem,) = FileProblems(str(path), problem_field="question", answer_format="gsm8k").load()
+    assert problem.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (142.0, "142"),
+        (7, "7"),
+        (-0.25, "-0.25"),
+        (10**30, "1" + 30 * "0"),
+        (" $x^2$ ", "x^2"),
+        ("$1$, $2$", "$1$, $2$"),
+    ],
+)
+def test_answers_become_text(tmp_path: Path, value: Any, answer: str) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {"problem": "p", "answer": value})
+    assert FileProblems(str(path)).load()[0].answer == answer
+
+
+def test_an_answer_in_a_list_is_named_by_its_position(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "o.jsonl", {"question": "q", "final_answer": ["$\\frac{1}{2 n+2}$"]})
+    assert FileProblems(str(path), "question", "final_answer.0").load()[0].answer == r"\frac{1}{2 n+2}"
+    with pytest.raises(UserError, match=r"o\.jsonl, line 1: .*a list; name one of its values, such as final_answer\.0"):
+        FileProblems(str(path), "question", "final_answer").load()
+
+
+def test_a_field_name_may_contain_dots(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "d.jsonl", {"problem": "p", "gold.answer": "1"})
+    assert FileProblems(str(path), answer_field="gold.answer").load()[0].answer == "1"
+
+
+def test_ids_are_numbered_by_default_and_bare_numbers_are_told_apart(tmp_path: Path) -> None:
+    row = {"problem": "p", "answer": "1"}
+    unnamed = write_lines(tmp_path / "unnamed.jsonl", row, row)
+    assert [p.id for p in FileProblems(str(unnamed)).load()] == ["unnamed/1", "unnamed/2"]
+    counted = write_lines(tmp_path / "counted.jsonl", {"id": 60, **row}, {"id": "61", **row})
+    assert [p.id for p in FileProblems(str(counted), source="aime").load()] == ["aime/60", "aime/61"]
+
+
+def test_limit_reads_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "l.jsonl"
+    path.write_text('{"problem": "p", "answer": "1"}\nnot JSON\n')
+    assert len(FileProblems(str(path), limit=1).load()) == 1
+    with pytest.raises(UserError, match="limit must be at least 1"):
+        FileProblems(str(path), limit=0)
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"problem": "p", "answer": "1"}\r\n\r\n{"problem": "q", "answer": "2"}')
+    assert [p.id for p in FileProblems(str(path)).load()] == ["b/1", "b/3"]
+
+
+GOOD = b'{"problem": "p", "answer": "1"}\n'
+
+
+@pytest.mark.parametrize(
+    ("second_line", "message"),
+    [
+        (b'{"problem": "p", "answer": }', "line 2: not valid JSON \\(Expecting value at column 28\\)"),
+        (b"[" * 100_000, "line 2: not valid JSON"),
+        (b'{"problem": "\xff", "answer": "1"}', "line 2: not UTF-8"),
+        (b'["p", "1"]', "line 2: a list instead of a JSON object"),
+        (b'{"problem": "p"}', "line 2: no field 'answer'; set answer_field to one of those that are there: problem"),
+        (b'{"text": {"q": [1]}, "answer": "1"}', r"line 2: no field 'problem'.* there: text\.q\.0, answer"),
+        (b'{"problem": "p", "answer": null}', "line 2: field 'answer' holds no answer but null"),
+        (b'{"problem": "p", "answer": true}', "line 2: field 'answer' holds no answer but true or false"),
+        (b'{"problem": "p", "answer": NaN}', "line 2: field 'answer' holds no answer but the number nan"),
+        (b'{"problem": "p", "answer": "  "}', "line 2: the answer .* is empty"),
+        (b'{"problem": " ", "answer": "1"}', "line 2: the problem .* is empty"),
+        (b'{"problem": 5, "answer": "1"}', "line 2: field 'problem' is not text but the number 5"),
+        (rb'{"problem": "\ud835", "answer": "1"}', "line 2: field 'problem' has half a surrogate pair"),
+        (b'{"id": [], "problem": "p", "answer": "1"}', "line 2: field 'id' holds no id but a list"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, second_line: bytes, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(GOOD + second_line + b"\n" + GOOD)
+    with pytest.raises(UserError, match=message) as caught:
+        FileProblems(str(path)).load()
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"answer_format": "boxed"}, r"no \\boxed\{\.\.\.\} in field 'answer'"),
+        ({"answer_format": "gsm8k"}, "no #### ANSWER in field 'answer'"),
+        ({"strip_prefix": "Solve: "}, "does not begin with strip_prefix 'Solve: '"),
+        ({"strip_suffix": "Answer:"}, "does not end with strip_suffix 'Answer:'"),
+        ({"id_field": "uuid"}, "no field 'uuid'; set id_field to one of those that are there: problem, answer"),
+    ],
+)
+def test_rows_of_another_form_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(GOOD)
+    with pytest.raises(UserError, match=f"line 1: .*{message}"):
+        FileProblems(str(path), **options).load()
+
+
+def test_an_unknown_answer_format_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="answer_format: 'latex' is not one of plain, boxed, gsm8k"):
+        FileProblems("x.jsonl", answer_format="latex")  # type: ignore[arg-type]
+
+
+def test_equal_ids_are_refused(tmp_path: Path) -> None:
+    row = {"id": "x", "problem": "p", "answer": "1"}
+    path = write_lines(tmp_path / "twice.jsonl", row, {**row, "id": "y"}, row)
+    with pytest.raises(UserError, match=r"line 3: the id 'x' is also that of .*twice\.jsonl, line 1"):
+        FileProblems(str(path)).load()
+
+
+def test_files_that_are_no_data_set(tmp_path: Path) -> None:
+    def load(path: Path) -> None:
+        FileProblems(str(path)).load()
+
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
+        load(tmp_path / "nowhere.jsonl")
+    with pytest.raises(UserError, match="is a folder, not a file"):
+        load(tmp_path)
+    (tmp_path / "data.csv").write_text("problem,answer\n")
+    with pytest.raises(UserError, match=r"data\.csv: unknown kind of file"):
+        load(tmp_path / "data.csv")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"empty\.jsonl: no rows"):
+        load(tmp_path / "empty.jsonl")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no PAR1")
+    with pytest.raises(UserError, match=r"broken\.parquet: not a readable parquet file"):
+        load(tmp_path / "broken.parquet")
+    (tmp_path / "plain.jsonl.gz").write_bytes(GOOD)
+    with pytest.raises(UserError, match=r"plain\.jsonl\.gz: cannot be read"):
+        load(tmp_path / "plain.jsonl.gz")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(GOOD * 1000)[:-20])
+    with pytest.raises(UserError, match=r"cut\.jsonl\.gz: cannot be read"):
+        load(tmp_path / "cut.jsonl.gz")
+
+
+def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load_dataset(*args: Any, **kwargs: Any) -> datasets.Dataset:
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_list([{"question": "q", "answer": "#### 3"}, {"question": "r", "answer": "none"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    options: dict[str, Any] = {"problem_field": "question", "answer_format": "gsm8k", "revision": "abc"}
+    source = HubProblems("openai/gsm8k", "test", "main", limit=1, **options)
+    assert source.load() == [Problem("openai/gsm8k/main/test/1", "q", "3", "openai/gsm8k/main/test")]
+    assert asked == [(("openai/gsm8k", "main"), {"split": "test", "revision": "abc"})]
+    with pytest.raises(UserError, match="openai/gsm8k/main/test, row 2: no #### ANSWER"):
+        HubProblems("openai/gsm8k", "test", "main", **options).load()
+
+
+def test_an_unreachable_hub_points_to_local_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("Couldn't reach the hub\n(offline)")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=r"'x/y' .* Couldn't reach the hub \(offline\).*\.FileProblems") as caught:
+        HubProblems("x/y").load()
+    assert "\n" not in str(caught.value)
+
+
+def data_folder() -> Path:
+    folder = Path(os.environ.get("RENCE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set RENCE_DATA to the folder with eval/ and train/")
+    return folder
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("file", "rows"),
+    [("train/dapo_math_17k.jsonl.gz", 17917), ("train/math_train_7500.jsonl.gz", 7500), ("easy/svamp.jsonl", 1000)],
+)
+def test_training_files(file: str, rows: int) -> None:
+    assert len(FileProblems(str(data_folder() / file)).load()) == rows

@@ -1,0 +1,116 @@
+"""The template's text, its two ways to a prompt's tokens, and tokenizers that cannot do what is asked."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from rence_lightning.errors import UserError
+from rence_lightning.prompts import PAPER_TEMPLATE, PromptTemplate
+
+SPECIAL = ["<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
+QWEN_LIKE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ messages[0]['content'] }}"
+)
+PROBLEM = r"Find \frac{1}{2} + {x} in {problem} %s {0}"
+
+
+def byte_tokenizer(chat_template: str | None = None, single: str | None = None) -> PreTrainedTokenizerFast:
+    """One token a byte, and the special ones; `single` puts special tokens around every text."""
+    vocab = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    if single is not None:
+        ids = [(token, vocab[token]) for token in ("<bos>", "<eos>")]
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>")
+    fast.chat_template = chat_template
+    return fast
+
+
+def test_the_papers_text() -> None:
+    assert PAPER_TEMPLATE == (
+        r"Please solve the following math problem: {problem}. The assistant first thinks about the reasoning process "
+        r"step by step and then provides the user with the answer. Return the final answer in \boxed{} tags, for "
+        r"example \boxed{1}. Let's solve this step by step."
+    )
+    assert PAPER_TEMPLATE.isascii()
+
+
+def test_a_chat_is_one_user_turn_with_thinking_off() -> None:
+    tokenizer = byte_tokenizer(QWEN_LIKE)
+    user = PAPER_TEMPLATE.replace("{problem}", "1+1")
+    expected = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    template = PromptTemplate()
+    assert template.render(tokenizer, "1+1") == expected
+    assert tokenizer.decode(template.encode(tokenizer, "1+1")) == expected
+
+
+def test_the_thinking_switch_and_the_system_turn() -> None:
+    tokenizer = byte_tokenizer(QWEN_LIKE)
+    template = PromptTemplate("{problem}", thinking=True, system="Be brief.")
+    assert tokenizer.decode(template.encode(tokenizer, "1+1")) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_braces_in_problems_mean_themselves(chat: bool) -> None:
+    tokenizer = byte_tokenizer("{{ messages[0]['content'] }}")
+    template = PromptTemplate(r"{problem} in \boxed{}", chat=chat)
+    assert tokenizer.decode(template.encode(tokenizer, PROBLEM)) == rf"{PROBLEM} in \boxed{{}}"
+    assert template.render(tokenizer, PROBLEM) == rf"{PROBLEM} in \boxed{{}}"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
+    tokenizer = byte_tokenizer(QWEN_LIKE)
+    template = PromptTemplate("{problem}=?", chat=chat)
+    problems = ["1+1", PROBLEM, "求 π"]
+    assert template.encode_all(tokenizer, problems) == [template.encode(tokenizer, problem) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("single", "expected"),
+    [(None, "1+1=?"), ("<bos> $A", "<bos>1+1=?"), ("<bos> $A <eos>", "<bos>1+1=?"), ("$A <eos> <eos>", "1+1=?")],
+)
+def test_plain_text_keeps_a_bos_and_never_ends_in_eos(single: str | None, expected: str) -> None:
+    tokenizer = byte_tokenizer(single=single)
+    ids = PromptTemplate("{problem}=?", chat=False).encode(tokenizer, "1+1")
+    assert tokenizer.decode(ids) == expected
+
+
+def test_a_chat_gets_no_second_bos() -> None:
+    tokenizer = byte_tokenizer("{{ bos_token }}{{ messages[0]['content'] }}", single="<bos> $A <eos>")
+    assert tokenizer.decode(PromptTemplate("{problem}").encode(tokenizer, "1+1")) == "<bos>1+1"
+
+
+def test_a_tokenizer_without_chat_template_is_refused() -> None:
+    with pytest.raises(UserError, match="has no chat template; set the template's chat: false"):
+        PromptTemplate().encode(byte_tokenizer(), "1+1")
+
+
+def test_a_chat_template_that_refuses_is_reported() -> None:
+    tokenizer = byte_tokenizer(NO_SYSTEM)
+    assert PromptTemplate("{problem}").render(tokenizer, "1+1") == "1+1"
+    with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):
+        PromptTemplate("{problem}", system="Be brief.").encode(tokenizer, "1+1")
+
+
+@pytest.mark.parametrize("text", ["Solve it.", "{problem} and {problem}", "{ problem }"])
+def test_the_placeholder_stands_exactly_once(text: str) -> None:
+    with pytest.raises(UserError, match=r"text must contain \{problem\} exactly once"):
+        PromptTemplate(text)
+
+
+@pytest.mark.parametrize("options", [{"thinking": True}, {"system": "Be brief."}])
+def test_plain_text_has_no_parts_of_a_chat(options: dict) -> None:
+    with pytest.raises(UserError, match="parts of a chat"):
+        PromptTemplate(chat=False, **options)

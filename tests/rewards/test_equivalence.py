@@ -1,0 +1,111 @@
+"""Which answers are the same: the documented choices, and the cheap checks against exact arithmetic."""
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rence_lightning.rewards import math_equivalent
+from rence_lightning.rewards.equivalence import MAX_CHARACTERS, equivalent, quick_verdict
+
+SAME = [
+    ("1/2", "0.5"),
+    ("0.5", r"\frac12"),
+    (r"\frac{1}{2}", r"\dfrac{2}{4}"),
+    ("1/3", "0.333333"),
+    ("1234", "1,234"),
+    ("1{,}234", "1234"),
+    ("7", "007."),
+    ("3", "x=3"),
+    ("x = 3", "3"),
+    ("5", r"5 \text{ cm}"),
+    ("50", r"50\%"),
+    (r"50\%", "0.5"),
+    (r"\{1,2\}", r"\{2, 1\}"),
+    ("1,2", "2,1"),
+    ("(1,2)", r"\left(1, 2\right)"),
+    (r"2\sqrt{2}", r"\sqrt{8}"),
+    ("$x^2+2x+1$", "(x+1)^2"),
+    ("x<3", r"(-\infty,3)"),
+    (r"90^\circ", "90"),
+    (r"\text{East}", "east"),
+    ("$5$", r"\(5\)"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+]
+DIFFERENT = [
+    ("1/2", "0.6"),
+    ("1/3", "0.333"),
+    ("1234", "1235"),
+    ("5", "-5"),
+    ("(1,2)", "(2,1)"),
+    (r"\{1,2\}", r"\{1,2,3\}"),
+    ("3", "3, 4"),
+    ("3", "3 or 4"),
+    ("3", "$4$, $3$"),
+    ("x<3", "x>3"),
+    ("x^2", "x^3"),
+    ("12", "1 2"),
+    ("listen", "silent"),
+    ("3", ""),
+    ("3", "$$"),
+    ("100000000000000000000", "100000000000000000001"),
+]
+
+
+@pytest.mark.parametrize(("gold", "prediction"), SAME)
+def test_same(gold: str, prediction: str) -> None:
+    assert math_equivalent(gold, prediction) is True
+
+
+@pytest.mark.parametrize(("gold", "prediction"), DIFFERENT)
+def test_different(gold: str, prediction: str) -> None:
+    assert math_equivalent(gold, prediction) is False
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_the_quick_verdict_takes_any_text(gold: str, prediction: str) -> None:
+    assert quick_verdict(gold, prediction) in (True, False, None)
+    assert quick_verdict(gold, f" ${prediction}$ ") in (True, False, None)
+
+
+@given(st.text("0123456789abcxyz+-*/^(){} ,", min_size=1, max_size=20).filter(str.strip))
+def test_an_answer_equals_itself(answer: str) -> None:
+    assert quick_verdict(answer, answer) is True
+    assert quick_verdict(answer, f" ${answer}$. ") is True
+
+
+@given(
+    st.integers(-(10**30), 10**30),
+    st.integers(-(10**30), 10**30),
+    st.sampled_from(["{}", "{:,}", "${}$", " {} ", "{}.", "+{}", "00{}"]),
+)
+def test_the_quick_verdict_compares_integers_exactly(gold: int, other: int, style: str) -> None:
+    style = style if other >= 0 else style.lstrip("+0")
+    assert quick_verdict(str(gold), style.format(gold if other == 0 else other)) is (other in (0, gold))
+    assert quick_verdict(str(other), style.format(other)) is True
+
+
+@pytest.mark.parametrize(("gold", "prediction"), [*SAME, *DIFFERENT])
+def test_the_quick_verdict_never_contradicts_the_expected_one(gold: str, prediction: str) -> None:
+    assert quick_verdict(gold, prediction) in (None, (gold, prediction) in SAME)
+
+
+@settings(deadline=None)  # the first call imports sympy
+@given(st.fractions(max_denominator=50), st.fractions(max_denominator=50))
+def test_fractions_against_exact_arithmetic(gold: Fraction, prediction: Fraction) -> None:
+    latex = rf"\frac{{{prediction.numerator}}}{{{prediction.denominator}}}"
+    assert equivalent(str(gold), latex) is (gold == prediction or abs(gold - prediction) < 1e-6)
+
+
+def test_long_answers_need_no_algebra() -> None:
+    ones = "1" * 1_000_000
+    begin = time.perf_counter()
+    assert quick_verdict(ones, ones) is True
+    assert quick_verdict(ones, "0" + ones) is True
+    assert quick_verdict(ones, ones[:-1] + "2") is False
+    assert quick_verdict("3", "x" * (MAX_CHARACTERS + 1)) is False
+    assert quick_verdict("x" * 5_000, " x" * 1 + "x" * 4_999) is True
+    assert quick_verdict("a b", "a" + " " * 1_000_000 + "b") is True
+    assert time.perf_counter() - begin < 2.0
