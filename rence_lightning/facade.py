@@ -87,6 +87,10 @@ class LightningFacade:
         return self.fabric.world_size
 
     @property
+    def precision(self) -> str:
+        return str(self.strategy.precision.precision)
+
+    @property
     def training(self) -> bool:
         return self.state.fn == TrainerFn.FITTING
 

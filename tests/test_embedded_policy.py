@@ -2,10 +2,11 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 import rence_lightning.embedded
 from rence_lightning.embedded.make_arithmetic import (
@@ -27,8 +28,10 @@ HELD_OUT = ArithmeticProblems("test", count=50).load()
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(FOLDER)
+def tokenizer() -> PreTrainedTokenizerFast:
+    loaded = AutoTokenizer.from_pretrained(FOLDER)
+    assert isinstance(loaded, PreTrainedTokenizerFast)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def model() -> Qwen3ForCausalLM:
     return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
 
 
-def answers(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, do_sample: bool) -> list[str | None]:
+def answers(model: Any, tokenizer: PreTrainedTokenizerFast, do_sample: bool) -> list[str | None]:
     """One answer to each held-out problem, through transformers' own `generate`."""
     torch.manual_seed(0)
     batch = tokenizer([TEMPLATE.format(problem=p.problem) for p in HELD_OUT], return_tensors="pt", padding=True)
@@ -57,7 +60,7 @@ def test_the_folder_holds_a_small_hugging_face_model_and_nothing_else() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 1_200_000
 
 
-def test_the_architecture(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_architecture(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     assert isinstance(model, Qwen3ForCausalLM)
     assert model.num_parameters() == 496_128
     assert model.config.vocab_size == len(tokenizer)
@@ -70,7 +73,7 @@ def test_it_loads_by_its_short_name() -> None:
     assert policy.model.dtype == torch.float32
 
 
-def test_text_survives_the_tokenizer_one_token_a_character(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_text_survives_the_tokenizer_one_token_a_character(tokenizer: PreTrainedTokenizerFast) -> None:
     for text in (WORKED, CHARACTERS, "\n\n 1  + \\\\{}"):
         token_ids = tokenizer.encode(text)
         assert len(token_ids) == len(text)
@@ -79,16 +82,16 @@ def test_text_survives_the_tokenizer_one_token_a_character(tokenizer: PreTrained
         assert tokenizer.decode(ended, skip_special_tokens=True) == text
 
 
-def test_no_token_is_added_around_a_text(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_no_token_is_added_around_a_text(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.encode(WORKED) == tokenizer.encode(WORKED, add_special_tokens=False)
     assert tokenizer.chat_template is None
 
 
-def test_foreign_characters_become_unknown(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_foreign_characters_become_unknown(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.encode("1é7") == [tokenizer.vocab["1"], tokenizer.unk_token_id, tokenizer.vocab["7"]]
 
 
-def test_special_tokens_agree_between_the_files(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_special_tokens_agree_between_the_files(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     for config in (model.config, model.generation_config):
         assert config.eos_token_id == tokenizer.eos_token_id
         assert config.pad_token_id == tokenizer.pad_token_id
@@ -96,14 +99,14 @@ def test_special_tokens_agree_between_the_files(model: Qwen3ForCausalLM, tokeniz
     assert len({tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id}) == 3
 
 
-def test_greedy_answers_are_mostly_right(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_greedy_answers_are_mostly_right(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     found = answers(model, tokenizer, do_sample=False)
     right = sum(answer == problem.answer for answer, problem in zip(found, HELD_OUT, strict=True))
     assert right >= 0.6 * len(HELD_OUT)
 
 
 def test_sampled_answers_are_boxed_and_leave_room_to_learn(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     found = answers(model, tokenizer, do_sample=True)
     right = sum(answer == problem.answer for answer, problem in zip(found, HELD_OUT, strict=True))
@@ -111,7 +114,7 @@ def test_sampled_answers_are_boxed_and_leave_room_to_learn(
     assert sum(answer is not None for answer in found) >= 0.7 * len(HELD_OUT)
 
 
-def test_the_script_builds_what_is_shipped(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_script_builds_what_is_shipped(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     built = build_tokenizer()
     assert built.get_vocab() == tokenizer.get_vocab()
     assert {name: weight.shape for name, weight in build_model(built).state_dict().items()} == {
@@ -119,7 +122,7 @@ def test_the_script_builds_what_is_shipped(model: Qwen3ForCausalLM, tokenizer: P
     }
 
 
-def test_examples_are_trained_on_the_response_and_its_end_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_examples_are_trained_on_the_response_and_its_end_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     token_ids, labels = encode_examples([("1+2=?\n", "3"), ("1+2=?\n", "1+2=3")], tokenizer)
     assert token_ids.shape == labels.shape == (2, 12)
     assert tokenizer.decode(token_ids[0][:8]) == f"1+2=?\n3{EOS}"

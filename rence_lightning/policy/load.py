@@ -52,7 +52,9 @@ def load_policy(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Renamed in transformers 5.2x; the old name warns there, the new one is unknown before.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     policy = Policy(model, tokenizer)
     policy.check_head()
     return policy
@@ -91,6 +93,8 @@ def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tens
     policy.model.save_pretrained(draft, state_dict=state_dict)
     policy.tokenizer.save_pretrained(draft)
     draft.chmod(0o755)
+    for file in draft.iterdir():
+        file.chmod(0o644)  # safetensors writes 600
     if folder.exists():
         shutil.rmtree(folder)
     draft.replace(folder)

@@ -18,8 +18,8 @@ class TokenScores(NamedTuple):
     """What a forward pass says of the response tokens.
 
     Attributes:
-        log_probs: `(rows, tokens)` float32, log pi(token | prefix); 0 on padding.
-        entropy: `(rows, tokens)` float32, entropy of pi(. | prefix) in nats, 0 on padding; None unless asked for.
+        log_probs: `(rows, tokens)`, log pi(token | prefix), in float32 or better; 0 on padding.
+        entropy: `(rows, tokens)`, entropy of pi(. | prefix) in nats, 0 on padding; None unless asked for.
     """
 
     log_probs: Tensor
@@ -96,8 +96,10 @@ class Policy(nn.Module):
 def _score_tokens(
     head: nn.Module, states: Tensor, targets: Tensor, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor]:
-    """`(tokens, hidden)` states and `(tokens,)` targets -> `(tokens,)` log-probabilities and entropies, float32."""
-    logits = head(states).float() / temperature
+    """`(tokens, hidden)` states and `(tokens,)` targets -> `(tokens,)` log-probabilities and entropies."""
+    logits = head(states)
+    # A softmax over a large vocabulary needs float32 at least; a float64 model keeps its precision.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     normaliser = logits.logsumexp(-1)
     log_probs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
     if not entropy:

@@ -1,0 +1,79 @@
+"""A small run of the embedded policy, built without the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+
+from rence_lightning.callbacks import (
+    AdaptiveKL,
+    BenchmarkEvaluation,
+    Checkpoint,
+    ExportPolicy,
+    OldPolicySnapshot,
+    Progress,
+    RolloutLog,
+)
+from rence_lightning.datamodule import RolloutDataModule
+from rence_lightning.module import PolicyModule
+from rence_lightning.objectives import MultiLabelNCE
+from rence_lightning.prompts import ArithmeticProblems, PositiveRatioFilter, PromptTemplate
+from rence_lightning.rewards import MathReward
+from rence_lightning.rollouts import Sampling
+from rence_lightning.trainer import Trainer
+
+POLICY = "embedded:arithmetic"
+SAMPLING = Sampling(max_response_tokens=64)
+
+
+def make_module(**settings: Any) -> PolicyModule:
+    settings = {
+        "policy": POLICY,
+        "objective": MultiLabelNCE(beta=0.1, alpha=0.5),
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0),
+        **settings,
+    }
+    return PolicyModule(**settings)
+
+
+def make_data(**settings: Any) -> RolloutDataModule:
+    settings = {
+        "problems": [ArithmeticProblems("train")],
+        "template": PromptTemplate("{problem}\n", chat=False),
+        "reward": MathReward(timeout=1.0),
+        "filter": PositiveRatioFilter(),
+        "sampling": SAMPLING,
+        "group_size": 8,
+        "prompts_per_iteration": 6,
+        "prompts_per_update": 3,
+        "prompts_per_draw": 8,
+        "max_prompt_tokens": 32,
+        **settings,
+    }
+    return RolloutDataModule(**settings)
+
+
+def make_trainer(run_dir: Path, callbacks: list[Any] | None = None, **settings: Any) -> Trainer:
+    settings = {"max_iterations": 2, "accelerator": "cpu", "devices": 1, "micro_batch_tokens": 4096, **settings}
+    callbacks = [OldPolicySnapshot(), AdaptiveKL(), RolloutLog(), *(callbacks or [])]
+    return Trainer(run_dir=str(run_dir), callbacks=callbacks, **settings)
+
+
+def small_evaluation(**settings: Any) -> BenchmarkEvaluation:
+    settings = {
+        "benchmarks": {"arithmetic": ArithmeticProblems("test")},
+        "repeats": 2,
+        "limit": 20,
+        "sampling": SAMPLING,
+        **settings,
+    }
+    return BenchmarkEvaluation(**settings)
+
+
+def finishing_callbacks() -> list[Any]:
+    return [Progress(), small_evaluation(), ExportPolicy(), Checkpoint(every=2)]
+
+
+def fresh_start(seed: int = 0) -> None:
+    seed_everything(seed, verbose=False)

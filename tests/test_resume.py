@@ -1,0 +1,83 @@
+"""A run that is stopped and resumed is the run that was never stopped, to the bit."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer
+
+from rence_lightning.errors import UserError
+from rence_lightning.prompts import ArithmeticProblems
+
+
+def run(run_dir: Path, iterations: int, ckpt_path: str | None = None, seed: int = 0, **data: Any) -> None:
+    fresh_start(seed)
+    trainer = make_trainer(run_dir, finishing_callbacks(), max_iterations=iterations)
+    trainer.fit(make_module(), make_data(**data), ckpt_path=ckpt_path)
+
+
+def state_of(run_dir: Path) -> tuple[Any, Any]:
+    last = run_dir / "checkpoints" / "last"
+    return torch.load(last / "state", weights_only=True), torch.load(last / "rng-0", weights_only=True)
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}/{index}")
+    elif not where.endswith("tokens_per_second"):
+        assert one == other, f"{where}: {one} != {other}"
+
+
+@pytest.mark.slow
+def test_six_iterations_are_three_and_three(tmp_path: Path) -> None:
+    run(tmp_path / "whole", 6)
+    run(tmp_path / "parts", 3)
+    run(tmp_path / "parts", 6, ckpt_path="last", seed=123)  # what the seed set before the resume must not matter
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    history = [state[0]["run"]["callbacks"].pop("BenchmarkEvaluation") for state in (whole, parts)]
+    # The run of three was evaluated at its end, iteration 3, besides.
+    assert [row["iteration"] for row in history[0]["history"]] == [0, 5, 6]
+    assert [row["iteration"] for row in history[1]["history"]] == [0, 3, 5, 6]
+    for state in (whole, parts):
+        state[0]["run"]["callbacks"].pop("Checkpoint")  # knows when it saved, which was at 3 as well
+    assert_same(whole, parts)
+    assert whole[0]["run"]["data"]["pool"]["mastered"], "nothing was mastered: the test has lost its point"
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_its_directory(tmp_path: Path) -> None:
+    run(tmp_path / "run", 2)
+    run(tmp_path / "run", 4, ckpt_path=str(tmp_path / "run"))
+    assert not (tmp_path / "run-2").exists()
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(1, 9)), "metrics.csv must hold every update once, before and after the resume"
+    evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in evaluations] == [0, 2, 4]
+
+
+def test_other_data_are_refused_at_resume(tmp_path: Path) -> None:
+    run(tmp_path / "run", 1)
+    with pytest.raises(UserError, match="made with 2000 training prompts, the configuration gives 100"):
+        run(tmp_path / "run", 2, ckpt_path="last", problems=[ArithmeticProblems("train", count=100)])
+
+
+def test_only_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    run(tmp_path / "run", 3)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    folders = {path.name for path in checkpoints.iterdir()}
+    kept = {(checkpoints / link).resolve().name for link in ("last", "best")}
+    assert folders == kept | {"last", "best"}
+    assert (checkpoints / "last").resolve().name == "iteration-0003"

@@ -1,0 +1,135 @@
+"""The gradient of an update: against the equation in float64, and the same however the update is cut up."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from arithmetic_run import fresh_start, make_data, make_module, make_trainer
+from torch import Tensor
+
+from rence_lightning.groups import Group
+from rence_lightning.micro_batches import share_of_update
+from rence_lightning.module import PolicyModule
+from rence_lightning.prompts import PositiveRatioFilter, Problem, Prompt
+from rence_lightning.rewards import Score
+from rence_lightning.rollouts import Rollout
+from rence_lightning.trainer import Trainer
+from rence_lightning.trust_region import TrustRegion
+
+BETA, ALPHA, KL_COEF = 0.1, 0.5, 0.3
+REWARDS = [[1, 1, 0.1, 0], [1, 0.1, 0.1, 0], [0.1, 0.1, 1, 0.1], [0, 1, 1, 0.1], [0, 0, 0, 1]]
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    """A trainer whose policy is in float64, moved a little away from pi_old."""
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", precision="64-true", max_iterations=0)
+    trainer.fit(make_module(trust_region=TrustRegion(kl_coef=KL_COEF)), make_data())
+    return trainer
+
+
+def make_groups(module: PolicyModule) -> list[Group]:
+    """Groups of random tokens and random lengths, with old log-probabilities unlike the policy's own."""
+    generator = torch.Generator().manual_seed(1)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    groups = []
+    for index, rewards in enumerate(REWARDS):
+        prompt = tuple(number(3, 15) for _ in range(number(3, 9)))
+        rollouts = [Rollout([number(3, 15) for _ in range(number(1, 30))], [], "stop") for _ in rewards]
+        scores = [Score(float(reward), reward == 1, None) for reward in rewards]
+        group = Group(
+            Prompt(index, Problem(str(index), "", ""), prompt), rollouts, [""] * len(rollouts), scores, temperature=0.8
+        )
+        group.positive = PositiveRatioFilter().judge(group.rewards, group.correct).positive
+        groups.append(group)
+    for group, response, log_probs, _ in module.score(groups, budget=10_000):
+        group.old_log_probs = group.old_log_probs or [torch.empty(0)] * len(group.rollouts)
+        noise = torch.randn(len(log_probs), generator=generator, dtype=torch.float64)
+        group.old_log_probs[response] = log_probs.double() + 0.3 * noise
+    return groups
+
+
+def naive_loss(module: PolicyModule, groups: list[Group]) -> Tensor:
+    """Eq. (1) and (2) and the token mean of k3, one response at a time, from the model's full logits."""
+    total, kl, tokens = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
+    for group in groups:
+        scores = []
+        best = max(group.rewards)
+        for (prompt, response), old, reward in zip(group.sequences, group.old_log_probs, group.rewards, strict=True):
+            logits = module.policy.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+            log_probs = (logits / group.temperature).log_softmax(-1)[range(len(response)), response]
+            scores.append(BETA * (log_probs.sum() - old.sum()) + ALPHA * (best - reward))
+            ratio = (log_probs - old).exp()
+            kl = kl + (ratio - 1 - ratio.log()).sum()
+            tokens += len(response)
+        negatives = [score for score, positive in zip(scores, group.positive, strict=True) if not positive]
+        terms = [
+            -torch.log(score.exp() / (score.exp() + sum(negative.exp() for negative in negatives)))
+            for score, positive in zip(scores, group.positive, strict=True)
+            if positive
+        ]
+        total = total + sum(terms) / len(terms)
+    return total / len(groups) + KL_COEF * kl / tokens
+
+
+def gradient_of(module: PolicyModule) -> Tensor:
+    gradient = torch.cat([parameter.grad.flatten() for parameter in module.policy.parameters()])
+    module.zero_grad()
+    return gradient
+
+
+def test_gradient_of_an_update_is_that_of_the_equation(trainer: Trainer) -> None:
+    module = trainer.lightning_module
+    groups = make_groups(module)
+    loss = naive_loss(module, groups)
+    loss.backward()
+    expected = gradient_of(module)
+    metrics = trainer._backward(share_of_update(groups, 10_000, rank=0, world=1))
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-7), "the logged loss is not Eq. (1)"
+    torch.testing.assert_close(gradient_of(module), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("budget", [10_000, 400, 150, 60, 1])
+def test_gradient_does_not_depend_on_the_micro_batch(trainer: Trainer, budget: int) -> None:
+    """From one pass for all groups, over whole groups, to groups cut into single responses."""
+    module = trainer.lightning_module
+    groups = make_groups(module)
+    whole = trainer._backward(share_of_update(groups, 10_000, rank=0, world=1))
+    expected = gradient_of(module)
+    metrics = trainer._backward(share_of_update(groups, budget, rank=0, world=1))
+    torch.testing.assert_close(gradient_of(module), expected, rtol=1e-9, atol=1e-12)
+    assert metrics == pytest.approx(whole, abs=1e-9), "the figures of an update depend on the micro-batch size"
+
+
+def test_gradient_does_not_depend_on_the_order_of_groups(trainer: Trainer) -> None:
+    module = trainer.lightning_module
+    groups = make_groups(module)
+    trainer._backward(share_of_update(groups, 150, rank=0, world=1))
+    expected = gradient_of(module)
+    trainer._backward(share_of_update(groups[::-1], 150, rank=0, world=1))
+    torch.testing.assert_close(gradient_of(module), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("budget", [10_000, 60])
+def test_shares_of_ranks_add_up_to_the_whole_gradient(trainer: Trainer, budget: int) -> None:
+    """What two, three or eight ranks compute (eight have idle ones), added up, is what one computes."""
+    module = trainer.lightning_module
+    groups = make_groups(module)
+    trainer._backward(share_of_update(groups, 10_000, rank=0, world=1))
+    expected = gradient_of(module)
+    for world in (2, 3, 8):
+        shares = [share_of_update(groups, budget, rank, world) for rank in range(world)]
+        gradients, passes = [], set()
+        for share in shares:
+            with trainer.fabric.autocast():
+                micro_batches, _ = module.micro_batches(share)
+                for micro_batch in micro_batches:
+                    module.training_step(micro_batch, share.totals)[0].backward()
+            passes.add(len(micro_batches))
+            gradients.append(gradient_of(module))
+        torch.testing.assert_close(sum(gradients), expected, rtol=1e-9, atol=1e-12)
+        assert len(passes) == 1, f"ranks of {world} make different numbers of passes: collectives would hang"
