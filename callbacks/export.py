@@ -1,10 +1,14 @@
 """The trained policy as a Hugging Face folder, at the end of a run."""
 
 from pathlib import Path
+from typing import cast
+
+from lightning.fabric.wrappers import _FabricModule
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.module import PolicyModule
 from rence_lightning.policy import Policy, export_policy
+from rence_lightning.strategy import full_state_dict, is_sharded
 from rence_lightning.trainer import Trainer
 
 
@@ -23,7 +27,8 @@ class ExportPolicy(Callback):
         if not self.enabled:
             return
         self.folder = trainer.run_dir / "hf"
+        policy = cast(Policy, cast(_FabricModule, module.policy).module)
+        weights = full_state_dict(policy.model) if is_sharded(policy) else None
         if trainer.is_global_zero:
-            policy = module.policy
-            export_policy(policy if isinstance(policy, Policy) else policy.module, self.folder)
+            export_policy(policy, self.folder, weights)
         trainer.fabric.barrier()

@@ -37,7 +37,8 @@ class Trainer(LightningFacade):
         accelerator: `auto`, `cpu`, `gpu`, ...
         devices: As in Lightning.
         num_nodes: As in Lightning.
-        strategy: As in Lightning Fabric, or a `class_path`.
+        strategy: `auto`, `ddp`, ... as in Lightning Fabric, or the `class_path` of one: to shard the policy,
+            `rence_lightning.strategy.FullyShardStrategy`.
         precision: As in Lightning Fabric: `32-true`, `bf16-mixed`, `bf16-true`, ...
         micro_batch_tokens: Tokens (padding counted) of one forward and backward pass on one device. The one size that
             is per device; it changes memory and speed, never the gradient.
@@ -57,7 +58,7 @@ class Trainer(LightningFacade):
         accelerator: str = "auto",
         devices: list[int] | str | int = "auto",
         num_nodes: int = 1,
-        strategy: str | Strategy = "auto",
+        strategy: Strategy | str = "auto",
         precision: str = "32-true",
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
@@ -204,7 +205,7 @@ class Trainer(LightningFacade):
 
     def max_over_ranks(self, value: float) -> float:
         """The largest on any rank."""
-        return float(torch.as_tensor(self.fabric.all_gather(torch.tensor(value, dtype=torch.float64))).max())
+        return float(self.fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="max"))  # type: ignore[arg-type]
 
     # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
 

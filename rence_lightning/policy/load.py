@@ -90,6 +90,9 @@ def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tens
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    if state_dict is not None and policy.model.config.tie_word_embeddings:
+        tied = set(policy.model._tied_weights_keys or ())
+        state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
     policy.model.save_pretrained(draft, state_dict=state_dict)
     policy.tokenizer.save_pretrained(draft)
     draft.chmod(0o755)

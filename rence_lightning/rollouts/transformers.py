@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import Module
 from transformers import DynamicCache, PreTrainedModel
 
 from rence_lightning.errors import UserError
@@ -18,7 +20,8 @@ from rence_lightning.rollouts.engine import EngineProgress, FinishReason, Rollou
 class TransformersEngine:
     """Batched, key-value-cached sampling through the policy's own Hugging Face model.
 
-    It reads the trainer's weights in place: there is nothing to synchronise and no second copy in memory.
+    It reads the trainer's weights in place, without a second copy in memory; only where the policy is sharded does each
+    process keep a whole copy, refreshed before each iteration, because processes sample for different lengths of time.
 
     Args:
         max_sequences: How many responses are sampled at a time (prompts times group size). Bounds the memory of the
@@ -32,7 +35,22 @@ class TransformersEngine:
         self._model: PreTrainedModel | None = None
 
     def sync(self, policy: "object") -> None:
-        self._model = policy.model  # type: ignore[attr-defined]
+        model: PreTrainedModel = policy.model  # type: ignore[attr-defined]
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            self._gather(model)
+        else:
+            self._model = model
+
+    @torch.no_grad()
+    def _gather(self, model: PreTrainedModel) -> None:
+        """Copies a sharded policy's weights into a whole model of this process, a parameter at a time."""
+        if self._model is None:
+            with torch.device(model.device):
+                self._model = type(model)(model.config)
+            Module.to(self._model, dtype=model.dtype)
+            self._model.generation_config = model.generation_config
+        for whole, shard in zip(self._model.parameters(), model.parameters(), strict=True):
+            whole.copy_(shard.full_tensor() if isinstance(shard, DTensor) else shard)
 
     @torch.no_grad()
     def generate(
