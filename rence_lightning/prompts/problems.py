@@ -1,5 +1,6 @@
 """Data sets of problems with a final answer: what a row is, and where rows come from (a file, the hub)."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts.rows import AnswerFormat, RowSchema, iter_file
+from rence_lightning.prompts.rows import AnswerFormat, RowSchema, UnansweredError, iter_file
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class FileProblems(ProblemSource):
         strip_prefix: Text before the problem, such as another project's instructions, taken off every row; a row that
             does not begin with it is an error.
         strip_suffix: The same for text after the problem.
+        skip_unanswered: Leave out rows without a final answer, with a warning that counts them; otherwise such a row is
+            an error.
         source: Name of the data set in ids, logs and tables. None: the file's name without its suffix.
     """
 
@@ -73,10 +78,12 @@ class FileProblems(ProblemSource):
         answer_format: AnswerFormat = "plain",
         strip_prefix: str = "",
         strip_suffix: str = "",
+        skip_unanswered: bool = False,
         source: str | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         self.limit = _checked_limit(limit, str(path))
+        self.skip_unanswered = skip_unanswered
         self.schema = RowSchema(problem_field, answer_field, id_field, answer_format, strip_prefix, strip_suffix)
         self.source = source if source is not None else self.path.name.removesuffix(".gz").rsplit(".", 1)[0]
 
@@ -86,7 +93,9 @@ class FileProblems(ProblemSource):
         Raises:
             UserError: With the file and the line (of JSON lines) or row (of parquet), both counted from 1.
         """
-        return _to_problems(iter_file(self.path), self.schema, self.source, self.limit, str(self.path))
+        return _to_problems(
+            iter_file(self.path), str(self.path), self.schema, self.source, self.limit, self.skip_unanswered
+        )
 
 
 class HubProblems(ProblemSource):
@@ -95,7 +104,7 @@ class HubProblems(ProblemSource):
     Args:
         name: The data set's name on the hub, such as `HuggingFaceH4/MATH-500`.
         split: Its split; a slice such as `train[:100]` works too.
-        config: Its configuration (subset), where it has several.
+        config: Its configuration (subset) where it has several, or a list of them, to be joined.
         problem_field: The field with the problem's text; may be a path such as `prompt.0.content`.
         answer_field: The field with the answer, in the form `answer_format` says; may be a path.
         id_field: The field with the id. None: the field `id` where a row has one, else `<source>/<row number>`.
@@ -106,13 +115,15 @@ class HubProblems(ProblemSource):
         strip_prefix: Text before the problem, such as another project's instructions, taken off every row; a row that
             does not begin with it is an error.
         strip_suffix: The same for text after the problem.
+        skip_unanswered: Leave out rows without a final answer, with a warning that counts them; otherwise such a row is
+            an error.
     """
 
     def __init__(
         self,
         name: str,
         split: str = "train",
-        config: str | None = None,
+        config: str | list[str] | None = None,
         problem_field: str = "problem",
         answer_field: str = "answer",
         id_field: str | None = None,
@@ -121,14 +132,15 @@ class HubProblems(ProblemSource):
         answer_format: AnswerFormat = "plain",
         strip_prefix: str = "",
         strip_suffix: str = "",
+        skip_unanswered: bool = False,
     ) -> None:
         self.name = name
         self.split = split
-        self.config = config
+        self.configs = config if isinstance(config, list) else [config]
         self.revision = revision
         self.limit = _checked_limit(limit, name)
+        self.skip_unanswered = skip_unanswered
         self.schema = RowSchema(problem_field, answer_field, id_field, answer_format, strip_prefix, strip_suffix)
-        self.source = "/".join(part for part in (name, config, split) if part)
 
     def load(self) -> list[Problem]:
         """Download the split, or read it from the cache.
@@ -137,18 +149,23 @@ class HubProblems(ProblemSource):
             UserError: The hub cannot be reached, does not know the name, configuration, split or revision, or a row
                 (counted from 1) lacks a problem or an answer.
         """
-        rows = ((f"{self.source}, row {number}", number, row) for number, row in enumerate(self._download(), start=1))
-        return _to_problems(rows, self.schema, self.source, self.limit, self.source)
+        problems: list[Problem] = []
+        for config in self.configs:
+            source = "/".join(part for part in (self.name, config, self.split) if part)
+            rows = enumerate(self._download(config), start=1)
+            places = ((f"{source}, row {number}", number, row) for number, row in rows)
+            problems += _to_problems(places, source, self.schema, source, self.limit, self.skip_unanswered)
+        return problems[: self.limit]
 
-    def _download(self) -> Iterable[dict[str, Any]]:
+    def _download(self, config: str | None) -> Iterable[dict[str, Any]]:
         import datasets  # takes a second to import, which a run on local files need not pay
 
         try:
-            return datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
+            return datasets.load_dataset(self.name, config, split=self.split, revision=self.revision)
         except Exception as error:  # the library lets errors of many others through: httpx, pyarrow, fsspec, the hub's
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"data set {self.name!r} (config {self.config}, split {self.split!r}) could not be loaded from the "
+                f"data set {self.name!r} (config {config}, split {self.split!r}) could not be loaded from the "
                 f"hub: {reason[:300]}. Check the names and the network, or use a local copy: class_path: "
                 "rence_lightning.prompts.FileProblems with init_args: path: FILE.jsonl"
             ) from error
@@ -161,13 +178,26 @@ def _checked_limit(limit: int | None, where: str) -> int | None:
 
 
 def _to_problems(
-    rows: Iterable[tuple[str, int, dict[str, Any]]], schema: RowSchema, source: str, limit: int | None, where: str
+    rows: Iterable[tuple[str, int, dict[str, Any]]],
+    where: str,
+    schema: RowSchema,
+    source: str,
+    limit: int | None,
+    skip_unanswered: bool,
 ) -> list[Problem]:
     """Parse rows, each with the words that say where it stands and its number."""
     problems: list[Problem] = []
+    unanswered: list[str] = []
     seen: dict[str, str] = {}
     for place, number, row in islice(rows, limit):
-        problem, answer = schema.problem(row, place), schema.answer(row, place)
+        problem = schema.problem(row, place)
+        try:
+            answer = schema.answer(row, place)
+        except UnansweredError:
+            if not skip_unanswered:
+                raise
+            unanswered.append(place)
+            continue
         identifier = schema.identifier(row, place, source, number)
         if identifier in seen:
             raise UserError(
@@ -176,6 +206,8 @@ def _to_problems(
             )
         seen[identifier] = place
         problems.append(Problem(identifier, problem, answer, source))
+    if unanswered:
+        _log.warning("%s: left out %d rows without a final answer: %s", source, len(unanswered), "; ".join(unanswered))
     if not problems:
         raise UserError(f"{where}: no rows; give a data set with at least one problem")
     return problems

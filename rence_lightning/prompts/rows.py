@@ -22,6 +22,10 @@ _MATH_DELIMITERS = re.compile(r"\$([^$]+)\$")
 _MISSING = object()
 
 
+class UnansweredError(UserError):
+    """A row has no final answer."""
+
+
 @dataclass(frozen=True)
 class RowSchema:
     """Where in a row the problem, the answer and the id stand, and in which form (see `FileProblems`)."""
@@ -65,12 +69,14 @@ class RowSchema:
         answer = _final_answer(text, self.answer_format)
         if answer is None:
             sought = {"boxed": r"\boxed{...}", "gsm8k": "#### ANSWER"}[self.answer_format]
-            raise UserError(
+            raise UnansweredError(
                 f"{where}: no {sought} in field {self.answer_field!r}, which answer_format: {self.answer_format} asks "
-                "for; mend the row or name another field or format"
+                "for; mend the row, name another field or format, or set skip_unanswered: true"
             )
         if not answer:
-            raise UserError(f"{where}: the answer (field {self.answer_field!r}) is empty; mend or remove the row")
+            raise UnansweredError(
+                f"{where}: the answer (field {self.answer_field!r}) is empty; mend the row or set skip_unanswered: true"
+            )
         return answer
 
     def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:

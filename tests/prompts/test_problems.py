@@ -285,3 +285,22 @@ def data_folder() -> Path:
 )
 def test_training_files(file: str, rows: int) -> None:
     assert len(FileProblems(str(data_folder() / file)).load()) == rows
+
+
+def test_rows_without_an_answer_are_left_out_and_named_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"problem": "1+1", "solution": r"It is \boxed{2}."},
+        {"problem": "which?", "solution": r"None: \boxed{}."},
+        {"problem": "2+2", "solution": r"It is \boxed{4}."},
+        {"problem": "why?", "solution": "It is 7."},
+    ]
+    path = tmp_path / "math.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict[str, Any] = {"path": str(path), "answer_field": "solution", "answer_format": "boxed"}
+    with pytest.raises(UserError, match=r"math.jsonl, line 2: .* skip_unanswered: true"):
+        FileProblems(**settings).load()
+    assert [problem.answer for problem in FileProblems(**settings, skip_unanswered=True).load()] == ["2", "4"]
+    assert "math: left out 2 rows without a final answer" in caplog.text
+    assert "line 2" in caplog.text and "line 4" in caplog.text
