@@ -6,10 +6,9 @@ import torch
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.datamodule import IterationBatch
-from rence_lightning.groups import Group, log_prob_tensors
-from rence_lightning.micro_batches import UpdateShare, share_of_update
+from rence_lightning.groups import log_prob_tensors
+from rence_lightning.micro_batches import share_of_update
 from rence_lightning.module import PolicyModule
-from rence_lightning.policy.packing import plan_micro_batches
 from rence_lightning.trainer import Trainer
 
 
@@ -32,31 +31,19 @@ class OldPolicySnapshot(Callback):
             for group in batch.groups:
                 group.old_log_probs = log_prob_tensors(group)
             return
-        shares = [
-            share_of_update(groups, trainer.micro_batch_tokens, trainer.global_rank, trainer.world_size)
-            for groups in batch.updates
-        ]
-        groups = [group for share in shares for group in share.groups]
-        self._recompute(trainer, module, groups, self._passes(trainer, shares))
-
-    def _recompute(self, trainer: Trainer, module: PolicyModule, groups: list[Group], passes: int) -> None:
-        for group in groups:
-            group.old_log_probs = [torch.empty(0)] * len(group.rollouts)  # filled below, in the order of the passes
         entropy = difference = tokens = 0.0
-        with trainer.fabric.autocast():
-            for group, response, log_probs, entropies in module.score(groups, trainer.micro_batch_tokens, passes):
-                group.old_log_probs[response] = log_probs
-                engine = log_prob_tensors(group)[response]
-                entropy += float(entropies.sum())
-                difference += float((log_probs - engine).abs().sum())
-                tokens += len(log_probs)
+        for groups in batch.updates:
+            share = share_of_update(groups, trainer.micro_batch_tokens, trainer.global_rank, trainer.world_size)
+            for group in share.groups:
+                group.old_log_probs = [torch.empty(0)] * len(group.rollouts)  # filled in the order of the passes
+            with trainer.fabric.autocast():
+                for group, response, log_probs, entropies in module.score(share):
+                    group.old_log_probs[response] = log_probs
+                    entropy += float(entropies.sum())
+                    difference += float((log_probs - log_prob_tensors(group)[response]).abs().sum())
+                    tokens += len(log_probs)
         entropy, difference, tokens = trainer.sum_over_ranks(entropy, difference, tokens)
         if tokens:
             trainer.log_metrics(
                 {"rollouts/entropy": entropy / tokens, "rollouts/engine_log_prob_difference": difference / tokens}
             )
-
-    def _passes(self, trainer: Trainer, shares: list[UpdateShare]) -> int:
-        lengths = [group.sequence_lengths for share in shares for group in share.groups]
-        plans = plan_micro_batches(lengths, trainer.micro_batch_tokens)
-        return int(trainer.max_over_ranks(sum(len(plan.pieces) for plan in plans)))

@@ -119,6 +119,8 @@ class Progress(Callback):
             title = f"after iteration {latest['iteration']}" if trainer.training else module.policy_name
             title += f", temperature {evaluation.sampling.temperature:g}"
             self.console.print(evaluation_table(latest["benchmarks"], evaluation.repeats, title))
+        if not trainer.training:
+            self._say(f"written to {trainer.run_dir}")
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()

@@ -26,7 +26,8 @@ class LightningFacade:
     sanity_checking = False
     enable_validation = True
     val_check_interval = 1.0
-    check_val_every_n_epoch = 1
+    check_val_every_n_epoch = None
+    """Evaluations do not follow every iteration: EarlyStopping looks after evaluations, unless told otherwise."""
     num_sanity_val_batches = 0
 
     def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:

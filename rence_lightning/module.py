@@ -14,7 +14,6 @@ from rence_lightning.micro_batches import MicroBatch, UpdateShare, constants_of,
 from rence_lightning.objectives import Groups, MultiLabelNCE, Objective, Totals
 from rence_lightning.policy import Policy, TokenScores, load_policy
 from rence_lightning.policy.load import DType
-from rence_lightning.policy.packing import plan_micro_batches
 from rence_lightning.trust_region import TrustRegion
 
 
@@ -144,31 +143,23 @@ class PolicyModule(LightningModule):
         return [part[:, :width] for part, width in zip(rows, widths, strict=True)], metrics
 
     @torch.no_grad()
-    def score(self, groups: list[Group], budget: int, passes: int = 0) -> Iterator[tuple[Group, int, Tensor, Tensor]]:
-        """Log-probabilities and entropies of the responses as the policy is now.
-
-        Args:
-            groups: Of this rank.
-            budget: Tokens of a forward pass.
-            passes: Make at least so many passes, to keep other ranks company.
+    def score(self, share: UpdateShare) -> Iterator[tuple[Group, int, Tensor, Tensor]]:
+        """Log-probabilities and entropies of the responses of an update, as the policy is now.
 
         Yields:
             Group, index of the response, its `(tokens,)` log-probabilities and entropies, on the CPU.
         """
-        pieces = [
-            piece
-            for plan in plan_micro_batches([group.sequence_lengths for group in groups], budget)
-            for piece in plan.pieces
-        ]
+        pieces = [piece for plan in share.plans for piece in plan.pieces]
         for piece in pieces:
-            scores = self(rows_of(groups, piece, self._pad_id, self.policy.model.device), entropy=True)
+            scores = self(rows_of(share.groups, piece, self._pad_id, self.policy.model.device), entropy=True)
             assert scores.entropy is not None
-            for (group, response), log_probs, entropy in zip(
+            for (index, response), log_probs, entropy in zip(
                 piece, scores.log_probs.cpu(), scores.entropy.cpu(), strict=True
             ):
-                length = len(groups[group].rollouts[response].token_ids)
-                yield groups[group], response, log_probs[:length], entropy[:length]
-        for _ in range(passes - len(pieces)):
+                group = share.groups[index]
+                length = len(group.rollouts[response].token_ids)
+                yield group, response, log_probs[:length], entropy[:length]
+        for _ in range(share.passes - len(pieces)):
             self(idle(self._pad_id, self.policy.model.device), entropy=True)
 
     @property

@@ -33,7 +33,7 @@ class Trainer(LightningFacade):
     Args:
         max_iterations: Iterations of the whole run, those before a resume included.
         run_dir: Holds all of the run. Where a run is in it already, `RUN_DIR-2` and so on is taken instead; a resumed
-            run goes on in its own.
+            run goes on in its own. `validate` writes to `RUN_DIR-validate`.
         accelerator: `auto`, `cpu`, `gpu`, ...
         devices: As in Lightning.
         num_nodes: As in Lightning.
@@ -109,7 +109,8 @@ class Trainer(LightningFacade):
             batches = iter(datamodule.train_dataloader(self))
             while self.current_epoch < self.max_iterations and not self.should_stop:
                 self.call("on_train_epoch_start")
-                batch = next(batches, None)  # lines 2-18: sample from pi_old, grade, filter, master, cache
+                with self.fabric.autocast():  # the engine computes in the trainer's precision
+                    batch = next(batches, None)  # lines 2-18: sample from pi_old, grade, filter, master, cache
                 if batch is None:
                     break  # every prompt is mastered
                 self.call("on_rollouts_end", batch)  # log pi_old of what is trained on
@@ -203,10 +204,6 @@ class Trainer(LightningFacade):
         total = self.fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum")
         return [float(value) for value in total]
 
-    def max_over_ranks(self, value: float) -> float:
-        """The largest on any rank."""
-        return float(self.fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="max"))  # type: ignore[arg-type]
-
     # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
 
     def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
@@ -247,7 +244,8 @@ class Trainer(LightningFacade):
         if checkpoint is not None and self.training:
             self.run_dir, steps_done = run_directory_of(checkpoint), peek_steps(checkpoint)
         elif self.is_global_zero:
-            self.run_dir = new_run_directory(self.wanted_run_dir)
+            suffix = "" if self.training else "-validate"
+            self.run_dir = new_run_directory(self.wanted_run_dir.with_name(self.wanted_run_dir.name + suffix))
         self.run_dir = self.fabric.broadcast(self.run_dir)
         if self.is_global_zero and self.config_yaml is not None:
             (self.run_dir / "config.yaml").write_text(self.config_yaml)

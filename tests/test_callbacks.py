@@ -43,7 +43,6 @@ def test_early_stopping_on_a_figure_of_the_run(tmp_path: Path) -> None:
 
 def test_early_stopping_on_an_evaluation(tmp_path: Path) -> None:
     stop = EarlyStopping("evaluation/arithmetic/avg", mode="max", patience=0, min_delta=1.0)
-    stop._check_on_train_epoch_end = False  # what Lightning sets when validation runs within an epoch
     trainer = fit(tmp_path / "run", [small_evaluation(every=1), stop])
     assert trainer.current_epoch == 1, "no evaluation is better than the first by 100 points"
 

@@ -69,7 +69,7 @@ def test_validate_of_the_export_and_of_the_checkpoint_repeat_the_last_evaluation
     ):
         trainer = make_trainer(tmp_path / name, [Progress(), small_evaluation(limit=200)])
         trainer.validate(make_module(policy=policy), make_data(), ckpt_path=ckpt_path)
-        (line,) = evaluations(tmp_path / name)
+        (line,) = evaluations(tmp_path / f"{name}-validate")
         figures = line["benchmarks"]["arithmetic"]
         assert {key: figures[key] for key in ("avg", "std", "pass", "length")} == pytest.approx(
             {key: last[key] for key in ("avg", "std", "pass", "length")}

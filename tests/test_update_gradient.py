@@ -46,7 +46,7 @@ def make_groups(module: PolicyModule) -> list[Group]:
         )
         group.positive = PositiveRatioFilter().judge(group.rewards, group.correct).positive
         groups.append(group)
-    for group, response, log_probs, _ in module.score(groups, budget=10_000):
+    for group, response, log_probs, _ in module.score(share_of_update(groups, 10_000, rank=0, world=1)):
         group.old_log_probs = group.old_log_probs or [torch.empty(0)] * len(group.rollouts)
         noise = torch.randn(len(log_probs), generator=generator, dtype=torch.float64)
         group.old_log_probs[response] = log_probs.double() + 0.3 * noise
