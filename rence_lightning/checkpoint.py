@@ -10,62 +10,61 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
+from torch.nn import Module
+from torch.optim import Optimizer
 
 from rence_lightning.errors import UserError
 
-if TYPE_CHECKING:
-    from rence_lightning.trainer import Trainer
 
+def save_checkpoint(
+    fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer, run: dict[str, Any], steps: int
+) -> None:
+    """Writes a checkpoint; every rank takes part.
 
-def save_checkpoint(trainer: "Trainer", folder: Path) -> None:
-    """Writes a checkpoint; every rank takes part."""
+    Args:
+        fabric: Has set up the policy and the optimizer.
+        folder: Where to.
+        policy: What is trained.
+        optimizer: Its optimizer.
+        run: Whatever else the next step depends on, in plain types.
+        steps: Updates taken, for `peek_steps`.
+    """
     draft = folder.with_name(f".tmp-{folder.name}")
-    if trainer.is_global_zero:
+    if fabric.is_global_zero:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-    trainer.fabric.barrier()
-    trainer.fabric.save(
-        draft / "state",
-        {"policy": trainer.lightning_module.policy, "optimizer": trainer.optimizers[0], "run": _run_state(trainer)},
-    )
-    torch.save(_rng_state(), draft / f"rng-{trainer.global_rank}")
-    trainer.fabric.barrier()
-    if trainer.is_global_zero:
-        # Small files, read without opening the large one.
-        (draft / "steps").write_text(f"{trainer.global_step}\n")
+    fabric.barrier()
+    fabric.save(draft / "state", {"policy": policy, "optimizer": optimizer, "run": run})
+    torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
+    fabric.barrier()
+    if fabric.is_global_zero:
+        (draft / "steps").write_text(f"{steps}\n")  # a small file, read without opening the large one
         _flush_to_disk(draft)
         if folder.exists():
             shutil.rmtree(folder)
         draft.replace(folder)
-    trainer.fabric.barrier()
+    fabric.barrier()
 
 
-def load_checkpoint(trainer: "Trainer", folder: Path) -> None:
-    """Puts a trainer, its module, data, callbacks and random number generators back to where a checkpoint was made."""
-    state = {"policy": trainer.lightning_module.policy, "optimizer": trainer.optimizers[0]}
-    run = trainer.fabric.load(folder / "state", state, weights_only=True)["run"]
-    trainer.global_step = run["global_step"]
-    trainer.current_epoch = run["iteration"]
-    trainer.updates_skipped = run["updates_skipped"]
-    trainer.lightning_module.on_load_checkpoint(run)
-    trainer.datamodule.load_state_dict(run["data"])
-    if trainer.lr_scheduler_configs:
-        trainer.lr_scheduler_configs[0].load_state_dict(run["lr_scheduler"])
-    for callback in trainer.callbacks:
-        if callback.state_key in run["callbacks"]:
-            callback.load_state_dict(run["callbacks"][callback.state_key])
-    rng = folder / f"rng-{trainer.global_rank}"
+def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Restores policy, optimizer and random number generators; returns the `run` that was saved with them."""
+    run: dict[str, Any] = fabric.load(folder / "state", {"policy": policy, "optimizer": optimizer}, weights_only=True)[
+        "run"
+    ]
+    rng = folder / f"rng-{fabric.global_rank}"
     if rng.exists():  # a run resumed on more ranks has new ones, which start from the seed
         _set_rng_state(torch.load(rng, weights_only=True))
+    return run
 
 
-def load_policy_weights(trainer: "Trainer", folder: Path) -> None:
+def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> None:
     """Loads a checkpoint's policy alone."""
-    trainer.fabric.load(folder / "state", {"policy": trainer.lightning_module.policy}, weights_only=True)
+    fabric.load(folder / "state", {"policy": policy}, weights_only=True)
 
 
 def peek_steps(folder: Path) -> int:
@@ -74,20 +73,6 @@ def peek_steps(folder: Path) -> int:
         return int((folder / "steps").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"ckpt_path: {folder} is not a whole checkpoint; give another") from error
-
-
-def _run_state(trainer: "Trainer") -> dict[str, Any]:
-    schedulers = trainer.lr_scheduler_configs
-    run: dict[str, Any] = {
-        "global_step": trainer.global_step,
-        "iteration": trainer.current_epoch,
-        "updates_skipped": trainer.updates_skipped,
-        "data": trainer.datamodule.state_dict(),
-        "lr_scheduler": schedulers[0].state_dict() if schedulers else None,
-        "callbacks": {callback.state_key: state for callback in trainer.callbacks if (state := callback.state_dict())},
-    }
-    trainer.lightning_module.on_save_checkpoint(run)
-    return run
 
 
 def _rng_state() -> dict[str, Any]:

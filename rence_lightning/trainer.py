@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -235,9 +235,9 @@ class Trainer(LightningFacade):
             self.optimizers = [self.fabric.setup_optimizers(optimizer)]
             self.lr_scheduler_configs = [scheduler] if scheduler is not None else []
             if checkpoint is not None:
-                load_checkpoint(self, checkpoint)
+                self._load_run_state(load_checkpoint(self.fabric, checkpoint, module.policy, self.optimizers[0]))
         elif checkpoint is not None:
-            load_policy_weights(self, checkpoint)
+            load_policy_weights(self.fabric, checkpoint, module.policy)
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
         steps_done = 0
@@ -266,7 +266,33 @@ class Trainer(LightningFacade):
 
     def save_checkpoint(self, folder: Path) -> None:
         """Saves everything that the next step depends on; called on every rank."""
-        save_checkpoint(self, folder)
+        policy, optimizer = self.lightning_module.policy, self.optimizers[0]
+        save_checkpoint(self.fabric, folder, policy, optimizer, self._run_state(), self.global_step)
+
+    def _run_state(self) -> dict[str, Any]:
+        schedulers = self.lr_scheduler_configs
+        run: dict[str, Any] = {
+            "global_step": self.global_step,
+            "iteration": self.current_epoch,
+            "updates_skipped": self.updates_skipped,
+            "data": self.datamodule.state_dict(),
+            "lr_scheduler": schedulers[0].state_dict() if schedulers else None,
+            "callbacks": {callback.state_key: state for callback in self.callbacks if (state := callback.state_dict())},
+        }
+        self.lightning_module.on_save_checkpoint(run)
+        return run
+
+    def _load_run_state(self, run: dict[str, Any]) -> None:
+        self.global_step = run["global_step"]
+        self.current_epoch = run["iteration"]
+        self.updates_skipped = run["updates_skipped"]
+        self.lightning_module.on_load_checkpoint(run)
+        self.datamodule.load_state_dict(run["data"])
+        if self.lr_scheduler_configs:
+            self.lr_scheduler_configs[0].load_state_dict(run["lr_scheduler"])
+        for callback in self.callbacks:
+            if callback.state_key in run["callbacks"]:
+                callback.load_state_dict(run["callbacks"][callback.state_key])
 
     def log_metrics(self, metrics: dict[str, float]) -> None:
         """Sends figures to the loggers, at the present update, and to `callback_metrics` for other callbacks."""
