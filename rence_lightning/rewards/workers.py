@@ -110,7 +110,7 @@ class GraderPool:
                 verdicts[pair] = verdict
                 if (
                     verdict is not None
-                ):  # a crash may have come from outside: do not hold it against the answer for good
+                ):  # a crash may have come from outside: it is not held against the answer for good
                     self._remember(pair, verdict)
         return [bool(verdicts[pair]) for pair in pairs]
 
