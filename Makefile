@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # Without a GPU, the CPU build: the one on PyPI brings gigabytes of CUDA along. Its version tag (+cpu) sorts higher, so
-# naming its index besides PyPI is enough.
+# naming its index besides PyPI is enough. What torch needs comes with the project, from PyPI alone.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 ifeq ($(GPU),yes)
-TORCH ?= torch>=2.11
+TORCH ?= 'torch>=2.11'
 else
-TORCH ?= --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+TORCH ?= --retries 1 --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
