@@ -116,7 +116,11 @@ class Progress(Callback):
         evaluation = _find(trainer, BenchmarkEvaluation)
         if evaluation is not None and evaluation.history:
             latest = evaluation.history[-1]
-            title = f"after iteration {latest['iteration']}" if trainer.training else module.policy_name
+            title = (
+                f"after iteration {latest['iteration']}"
+                if trainer.training
+                else str(trainer.resumed_from or module.policy_name)
+            )
             title += f", temperature {evaluation.sampling.temperature:g}"
             self.console.print(evaluation_table(latest["benchmarks"], evaluation.repeats, title))
         if not trainer.training:

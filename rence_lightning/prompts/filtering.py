@@ -77,12 +77,13 @@ class PositiveRatioFilter(PromptFilter):
         return Judgement(self._verdict(sum(positive), sum(correct), len(rewards)), positive)
 
     def _verdict(self, positive: int, correct: int, responses: int) -> Verdict:
-        if correct > self.t_master * responses:
+        rho = positive / responses  # a quotient rounds to the decimal it equals: 29 of 100 is not above 0.29
+        if correct / responses > self.t_master:
             return Verdict.MASTERED
         if not correct and positive == responses:
             return Verdict.TOO_HARD  # all fail alike: nothing to contrast
-        if positive <= self.t_hard * responses:
+        if rho <= self.t_hard:
             return Verdict.TOO_HARD
-        if positive > self.t_easy * responses or positive == responses:
+        if rho > self.t_easy or positive == responses:
             return Verdict.TOO_EASY
         return Verdict.KEPT
