@@ -1,0 +1,203 @@
+"""mNCE and its softmax ablation: closed forms, a loop written from the equation, float64 derivatives, invariances."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rence_lightning.errors import UserError
+from rence_lightning.objectives import Groups, MultiLabelNCE, SoftmaxContrast, Totals, multi_label_nce, softmax_contrast
+from rence_lightning.objectives.nce import reward_margin
+
+REWARDS = torch.tensor([[1, 1, 0.1, 0.1, 0.1, 0, 0, 0]], dtype=torch.float64)
+POSITIVE = REWARDS == 1
+
+
+def naive(scores: list[float], positive: list[bool], other_positives: bool) -> float:
+    """Eq. (1) as it stands, one positive and one denominator at a time."""
+    terms = []
+    for index, score in enumerate(scores):
+        if positive[index]:
+            rivals = [s for i, s in enumerate(scores) if i == index or not positive[i] or other_positives]
+            top = max(rivals)
+            terms.append(top + math.log(sum(math.exp(rival - top) for rival in rivals)) - score)
+    return sum(terms) / len(terms) if terms else 0.0
+
+
+groups = st.integers(2, 8).flatmap(
+    lambda k: st.lists(
+        st.tuples(
+            st.lists(st.floats(-30, 30), min_size=k, max_size=k), st.lists(st.booleans(), min_size=k, max_size=k)
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+
+
+@given(groups)
+def test_losses_are_the_equation_written_out(batch: list[tuple[list[float], list[bool]]]) -> None:
+    scores = torch.tensor([scores for scores, _ in batch], dtype=torch.float64)
+    positive = torch.tensor([positive for _, positive in batch])
+    for loss, other_positives in ((multi_label_nce, False), (softmax_contrast, True)):
+        expected = [naive(scores, positive, other_positives) for scores, positive in batch]
+        torch.testing.assert_close(loss(scores, positive), torch.tensor(expected, dtype=torch.float64))
+
+
+@given(groups, st.floats(-50, 50), st.randoms(use_true_random=False))
+def test_losses_know_neither_the_order_of_a_group_nor_a_shift_of_its_scores(
+    batch: list[tuple[list[float], list[bool]]], shift: float, random: object
+) -> None:
+    scores = torch.tensor([scores for scores, _ in batch], dtype=torch.float64)
+    positive = torch.tensor([positive for _, positive in batch])
+    order = list(range(scores.shape[1]))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    for loss in (multi_label_nce, softmax_contrast):
+        torch.testing.assert_close(loss(scores[:, order] + shift, positive[:, order]), loss(scores, positive))
+
+
+def test_loss_and_gradient_at_pi_old_are_the_closed_form() -> None:
+    """Where pi = pi_old the scores are the margins alone. With w = e^(alpha gap) and Z = 1 + sum over N of w, the loss
+    is log Z, dL/ds is -(1 - 1/Z)/|P| on a positive and w/Z on a negative."""
+    alpha = 0.5
+    scores = (alpha * (1 - REWARDS)).requires_grad_()
+    loss = multi_label_nce(scores, POSITIVE)
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    weights = [math.exp(alpha * 0.9)] * 3 + [math.exp(alpha)] * 3
+    z = 1 + sum(weights)
+    assert loss.item() == pytest.approx(math.log(z)) == pytest.approx(2.3657, abs=1e-4)
+    expected = [-(1 - 1 / z) / 2] * 2 + [weight / z for weight in weights]
+    assert gradient[0].tolist() == pytest.approx(expected)
+    assert sum(expected) == pytest.approx(0), "a shift of all scores must not change the loss"
+    assert gradient[0, 7] / gradient[0, 2] == pytest.approx(math.exp(alpha * 0.1)), "worse negatives are pushed more"
+
+
+@pytest.mark.parametrize("loss", [multi_label_nce, softmax_contrast])
+@pytest.mark.parametrize("positives", [0, 1, 2, 5, 8])
+def test_gradients_are_finite_differences(loss: object, positives: int) -> None:
+    scores = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    positive = (torch.arange(8) < positives).expand(3, 8)
+    assert torch.autograd.gradcheck(lambda s: loss(s, positive), scores)  # type: ignore[operator]
+
+
+COEFFICIENTS = [(2, -0.454, -0.416), (4, -0.217, -0.156), (6, -0.128, -0.059)]
+
+
+@pytest.mark.parametrize(("positives", "nce", "softmax"), COEFFICIENTS)
+def test_softmax_is_the_same_loss_only_for_one_positive(positives: int, nce: float, softmax: float) -> None:
+    """The coefficients of a positive at pi_old, alpha 0.5, all negatives without a reward."""
+    gaps = [0.0] * positives + [1.0] * (8 - positives)
+    scores = torch.tensor([[0.5 * gap for gap in gaps]], dtype=torch.float64, requires_grad=True)
+    positive = torch.arange(8).unsqueeze(0) < positives
+    for loss, expected in ((multi_label_nce, nce), (softmax_contrast, softmax)):
+        (gradient,) = torch.autograd.grad(loss(scores, positive).sum(), scores)
+        assert gradient[0, 0].item() == pytest.approx(expected, abs=1e-3)
+    single = torch.arange(8).unsqueeze(0) < 1
+    torch.testing.assert_close(multi_label_nce(scores, single), softmax_contrast(scores, single))
+
+
+def test_softmax_pushes_a_leading_positive_down_and_mnce_does_not() -> None:
+    scores = torch.zeros(1, 8, dtype=torch.float64)
+    scores[0, 0] = 3.0
+    scores.requires_grad_()
+    positive = torch.arange(8).unsqueeze(0) < 4
+    (nce,) = torch.autograd.grad(multi_label_nce(scores, positive).sum(), scores)
+    (softmax,) = torch.autograd.grad(softmax_contrast(scores, positive).sum(), scores)
+    assert nce[0, 0] < 0 < softmax[0, 0]
+
+
+def test_without_positives_or_negatives_there_is_nothing_to_learn() -> None:
+    scores = torch.randn(2, 4, requires_grad=True)
+    positive = torch.tensor([[False] * 4, [True] * 4])
+    loss = multi_label_nce(scores, positive)
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    assert loss.tolist() == [0, 0]
+    assert gradient.abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_scores_stay_finite(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[1e4, -1e4, 1e4, -1e4]], dtype=dtype, requires_grad=True)
+    positive = torch.tensor([[True, True, False, False]])
+    for loss in (multi_label_nce(scores, positive), softmax_contrast(scores, positive)):
+        (gradient,) = torch.autograd.grad(loss.sum(), scores)
+        assert loss.isfinite().all() and gradient.isfinite().all()
+
+
+# ---- the objective classes ----------------------------------------------------------------------------------------
+
+
+def random_groups(prompts: int = 5, responses: int = 4, tokens: int = 7) -> Groups:
+    generator = torch.Generator().manual_seed(3)
+    shape = (prompts, responses, tokens)
+    lengths = torch.randint(1, tokens + 1, shape[:2], generator=generator)
+    rewards = torch.tensor([1.0, 1.0, 0.1, 0.0], dtype=torch.float64).expand(prompts, responses)
+    return Groups(
+        log_probs=torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(),
+        old_log_probs=torch.randn(shape, generator=generator, dtype=torch.float64),
+        mask=torch.arange(tokens) < lengths.unsqueeze(-1),
+        rewards=rewards,
+        positive=rewards == 1,
+    )
+
+
+def part(groups: Groups, rows: slice) -> Groups:
+    names = ("log_probs", "old_log_probs", "mask", "rewards", "positive")
+    return Groups(**{name: getattr(groups, name)[rows] for name in names})
+
+
+def totals(groups: Groups) -> Totals:
+    prompts, responses = groups.rewards.shape
+    return Totals(prompts, prompts * responses, int(groups.mask.sum()), int(groups.positive.sum()))
+
+
+@pytest.mark.parametrize("margin", ["adaptive", "constant", "none"])
+@pytest.mark.parametrize("objective", [MultiLabelNCE, SoftmaxContrast])
+def test_scores_are_equation_2_and_shares_add_up(objective: type[MultiLabelNCE], margin: str) -> None:
+    groups = random_groups()
+    loss = objective(beta=0.2, alpha=0.7, margin=margin)  # type: ignore[arg-type]
+    expected = []
+    for prompt in range(5):
+        scores = []
+        for response in range(4):
+            length = int(groups.mask[prompt, response].sum())
+            ratio = sum(
+                float(groups.log_probs.detach()[prompt, response, t] - groups.old_log_probs[prompt, response, t])
+                for t in range(length)
+            )
+            gap = {"adaptive": (0, 0, 0.9, 1.0), "constant": (0, 0, 1, 1), "none": (0, 0, 0, 0)}[margin][response]
+            scores.append(0.2 * ratio + 0.7 * gap)
+        expected.append(naive(scores, [True, True, False, False], objective is SoftmaxContrast))
+    whole = loss.loss(groups, totals(groups))
+    assert whole.item() == pytest.approx(sum(expected) / 5)
+    shares = [loss.loss(part(groups, rows), totals(groups)) for rows in (slice(0, 1), slice(1, 4), slice(4, 5))]
+    assert sum(share.item() for share in shares) == pytest.approx(whole.item())
+
+
+def test_padding_has_no_part_in_loss_or_gradient() -> None:
+    groups = random_groups()
+    loss = MultiLabelNCE()
+    (gradient,) = torch.autograd.grad(loss.loss(groups, totals(groups)), groups.log_probs)
+    assert gradient[~groups.mask].abs().sum() == 0
+
+    def longer(values: Tensor) -> Tensor:
+        return torch.cat([values, torch.full((5, 4, 3), 1e6, dtype=values.dtype)], dim=-1)
+
+    mask = torch.cat([groups.mask, torch.zeros(5, 4, 3, dtype=torch.bool)], dim=-1)
+    old_log_probs = torch.where(mask, longer(groups.old_log_probs), -1e6)
+    padded = Groups(longer(groups.log_probs), old_log_probs, mask, groups.rewards, groups.positive)
+    assert loss.loss(padded, totals(groups)).item() == pytest.approx(loss.loss(groups, totals(groups)).item())
+
+
+def test_the_margin_vanishes_on_the_best_responses() -> None:
+    margin = reward_margin(REWARDS, POSITIVE, "adaptive")
+    assert margin[POSITIVE].abs().sum() == 0
+    assert margin[0].tolist() == pytest.approx([0, 0, 0.9, 0.9, 0.9, 1, 1, 1])
+
+
+def test_beta_must_be_positive() -> None:
+    with pytest.raises(UserError, match="beta > 0"):
+        MultiLabelNCE(beta=0)
