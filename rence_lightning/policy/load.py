@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy.model import Policy
@@ -52,12 +52,17 @@ def load_policy(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
-        # Renamed in transformers 5.2x; the old name warns there, the new one is unknown before.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        activation_checkpointing(model)
     policy = Policy(model, tokenizer)
     policy.check_head()
     return policy
+
+
+def activation_checkpointing(model: PreTrainedModel) -> None:
+    """Has a model recompute its activations in the backward pass."""
+    # Renamed in transformers 5.2x: the old name warns there, the new one is unknown before.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def resolve_policy(name: str) -> str:
@@ -73,11 +78,6 @@ def resolve_policy(name: str) -> str:
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise UserError(f"policy: no folder '{name}'; give a folder in the Hugging Face format, or a hub name")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-
-
-def context_length_of(name: str) -> int | None:
-    """The context length a policy was built for, without loading its weights; None if its config does not say."""
-    return getattr(AutoConfig.from_pretrained(resolve_policy(name)).get_text_config(), "max_position_embeddings", None)
 
 
 def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:

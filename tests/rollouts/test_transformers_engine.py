@@ -1,0 +1,160 @@
+"""The embedded engine, against the model's own forward pass, Hugging Face's generate and brute-force probabilities."""
+
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, EOS, tiny_policy
+
+from rence_lightning.errors import UserError
+from rence_lightning.policy import Policy
+from rence_lightning.rollouts import Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts.transformers import sample
+
+PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
+SEEDS = [11, 12, 13, 14]
+SAMPLING = Sampling(max_response_tokens=24)
+
+
+def generate(
+    policy: Policy,
+    sampling: Sampling = SAMPLING,
+    max_sequences: int = 64,
+    group_size: int = 6,
+    order: list[int] | None = None,
+) -> list[list[Rollout]]:
+    engine = TransformersEngine(max_sequences)
+    engine.sync(policy)
+    order = order if order is not None else list(range(len(PROMPTS)))
+    groups = engine.generate([PROMPTS[i] for i in order], group_size, sampling, [SEEDS[i] for i in order])
+    return [groups[order.index(i)] for i in range(len(PROMPTS)) if i in order]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_the_models_own_forward_pass(architecture: str, temperature: float) -> None:
+    """Each response alone, unpadded and without a cache."""
+    policy = tiny_policy(architecture)
+    groups = generate(policy, Sampling(temperature=temperature, max_response_tokens=24))
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for rollout in group:
+            logits = policy.model(torch.tensor([prompt + rollout.token_ids])).logits[0, len(prompt) - 1 : -1]
+            log_probs = (logits / temperature).log_softmax(-1)[range(len(rollout.token_ids)), rollout.token_ids]
+            torch.testing.assert_close(torch.tensor(rollout.log_probs), log_probs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_responses_depend_on_prompt_and_seed_not_on_the_batch(architecture: str) -> None:
+    """The same whatever the batch size, the neighbours (and so the padding) and the order."""
+    policy = tiny_policy(architecture)
+    expected = [[rollout.token_ids for rollout in group] for group in generate(policy)]
+    for groups in (
+        generate(policy, max_sequences=1),
+        generate(policy, max_sequences=13),
+        generate(policy, order=[3, 1, 0, 2]),
+    ):
+        assert [[rollout.token_ids for rollout in group] for group in groups] == expected
+    for index in range(len(PROMPTS)):
+        assert [rollout.token_ids for rollout in generate(policy, order=[index])[0]] == expected[index]
+
+
+def test_samples_of_a_group_differ_and_the_same_seed_repeats_them() -> None:
+    policy = tiny_policy()
+    groups = generate(policy)
+    assert len({tuple(rollout.token_ids) for rollout in groups[0]}) > 1
+    again = generate(policy)
+    assert [[r.token_ids for r in group] for group in again] == [[r.token_ids for r in group] for group in groups]
+
+
+@pytest.mark.parametrize("architecture", ["qwen3-tied", "llama-untied"])
+def test_temperature_zero_is_greedy_generate(architecture: str) -> None:
+    policy = tiny_policy(architecture)
+    groups = generate(policy, Sampling(temperature=0, max_response_tokens=24), group_size=2)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        reference = policy.model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
+        assert group[0].token_ids == group[1].token_ids == reference[0, len(prompt) :].tolist()
+
+
+def test_responses_end_with_eos_or_at_the_limit() -> None:
+    rollouts = [rollout for group in generate(tiny_policy(), group_size=32) for rollout in group]
+    reasons = {rollout.finish_reason for rollout in rollouts}
+    assert reasons == {"stop", "length"}, "the test needs both kinds"
+    for rollout in rollouts:
+        assert EOS not in rollout.token_ids[:-1]
+        assert len(rollout.log_probs) == len(rollout.token_ids) <= 24
+        if rollout.finish_reason == "stop":
+            assert rollout.token_ids[-1] == EOS
+        else:
+            assert rollout.token_ids[-1] != EOS and len(rollout.token_ids) == 24
+
+
+def test_progress_counts_every_response_and_token_once() -> None:
+    engine = TransformersEngine(max_sequences=12)
+    engine.sync(tiny_policy())
+    counted = [0, 0]
+
+    def progress(responses: int, tokens: int) -> None:
+        counted[0] += responses
+        counted[1] += tokens
+
+    groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS, progress)
+    assert counted == [24, sum(len(rollout.token_ids) for group in groups for rollout in group)]
+
+
+def test_neither_global_randomness_nor_the_training_mode_is_touched() -> None:
+    policy = tiny_policy()
+    policy.train()
+    before = torch.get_rng_state()
+    generate(policy)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert policy.model.training
+
+
+def test_weights_are_read_as_they_are_now() -> None:
+    """No copy goes stale: after a change of the policy the next responses are the changed policy's."""
+    policy, engine = tiny_policy(), TransformersEngine()
+    engine.sync(policy)
+    first = engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05 * torch.ones_like(parameter))
+    engine.sync(policy)
+    assert engine.generate(PROMPTS, 4, SAMPLING, SEEDS) == generate(policy, group_size=4) != first
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8, 0.3])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_are_the_probabilities(top_p: float, temperature: float) -> None:
+    """Every quantile is drawn, evenly spaced: frequencies then equal probabilities to within one draw in 20,000."""
+    logits = torch.tensor([2.0, -1.0, 0.5, 0.5, 1.9, -3.0])
+    probs = (logits.double() / temperature).softmax(-1)
+    ranked = sorted(range(6), key=lambda token: -probs[token])
+    nucleus: list[int] = []
+    while sum(probs[token] for token in nucleus) < top_p - 1e-12 and len(nucleus) < 6:
+        nucleus.append(ranked[len(nucleus)])
+    expected = torch.zeros(6, dtype=torch.float64)
+    expected[nucleus] = probs[nucleus] / probs[nucleus].sum()
+    draws = 20_000
+    uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    token, log_prob = sample(logits.expand(draws, 6), uniform, Sampling(temperature=temperature, top_p=top_p))
+    frequencies = torch.bincount(token, minlength=6) / draws
+    torch.testing.assert_close(frequencies.double(), expected, rtol=0, atol=1.01 / draws)
+    torch.testing.assert_close(log_prob.double(), probs.log()[token], rtol=0, atol=1e-6)
+
+
+def test_the_last_quantile_never_picks_an_impossible_token() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf]])
+    almost_one = torch.tensor([1.0 - 2**-53], dtype=torch.float64)
+    for top_p in (1.0, 0.9):
+        token, _ = sample(logits, almost_one, Sampling(top_p=top_p))
+        assert token.item() in (0, 1)
+
+
+def test_bad_settings_are_refused() -> None:
+    for settings, words in (
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_response_tokens": 0}, "max"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Sampling(**settings)
+    with pytest.raises(UserError, match="max_sequences"):
+        TransformersEngine(0)

@@ -1,0 +1,88 @@
+"""KL estimators against an enumerated KL, and the adaptive coefficient against Ziegler et al.'s rule."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rence_lightning.errors import UserError
+from rence_lightning.objectives import Groups, Totals
+from rence_lightning.trust_region import TrustRegion, adapt_kl_coef, kl_estimate
+
+OLD = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+
+
+def new_policy() -> torch.Tensor:
+    return torch.tensor([0.1, -0.4, 0.3, 0.8], dtype=torch.float64, requires_grad=True)
+
+
+def test_k1_and_k3_are_unbiased_under_pi_old() -> None:
+    """Summed over all outcomes with pi_old's probabilities they are KL(pi_old || pi_theta), not its reverse."""
+    log_new = new_policy().log_softmax(-1)
+    exact = (OLD * (OLD.log() - log_new)).sum()
+    reverse = (log_new.exp() * (log_new - OLD.log())).sum()
+    assert abs(exact - reverse) > 0.01, "the two directions must differ for the test to tell them apart"
+    for estimator in ("k1", "k3"):
+        expectation = (OLD * kl_estimate(log_new - OLD.log(), estimator)).sum()
+        assert expectation.item() == pytest.approx(exact.item())
+
+
+def test_the_gradient_of_k3_is_that_of_the_exact_kl() -> None:
+    for estimator in ("k1", "k3"):
+        logits = new_policy()
+        exact = (OLD * (OLD.log() - logits.log_softmax(-1))).sum()
+        (expected,) = torch.autograd.grad(exact, logits)
+        estimate = (OLD * kl_estimate(logits.log_softmax(-1) - OLD.log(), estimator)).sum()
+        (gradient,) = torch.autograd.grad(estimate, logits)
+        torch.testing.assert_close(gradient, expected)
+
+
+@given(st.floats(-15, 15))
+def test_estimators_of_a_single_token(log_ratio: float) -> None:
+    value = torch.tensor(log_ratio, dtype=torch.float64)
+    assert kl_estimate(value, "k1").item() == -log_ratio
+    assert kl_estimate(value, "k2").item() == pytest.approx(log_ratio**2 / 2)
+    assert kl_estimate(value, "k3").item() == pytest.approx(math.exp(log_ratio) - 1 - log_ratio, abs=1e-9)
+    assert kl_estimate(value, "k3").item() >= 0
+
+
+def test_k3_is_exact_next_to_pi_old_and_finite_far_from_it() -> None:
+    assert kl_estimate(torch.tensor(1e-4), "k3").item() == pytest.approx(5e-9, rel=1e-2), (
+        "e^x - 1 - x cancels in float32"
+    )
+    assert kl_estimate(torch.tensor([-1e4, 1e4]), "k3").isfinite().all()
+
+
+def test_at_pi_old_kl_and_its_gradient_vanish() -> None:
+    log_ratio = torch.zeros(5, requires_grad=True)
+    kl = kl_estimate(log_ratio, "k3").sum()
+    (gradient,) = torch.autograd.grad(kl, log_ratio)
+    assert kl == 0 and gradient.abs().sum() == 0
+
+
+def test_reductions() -> None:
+    log_probs = torch.tensor([[[0.1, 0.2, 9.0], [0.3, 9.0, 9.0]]], dtype=torch.float64)
+    mask = torch.tensor([[[True, True, False], [True, False, False]]])
+    groups = Groups(
+        log_probs, torch.zeros_like(log_probs), mask, torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool)
+    )
+    totals = Totals(prompts=4, responses=8, tokens=30, positives=3)
+    total = sum(math.exp(x) - 1 - x for x in (0.1, 0.2, 0.3))
+    assert TrustRegion(reduction="token").kl(groups, totals).item() == pytest.approx(total / 30)
+    assert TrustRegion(reduction="sequence").kl(groups, totals).item() == pytest.approx(total / 8)
+
+
+def test_the_coefficient_moves_as_in_ziegler() -> None:
+    settings = {"target_kl": 0.01, "horizon": 25600, "responses": 256}
+    assert adapt_kl_coef(0.001, kl=0.01, **settings) == 0.001, "on target it stays"
+    assert adapt_kl_coef(0.001, kl=0.011, **settings) == pytest.approx(0.001 * (1 + 0.1 * 0.01))
+    assert adapt_kl_coef(0.001, kl=1.0, **settings) == pytest.approx(0.001 * 1.002), "clipped above"
+    assert adapt_kl_coef(0.001, kl=0.0, **settings) == pytest.approx(0.001 * 0.998), "clipped below"
+    assert adapt_kl_coef(0.001, kl=-5.0, **settings) == pytest.approx(0.001 * 0.998), "k1 may be negative"
+
+
+def test_a_negative_coefficient_is_refused() -> None:
+    with pytest.raises(UserError, match="kl_coef"):
+        TrustRegion(kl_coef=-0.1)

@@ -1,0 +1,52 @@
+"""Tiny random models of several architectures, in memory."""
+
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rence_lightning.policy import Policy
+
+EOS, PAD, VOCABULARY = 1, 0, 40
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "bos_token_id": 2,
+}
+ARCHITECTURES = ["qwen3-tied", "qwen3-untied", "llama-tied", "llama-untied"]
+
+
+class NoTokenizer:
+    """Stands where a test needs no text."""
+
+    pad_token_id = PAD
+
+
+def tiny_model(architecture: str = "qwen3-tied", seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    family, _, tied = architecture.partition("-")
+    if family == "gemma2":
+        return Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=1.0)).eval()
+    config, model = (Qwen3Config, Qwen3ForCausalLM) if family == "qwen3" else (LlamaConfig, LlamaForCausalLM)
+    built = model(config(**SHAPE, tie_word_embeddings=tied == "tied")).eval()
+    with torch.no_grad():  # sharper than a fresh initialisation, whose every token is about equally likely
+        built.get_output_embeddings().weight.mul_(4 if tied == "tied" else 20)
+    return built
+
+
+def tiny_policy(architecture: str = "qwen3-tied", seed: int = 0) -> Policy:
+    return Policy(tiny_model(architecture, seed), NoTokenizer())  # type: ignore[arg-type]
