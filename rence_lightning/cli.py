@@ -1,6 +1,8 @@
 """The command line: `fit` and `validate`, from layered YAML files, interpolation and dotted overrides."""
 
+import re
 import sys
+from difflib import get_close_matches
 from typing import Any, NoReturn, cast
 
 from jsonargparse import set_parsing_settings
@@ -37,7 +39,17 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"(?:option '|arguments: --)([\w.]+)", message)
+        if unknown is not None and (near := get_close_matches(unknown[1], self._keys(), n=1)):
+            message += f" (did you mean {near[0]}?)"
         fail(message)
+
+    def _keys(self) -> list[str]:
+        """The keys of this parser, and of its subcommands."""
+        parsers = [self]
+        if self._subcommands_action is not None:
+            parsers += self._subcommands_action._name_parser_map.values()
+        return [action.dest for parser in parsers for action in parser._actions]
 
 
 class CLI(LightningCLI):
@@ -81,13 +93,29 @@ class CLI(LightningCLI):
     def _keep_config(self) -> None:
         parser = self._parser(self.subcommand)
         assert parser is not None and self.subcommand is not None
-        cast(Trainer, self.trainer).config_yaml = parser.dump(self.config[self.subcommand], skip_none=False)
+        cast(Trainer, self.trainer).config_yaml = parser.dump(self.config[self.subcommand], skip_unset=False)
 
 
 def fail(message: str) -> NoReturn:
     """One line on standard error, exit code 2."""
-    print("error: " + "; ".join(line.strip() for line in message.splitlines() if line.strip()), file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+NOISE = re.compile(
+    r"Does not validate against any of the Union|Subtypes:|Errors:|Given value|Expected a path but"
+    r"|Expected a <class 'NoneType'>"
+)
+
+
+def one_line(message: str) -> str:
+    """What jsonargparse says in many lines, without those that tell a user nothing.
+
+    A key that may be null makes an error a page: each alternative's complaint, that the value is not null among them.
+    """
+    lines = [line.strip().removeprefix("- ").removesuffix(";") for line in message.splitlines()]
+    telling = [line for line in lines if line and not NOISE.match(line)] or [line for line in lines if line]
+    return " ".join(line if line.endswith((":", ".", ",")) or line is telling[-1] else f"{line};" for line in telling)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -109,6 +137,10 @@ def main(args: list[str] | None = None) -> None:
             args=args,
         )
     except (UserError, OmegaConfBaseException) as error:
+        fail(str(error))
+    except ValueError as error:
+        if "Union subtypes" not in str(error):  # how jsonargparse hands on what a constructor has raised
+            raise
         fail(str(error))
     except (StarvationError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,6 +18,8 @@ def new_run_directory(wanted: Path) -> Path:
         except FileExistsError:
             if path.is_dir() and not any(path.iterdir()):
                 return path
+        except OSError as error:
+            raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
         number += 1
 
 

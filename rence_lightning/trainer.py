@@ -68,13 +68,19 @@ class Trainer(LightningFacade):
     ) -> None:
         if max_iterations < 0 or micro_batch_tokens < 1:
             raise UserError("trainer: max_iterations must be >= 0 and micro_batch_tokens >= 1")
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )
+        try:
+            fabric = Fabric(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision=precision,  # type: ignore[arg-type]
+            )
+        except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways of saying that a setting is impossible
+            raise UserError(
+                f"trainer: accelerator {accelerator}, devices {devices}, strategy {strategy}, precision {precision}: "
+                f"{error}"
+            ) from error
         super().__init__(fabric, callbacks or [])
         self.max_iterations = max_iterations
         self.wanted_run_dir = Path(run_dir)
