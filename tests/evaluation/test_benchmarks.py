@@ -1,6 +1,5 @@
 """The registry of benchmarks: rows in the hub's schemas, names, counts, and the local copies."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +89,6 @@ def test_any_name_goes_with_a_source(tmp_path: Path) -> None:
     assert len(load_benchmark("math500", FileProblems(str(path)))) == 1
 
 
-def data_folder() -> Path:
-    folder = Path(os.environ.get("RENCE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data at {folder}; set RENCE_DATA to the folder with eval/ and train/")
-    return folder
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "file"),
@@ -110,14 +102,14 @@ def data_folder() -> Path:
         ("gsm8k", "gsm8k_test"),
     ],
 )
-def test_local_copies_have_the_right_counts(name: str, file: str) -> None:
-    problems = load_benchmark(name, FileProblems(str(data_folder() / "eval" / f"{file}.jsonl")))
+def test_local_copies_have_the_right_counts(name: str, file: str, data_folder: Path) -> None:
+    problems = load_benchmark(name, FileProblems(str(data_folder / "eval" / f"{file}.jsonl")))
     assert len(problems) in BENCHMARKS[name].counts
 
 
 @pytest.mark.data
-def test_olympiadbench_answers_lose_their_dollar_signs() -> None:
-    path = str(data_folder() / "eval" / "olympiadbench_oe_to_maths_en.jsonl")
+def test_olympiadbench_answers_lose_their_dollar_signs(data_folder: Path) -> None:
+    path = str(data_folder / "eval" / "olympiadbench_oe_to_maths_en.jsonl")
     cleaned = [problem.answer for problem in FileProblems(path).load()]
     raw = [problem.answer for problem in FileProblems(path, answer_field="final_answer.0").load()]
     differing = [(a, b) for a, b in zip(cleaned, raw, strict=True) if a != b]

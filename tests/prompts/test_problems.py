@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -271,20 +270,13 @@ def test_an_unreachable_hub_points_to_local_files(monkeypatch: pytest.MonkeyPatc
     assert "\n" not in str(caught.value)
 
 
-def data_folder() -> Path:
-    folder = Path(os.environ.get("RENCE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data at {folder}; set RENCE_DATA to the folder with eval/ and train/")
-    return folder
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("file", "rows"),
     [("train/dapo_math_17k.jsonl.gz", 17917), ("train/math_train_7500.jsonl.gz", 7500), ("easy/svamp.jsonl", 1000)],
 )
-def test_training_files(file: str, rows: int) -> None:
-    assert len(FileProblems(str(data_folder() / file)).load()) == rows
+def test_training_files(file: str, rows: int, data_folder: Path) -> None:
+    assert len(FileProblems(str(data_folder / file)).load()) == rows
 
 
 def test_rows_without_an_answer_are_left_out_and_named_on_request(
