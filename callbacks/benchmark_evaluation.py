@@ -7,7 +7,13 @@ import torch
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import BenchmarkMetrics, append_evaluation, load_benchmark, macro_average
+from rence_lightning.evaluation import (
+    BenchmarkMetrics,
+    append_evaluation,
+    forget_evaluations_after,
+    load_benchmark,
+    macro_average,
+)
 from rence_lightning.groups import Group
 from rence_lightning.module import PolicyModule
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts
@@ -70,8 +76,10 @@ class BenchmarkEvaluation(Callback):
             self._prompts[name] = encoded.prompts
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        if trainer.current_epoch == 0:
+        if trainer.resumed_from is None:
             self._evaluate_once(trainer)
+        elif trainer.is_global_zero:
+            forget_evaluations_after(trainer.run_dir / "evaluations.jsonl", trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         if self.every and trainer.current_epoch % self.every == 0:

@@ -46,4 +46,6 @@ def run_loggers(run_dir: Path, steps_done: int, extra: list[Logger], is_global_z
     metrics = ResumableCSVLogger(run_dir, steps_done)
     if is_global_zero:
         metrics.attach()
-    return [metrics, TensorBoardLogger(run_dir, name="", version="tensorboard"), *extra]
+    # What an earlier life of the run logged after its last checkpoint happens again, perhaps differently.
+    events = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=steps_done + 1)
+    return [metrics, events, *extra]

@@ -71,8 +71,8 @@ def small_evaluation(**settings: Any) -> BenchmarkEvaluation:
     return BenchmarkEvaluation(**settings)
 
 
-def finishing_callbacks() -> list[Any]:
-    return [Progress(), small_evaluation(), ExportPolicy(), Checkpoint(every=2)]
+def finishing_callbacks(keep_last: int = 1) -> list[Any]:
+    return [Progress(), small_evaluation(), ExportPolicy(), Checkpoint(every=2, keep_last=keep_last)]
 
 
 def fresh_start(seed: int = 0) -> None:

@@ -13,9 +13,11 @@ from rence_lightning.errors import UserError
 from rence_lightning.prompts import ArithmeticProblems
 
 
-def run(run_dir: Path, iterations: int, ckpt_path: str | None = None, seed: int = 0, **data: Any) -> None:
+def run(
+    run_dir: Path, iterations: int, ckpt_path: str | None = None, seed: int = 0, keep_last: int = 1, **data: Any
+) -> None:
     fresh_start(seed)
-    trainer = make_trainer(run_dir, finishing_callbacks(), max_iterations=iterations)
+    trainer = make_trainer(run_dir, finishing_callbacks(keep_last), max_iterations=iterations)
     trainer.fit(make_module(), make_data(**data), ckpt_path=ckpt_path)
 
 
@@ -66,6 +68,18 @@ def test_a_resumed_run_goes_on_in_its_directory(tmp_path: Path) -> None:
     assert steps == list(range(1, 9)), "metrics.csv must hold every update once, before and after the resume"
     evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in evaluations] == [0, 2, 4]
+
+
+@pytest.mark.slow
+def test_what_happened_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
+    """A run of four, resumed from its second iteration, tells of the third and fourth once."""
+    run(tmp_path / "run", 4, keep_last=9)
+    run(tmp_path / "run", 4, ckpt_path=str(tmp_path / "run" / "checkpoints" / "iteration-0002"))
+    evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in evaluations] == [0, 4]
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(1, 9))
 
 
 def test_other_data_are_refused_at_resume(tmp_path: Path) -> None:

@@ -2,7 +2,12 @@
 
 from rence_lightning.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from rence_lightning.evaluation.metrics import BenchmarkMetrics, macro_average
-from rence_lightning.evaluation.report import append_evaluation, evaluation_table, read_evaluations
+from rence_lightning.evaluation.report import (
+    append_evaluation,
+    evaluation_table,
+    forget_evaluations_after,
+    read_evaluations,
+)
 
 __all__ = [
     "BENCHMARKS",
@@ -10,6 +15,7 @@ __all__ = [
     "BenchmarkMetrics",
     "append_evaluation",
     "evaluation_table",
+    "forget_evaluations_after",
     "load_benchmark",
     "macro_average",
     "read_evaluations",

@@ -83,6 +83,15 @@ def append_evaluation(path: Path, iteration: int, results: Results) -> None:
         os.fsync(file.fileno())
 
 
+def forget_evaluations_after(path: Path, iteration: int) -> None:
+    """Drop the lines of later iterations, which a run resumed from this one will go through again."""
+    kept = [line for line in read_evaluations(path) if line["iteration"] <= iteration]
+    if path.exists():
+        draft = path.with_name(f".tmp-{path.name}")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        draft.replace(path)
+
+
 def read_evaluations(path: Path) -> list[dict[str, Any]]:
     """The lines of an `evaluations.jsonl`, in order; empty when there is no such file yet.
 
