@@ -1,5 +1,6 @@
 """The adaptive KL coefficient (Ziegler et al. 2019), after every update."""
 
+import math
 from typing import Any
 
 from rence_lightning.callbacks.base import Callback
@@ -33,8 +34,8 @@ class AdaptiveKL(Callback):
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         region = module.trust_region
-        if self.enabled:
+        if self.enabled and math.isfinite(outputs["grad_norm"]):  # an update that was skipped measured nothing
             region.kl_coef = adapt_kl_coef(
                 region.kl_coef, outputs["kl"], self.target_kl, self.horizon, outputs["responses"]
             )
-        trainer.log_metrics({"train/kl_coef": region.kl_coef})
+        outputs["kl_coef"] = region.kl_coef

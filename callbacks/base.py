@@ -48,7 +48,7 @@ class Callback(LightningCallback):
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
-        """An update was taken; `outputs` are its figures over all ranks."""
+        """An update was taken; `outputs` are its figures over all ranks. What is added to them is logged with them."""
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """An iteration is done; its figures are in `trainer.callback_metrics`."""

@@ -104,7 +104,7 @@ class BenchmarkEvaluation(Callback):
         figures = {f"evaluation/{name}/{key}": value for name, row in results.items() for key, value in row.items()}
         figures["evaluation/average"] = macro_average(results)
         figures["evaluation/iteration"] = float(trainer.current_epoch)
-        trainer.log_metrics(figures)
+        trainer.log_metrics(figures, trainer.current_epoch)
 
     def _run(self, trainer: Trainer, name: str, prompts: list[Prompt]) -> dict[str, float]:
         data, start = trainer.datamodule, time.perf_counter()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.errors import UserError
+from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.module import PolicyModule
 from rence_lightning.run_directory import CHECKPOINTS
 from rence_lightning.trainer import Trainer
@@ -28,6 +28,23 @@ class Checkpoint(Callback):
         self.keep_last = keep_last
         self._best: float | None = None
         self._saved = -1
+
+    def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        """A run resumed from an earlier checkpoint starts another future: the later ones are of the old."""
+        checkpoints = trainer.run_dir / CHECKPOINTS
+        if trainer.resumed_from is None or not trainer.is_global_zero:
+            return
+        for folder in _folders(checkpoints):
+            if folder.name > trainer.resumed_from.name:
+                shutil.rmtree(folder)
+        _link(checkpoints / "last", trainer.resumed_from.name)
+        if not (checkpoints / "best").exists():
+            (checkpoints / "best").unlink(missing_ok=True)
+
+    def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
+        """A starved run has a good policy: nothing that it learned since the last checkpoint is lost."""
+        if isinstance(exception, StarvationError) and self.every and self._saved != trainer.current_epoch:
+            self._save(trainer, best=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         best = self._is_best(trainer)
@@ -62,8 +79,7 @@ class Checkpoint(Callback):
 
     def _prune(self, checkpoints: Path) -> None:
         kept = {(checkpoints / link).resolve() for link in ("last", "best") if (checkpoints / link).exists()}
-        folders = sorted(path for path in checkpoints.glob("iteration-*") if path.is_dir())
-        for path in folders[: -self.keep_last]:
+        for path in _folders(checkpoints)[: -self.keep_last]:
             if path.resolve() not in kept:
                 shutil.rmtree(path)
 
@@ -72,6 +88,11 @@ class Checkpoint(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self._saved = state_dict["best"], state_dict["saved"]
+
+
+def _folders(checkpoints: Path) -> list[Path]:
+    """Checkpoints, the oldest first."""
+    return sorted(path for path in checkpoints.glob("iteration-*") if path.is_dir())
 
 
 def _link(link: Path, target: str) -> None:

@@ -6,7 +6,8 @@ import torch
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.datamodule import IterationBatch
-from rence_lightning.groups import log_prob_tensors
+from rence_lightning.errors import UserError
+from rence_lightning.groups import engine_log_probs
 from rence_lightning.micro_batches import share_of_update
 from rence_lightning.module import PolicyModule
 from rence_lightning.trainer import Trainer
@@ -20,16 +21,24 @@ class OldPolicySnapshot(Callback):
 
     Args:
         source: `recompute`: a forward pass of the trainer's own model. `engine`: the log-probabilities that the rollout
-            engine reported, which saves the pass; sound only where engine and trainer agree (not in bfloat16).
+            engine reported, which saves the pass (and logs no entropy); only in float32, where the two agree.
     """
 
     def __init__(self, source: Literal["recompute", "engine"] = "recompute") -> None:
         self.source = source
 
+    def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
+        dtype = module.policy.model.dtype
+        if self.source == "engine" and (trainer.precision != "32-true" or dtype != torch.float32):
+            raise UserError(
+                f"old_policy: source is engine, but with precision {trainer.precision} and parameters in {dtype} the "
+                "engine's log-probabilities are not the trainer's; set source to recompute"
+            )
+
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         if self.source == "engine":
             for group in batch.groups:
-                group.old_log_probs = log_prob_tensors(group)
+                group.old_log_probs = [engine_log_probs(rollout) for rollout in group.rollouts]
             return
         entropy = difference = tokens = 0.0
         for groups in batch.updates:
@@ -40,10 +49,9 @@ class OldPolicySnapshot(Callback):
                 for group, response, log_probs, entropies in module.score(share):
                     group.old_log_probs[response] = log_probs
                     entropy += float(entropies.sum())
-                    difference += float((log_probs - log_prob_tensors(group)[response]).abs().sum())
+                    difference += float((log_probs - engine_log_probs(group.rollouts[response])).abs().sum())
                     tokens += len(log_probs)
         entropy, difference, tokens = trainer.sum_over_ranks(entropy, difference, tokens)
         if tokens:
-            trainer.log_metrics(
-                {"rollouts/entropy": entropy / tokens, "rollouts/engine_log_prob_difference": difference / tokens}
-            )
+            batch.figures["entropy"] = entropy / tokens
+            batch.figures["engine_log_prob_difference"] = difference / tokens

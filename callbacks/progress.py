@@ -32,7 +32,7 @@ class Progress(Callback):
 
     def __init__(self, bars: bool = True) -> None:
         self.bars = bars
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, markup=False)
         if not self.console.is_terminal:
             self.console.width = LOG_WIDTH
         self._live: Bars | None = None
@@ -51,15 +51,15 @@ class Progress(Callback):
             self.console.quiet = True
         data = trainer.datamodule
         if data.dropped_too_long:
-            self._say(f"[yellow]{data.dropped_too_long} training prompts are longer than {data.max_prompt_tokens} "
-                      "tokens (data.max_prompt_tokens) and were dropped[/]")  # fmt: skip
-        if stage == "fit":
-            self._say(
-                f"{module.policy_name}: {sum(p.numel() for p in module.policy.parameters()):,} parameters, "
-                f"{len(data.prompts):,} training prompts; run directory {trainer.run_dir}"
-            )
+            self._warn(f"{data.dropped_too_long} training prompts are longer than {data.max_prompt_tokens} "
+                      "tokens (data.max_prompt_tokens) and were dropped")  # fmt: skip
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        parameters = sum(parameter.numel() for parameter in module.policy.parameters())
+        self._say(
+            f"{module.policy_name}: {parameters:,} parameters, {len(trainer.datamodule.prompts):,} training prompts; "
+            f"run directory {trainer.run_dir}"
+        )
         if trainer.resumed_from is not None:
             self._say(f"resumed from {trainer.resumed_from}: iteration {trainer.current_epoch} is done")
 
@@ -70,7 +70,7 @@ class Progress(Callback):
         self, trainer: Trainer, module: PolicyModule, batch: IterationBatch, prompts: int, group_size: int
     ) -> None:
         kept = f"{len(batch.groups)}/{batch.wanted} groups kept"
-        title = f"iteration {batch.iteration + 1}/{trainer.max_iterations}  rollouts  {kept}"
+        title = f"iteration {batch.iteration}/{trainer.max_iterations}  rollouts  {kept}"
         self._begin(title, -(-prompts // trainer.world_size) * group_size)
 
     def on_benchmark_start(self, trainer: Trainer, module: PolicyModule, name: str, responses: int) -> None:
@@ -84,11 +84,11 @@ class Progress(Callback):
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         self._batch = batch
         self._sampling_seconds = time.perf_counter() - self._iteration_start
-        self._begin(f"iteration {batch.iteration + 1}/{trainer.max_iterations}  updates", len(batch.updates))
-        if len(batch.groups) < batch.wanted:
-            self._say(
-                f"[yellow]iteration {batch.iteration + 1}: only {len(batch.groups)} of {batch.wanted} groups after "
-                f"{len(batch.sampled)} prompts ({_fates(batch)}); training on those[/]"
+        self._begin(f"iteration {batch.iteration}/{trainer.max_iterations}  updates", len(batch.updates))
+        if 0 < len(batch.groups) < batch.wanted:
+            self._warn(
+                f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups after "
+                f"{len(batch.sampled)} prompts ({_fates(batch)}); training on those"
             )
 
     def on_train_batch_end(
@@ -152,9 +152,9 @@ class Progress(Callback):
         """The alarm of likelihood displacement: the policy moves away from the very answers it should learn."""
         self._falling = self._falling + 1 if log_ratio is not None and log_ratio < 0 else 0
         if self._falling == ALARM_AFTER:
-            self._say(
-                f"[yellow]the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
-                "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)[/]"
+            self._warn(
+                f"the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
+                "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
             )
 
     def _begin(self, title: str, total: int) -> None:
@@ -162,11 +162,11 @@ class Progress(Callback):
         self._tokens, self._task_start = 0, time.perf_counter()
         if self.bars and self.console.is_terminal:
             self._live = Bars(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 console=self.console,
                 transient=True,
             )
@@ -184,6 +184,9 @@ class Progress(Callback):
 
     def _say(self, text: str) -> None:
         self.console.print(text)
+
+    def _warn(self, text: str) -> None:
+        self.console.print(text, style="yellow")
 
 
 def _fates(batch: IterationBatch) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import ModelParallelStrategy
 from torch.nn import Module
 from torch.optim import Optimizer
 
@@ -44,10 +45,7 @@ def save_checkpoint(
     fabric.barrier()
     if fabric.is_global_zero:
         (draft / "steps").write_text(f"{steps}\n")  # a small file, read without opening the large one
-        _flush_to_disk(draft)
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.replace(folder)
+        _put_in_place(draft, folder)
     fabric.barrier()
 
 
@@ -62,9 +60,32 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
     return run
 
 
-def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> None:
-    """Loads a checkpoint's policy alone."""
-    fabric.load(folder / "state", {"policy": policy}, weights_only=True)
+def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[str, Any]:
+    """Loads a checkpoint's policy alone; returns the `run` that was saved with it."""
+    return _load(fabric, folder, {"policy": policy})
+
+
+def _load(fabric: Fabric, folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    sharded = (folder / "state").is_dir()
+    if sharded and not isinstance(fabric.strategy, ModelParallelStrategy):
+        raise UserError(
+            f"ckpt_path: {folder} holds the shards of several processes; load it with "
+            "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy (any number of devices, one as well)"
+        )
+    run: dict[str, Any] = fabric.load(folder / "state", state, weights_only=True)["run"]
+    return run
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Renames a finished draft; an older folder of that name stands until the new one does."""
+    _flush_to_disk(draft)
+    older = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(older, ignore_errors=True)
+    if folder.exists():
+        folder.replace(older)
+    draft.replace(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def peek_steps(folder: Path) -> int:

@@ -59,15 +59,15 @@ class CLI(LightningCLI):
     them; `trainer.callbacks` adds to them.
     """
 
-    # In the order in which they run: an iteration is measured and shown, the policy is evaluated, exported and saved.
+    # In the order in which they run: an iteration is measured and shown, the policy is evaluated, saved and exported.
     CALLBACKS = {  # noqa: RUF012
         "old_policy": OldPolicySnapshot,
         "adaptive_kl": AdaptiveKL,
         "rollout_log": RolloutLog,
         "progress": Progress,
         "evaluation": BenchmarkEvaluation,
-        "export": ExportPolicy,
         "checkpoint": Checkpoint,
+        "export": ExportPolicy,
     }
 
     @staticmethod
@@ -93,7 +93,9 @@ class CLI(LightningCLI):
     def _keep_config(self) -> None:
         parser = self._parser(self.subcommand)
         assert parser is not None and self.subcommand is not None
-        cast(Trainer, self.trainer).config_yaml = parser.dump(self.config[self.subcommand], skip_unset=False)
+        config = self.config[self.subcommand].clone()
+        config["ckpt_path"] = None  # what runs the saved configuration again starts anew
+        cast(Trainer, self.trainer).config_yaml = parser.dump(config, skip_unset=False)
 
 
 def fail(message: str) -> NoReturn:

@@ -1,5 +1,6 @@
 """Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,11 +41,12 @@ class IterationBatch:
     """What one iteration trains on, and what was sampled to get it.
 
     Attributes:
-        iteration: Counted from 0.
+        iteration: Counted from 1.
         groups: The groups kept, at most B.
         sampled: All groups sampled, with their fates.
         prompts_per_update: The mini-batch.
         wanted: B.
+        figures: Further figures for the iteration's row in the log, from callbacks.
     """
 
     iteration: int
@@ -52,6 +54,7 @@ class IterationBatch:
     wanted: int
     groups: list[Group] = field(default_factory=list)
     sampled: list[JudgedGroup] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def updates(self) -> list[list[Group]]:
@@ -81,6 +84,7 @@ class IterationBatch:
             "groups_sampled": float(len(self.sampled)),
             "groups_trained": float(len(self.groups)),
             **{f"share_{fate}": fates[fate] / len(self.sampled) for fate in (*Verdict, "cached")},
+            **self.figures,
         }
 
 
@@ -113,9 +117,11 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         data, pool = self._data, self._data.pool
         data.sampler.sync()  # pi_old <- pi_theta
         pool.start_iteration()
+        data.iteration += 1
         batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)
         stack: list[JudgedGroup] = []
-        for _ in range(data.max_draws_per_iteration):
+        # The cache is a draw of its own, and takes nothing from the others.
+        for _ in range(data.max_draws_per_iteration + bool(pool.cached)):
             prompts = [data.prompts[index] for index in pool.draw(data.prompts_per_draw)]
             if not prompts:
                 break
@@ -134,7 +140,6 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         for left_over in stack[data.prompts_per_iteration :]:
             left_over.fate = "cached"
         pool.cache(judged.group.prompt.index for judged in stack[data.prompts_per_iteration :])
-        data.iteration += 1
         return batch
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:
@@ -154,7 +159,7 @@ class RolloutDataModule(LightningDataModule):
 
     Args:
         problems: Where the training problems come from; several sources are joined.
-        template: How a problem becomes a prompt.
+        template: How a problem becomes a prompt (default: the paper's instructions, as a user's turn in a chat).
         engine: What samples responses (default: `TransformersEngine`).
         reward: What grades them (default: `MathReward`: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box).
         filter: Which groups are trained on (default: `PositiveRatioFilter`).
@@ -163,15 +168,15 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_iteration: B, groups trained on in an iteration.
         prompts_per_update: The mini-batch, groups in one optimizer step.
         prompts_per_draw: Prompts sampled at a time until B groups are kept (default: prompts_per_iteration).
-        max_draws_per_iteration: After so many draws an iteration trains on what it has.
+        max_draws_per_iteration: After so many draws, that of the cache apart, an iteration trains on what it has.
         max_prompt_tokens: Longer prompts are dropped, and counted.
-        seed: Of the prompts' order and of sampling (default: `seed_everything`).
+        seed: Of the prompts' order and of sampling. On the command line it is `seed_everything`.
     """
 
     def __init__(
         self,
         problems: list[ProblemSource],
-        template: PromptTemplate,
+        template: PromptTemplate | None = None,
         engine: RolloutEngine | None = None,
         reward: Reward | None = None,
         filter: PromptFilter | None = None,
@@ -187,7 +192,7 @@ class RolloutDataModule(LightningDataModule):
         super().__init__()
         _check_sizes(group_size, prompts_per_iteration, prompts_per_update, prompts_per_draw, max_draws_per_iteration)
         self.problems = problems
-        self.template = template
+        self.template = template if template is not None else PromptTemplate()
         self.engine = engine if engine is not None else TransformersEngine()
         self.reward = reward if reward is not None else MathReward()
         self.filter = filter if filter is not None else PositiveRatioFilter()
@@ -222,6 +227,8 @@ class RolloutDataModule(LightningDataModule):
         """Loads the training problems (`fit` only); call after `connect`."""
         if stage != "fit" or self.prompts:
             return
+        if self.sampling.temperature == 0:
+            raise UserError("data: sampling.temperature is 0, and K equal responses hold no contrast; set it above 0")
         problems = [problem for source in self.problems for problem in source.load()]
         encoded = encode_prompts(problems, self.template, self.tokenizer, self.max_prompt_tokens)
         self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
@@ -243,23 +250,31 @@ class RolloutDataModule(LightningDataModule):
             return
         fates = batch.fates
         raise StarvationError(
-            f"iteration {batch.iteration + 1}: none of the {len(batch.sampled)} groups sampled can be trained on: "
+            f"iteration {batch.iteration}: none of the {len(batch.sampled)} groups sampled can be trained on: "
             f"{fates[Verdict.TOO_HARD]} too hard, {fates[Verdict.TOO_EASY]} too easy, {fates[Verdict.MASTERED]} "
             f"mastered; {self.pool.left} prompts are left in the pool (loosen data.filter, raise "
             "data.max_draws_per_iteration, or give problems that the policy solves sometimes)"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.iteration, "prompts": len(self.prompts), "pool": self.pool.state_dict()}
+        return {"iteration": self.iteration, "prompts": self._fingerprint(), "pool": self.pool.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["prompts"] != len(self.prompts):
+        if state_dict["prompts"] != self._fingerprint():
             raise UserError(
-                f"data: the checkpoint was made with {state_dict['prompts']} training prompts, the configuration gives "
-                f"{len(self.prompts)}; resume with the same data.problems, template and max_prompt_tokens"
+                f"data: the checkpoint was made with other training prompts ({state_dict['prompts'].split()[0]}) than "
+                f"the configuration gives ({len(self.prompts)}); resume with the same data.problems, template and "
+                "max_prompt_tokens"
             )
         self.iteration = state_dict["iteration"]
         self.pool.load_state_dict(state_dict["pool"])
+
+    def _fingerprint(self) -> str:
+        """The number of prompts, and a digest of them: indices in the pool's state mean nothing for others."""
+        digest = hashlib.blake2b(digest_size=16)
+        for index, prompt in self.prompts.items():
+            digest.update(f"{index} {prompt.problem.id} {prompt.problem.answer} {prompt.token_ids}".encode())
+        return f"{len(self.prompts)} {digest.hexdigest()}"
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

@@ -3,9 +3,13 @@
 An iteration (rollouts and all updates on them) is Lightning's epoch, an update is its training batch and global step.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import Strategy
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -29,6 +33,8 @@ class LightningFacade:
     check_val_every_n_epoch = None
     """Evaluations do not follow every iteration: EarlyStopping looks after evaluations, unless told otherwise."""
     num_sanity_val_batches = 0
+
+    run_dir: Path
 
     def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:
         for callback in callbacks:
@@ -100,5 +106,39 @@ class LightningFacade:
         self.state.status = TrainerStatus.RUNNING
         self.state.stage = RunningStage.TRAINING if function == TrainerFn.FITTING else RunningStage.VALIDATING
 
-    def leave(self, status: TrainerStatus) -> None:
-        self.state.status = status
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Tells callbacks and loggers how the run ended."""
+        status = TrainerStatus.INTERRUPTED
+        try:
+            yield
+            status = TrainerStatus.FINISHED
+        except BaseException as error:
+            self.call("on_exception", error)
+            raise
+        finally:
+            self.state.status = status
+            if self.is_global_zero:
+                for logger in self.loggers:
+                    logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
+            self.call("teardown", str(self.state.fn))
+
+    def log_metrics(self, metrics: dict[str, float], iteration: int) -> None:
+        """Sends figures to the loggers, at the present update, and to `callback_metrics` for other callbacks.
+
+        Args:
+            metrics: By name.
+            iteration: That they belong to, counted from 1; 0 is before training.
+        """
+        self.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        if self.is_global_zero:
+            for logger in self.loggers:
+                logger.log_metrics({**metrics, "iteration": iteration}, step=self.global_step)
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.run_dir)
+
+    @property
+    def default_root_dir(self) -> str:
+        return str(self.run_dir)

@@ -131,9 +131,9 @@ class GroupSampler:
         ]
 
 
-def log_prob_tensors(group: Group) -> list[Tensor]:
-    """The engine's own log-probabilities of each response, as `(tokens,)` float32 tensors."""
-    return [torch.tensor(rollout.log_probs, dtype=torch.float32) for rollout in group.rollouts]
+def engine_log_probs(rollout: Rollout) -> Tensor:
+    """The engine's own log-probabilities of a response, `(tokens,)` float32."""
+    return torch.tensor(rollout.log_probs, dtype=torch.float32)
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from rence_lightning.errors import UserError
 from rence_lightning.groups import Group
 from rence_lightning.micro_batches import MicroBatch, UpdateShare, constants_of, idle, rows_of, whole_groups
 from rence_lightning.objectives import Groups, MultiLabelNCE, Objective, Totals
@@ -66,7 +68,10 @@ class PolicyModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and the learning rate schedule or None, over the (sharded) parameters."""
         optimizer = self._optimizer(self.policy.parameters())
-        return optimizer, self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
+        scheduler = self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError("model: lr_scheduler ReduceLROnPlateau has no figure to watch here; choose another")
+        return optimizer, scheduler
 
     def forward(self, batch: MicroBatch, entropy: bool = False) -> TokenScores:
         """Log-probabilities `(rows, tokens)` of the response tokens of a micro-batch."""

@@ -1,5 +1,6 @@
 """The folder that holds all of a run, and the names of its checkpoints."""
 
+import re
 from pathlib import Path
 
 from rence_lightning.errors import UserError
@@ -35,8 +36,7 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
         UserError: There is none.
     """
     if ckpt_path in ("last", "best"):
-        runs = [wanted, *sorted(wanted.parent.glob(f"{wanted.name}-[0-9]*"), key=_number)]
-        for run in reversed(runs):
+        for run in sorted(_runs(wanted), key=_number, reverse=True):
             if (run / CHECKPOINTS / ckpt_path).exists():
                 return (run / CHECKPOINTS / ckpt_path).resolve()
         raise UserError(f"ckpt_path: no {ckpt_path} checkpoint in {wanted}/{CHECKPOINTS}; give the path of one")
@@ -52,6 +52,14 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
 def run_directory_of(checkpoint: Path) -> Path:
     """The run that a checkpoint belongs to, which is where a resumed run goes on."""
     return checkpoint.parent.parent
+
+
+def _runs(wanted: Path) -> list[Path]:
+    """The folder itself and those that `new_run_directory` made beside it."""
+    if not wanted.parent.is_dir():
+        return []
+    name = re.compile(rf"{re.escape(wanted.name)}(-[0-9]+)?")
+    return [path for path in wanted.parent.iterdir() if name.fullmatch(path.name)]
 
 
 def _number(path: Path) -> int:

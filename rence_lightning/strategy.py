@@ -7,7 +7,7 @@ from lightning.fabric.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
@@ -25,7 +25,6 @@ class FullyShardStrategy(ModelParallelStrategy):
             `_no_split_modules`, its decoder layers).
         reshard_after_forward: Free a layer's gathered parameters after its forward pass, and gather them again for its
             backward pass: less memory, more communication.
-        cpu_offload: Keep shards and optimizer state in main memory.
         sharded_checkpoint: Every process saves its shard; False assembles one file on rank 0.
     """
 
@@ -33,13 +32,11 @@ class FullyShardStrategy(ModelParallelStrategy):
         self,
         layers: list[str] | None = None,
         reshard_after_forward: bool = True,
-        cpu_offload: bool = False,
         sharded_checkpoint: bool = True,
     ) -> None:
         super().__init__(self._shard, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoint)
         self._layers = layers
         self._reshard_after_forward = reshard_after_forward
-        self._cpu_offload = cpu_offload
 
     def setup_environment(self) -> None:
         # Left to itself, the base class replicates over the devices of a node and never averages their gradients.
@@ -47,13 +44,10 @@ class FullyShardStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def _shard(self, policy: Module, mesh: DeviceMesh) -> Module:
-        options: dict[str, Any] = {
-            "mesh": mesh["data_parallel"],
-            "offload_policy": CPUOffloadPolicy() if self._cpu_offload else OffloadPolicy(),
-        }
+        options: dict[str, Any] = {"mesh": mesh["data_parallel"]}
         if self.precision.precision == "bf16-mixed":
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        policy.to(self.root_device if not self._cpu_offload else "cpu")
+        policy.to(self.root_device)
         names = set(self._layers or getattr(policy.model, "_no_split_modules", None) or ())
         layers = [module for module in policy.modules() if type(module).__name__ in names]
         if not layers:

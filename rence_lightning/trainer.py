@@ -1,20 +1,21 @@
 """The training loop on Fabric: one iteration reads like Algorithm 1."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import Strategy
 from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.checkpoint import load_checkpoint, load_policy_weights, peek_steps, save_checkpoint
 from rence_lightning.datamodule import IterationBatch, RolloutDataModule
@@ -25,6 +26,11 @@ from rence_lightning.loggers import run_loggers
 from rence_lightning.micro_batches import UpdateShare, share_of_update
 from rence_lightning.module import PolicyModule
 from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of
+
+Precision = Literal["32-true", "bf16-mixed", "64-true"]
+
+SKIPS_IN_A_ROW = 10
+"""Updates that may be skipped one after the other before the run stops: the policy itself must be broken."""
 
 
 class Trainer(LightningFacade):
@@ -39,11 +45,13 @@ class Trainer(LightningFacade):
         num_nodes: As in Lightning.
         strategy: `auto`, `ddp`, ... as in Lightning Fabric, or the `class_path` of one: to shard the policy,
             `rence_lightning.strategy.FullyShardStrategy`.
-        precision: As in Lightning Fabric: `32-true`, `bf16-mixed`, `bf16-true`, ...
+        precision: `32-true` computes in the parameters' own type (`model.dtype`), `bf16-mixed` in bfloat16 with
+            parameters in float32. Fabric's `bf16-true` is not offered: it rounds rotary frequencies as well.
         micro_batch_tokens: Tokens (padding counted) of one forward and backward pass on one device. The one size that
             is per device; it changes memory and speed, never the gradient.
         gradient_clip_val: Largest norm of an update's gradient; null leaves it as it is.
-        on_nonfinite: What to do when an update's gradient is not finite: `stop` the run, or `skip` the update.
+        on_nonfinite: What to do when an update's gradient is not finite: `stop` the run, or `skip` the update (and stop
+            after ten in a row).
         loggers: Further loggers, by `class_path`.
         callbacks: Further callbacks, by `class_path`.
     """
@@ -59,7 +67,7 @@ class Trainer(LightningFacade):
         devices: list[int] | str | int = "auto",
         num_nodes: int = 1,
         strategy: Strategy | str = "auto",
-        precision: str = "32-true",
+        precision: Precision = "32-true",
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
         on_nonfinite: Literal["stop", "skip"] = "stop",
@@ -68,13 +76,17 @@ class Trainer(LightningFacade):
     ) -> None:
         if max_iterations < 0 or micro_batch_tokens < 1:
             raise UserError("trainer: max_iterations must be >= 0 and micro_batch_tokens >= 1")
+        if gradient_clip_val is not None and gradient_clip_val <= 0:
+            raise UserError(
+                f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
+            )
         try:
             fabric = Fabric(
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=num_nodes,
                 strategy=strategy,
-                precision=precision,  # type: ignore[arg-type]
+                precision=precision,
             )
         except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways of saying that a setting is impossible
             raise UserError(
@@ -89,6 +101,8 @@ class Trainer(LightningFacade):
         self.gradient_clip_val = gradient_clip_val
         self.on_nonfinite = on_nonfinite
         self.updates_skipped = 0
+        self._skipped_in_a_row = 0
+        self._scheduler: LRScheduler | None = None
         self.config_yaml: str | None = None
         self._extra_loggers = loggers or []
         self._resumed_from: Path | None = None
@@ -109,7 +123,7 @@ class Trainer(LightningFacade):
             ckpt_path: Resume from here: `last`, `best`, a run directory or a checkpoint in one.
         """
         self._set_up(model, datamodule, TrainerFn.FITTING, ckpt_path)
-        with self._running():
+        with self.running():
             self.call("on_fit_start")
             self.call("on_train_start")
             batches = iter(datamodule.train_dataloader(self))
@@ -131,7 +145,7 @@ class Trainer(LightningFacade):
     def validate(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
         """Evaluates the policy, or the one of a checkpoint, on the configured benchmarks; nothing is trained."""
         self._set_up(model, datamodule, TrainerFn.VALIDATING, ckpt_path)
-        with self._running():
+        with self.running():
             self.evaluate()
 
     def evaluate(self) -> None:
@@ -150,10 +164,11 @@ class Trainer(LightningFacade):
         share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
         metrics = self._backward(share)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
+        metrics["responses"] = share.totals.responses
         metrics["grad_norm"] = self._step()
         self.global_step += 1
-        self.log_metrics({f"train/{name}": value for name, value in metrics.items()})
-        self.call("on_train_batch_end", {**metrics, "responses": share.totals.responses}, groups, index)
+        self.call("on_train_batch_end", metrics, groups, index)
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
         return metrics
 
     def _backward(self, share: UpdateShare) -> dict[str, float]:
@@ -181,17 +196,20 @@ class Trainer(LightningFacade):
         )
         assert norm is not None
         total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if torch.isfinite(torch.tensor(total)):
+        if math.isfinite(total):
             optimizer.step()
-            if self.lr_scheduler_configs:
-                self.lr_scheduler_configs[0].step()
-        elif self.on_nonfinite == "skip":
-            self.updates_skipped += 1
+            self._skipped_in_a_row = 0
+            if self._scheduler is not None:
+                self._scheduler.step()
         else:
-            raise NonFiniteError(
-                f"iteration {self.current_epoch}, update {self.global_step}: the gradient's norm is {total}; it "
-                "was not taken (lower the learning rate, or set trainer.on_nonfinite to skip)"
-            )
+            self.updates_skipped += 1
+            self._skipped_in_a_row += 1
+            if self.on_nonfinite == "stop" or self._skipped_in_a_row == SKIPS_IN_A_ROW:
+                raise NonFiniteError(
+                    f"iteration {self.current_epoch + 1}, update {self.global_step + 1}: the gradient's norm is "
+                    f"{total}, and {self._skipped_in_a_row} updates in a row were not taken (lower the learning rate, "
+                    "or set trainer.on_nonfinite to skip where this is rare)"
+                )
         optimizer.zero_grad(set_to_none=True)
         return total
 
@@ -234,16 +252,15 @@ class Trainer(LightningFacade):
         datamodule.setup(str(function.value))
         # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
         module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
+        self.call("setup", str(function.value))  # callbacks check their settings here, before anything is written
         self._open_run_directory(checkpoint)
-        self.call("setup", str(function.value))
         if function == TrainerFn.FITTING:
-            optimizer, scheduler = module.configure_optimizers()
+            optimizer, self._scheduler = module.configure_optimizers()
             self.optimizers = [self.fabric.setup_optimizers(optimizer)]
-            self.lr_scheduler_configs = [scheduler] if scheduler is not None else []
             if checkpoint is not None:
                 self._load_run_state(load_checkpoint(self.fabric, checkpoint, module.policy, self.optimizers[0]))
         elif checkpoint is not None:
-            load_policy_weights(self.fabric, checkpoint, module.policy)
+            self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
         steps_done = 0
@@ -254,16 +271,12 @@ class Trainer(LightningFacade):
             self.run_dir = new_run_directory(self.wanted_run_dir.with_name(self.wanted_run_dir.name + suffix))
         self.run_dir = self.fabric.broadcast(self.run_dir)
         if self.is_global_zero and self.config_yaml is not None:
-            (self.run_dir / "config.yaml").write_text(self.config_yaml)
+            name = "config.yaml" if checkpoint is None or not self.training else f"config-from-{checkpoint.name}.yaml"
+            (self.run_dir / name).write_text(self.config_yaml)
         self.loggers = run_loggers(self.run_dir, steps_done, self._extra_loggers, self.is_global_zero)
-
-    @property
-    def log_dir(self) -> str:
-        return str(self.run_dir)
-
-    @property
-    def default_root_dir(self) -> str:
-        return str(self.run_dir)
+        if self.is_global_zero and self.config_yaml is not None:
+            for logger in self._extra_loggers:
+                logger.log_hyperparams(yaml.safe_load(self.config_yaml))
 
     @property
     def resumed_from(self) -> Path | None:
@@ -276,13 +289,12 @@ class Trainer(LightningFacade):
         save_checkpoint(self.fabric, folder, policy, optimizer, self._run_state(), self.global_step)
 
     def _run_state(self) -> dict[str, Any]:
-        schedulers = self.lr_scheduler_configs
         run: dict[str, Any] = {
             "global_step": self.global_step,
             "iteration": self.current_epoch,
             "updates_skipped": self.updates_skipped,
             "data": self.datamodule.state_dict(),
-            "lr_scheduler": schedulers[0].state_dict() if schedulers else None,
+            "lr_scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
             "callbacks": {callback.state_key: state for callback in self.callbacks if (state := callback.state_dict())},
         }
         self.lightning_module.on_save_checkpoint(run)
@@ -294,18 +306,11 @@ class Trainer(LightningFacade):
         self.updates_skipped = run["updates_skipped"]
         self.lightning_module.on_load_checkpoint(run)
         self.datamodule.load_state_dict(run["data"])
-        if self.lr_scheduler_configs:
-            self.lr_scheduler_configs[0].load_state_dict(run["lr_scheduler"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(run["lr_scheduler"])
         for callback in self.callbacks:
             if callback.state_key in run["callbacks"]:
                 callback.load_state_dict(run["callbacks"][callback.state_key])
-
-    def log_metrics(self, metrics: dict[str, float]) -> None:
-        """Sends figures to the loggers, at the present update, and to `callback_metrics` for other callbacks."""
-        self.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        if self.is_global_zero:
-            for logger in self.loggers:
-                logger.log_metrics({**metrics, "iteration": self.current_epoch}, step=self.global_step)
 
     def _log_iteration(self, batch: IterationBatch, updates: list[dict[str, float]]) -> None:
         figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
@@ -313,21 +318,4 @@ class Trainer(LightningFacade):
         figures["train/updates_skipped"] = self.updates_skipped
         for name in updates[0] if updates else ():
             figures[f"iteration/{name}"] = sum(update[name] for update in updates) / len(updates)
-        self.log_metrics(figures)
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Tells callbacks and loggers how the run ended."""
-        status = TrainerStatus.INTERRUPTED
-        try:
-            yield
-            status = TrainerStatus.FINISHED
-        except BaseException as error:
-            self.call("on_exception", error)
-            raise
-        finally:
-            self.leave(status)
-            if self.is_global_zero:
-                for logger in self.loggers:
-                    logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
-            self.call("teardown", str(self.state.fn))
+        self.log_metrics(figures, self.current_epoch)

@@ -26,6 +26,7 @@ OVERLAYS = [
     [CONF / "arithmetic.yaml"],
     [CONF / "smollm2.yaml"],
     [CONF / "smollm2.yaml", CONF / "data" / "easy_local.yaml"],
+    [CONF / "own.yaml"],
     [CONF / "rence.yaml"],
 ]
 
@@ -195,7 +196,7 @@ def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [type(callback).__name__ for callback in changed["trainer"].callbacks]
     assert kinds.count("EarlyStopping") == 1
     assert [kind for kind in kinds if kind != EarlyStopping.__name__] == [
-        "OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation", "ExportPolicy", "Checkpoint"
+        "OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation", "Checkpoint", "ExportPolicy"
     ]  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_what_happened_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None
 
 def test_other_data_are_refused_at_resume(tmp_path: Path) -> None:
     run(tmp_path / "run", 1)
-    with pytest.raises(UserError, match="made with 2000 training prompts, the configuration gives 100"):
+    with pytest.raises(UserError, match="other training prompts \\(2000\\) than the configuration gives \\(100\\)"):
         run(tmp_path / "run", 2, ckpt_path="last", problems=[ArithmeticProblems("train", count=100)])
 
 

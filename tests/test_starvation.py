@@ -8,11 +8,12 @@ import pytest
 import torch
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 
-from rence_lightning.callbacks import Progress
+from rence_lightning.callbacks import Checkpoint, Progress
 from rence_lightning.datamodule import RolloutDataModule
-from rence_lightning.errors import StarvationError
+from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.prompts import ArithmeticProblems
 from rence_lightning.rewards import Reward, Score
+from rence_lightning.rollouts import Sampling
 from rence_lightning.trainer import Trainer
 
 CORRECT, WRONG = Score(1.0, True, "1"), Score(0.1, False, "2")
@@ -58,7 +59,7 @@ def test_all_too_hard_is_an_error_with_the_counts(tmp_path: Path) -> None:
         StarvationError, match=r"none of the 12 groups .* 12 too hard, 0 too easy, 0 mastered; 12 prompts"
     ):
         fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
-    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0000.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
     assert [row["fate"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
 
 
@@ -98,7 +99,7 @@ def test_left_over_groups_are_sampled_anew_first_thing(tmp_path: Path) -> None:
     fit(tmp_path / "run", make_data(reward=Fixed("11000000")), iterations=2)
     first, second = (
         [json.loads(line) for line in (tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines()]
-        for i in (0, 1)
+        for i in (1, 2)
     )
     cached = [row["id"] for row in first if row["fate"] == "cached"]
     assert len(first) == 8 and len(cached) == 2, "eight drawn, six wanted"
@@ -108,3 +109,29 @@ def test_left_over_groups_are_sampled_anew_first_thing(tmp_path: Path) -> None:
     assert all([response["text"] for response in row["responses"]] != texts[row["id"]] for row in second[:2]), (
         "left-over groups must not be trained on: their prompts are sampled again"
     )
+
+
+def test_the_draw_of_the_cache_takes_none_from_the_others(tmp_path: Path) -> None:
+    """One draw allowed, and two left-over prompts: the second iteration samples them and a draw besides."""
+    data = make_data(reward=Fixed("11000000"), max_draws_per_iteration=1)
+    trainer = fit(tmp_path / "run", data, iterations=2)
+    assert trainer.callback_metrics["rollouts/groups_sampled"] == 10
+
+
+def test_a_starved_run_keeps_what_it_learned(tmp_path: Path) -> None:
+    class OnlyOnce(Fixed):
+        def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+            scores = super().score(gold, responses)
+            self.verdicts = "00000000"
+            return scores
+
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [Checkpoint(every=100)], max_iterations=3)
+    with pytest.raises(StarvationError, match="iteration 2: none of the"):
+        trainer.fit(make_module(), make_data(reward=OnlyOnce("11000000")))
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "iteration-0001"
+
+
+def test_training_at_temperature_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no contrast"):
+        fit(tmp_path / "run", make_data(sampling=Sampling(temperature=0.0, max_response_tokens=64)))

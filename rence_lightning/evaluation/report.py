@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation.metrics import macro_average
@@ -46,7 +46,7 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
     """
     figures = {key: show for key, show in _FIGURES.items() if all(key in result for result in results.values())}
     headings = {"pass": f"pass@{repeats} %", "boxed": "boxed %", "truncated": "truncated %"}
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("benchmark")
     for heading in (f"avg@{repeats} %", *(headings.get(key, key.replace("_per_", "/")) for key in figures)):
         table.add_column(heading, justify="right")
@@ -54,7 +54,7 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         accuracy = _percent(result["avg"])
         if repeats > 1:
             accuracy += f" ± {_percent(result['std'])}"
-        table.add_row(escape(name), accuracy, *(show(result[key]) for key, show in figures.items()))
+        table.add_row(Text(name), accuracy, *(show(result[key]) for key, show in figures.items()))
     if len(results) > 1:
         table.add_section()
         means = (show(fmean(result[key] for result in results.values())) for key, show in figures.items())

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy.model import Policy
@@ -42,7 +49,8 @@ def load_policy(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        config = _without_dropout(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -50,12 +58,22 @@ def load_policy(
             f"policy: cannot load '{name}': {reason} (give a folder in the Hugging Face format, or a hub name)"
         ) from error
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
         activation_checkpointing(model)
     policy = Policy(model, tokenizer)
     policy.check_head()
     return policy
+
+
+def _without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """Dropout off, for good: the ratio pi_theta / pi_old would compare two different random networks."""
+    for name, value in config.to_dict().items():
+        if name.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
 
 
 def activation_checkpointing(model: PreTrainedModel) -> None:

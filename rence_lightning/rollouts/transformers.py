@@ -6,12 +6,12 @@ is sampled does not depend on the batch a prompt happens to be in.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn import Module
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from rence_lightning.errors import UserError
 from rence_lightning.rollouts.engine import EngineProgress, FinishReason, Rollout, Sampling
@@ -26,12 +26,15 @@ class TransformersEngine:
     Args:
         max_sequences: How many responses are sampled at a time (prompts times group size). Bounds the memory of the
             key-value cache.
+        copy_dtype: Of the whole copy that each process keeps of a sharded policy, and so of its key-value cache
+            (default: the policy's own). In bfloat16 both take half the memory.
     """
 
-    def __init__(self, max_sequences: int = 256) -> None:
+    def __init__(self, max_sequences: int = 256, copy_dtype: Literal["float32", "bfloat16"] | None = None) -> None:
         if max_sequences < 1:
             raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
         self.max_sequences = max_sequences
+        self.copy_dtype = copy_dtype
         self._model: PreTrainedModel | None = None
 
     def sync(self, policy: "object") -> None:
@@ -45,9 +48,9 @@ class TransformersEngine:
     def _gather(self, model: PreTrainedModel) -> None:
         """Copies a sharded policy's weights into a whole model of this process, a parameter at a time."""
         if self._model is None:
+            dtype = model.dtype if self.copy_dtype is None else getattr(torch, self.copy_dtype)
             with torch.device(model.device):
-                self._model = type(model)(model.config)
-            Module.to(self._model, dtype=model.dtype)
+                self._model = AutoModelForCausalLM.from_config(model.config, dtype=dtype).requires_grad_(False)
             self._model.generation_config = model.generation_config
         for whole, shard in zip(self._model.parameters(), model.parameters(), strict=True):
             whole.copy_(shard.full_tensor() if isinstance(shard, DTensor) else shard)
