@@ -1,6 +1,7 @@
 """Groups: a prompt with its K sampled, graded responses. Training and evaluation sample them in the same way."""
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Group:
         return [score.correct for score in self.scores]
 
     @property
-    def sequences(self) -> list[tuple[tuple[int, ...], list[int]]]:
+    def sequences(self) -> "list[tuple[tuple[int, ...], array[int]]]":
         """(prompt ids, response ids) of each response."""
         return [(self.prompt.token_ids, rollout.token_ids) for rollout in self.rollouts]
 
@@ -117,7 +118,7 @@ class GroupSampler:
     def _grade(self, prompts: list[Prompt], sampled: list[list[Rollout]], temperature: float) -> list[Group]:
         texts = [
             self._policy.tokenizer.batch_decode(
-                [rollout.token_ids for rollout in rollouts],
+                [rollout.token_ids.tolist() for rollout in rollouts],
                 skip_special_tokens=True,
                 clean_up_tokenization_spaces=False,
             )
@@ -133,7 +134,7 @@ class GroupSampler:
 
 def engine_log_probs(rollout: Rollout) -> Tensor:
     """The engine's own log-probabilities of a response, `(tokens,)` float32."""
-    return torch.tensor(rollout.log_probs, dtype=torch.float32)
+    return torch.frombuffer(rollout.log_probs, dtype=torch.float32).clone()
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The gradient of an update: against the equation in float64, and the same however the update is cut up."""
 
+from array import array
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def make_groups(module: PolicyModule) -> list[Group]:
     groups = []
     for index, rewards in enumerate(REWARDS):
         prompt = tuple(number(3, 15) for _ in range(number(3, 9)))
-        rollouts = [Rollout([number(3, 15) for _ in range(number(1, 30))], [], "stop") for _ in rewards]
+        tokens = [array("i", [number(3, 15) for _ in range(number(1, 30))]) for _ in rewards]
+        rollouts = [Rollout(ids, array("f", [0.0] * len(ids)), "stop") for ids in tokens]
         scores = [Score(float(reward), reward == 1, None) for reward in rewards]
         group = Group(
             Prompt(index, Problem(str(index), "", ""), prompt), rollouts, [""] * len(rollouts), scores, temperature=0.8
@@ -61,7 +63,7 @@ def naive_loss(module: PolicyModule, groups: list[Group]) -> Tensor:
         best = max(group.rewards)
         for (prompt, response), old, reward in zip(group.sequences, group.old_log_probs, group.rewards, strict=True):
             logits = module.policy.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-            log_probs = (logits / group.temperature).log_softmax(-1)[range(len(response)), response]
+            log_probs = (logits / group.temperature).log_softmax(-1)[range(len(response)), response.tolist()]
             scores.append(BETA * (log_probs.sum() - old.sum()) + ALPHA * (best - reward))
             ratio = (log_probs - old).exp()
             kl = kl + (ratio - 1 - ratio.log()).sum()

@@ -238,7 +238,9 @@ def measure(folder: Path) -> Measurement:
         return engine.generate(prompts[:problems], group_size, sampling, seeds=range(problems))
 
     def answers(groups: list[list[Rollout]]) -> list[list[str | None]]:
-        texts = [policy.tokenizer.batch_decode([r.token_ids for r in g], skip_special_tokens=True) for g in groups]
+        texts = [
+            policy.tokenizer.batch_decode([r.token_ids.tolist() for r in g], skip_special_tokens=True) for g in groups
+        ]
         return [[last_boxed(text) for text in group] for group in texts]
 
     def right(groups: list[list[Rollout]]) -> list[list[bool]]:

@@ -1,5 +1,6 @@
 """What a rollout engine is: token ids in, sampled token ids with their log-probabilities out."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -40,14 +41,18 @@ class Sampling:
 class Rollout:
     """One sampled response.
 
+    An iteration samples tens of millions of tokens, and every process holds them all: arrays of four bytes an element
+    take a ninth of what lists take.
+
     Attributes:
-        token_ids: The response's tokens, the end-of-sequence token included when there is one.
-        log_probs: For each token, in nats, its log-probability at the sampling temperature (before top-p truncation).
+        token_ids: `array("i")`, the response's tokens, the end-of-sequence token included when there is one.
+        log_probs: `array("f")`, for each token, in nats, its log-probability at the sampling temperature (before top-p
+            truncation).
         finish_reason: Why it ended.
     """
 
-    token_ids: list[int]
-    log_probs: list[float]
+    token_ids: "array[int]"
+    log_probs: "array[float]"
     finish_reason: FinishReason
 
 

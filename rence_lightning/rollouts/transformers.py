@@ -5,6 +5,7 @@ the batch at once. Each response's randomness is drawn from its prompt's own see
 is sampled does not depend on the batch a prompt happens to be in.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import Literal
 
@@ -107,8 +108,8 @@ class _Decoding:
         alive = torch.arange(self.rows)  # which row each sequence still in the batch is
         end_ids = torch.tensor(self.end_ids, device=self.device)
         uniforms = self.uniforms.to(self.device)
-        tokens: list[list[int]] = [[] for _ in range(self.rows)]
-        log_probs: list[list[float]] = [[] for _ in range(self.rows)]
+        tokens = [array("i") for _ in range(self.rows)]
+        log_probs = [array("f") for _ in range(self.rows)]
         stopped = [False] * self.rows
         for step in range(self.sampling.max_response_tokens):
             token, log_prob = sample(logits, uniforms[alive, step], self.sampling)

@@ -36,8 +36,10 @@ def test_log_probs_are_those_of_the_models_own_forward_pass(architecture: str, t
     groups = generate(policy, Sampling(temperature=temperature, max_response_tokens=24))
     for prompt, group in zip(PROMPTS, groups, strict=True):
         for rollout in group:
-            logits = policy.model(torch.tensor([prompt + rollout.token_ids])).logits[0, len(prompt) - 1 : -1]
-            log_probs = (logits / temperature).log_softmax(-1)[range(len(rollout.token_ids)), rollout.token_ids]
+            logits = policy.model(torch.tensor([[*prompt, *rollout.token_ids]])).logits[0, len(prompt) - 1 : -1]
+            log_probs = (logits / temperature).log_softmax(-1)[
+                range(len(rollout.token_ids)), rollout.token_ids.tolist()
+            ]
             torch.testing.assert_close(torch.tensor(rollout.log_probs), log_probs, rtol=0, atol=1e-5)
 
 
@@ -70,7 +72,7 @@ def test_temperature_zero_is_greedy_generate(architecture: str) -> None:
     groups = generate(policy, Sampling(temperature=0, max_response_tokens=24), group_size=2)
     for prompt, group in zip(PROMPTS, groups, strict=True):
         reference = policy.model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
-        assert group[0].token_ids == group[1].token_ids == reference[0, len(prompt) :].tolist()
+        assert group[0].token_ids.tolist() == group[1].token_ids.tolist() == reference[0, len(prompt) :].tolist()
 
 
 def test_responses_end_with_eos_or_at_the_limit() -> None:
