@@ -252,8 +252,7 @@ class Trainer(LightningFacade):
         datamodule.setup(str(function.value))
         # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
         module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
-        self.call("setup", str(function.value))  # callbacks check their settings here, before anything is written
-        self._open_run_directory(checkpoint)
+        self.call("setup", str(function.value))  # callbacks check their settings; nothing is written yet
         if function == TrainerFn.FITTING:
             optimizer, self._scheduler = module.configure_optimizers()
             self.optimizers = [self.fabric.setup_optimizers(optimizer)]
@@ -261,6 +260,7 @@ class Trainer(LightningFacade):
                 self._load_run_state(load_checkpoint(self.fabric, checkpoint, module.policy, self.optimizers[0]))
         elif checkpoint is not None:
             self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
+        self._open_run_directory(checkpoint)
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
         steps_done = 0

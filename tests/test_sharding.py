@@ -15,14 +15,19 @@ ROOT = Path(__file__).parent.parent
 SHARDED = ("--trainer.devices=2", "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy")
 
 
-def fit(run_dir: Path, *options: str, iterations: int = 3) -> None:
-    command = [
-        sys.executable,
-        *("-m", "rence_lightning", "fit", "--config", "conf/arithmetic.yaml", f"--trainer.run_dir={run_dir}"),
-        *(f"--trainer.max_iterations={iterations}", "--evaluation.limit=20", "--checkpoint.every=2", *options),
+def command(name: str, run_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    arguments = [
+        *(sys.executable, "-m", "rence_lightning", name, "--config", "conf/arithmetic.yaml"),
+        *(f"--trainer.run_dir={run_dir}", "--evaluation.limit=20", *options),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def fit(run_dir: Path, *options: str, iterations: int = 3) -> None:
+    done = command("fit", run_dir, f"--trainer.max_iterations={iterations}", "--checkpoint.every=2", *options)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -65,3 +70,16 @@ def test_a_sharded_run_resumes(tmp_path: Path) -> None:
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(weight, parts[name]) for name, weight in whole.items()), "resume is not exact"
     assert fates(tmp_path / "whole") == fates(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_shards_of_two_processes_load_into_one(tmp_path: Path) -> None:
+    fit(tmp_path / "run", *SHARDED, iterations=2)
+    alone = command("validate", tmp_path / "run", "--ckpt_path=last")
+    assert alone.returncode == 2
+    assert "load it with --trainer.strategy=rence_lightning.strategy.FullyShardStrategy" in alone.stderr
+    assert not (tmp_path / "run-validate").exists(), "a command that cannot start must leave nothing behind"
+    fit(tmp_path / "run", SHARDED[1], "--ckpt_path=last", iterations=3)
+    fit(tmp_path / "whole", iterations=3)
+    assert_close(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert fates(tmp_path / "whole") == fates(tmp_path / "run")
