@@ -44,6 +44,8 @@ class BenchmarkEvaluation(Callback):
     ) -> None:
         if every < 0 or repeats < 1:
             raise UserError(f"evaluation: every ({every}) must be >= 0 and repeats ({repeats}) >= 1")
+        if limit is not None and limit < 1:
+            raise UserError(f"evaluation: limit is {limit}; it must be >= 1, or null for all problems")
         self.sources = benchmarks or {}
         self.every = every
         self.repeats = repeats

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from difflib import get_close_matches
 from typing import Any, NoReturn, cast
 
 from jsonargparse import set_parsing_settings
@@ -19,6 +18,8 @@ from rence_lightning.callbacks import (
     Progress,
     RolloutLog,
 )
+from rence_lightning.config_errors import explain, nearest_key, sections_of
+from rence_lightning.config_files import ConfigFiles
 from rence_lightning.datamodule import RolloutDataModule
 from rence_lightning.errors import NonFiniteError, StarvationError, UserError
 from rence_lightning.module import PolicyModule
@@ -39,17 +40,26 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"(?:option '|arguments: --)([\w.]+)", message)
-        if unknown is not None and (near := get_close_matches(unknown[1], self._keys(), n=1)):
-            message += f" (did you mean {near[0]}?)"
-        fail(message)
+        unknown = re.match(r"(?:.*[Oo]ption '|unrecognized arguments: --)([\w.]+)", message)
+        if unknown is not None and "did you mean" not in message and (near := nearest_key(unknown[1], self.keys())):
+            message += f" (did you mean {near}?)" if near != unknown[1] else " (options go after the subcommand)"
+        elif extra := re.match(r"unrecognized arguments: (\S+\.ya?ml)$", message):
+            message += f" (did you mean --config={extra[1]}?)"
+        if not self.exit_on_error:  # one of several attempts to read a value: another may succeed
+            super().error(message, ex)
+        raise ConfigError(message) from ex
 
-    def _keys(self) -> list[str]:
-        """The keys of this parser, and of its subcommands."""
+    def keys(self) -> list[str]:
+        """The dotted keys of this parser, and of its subcommands."""
         parsers = [self]
         if self._subcommands_action is not None:
             parsers += self._subcommands_action._name_parser_map.values()
-        return [action.dest for parser in parsers for action in parser._actions]
+        keys = (action.dest for parser in parsers for action in parser._actions)
+        return list(dict.fromkeys(key for key in keys if not key.endswith(".help")))
+
+
+class ConfigError(Exception):
+    """A command line or configuration that cannot be read; the message is jsonargparse's."""
 
 
 class CLI(LightningCLI):
@@ -82,7 +92,23 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for key, callback in self.CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_of)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self._files = ConfigFiles(args if args is not None else sys.argv[1:])
+        self._files.check_sections(sections_of(cast(Parser, parser).keys()))
+        try:
+            super().parse_arguments(parser, args)
+        except (ConfigError, OmegaConfBaseException) as error:
+            raise UserError(explain(str(error), self._files)) from error
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Union subtypes" not in str(error):  # so jsonargparse hands on what the constructor of a part has raised
+                raise
+            raise UserError(explain(str(error), self._files)) from error
 
     def before_fit(self) -> None:
         self._keep_config()
@@ -98,26 +124,21 @@ class CLI(LightningCLI):
         cast(Trainer, self.trainer).config_yaml = parser.dump(config, skip_unset=False)
 
 
+def seed_of(seed_everything: bool | int | None) -> int:
+    """The seed of prompts and sampling.
+
+    Raises:
+        ValueError: It is none that NumPy takes.
+    """
+    if seed_everything is None or not 0 <= seed_everything < 2**32:
+        raise ValueError(f"seed_everything: expected a number from 0 to 2**32 - 1, got {seed_everything}")
+    return int(seed_everything)
+
+
 def fail(message: str) -> NoReturn:
     """One line on standard error, exit code 2."""
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    print("error: " + "; ".join(line.strip() for line in message.splitlines() if line.strip()), file=sys.stderr)
     sys.exit(2)
-
-
-NOISE = re.compile(
-    r"Does not validate against any of the Union|Subtypes:|Errors:|Given value|Expected a path but"
-    r"|Expected a <class 'NoneType'>"
-)
-
-
-def one_line(message: str) -> str:
-    """What jsonargparse says in many lines, without those that tell a user nothing.
-
-    A key that may be null makes an error a page: each alternative's complaint, that the value is not null among them.
-    """
-    lines = [line.strip().removeprefix("- ").removesuffix(";") for line in message.splitlines()]
-    telling = [line for line in lines if line and not NOISE.match(line)] or [line for line in lines if line]
-    return " ".join(line if line.endswith((":", ".", ",")) or line is telling[-1] else f"{line};" for line in telling)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -139,10 +160,6 @@ def main(args: list[str] | None = None) -> None:
             args=args,
         )
     except (UserError, OmegaConfBaseException) as error:
-        fail(str(error))
-    except ValueError as error:
-        if "Union subtypes" not in str(error):  # how jsonargparse hands on what a constructor has raised
-            raise
         fail(str(error))
     except (StarvationError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -66,9 +66,16 @@ class PolicyModule(LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and the learning rate schedule or None, over the (sharded) parameters."""
-        optimizer = self._optimizer(self.policy.parameters())
-        scheduler = self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
+        """The optimizer, and the learning rate schedule or None, over the (sharded) parameters.
+
+        Raises:
+            UserError: The optimizer or the schedule refuses one of its settings.
+        """
+        try:
+            optimizer = self._optimizer(self.policy.parameters())
+            scheduler = self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
+        except ValueError as error:
+            raise UserError(f"model: optimizer or lr_scheduler: {error}") from error
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UserError("model: lr_scheduler ReduceLROnPlateau has no figure to watch here; choose another")
         return optimizer, scheduler

@@ -9,7 +9,13 @@ CHECKPOINTS = "checkpoints"
 
 
 def new_run_directory(wanted: Path) -> Path:
-    """Creates the folder; where a run is in it already, the next free `NAME-2`, `NAME-3`, ... beside it."""
+    """Creates the folder; where a run is in it already, the next free `NAME-2`, `NAME-3`, ... beside it.
+
+    Raises:
+        UserError: It cannot be created.
+    """
+    if wanted.is_file():
+        raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
     number = 1
     while True:
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
