@@ -5,9 +5,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -50,13 +51,18 @@ def load_policy(
         options["attn_implementation"] = attn_implementation
     try:
         config = _without_dropout(AutoConfig.from_pretrained(folder))
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(
-            f"policy: cannot load '{name}': {reason} (give a folder in the Hugging Face format, or a hub name)"
+            f"policy: cannot load '{name}': {_reason(error)} (give a folder in the Hugging Face format, or a hub name)"
         ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
+            "would be drawn at random; give a whole model"
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
@@ -66,6 +72,12 @@ def load_policy(
     policy = Policy(model, tokenizer)
     policy.check_head()
     return policy
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a library's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _without_dropout(config: PretrainedConfig) -> PretrainedConfig:
@@ -108,17 +120,21 @@ def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tens
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    if state_dict is not None and policy.model.config.tie_word_embeddings:
-        tied = set(policy.model._tied_weights_keys or ())
-        state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
-    policy.model.save_pretrained(draft, state_dict=state_dict)
-    policy.tokenizer.save_pretrained(draft)
-    draft.chmod(0o755)
-    for file in draft.iterdir():
-        file.chmod(0o644)  # safetensors writes 600
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.replace(folder)
+    try:
+        if state_dict is not None and policy.model.config.tie_word_embeddings:
+            tied = set(policy.model._tied_weights_keys or ())
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
+        policy.model.save_pretrained(draft, state_dict=state_dict)
+        policy.tokenizer.save_pretrained(draft)
+        draft.chmod(0o755)
+        for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors writes 600
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.replace(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _find_gguf(rest: str) -> Path:
@@ -149,9 +165,12 @@ def _convert_gguf(file: Path) -> Path:
         raise UserError(
             f"policy: reading a GGUF file needs {' and '.join(missing)}: pip install 'rence_lightning[smollm2]'"
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"policy: cannot read {file} as GGUF: {_reason(error)}; give another file") from error
     export_policy(Policy(model, tokenizer), folder)
     return folder

@@ -1,6 +1,7 @@
 """mNCE and its softmax ablation: closed forms, a loop written from the equation, float64 derivatives, invariances."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -100,17 +101,35 @@ def test_softmax_is_the_same_loss_only_for_one_positive(positives: int, nce: flo
 
 
 def test_softmax_pushes_a_leading_positive_down_and_mnce_does_not() -> None:
-    scores = torch.zeros(1, 8, dtype=torch.float64)
+    """A positive 3 nats ahead: its coefficients by hand, and the opposite signs that part the two methods."""
+    scores = 0.5 * (1 - REWARDS)
     scores[0, 0] = 3.0
     scores.requires_grad_()
-    positive = torch.arange(8).unsqueeze(0) < 4
-    (nce,) = torch.autograd.grad(multi_label_nce(scores, positive).sum(), scores)
-    (softmax,) = torch.autograd.grad(softmax_contrast(scores, positive).sum(), scores)
-    assert nce[0, 0] < 0 < softmax[0, 0]
+    (nce,) = torch.autograd.grad(multi_label_nce(scores, POSITIVE).sum(), scores)
+    (softmax,) = torch.autograd.grad(softmax_contrast(scores, POSITIVE).sum(), scores)
+    negatives = 3 * math.exp(0.45) + 3 * math.exp(0.5)
+    leader = math.exp(3)
+    assert nce[0, 0].item() == pytest.approx((leader / (leader + negatives) - 1) / 2) == pytest.approx(-0.162, abs=1e-3)
+    assert softmax[0, 0].item() == pytest.approx(leader / (leader + 1 + negatives) - 0.5)
+    assert softmax[0, 0].item() == pytest.approx(0.153, abs=1e-3)
 
 
-def test_without_positives_or_negatives_there_is_nothing_to_learn() -> None:
-    scores = torch.randn(2, 4, requires_grad=True)
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.data())
+def test_softmax_exceeds_mnce_exactly_where_there_are_two_positives(values: list[float], data: st.DataObject) -> None:
+    """Another positive in the denominator can only add to the loss."""
+    positives = data.draw(st.integers(1, len(values) - 1))
+    scores = torch.tensor([values], dtype=torch.float64)
+    positive = torch.arange(len(values)).unsqueeze(0) < positives
+    nce, softmax = multi_label_nce(scores, positive).item(), softmax_contrast(scores, positive).item()
+    if positives == 1:
+        assert softmax == pytest.approx(nce), "with one positive the two losses are one"
+    else:
+        assert softmax > nce * (1 + 1e-9), "with two positives or more the softmax loss must be the larger"
+
+
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_without_positives_or_negatives_there_is_nothing_to_learn(scale: float) -> None:
+    scores = (scale * torch.tensor([[1.0, -1.0, 0.5, -0.5]] * 2)).requires_grad_()
     positive = torch.tensor([[False] * 4, [True] * 4])
     loss = multi_label_nce(scores, positive)
     (gradient,) = torch.autograd.grad(loss.sum(), scores)
@@ -122,9 +141,33 @@ def test_without_positives_or_negatives_there_is_nothing_to_learn() -> None:
 def test_extreme_scores_stay_finite(dtype: torch.dtype) -> None:
     scores = torch.tensor([[1e4, -1e4, 1e4, -1e4]], dtype=dtype, requires_grad=True)
     positive = torch.tensor([[True, True, False, False]])
-    for loss in (multi_label_nce(scores, positive), softmax_contrast(scores, positive)):
+    # The first positive draws level with the best negative; the second is 20,000 nats behind it, and in the softmax's
+    # denominator it finds the first positive, too.
+    for loss, expected in (
+        (multi_label_nce(scores, positive), (math.log(2) + 20_000) / 2),
+        (softmax_contrast(scores, positive), (math.log(2) + 20_000 + math.log(2)) / 2),
+    ):
         (gradient,) = torch.autograd.grad(loss.sum(), scores)
         assert loss.isfinite().all() and gradient.isfinite().all()
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
+        assert gradient[0, 1].item() == pytest.approx(-0.5), "a hopeless positive is pulled up in full"
+        assert gradient[0, 3].item() == 0, "a hopeless negative is left alone"
+
+
+@pytest.mark.parametrize("loss", [multi_label_nce, softmax_contrast])
+def test_float32_is_float64_rounded(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    scores = 20 * torch.randn(200, 8, dtype=torch.float64, generator=generator)
+    positive = torch.rand(200, 8, generator=generator) < 0.4
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = scores.to(dtype).requires_grad_()
+        losses = loss(leaf, positive)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        assert losses.dtype == gradient.dtype == dtype
+        results.append((losses.double(), gradient.double()))
+    for single, double in zip(*results, strict=True):
+        torch.testing.assert_close(single, double, rtol=1e-5, atol=1e-5)
 
 
 # ---- the objective classes ----------------------------------------------------------------------------------------
@@ -144,7 +187,7 @@ def random_groups(prompts: int = 5, responses: int = 4, tokens: int = 7) -> Grou
     )
 
 
-def part(groups: Groups, rows: slice) -> Groups:
+def part(groups: Groups, rows: slice | Tensor) -> Groups:
     names = ("log_probs", "old_log_probs", "mask", "rewards", "positive")
     return Groups(**{name: getattr(groups, name)[rows] for name in names})
 
@@ -177,19 +220,37 @@ def test_scores_are_equation_2_and_shares_add_up(objective: type[MultiLabelNCE],
     assert sum(share.item() for share in shares) == pytest.approx(whole.item())
 
 
+@given(st.lists(st.integers(0, 3), min_size=6, max_size=6))
+def test_shares_over_any_partition_add_up_with_their_gradients(hands: list[int]) -> None:
+    groups, hand = random_groups(prompts=6), torch.tensor(hands)
+    for objective in (MultiLabelNCE(), SoftmaxContrast()):
+        whole = objective.loss(groups, totals(groups))
+        (expected,) = torch.autograd.grad(whole, groups.log_probs)
+        share = sum(objective.loss(part(groups, hand == h), totals(groups)) for h in range(4))
+        (gradient,) = torch.autograd.grad(share, groups.log_probs)  # type: ignore[arg-type]
+        torch.testing.assert_close(share, whole, msg="an update's loss depends on how its groups are dealt")
+        torch.testing.assert_close(gradient, expected, msg="an update's gradient depends on how its groups are dealt")
+
+
 def test_padding_has_no_part_in_loss_or_gradient() -> None:
     groups = random_groups()
     loss = MultiLabelNCE()
     (gradient,) = torch.autograd.grad(loss.loss(groups, totals(groups)), groups.log_probs)
     assert gradient[~groups.mask].abs().sum() == 0
 
-    def longer(values: Tensor) -> Tensor:
-        return torch.cat([values, torch.full((5, 4, 3), 1e6, dtype=values.dtype)], dim=-1)
+    def longer(values: Tensor, padding: float) -> Tensor:
+        extended = torch.cat([values, torch.zeros(5, 4, 3, dtype=values.dtype)], dim=-1)
+        return torch.where(mask, extended, padding)
 
     mask = torch.cat([groups.mask, torch.zeros(5, 4, 3, dtype=torch.bool)], dim=-1)
-    old_log_probs = torch.where(mask, longer(groups.old_log_probs), -1e6)
-    padded = Groups(longer(groups.log_probs), old_log_probs, mask, groups.rewards, groups.positive)
-    assert loss.loss(padded, totals(groups)).item() == pytest.approx(loss.loss(groups, totals(groups)).item())
+    for new, old in ((1e6, -1e6), (math.nan, -math.inf)):
+        log_probs = longer(groups.log_probs.detach(), new).requires_grad_()
+        padded = Groups(log_probs, longer(groups.old_log_probs, old), mask, groups.rewards, groups.positive)
+        longer_loss = loss.loss(padded, totals(groups))
+        (longer_gradient,) = torch.autograd.grad(longer_loss, log_probs)
+        assert longer_loss.item() == pytest.approx(loss.loss(groups, totals(groups)).item())
+        torch.testing.assert_close(longer_gradient[..., :-3], gradient)
+        assert longer_gradient[..., -3:].abs().sum() == 0
 
 
 def test_the_margin_vanishes_on_the_best_responses() -> None:
@@ -198,6 +259,8 @@ def test_the_margin_vanishes_on_the_best_responses() -> None:
     assert margin[0].tolist() == pytest.approx([0, 0, 0.9, 0.9, 0.9, 1, 1, 1])
 
 
-def test_beta_must_be_positive() -> None:
-    with pytest.raises(UserError, match="beta > 0"):
-        MultiLabelNCE(beta=0)
+@pytest.mark.parametrize("objective", [MultiLabelNCE, SoftmaxContrast])
+@pytest.mark.parametrize("beta", [0, -0.1])
+def test_beta_must_be_positive(objective: type[MultiLabelNCE], beta: float) -> None:
+    with pytest.raises(UserError, match=f"beta is {beta}.*beta > 0"):
+        objective(beta=beta)

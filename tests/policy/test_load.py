@@ -1,13 +1,30 @@
 """Where policies come from and go to."""
 
+import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import ARCHITECTURES, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rence_lightning.errors import UserError
-from rence_lightning.policy import export_policy, load_policy
+from rence_lightning.policy import Policy, export_policy, load_policy
+from rence_lightning.policy.load import EMBEDDED
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the embedded policy to spoil."""
+    return Path(shutil.copytree(EMBEDDED / "arithmetic", tmp_path / "copy"))
+
+
+def assert_refused(name: str | Path, message: str, **options: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_policy(str(name), **options)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -20,15 +37,87 @@ from rence_lightning.policy import export_policy, load_policy
     ],
 )
 def test_an_unknown_policy_is_one_line_with_the_mend(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        load_policy(name)
-    assert "\n" not in str(error.value)
+    assert_refused(name, message)
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot load") as error:
-        load_policy(str(tmp_path))
-    assert "\n" not in str(error.value)
+    assert_refused(tmp_path, "cannot load")
+
+
+def test_a_folder_without_weights_is_one_line(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert_refused(copy, "cannot load")
+
+
+@pytest.mark.parametrize("text", ['{"model_type":', '{"model_type": "no_such_model"}'])
+def test_a_broken_config_is_one_line(copy: Path, text: str) -> None:
+    (copy / "config.json").write_text(text)
+    assert_refused(copy, "cannot load")
+
+
+def test_truncated_weights_are_one_line(copy: Path) -> None:
+    """As an interrupted download or a full disk leaves them."""
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert_refused(copy, "cannot load")
+
+
+def test_a_missing_weight_is_refused_not_drawn_at_random(copy: Path) -> None:
+    """`transformers` fills it with random numbers and a warning; the run would train a damaged policy."""
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(copy, "down_proj")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash_attn is installed")
+def test_an_attention_that_is_not_installed_is_one_line() -> None:
+    assert_refused("embedded:arithmetic", "(?i)flash", attn_implementation="flash_attention_2")
+
+
+def test_an_unknown_attention_is_one_line() -> None:
+    assert_refused("embedded:arithmetic", "nonsense", attn_implementation="nonsense")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs the extra smollm2")
+def test_a_file_that_is_no_gguf_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENCE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"not a model" * 100)
+    assert_refused(f"gguf:{tmp_path / 'model.gguf'}", "model.gguf")
+    assert not list(tmp_path.glob("cache/*")), "a broken conversion must leave nothing behind"
+
+
+@pytest.mark.parametrize("absent", [{"gguf"}, {"gguf", "accelerate"}])
+def test_a_gguf_file_without_the_packages_to_read_it_names_the_extra(
+    absent: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENCE_CACHE", str(tmp_path / "cache"))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name in absent else find_spec(name, *rest)
+    )
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    names = " and ".join(name for name in ("gguf", "accelerate") if name in absent)
+    assert_refused(f"gguf:{tmp_path / 'model.gguf'}", rf"needs {names}: pip install 'rence_lightning\[smollm2\]'")
+
+
+def test_padding_falls_back_on_eos_and_needs_one_of_them(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(copy)
+    loaded = load_policy(str(copy)).tokenizer
+    assert loaded.pad_token_id == loaded.eos_token_id is not None
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(copy)
+    assert_refused(copy, "neither a pad nor an EOS token")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_parameters_have_the_dtype_asked_for(dtype: str) -> None:
+    policy = load_policy("embedded:arithmetic", dtype=dtype, gradient_checkpointing=True)  # type: ignore[arg-type]
+    assert {parameter.dtype for parameter in policy.parameters()} == {getattr(torch, dtype)}
+    assert policy.model.model.gradient_checkpointing
+    assert not load_policy("embedded:arithmetic").model.model.gradient_checkpointing
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -45,6 +134,39 @@ def test_an_exported_policy_is_the_policy(tmp_path: Path, dtype: str) -> None:
     text = "76+4=?\n"
     assert AutoTokenizer.from_pretrained(folder)(text).input_ids == policy.tokenizer(text).input_ids
     assert again.generation_config.eos_token_id == policy.model.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_exported_policy_has_the_same_logits(tmp_path: Path, architecture: str) -> None:
+    model = tiny_model(architecture)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic")
+    export_policy(Policy(model, tokenizer), tmp_path / "hf")
+    input_ids = torch.arange(3, 30).view(3, 9)
+    expected = model(input_ids).logits
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    assert torch.equal(plain(input_ids).logits, expected), "plain transformers reads other weights"
+    ours = load_policy(str(tmp_path / "hf"))
+    assert torch.equal(ours.model.eval()(input_ids).logits, expected), "load_policy reads other weights"
+    assert ours.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_failed_export_keeps_the_older_one_and_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, folder = load_policy("embedded:arithmetic"), tmp_path / "hf"
+    export_policy(policy, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(policy.tokenizer, "save_pretrained", full_disk)
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(2)
+    with pytest.raises(OSError, match="No space left"):
+        export_policy(policy, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "the older export is damaged"
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"], "the half-written draft fills the disk further"
 
 
 def test_an_export_replaces_an_older_one_and_leaves_no_draft(tmp_path: Path) -> None:

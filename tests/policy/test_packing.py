@@ -1,5 +1,8 @@
 """Micro-batches and the deal over ranks, for any group lengths."""
 
+import itertools
+from array import array
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +40,23 @@ def test_equal_groups_fill_the_budget() -> None:
     assert [len(plan.groups) for plan in plans] == [3, 3, 3]
 
 
+def test_short_responses_of_a_cut_group_fill_the_budget() -> None:
+    """A long response must not count as the padding of those after it."""
+    (plan,) = plan_micro_batches([[100, 10, 10, 10, 10, 10, 10]], budget=100)
+    assert plan.pieces == [[(0, 0)], [(0, response) for response in range(1, 7)]]
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(1, 3))
+def test_a_deal_is_within_a_third_of_the_best_one(weights: list[int], hands: int) -> None:
+    """Graham's bound for heaviest first, against every possible deal."""
+    best = min(
+        max(sum(w for w, hand in zip(weights, choice, strict=True) if hand == h) for h in range(hands))
+        for choice in itertools.product(range(hands), repeat=len(weights))
+    )
+    heaviest = max(sum(weights[item] for item in hand) for hand in deal(weights, hands))
+    assert 3 * heaviest * hands <= (4 * hands - 1) * best
+
+
 @given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 8))
 def test_a_deal_is_a_fair_partition(weights: list[int], hands: int) -> None:
     dealt = deal(weights, hands)
@@ -54,6 +74,10 @@ def test_a_deal_is_a_fair_partition(weights: list[int], hands: int) -> None:
 )
 def test_collate_pads_on_the_right_and_marks_responses(sequences: list[tuple[list[int], list[int]]]) -> None:
     input_ids, mask = collate(sequences, 0, torch.device("cpu"))
+    assert input_ids.shape == mask.shape == (len(sequences), max(len(x) + len(y) for x, y in sequences))
+    arrays = [(tuple(prompt), array("i", response)) for prompt, response in sequences]  # as a group holds them
+    for tensor, same in zip((input_ids, mask), collate(arrays, 0, torch.device("cpu")), strict=True):
+        assert torch.equal(tensor, same)
     for row, marks, (prompt, response) in zip(input_ids.tolist(), mask.tolist(), sequences, strict=True):
         assert row == prompt + response + [0] * (len(row) - len(prompt) - len(response))
         assert [token for token, mark in zip(row, marks, strict=True) if mark] == response

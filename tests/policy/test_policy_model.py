@@ -61,13 +61,14 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     assert torch.equal(policy(other, mask).log_probs, policy(input_ids, mask).log_probs)
 
 
+@pytest.mark.parametrize("architecture", ["qwen3-tied", "llama-untied"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("chunk", [1, 5, 1000])
 def test_gradients_are_those_of_the_full_logits(
-    chunk: int, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    chunk: int, checkpointing: bool, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the chunk of the vocabulary projection, and with activations recomputed."""
-    policy = tiny_policy("llama-untied").double()
+    policy = tiny_policy(architecture).double()
     weights = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = naive_log_probs(policy)
     sum((weights[i, : len(row)] * row).sum() for i, row in enumerate(expected)).backward()  # type: ignore[union-attr]
@@ -78,6 +79,45 @@ def test_gradients_are_those_of_the_full_logits(
     policy.train()
     (policy(*collate(SEQUENCES, PAD, CPU)).log_probs * weights).sum().backward()
     torch.testing.assert_close(gradient(policy), reference, rtol=1e-9, atol=1e-12)
+
+
+def test_activation_checkpointing_recomputes_the_layers() -> None:
+    policy, calls = tiny_policy(), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    policy.model.model.layers[0].mlp.register_forward_pre_hook(count)
+    for checkpointing, passes in ((False, 1), (True, 2)):
+        if checkpointing:
+            activation_checkpointing(policy.model)
+        policy.train()
+        calls = 0
+        policy(*collate(SEQUENCES, PAD, CPU)).log_probs.sum().backward()
+        assert calls == passes, f"checkpointing {checkpointing}: {calls} forward passes of a layer, expected {passes}"
+
+
+def test_chunks_do_not_show_in_log_probs_or_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, batch = tiny_policy().double(), collate(SEQUENCES, PAD, CPU)
+    whole = policy(*batch, 0.7, entropy=True)
+    for chunk in (1, 4):
+        monkeypatch.setattr(policy_model, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
+        for part, expected in zip(policy(*batch, 0.7, entropy=True), whole, strict=True):
+            torch.testing.assert_close(part, expected)
+    assert policy(*batch).entropy is None, "entropy costs a softmax and is computed only when asked for"
+
+
+def test_log_probs_of_a_bfloat16_policy_are_summed_in_float32() -> None:
+    """A softmax in bfloat16 is off by up to 0.03 a token; only the rounding of the logits themselves may remain."""
+    policy = tiny_policy().bfloat16()
+    input_ids, mask = collate(SEQUENCES, PAD, CPU)
+    scores = policy(input_ids, mask, entropy=True)
+    assert scores.log_probs.dtype == scores.entropy.dtype == torch.float32
+    logits = policy.model(input_ids).logits.float().log_softmax(-1)
+    expected = logits[:, :-1].gather(-1, input_ids[:, 1:, None]).squeeze(-1)[mask[:, 1:]]
+    places = torch.arange(8) < mask.sum(-1, keepdim=True)
+    torch.testing.assert_close(scores.log_probs[places], expected, rtol=0, atol=1e-5)
 
 
 def test_logits_are_never_held_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +148,4 @@ def test_a_model_that_transforms_its_logits_is_refused() -> None:
         Policy(tiny_model("gemma2-tied"), tiny_policy().tokenizer).check_head()
     for architecture in ARCHITECTURES:
         tiny_policy(architecture).check_head()
+        tiny_policy(architecture).bfloat16().check_head()

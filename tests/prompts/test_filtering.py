@@ -67,6 +67,70 @@ def test_thresholds_are_decimals_not_their_binary_neighbours(responses: int, cor
     assert (verdict.verdict is Verdict.KEPT) == kept
 
 
+@given(st.integers(2, 200), st.integers(0, 200), st.integers(0, 89))
+def test_the_hard_threshold_is_exclusive(responses: int, correct: int, percent: int) -> None:
+    correct = min(correct, responses - 1)
+    verdict, _ = judge("c" * correct + "w" * (responses - correct), t_hard=percent / 100, t_easy=1.0, t_master=1.0)
+    too_hard = 100 * correct <= percent * responses  # in integers
+    assert verdict is (Verdict.TOO_HARD if too_hard else Verdict.KEPT)
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.integers(1, 99), st.sampled_from(["correct", "best"]))
+def test_mastery_is_more_than_its_share_of_correct_answers(
+    responses: int, correct: int, percent: int, positives: str
+) -> None:
+    correct = min(correct, responses)
+    verdict, _ = judge("c" * correct + "w" * (responses - correct), t_master=percent / 100, positives=positives)
+    assert (verdict is Verdict.MASTERED) == (100 * correct > percent * responses)  # in integers
+
+
+@pytest.mark.parametrize("correct", range(9))
+def test_every_share_of_eight_at_every_threshold_of_eight(correct: int) -> None:
+    """t_hard exclusive, t_easy inclusive, t_master exclusive, where rho and threshold are the same fraction."""
+    for hard in range(7):
+        for easy in range(hard + 1, 8):
+            for master in range(easy, 9):
+                settings = {"t_hard": hard / 8, "t_easy": easy / 8, "t_master": master / 8}
+                if correct > master:
+                    expected = Verdict.MASTERED
+                elif correct <= hard:
+                    expected = Verdict.TOO_HARD
+                else:
+                    expected = Verdict.KEPT if correct <= easy else Verdict.TOO_EASY
+                verdict, _ = judge("c" * correct + "-" * (8 - correct), **settings)
+                assert verdict is expected, f"{correct} of 8 correct with {settings}"
+
+
+@pytest.mark.parametrize("share", [(4, 5), (8, 10), (16, 20), (7, 10), (3, 5), (29, 100), (57, 100)])
+def test_decimal_thresholds_meet_their_fractions(share: tuple[int, int]) -> None:
+    """0.8 * 5 and its like are not whole numbers in binary."""
+    correct, responses = share
+    answers = "c" * correct + "w" * (responses - correct)
+    threshold = correct / responses
+    assert judge(answers, t_easy=0.99, t_master=threshold)[0] is Verdict.KEPT, "not more than t_master: not mastered"
+    assert judge(answers, t_easy=threshold, t_master=1.0)[0] is Verdict.KEPT, "t_easy is inclusive"
+    assert judge(answers, t_hard=threshold, t_easy=0.99, t_master=1.0)[0] is Verdict.TOO_HARD, "t_hard is exclusive"
+
+
+@given(st.text(alphabet="w-", min_size=2, max_size=16), st.sampled_from(["correct", "best"]))
+def test_an_unsolved_prompt_is_never_mastered(responses: str, positives: str) -> None:
+    for t_easy in (0.5, 1.0):
+        verdict, _ = judge(responses, positives=positives, t_easy=t_easy, t_master=0.01)
+        assert verdict is not Verdict.MASTERED
+        if len(set(responses)) == 1:
+            assert verdict is Verdict.TOO_HARD, "all fail alike: nothing to contrast, and nothing learnt"
+
+
+@given(st.text(alphabet="cw-", min_size=1, max_size=12), st.sampled_from(["correct", "best"]))
+def test_a_kept_group_has_positives_and_negatives(responses: str, positives: str) -> None:
+    verdict, positive = judge(responses, positives=positives, t_easy=1.0, t_master=1.0)
+    if verdict is Verdict.KEPT:
+        assert set(positive) == {"0", "1"}
+        assert {responses[i] for i, p in enumerate(positive) if p == "1"}.isdisjoint(
+            {responses[i] for i, p in enumerate(positive) if p == "0"}
+        ), "responses of one reward on both sides of the contrast"
+
+
 def test_shaped_rewards_do_not_decide_difficulty() -> None:
     """Penalised correct answers are correct: P and rho go by correctness."""
     judgement = PositiveRatioFilter().judge([0.4, 0.9, 0.1, 0.1], [True, True, False, False])
@@ -75,8 +139,19 @@ def test_shaped_rewards_do_not_decide_difficulty() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"t_hard": 0.5, "t_easy": 0.5}, {"t_easy": 1.1}, {"t_hard": -0.1}, {"t_hard": 0.3, "t_master": 0.2}]
+    "settings",
+    [
+        {"t_hard": 0.5, "t_easy": 0.5},
+        {"t_hard": 0.6, "t_easy": 0.5},
+        {"t_easy": 1.1},
+        {"t_hard": -0.1},
+        {"t_hard": 0.3, "t_master": 0.2},
+        {"t_hard": 0.3, "t_master": 0.3},
+        {"t_master": 1.1},
+        {"t_easy": float("nan")},
+    ],
 )
 def test_thresholds_out_of_order_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="filter: need"):
+    with pytest.raises(UserError, match="filter: need") as error:
         PositiveRatioFilter(**settings)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)

@@ -1,13 +1,16 @@
 """The embedded engine, against the model's own forward pass, Hugging Face's generate and brute-force probabilities."""
 
+import math
+
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, EOS, tiny_policy
+from tiny_models import ARCHITECTURES, EOS, VOCABULARY, tiny_policy
+from torch import Tensor
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Rollout, Sampling, TransformersEngine
-from rence_lightning.rollouts.transformers import sample
+from rence_lightning.rollouts.transformers import end_of_sequence_ids, sample
 
 PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
 SEEDS = [11, 12, 13, 14]
@@ -58,6 +61,22 @@ def test_responses_depend_on_prompt_and_seed_not_on_the_batch(architecture: str)
         assert [rollout.token_ids for rollout in generate(policy, order=[index])[0]] == expected[index]
 
 
+def test_log_probs_do_not_depend_on_the_batch() -> None:
+    policy = tiny_policy()
+    for group, alone in zip(generate(policy), generate(policy, max_sequences=1), strict=True):
+        for one, other in zip(group, alone, strict=True):
+            torch.testing.assert_close(torch.tensor(one.log_probs), torch.tensor(other.log_probs), rtol=0, atol=1e-5)
+
+
+def test_the_seed_is_the_prompts_own() -> None:
+    """Two copies of a prompt in a batch: answered alike with one seed, differently with two."""
+    engine = TransformersEngine()
+    engine.sync(tiny_policy())
+    first, same, other = engine.generate([[5, 6, 7]] * 3, 4, SAMPLING, [7, 7, 8])
+    tokens = [[rollout.token_ids for rollout in group] for group in (first, same, other)]
+    assert tokens[0] == tokens[1] != tokens[2]
+
+
 def test_samples_of_a_group_differ_and_the_same_seed_repeats_them() -> None:
     policy = tiny_policy()
     groups = generate(policy)
@@ -66,7 +85,7 @@ def test_samples_of_a_group_differ_and_the_same_seed_repeats_them() -> None:
     assert [[r.token_ids for r in group] for group in again] == [[r.token_ids for r in group] for group in groups]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3-tied", "llama-untied"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_temperature_zero_is_greedy_generate(architecture: str) -> None:
     policy = tiny_policy(architecture)
     groups = generate(policy, Sampling(temperature=0, max_response_tokens=24), group_size=2)
@@ -86,6 +105,45 @@ def test_responses_end_with_eos_or_at_the_limit() -> None:
             assert rollout.token_ids[-1] == EOS
         else:
             assert rollout.token_ids[-1] != EOS and len(rollout.token_ids) == 24
+
+
+def test_any_of_several_end_tokens_ends_a_response() -> None:
+    """A chat model ends its turn with one token and the text with another; the generation config lists both."""
+    policy = tiny_policy()
+    ends = [EOS, 17, 23]
+    policy.model.generation_config.eos_token_id = ends
+    rollouts = [rollout for group in generate(policy, group_size=32) for rollout in group]
+    assert {r.token_ids[-1] for r in rollouts if r.finish_reason == "stop"} == set(ends), "the test needs all three"
+    for rollout in rollouts:
+        assert not set(rollout.token_ids[:-1]) & set(ends), "sampling went on after an end token"
+        assert (rollout.finish_reason == "stop") == (rollout.token_ids[-1] in ends)
+
+
+def test_end_tokens_are_those_of_the_config_where_generation_names_none() -> None:
+    policy = tiny_policy()
+    policy.model.generation_config.eos_token_id = None
+    assert end_of_sequence_ids(policy.model) == [EOS]
+    policy.model.config.eos_token_id = None
+    with pytest.raises(UserError, match="eos_token_id"):
+        generate(policy)
+
+
+def test_a_limit_of_one_token() -> None:
+    """The single token is EOS or not: `stop` even though the limit is reached, else `length`."""
+    groups = generate(tiny_policy(), Sampling(max_response_tokens=1), group_size=256)
+    rollouts = [rollout for group in groups for rollout in group]
+    assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}, "the test needs both kinds"
+    for rollout in rollouts:
+        assert len(rollout.token_ids) == len(rollout.log_probs) == 1
+        assert (rollout.finish_reason == "stop") == (rollout.token_ids[0] == EOS)
+
+
+def test_no_prompts_no_responses_and_no_policy_no_sampling() -> None:
+    engine = TransformersEngine()
+    with pytest.raises(RuntimeError, match="sync"):
+        engine.generate(PROMPTS, 2, SAMPLING, SEEDS)
+    engine.sync(tiny_policy())
+    assert engine.generate([], 4, SAMPLING, []) == []
 
 
 def test_progress_counts_every_response_and_token_once() -> None:
@@ -108,6 +166,9 @@ def test_neither_global_randomness_nor_the_training_mode_is_touched() -> None:
     generate(policy)
     assert torch.equal(torch.get_rng_state(), before)
     assert policy.model.training
+    policy.eval()
+    generate(policy)
+    assert not policy.model.training
 
 
 def test_weights_are_read_as_they_are_now() -> None:
@@ -122,18 +183,57 @@ def test_weights_are_read_as_they_are_now() -> None:
     assert engine.generate(PROMPTS, 4, SAMPLING, SEEDS) == generate(policy, group_size=4) != first
 
 
+def nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """The distribution sampled from: tokens from the most likely down, until they hold `top_p`."""
+    ranked = sorted(range(len(probs)), key=lambda token: -probs[token])
+    chosen: list[int] = []
+    while sum(probs[token] for token in chosen) < top_p - 1e-12 and len(chosen) < len(probs):
+        chosen.append(ranked[len(chosen)])
+    expected = torch.zeros(len(probs), dtype=torch.float64)
+    expected[chosen] = probs[chosen] / probs[chosen].sum()
+    return expected
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.95)])
+def test_sampled_pairs_of_tokens_follow_the_model(temperature: float, top_p: float) -> None:
+    """First tokens, and second tokens given the likeliest first: 8,000 samples against the model's own probabilities.
+    One uniform number used for both steps, or shared by the group, would show. (Seeds are fixed: no chance of a flake.)
+    """
+    policy, prompt = tiny_policy("llama-untied"), [5, 6, 7]
+    engine = TransformersEngine(max_sequences=8000)
+    engine.sync(policy)
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_response_tokens=2)
+    (group,) = engine.generate([prompt], 8000, sampling, [0])
+
+    def probabilities(prefix: list[int]) -> Tensor:
+        logits = policy.model(torch.tensor([prefix])).logits[0, -1].double()
+        return nucleus((logits / temperature).softmax(-1).detach(), top_p)
+
+    def assert_fair(tokens: list[int], probs: Tensor) -> None:
+        """Pearson's chi-square; the limit (by Wilson and Hilferty) is passed by one fair sampler in 10,000."""
+        counts = torch.bincount(torch.tensor(tokens), minlength=VOCABULARY)
+        inside = probs > 0
+        assert not counts[~inside].any(), "a token outside the nucleus was sampled"
+        expected, freedom = probs[inside] * len(tokens), int(inside.sum()) - 1
+        statistic = ((counts[inside] - expected).square() / expected).sum().item()
+        limit = freedom * (1 - 2 / (9 * freedom) + 3.72 * math.sqrt(2 / (9 * freedom))) ** 3
+        assert statistic < limit, "frequencies of sampled tokens are not the model's probabilities"
+
+    first = probabilities(prompt)
+    assert_fair([rollout.token_ids[0] for rollout in group], first)
+    likeliest = int(first.masked_fill(torch.arange(VOCABULARY) == EOS, 0).argmax())
+    second = [rollout.token_ids[1] for rollout in group if rollout.token_ids[0] == likeliest]
+    assert len(second) > 500, "the test needs many samples of one first token"
+    assert_fair(second, probabilities([*prompt, likeliest]))
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.8, 0.3])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_frequencies_are_the_probabilities(top_p: float, temperature: float) -> None:
     """Every quantile is drawn, evenly spaced: frequencies then equal probabilities to within one draw in 20,000."""
     logits = torch.tensor([2.0, -1.0, 0.5, 0.5, 1.9, -3.0])
     probs = (logits.double() / temperature).softmax(-1)
-    ranked = sorted(range(6), key=lambda token: -probs[token])
-    nucleus: list[int] = []
-    while sum(probs[token] for token in nucleus) < top_p - 1e-12 and len(nucleus) < 6:
-        nucleus.append(ranked[len(nucleus)])
-    expected = torch.zeros(6, dtype=torch.float64)
-    expected[nucleus] = probs[nucleus] / probs[nucleus].sum()
+    expected = nucleus(probs, top_p)
     draws = 20_000
     uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     token, log_prob = sample(logits.expand(draws, 6), uniform, Sampling(temperature=temperature, top_p=top_p))
