@@ -17,7 +17,8 @@ Estimator = Literal["k1", "k2", "k3"]
 Reduction = Literal["token", "sequence"]
 
 LOG_RATIO_LIMIT = 20.0
-"""exp() of a log-ratio past this overflows bf16 sums; a policy that far from pi_old is lost anyway."""
+"""exp() of a log-ratio past this overflows the sums; a policy that far from pi_old is lost anyway. There is no limit
+below: a token whose probability has collapsed is pulled back."""
 
 
 def kl_estimate(log_ratio: Tensor, estimator: Estimator = "k3") -> Tensor:
@@ -32,7 +33,7 @@ def kl_estimate(log_ratio: Tensor, estimator: Estimator = "k3") -> Tensor:
         return -log_ratio
     if estimator == "k2":
         return log_ratio.square() / 2
-    log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    log_ratio = log_ratio.clamp(max=LOG_RATIO_LIMIT)
     return log_ratio.expm1() - log_ratio
 
 

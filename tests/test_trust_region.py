@@ -126,3 +126,9 @@ def test_the_coefficient_moves_towards_the_target_within_bounds(
 def test_a_negative_coefficient_is_refused() -> None:
     with pytest.raises(UserError, match="kl_coef"):
         TrustRegion(kl_coef=-0.1)
+
+
+def test_a_collapsed_token_is_still_pulled_back() -> None:
+    log_ratio = torch.tensor(-40.0, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(kl_estimate(log_ratio, "k3"), log_ratio)
+    assert gradient.item() == pytest.approx(-1), "d(e^x - 1 - x)/dx tends to -1, and no limit may cut it to 0"

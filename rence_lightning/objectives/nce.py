@@ -6,7 +6,7 @@ group has one positive.
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,8 @@ def multi_label_nce(scores: Tensor, positive: Tensor) -> Tensor:
     Returns:
         `(prompts,)`, the loss of each prompt; 0 where P or N is empty, for then there is nothing to contrast.
     """
-    # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest float stands for an empty N: minus
-    # infinity would do in the forward pass, but makes NaN gradients.
+    # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest float stands for an empty N: a
+    # logsumexp over nothing but minus infinities has a gradient only by courtesy of the library.
     negatives = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
     return _mean_over_positives(F.softplus(negatives - scores), positive)
 
@@ -78,6 +78,8 @@ class ContrastiveObjective(Objective):
     def __init__(self, beta: float = 0.1, alpha: float = 0.5, margin: Margin = "adaptive") -> None:
         if beta <= 0:
             raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
+        if margin not in get_args(Margin):
+            raise UserError(f"objective: margin is {margin!r}, it must be one of {', '.join(get_args(Margin))}")
         self.beta = beta
         self.alpha = alpha
         self.margin: Margin = margin

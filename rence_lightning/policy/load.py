@@ -63,6 +63,8 @@ def load_policy(
             f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
             "would be drawn at random; give a whole model"
         )
+    if not tokenizer("1").input_ids:  # what transformers makes up where there are no tokenizer files
+        raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files beside its weights")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")

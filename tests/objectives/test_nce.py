@@ -264,3 +264,8 @@ def test_the_margin_vanishes_on_the_best_responses() -> None:
 def test_beta_must_be_positive(objective: type[MultiLabelNCE], beta: float) -> None:
     with pytest.raises(UserError, match=f"beta is {beta}.*beta > 0"):
         objective(beta=beta)
+
+
+def test_an_unknown_margin_is_refused() -> None:
+    with pytest.raises(UserError, match="one of adaptive, constant, none"):
+        MultiLabelNCE(margin="adaptve")  # type: ignore[arg-type]

@@ -55,6 +55,14 @@ def test_a_broken_config_is_one_line(copy: Path, text: str) -> None:
     assert_refused(copy, "cannot load")
 
 
+def test_a_folder_without_a_tokenizer_is_refused(copy: Path) -> None:
+    """As a trainer's checkpoint often is. `transformers` makes up a tokenizer without a vocabulary, which reads every
+    text as nothing."""
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    assert_refused(copy, "tokenizer")
+
+
 def test_truncated_weights_are_one_line(copy: Path) -> None:
     """As an interrupted download or a full disk leaves them."""
     weights = copy / "model.safetensors"

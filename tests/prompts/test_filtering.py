@@ -133,9 +133,11 @@ def test_a_kept_group_has_positives_and_negatives(responses: str, positives: str
 
 def test_shaped_rewards_do_not_decide_difficulty() -> None:
     """Penalised correct answers are correct: P and rho go by correctness."""
-    judgement = PositiveRatioFilter().judge([0.4, 0.9, 0.1, 0.1], [True, True, False, False])
-    assert judgement.verdict is Verdict.KEPT
-    assert judgement.positive == (True, True, False, False)
+    for positives in ("correct", "best"):
+        judge_all = PositiveRatioFilter(positives=positives).judge  # type: ignore[arg-type]
+        judgement = judge_all([0.4, 0.9, 0.1, 0.1], [True, True, False, False])
+        assert judgement.verdict is Verdict.KEPT
+        assert judgement.positive == (True, True, False, False), f"positives: {positives}"
 
 
 @pytest.mark.parametrize(

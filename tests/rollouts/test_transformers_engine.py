@@ -171,6 +171,15 @@ def test_neither_global_randomness_nor_the_training_mode_is_touched() -> None:
     assert not policy.model.training
 
 
+def test_a_policy_in_training_mode_is_sampled_without_dropout() -> None:
+    policy = tiny_policy()
+    expected = generate(policy)
+    for layer in policy.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    policy.train()
+    assert generate(policy) == expected, "log pi_old would be those of a random other network"
+
+
 def test_weights_are_read_as_they_are_now() -> None:
     """No copy goes stale: after a change of the policy the next responses are the changed policy's."""
     policy, engine = tiny_policy(), TransformersEngine()
@@ -242,12 +251,12 @@ def test_frequencies_are_the_probabilities(top_p: float, temperature: float) -> 
     torch.testing.assert_close(log_prob.double(), probs.log()[token], rtol=0, atol=1e-6)
 
 
-def test_the_last_quantile_never_picks_an_impossible_token() -> None:
-    logits = torch.tensor([[0.0, 0.0, -torch.inf]])
-    almost_one = torch.tensor([1.0 - 2**-53], dtype=torch.float64)
-    for top_p in (1.0, 0.9):
-        token, _ = sample(logits, almost_one, Sampling(top_p=top_p))
-        assert token.item() in (0, 1)
+def test_the_outermost_quantiles_never_pick_an_impossible_token() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
+    for quantile in (0.0, 1.0 - 2**-53):
+        for top_p in (1.0, 0.9):
+            token, log_prob = sample(logits, torch.tensor([quantile], dtype=torch.float64), Sampling(top_p=top_p))
+            assert token.item() in (1, 2) and log_prob.isfinite(), f"quantile {quantile}, top_p {top_p}"
 
 
 def test_bad_settings_are_refused() -> None:
