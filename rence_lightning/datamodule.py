@@ -1,5 +1,6 @@
 """Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from rence_lightning.prompts import (
     Prompt,
     PromptFilter,
     PromptPool,
+    PromptSkipping,
     PromptTemplate,
     Verdict,
     encode_prompts,
@@ -46,7 +48,8 @@ class IterationBatch:
         sampled: All groups sampled, with their fates.
         prompts_per_update: The mini-batch.
         wanted: B.
-        figures: Further figures for the iteration's row in the log, from callbacks.
+        responses_total: Responses sampled in training since the start of the run, this iteration's included.
+        figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks.
     """
 
     iteration: int
@@ -54,6 +57,7 @@ class IterationBatch:
     wanted: int
     groups: list[Group] = field(default_factory=list)
     sampled: list[JudgedGroup] = field(default_factory=list)
+    responses_total: int = 0
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -81,6 +85,7 @@ class IterationBatch:
             "truncated": sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
             "length": sum(len(rollout.token_ids) for rollout in rollouts) / len(rollouts),
             "tokens": float(sum(len(rollout.token_ids) for rollout in rollouts)),
+            "responses_total": float(self.responses_total),
             "groups_sampled": float(len(self.sampled)),
             "groups_trained": float(len(self.groups)),
             **{f"share_{fate}": fates[fate] / len(self.sampled) for fate in (*Verdict, "cached")},
@@ -126,6 +131,8 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             if not prompts:
                 break
             for group in self._sample(batch, prompts):
+                data.responses_total += len(group.rollouts)
+                pool.record(group.prompt.index, group.correct)
                 judgement = data.filter.judge(group.rewards, group.correct)
                 group.positive = judgement.positive
                 judged = JudgedGroup(group, judgement.verdict)
@@ -140,6 +147,8 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         for left_over in stack[data.prompts_per_iteration :]:
             left_over.fate = "cached"
         pool.cache(judged.group.prompt.index for judged in stack[data.prompts_per_iteration :])
+        batch.responses_total = data.responses_total
+        batch.figures.update(pool.end_iteration())
         return batch
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:
@@ -163,6 +172,8 @@ class RolloutDataModule(LightningDataModule):
         engine: What samples responses (default: `TransformersEngine`).
         reward: What grades them (default: `MathReward`: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box).
         filter: Which groups are trained on (default: `PositiveRatioFilter`).
+        skipping: Which prompts are passed over before they are sampled, because they were uninformative before
+            (default: none).
         sampling: Temperature, top-p and length limit in training.
         group_size: K, responses a prompt.
         prompts_per_iteration: B, groups trained on in an iteration.
@@ -180,6 +191,7 @@ class RolloutDataModule(LightningDataModule):
         engine: RolloutEngine | None = None,
         reward: Reward | None = None,
         filter: PromptFilter | None = None,
+        skipping: PromptSkipping | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         group_size: int = 8,
         prompts_per_iteration: int = 512,
@@ -196,6 +208,7 @@ class RolloutDataModule(LightningDataModule):
         self.engine = engine if engine is not None else TransformersEngine()
         self.reward = reward if reward is not None else MathReward()
         self.filter = filter if filter is not None else PositiveRatioFilter()
+        self.skipping = skipping
         self.sampling = sampling
         self.group_size = group_size
         self.prompts_per_iteration = prompts_per_iteration
@@ -205,6 +218,7 @@ class RolloutDataModule(LightningDataModule):
         self.max_prompt_tokens = max_prompt_tokens
         self.seed = seed
         self.iteration = 0
+        self.responses_total = 0
         self.prompts: dict[int, Prompt] = {}
         self.dropped_too_long = 0
 
@@ -233,7 +247,8 @@ class RolloutDataModule(LightningDataModule):
         encoded = encode_prompts(problems, self.template, self.tokenizer, self.max_prompt_tokens)
         self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
         self.dropped_too_long = encoded.too_long
-        self.pool = PromptPool(self.prompts, self.seed)
+        # The pool adapts it: a copy, for the object given may serve another run too.
+        self.pool = PromptPool(self.prompts, self.seed, copy.deepcopy(self.skipping))
 
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
         """One element an iteration. Rollouts come from the engine, so there is nothing for loader workers to do."""
@@ -257,7 +272,12 @@ class RolloutDataModule(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.iteration, "prompts": self._fingerprint(), "pool": self.pool.state_dict()}
+        return {
+            "iteration": self.iteration,
+            "responses_total": self.responses_total,
+            "prompts": self._fingerprint(),
+            "pool": self.pool.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["prompts"] != self._fingerprint():
@@ -267,6 +287,7 @@ class RolloutDataModule(LightningDataModule):
                 "max_prompt_tokens"
             )
         self.iteration = state_dict["iteration"]
+        self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
 
     def _fingerprint(self) -> str:

@@ -1,10 +1,18 @@
 """Prompts: data sets of problems, the template that makes prompts of them, and the pool they are drawn from."""
 
 from rence_lightning.prompts.arithmetic import ArithmeticProblems
-from rence_lightning.prompts.filtering import Judgement, PositiveRatioFilter, PromptFilter, Verdict
+from rence_lightning.prompts.filtering import (
+    Judgement,
+    NoFilter,
+    PositiveRatioFilter,
+    PromptFilter,
+    Verdict,
+    ZeroVarianceFilter,
+)
 from rence_lightning.prompts.pool import PromptPool
 from rence_lightning.prompts.problems import FileProblems, HubProblems, Problem, ProblemSource
 from rence_lightning.prompts.prompts import EncodedPrompts, Prompt, encode_prompts
+from rence_lightning.prompts.skipping import GRESOSkipping, PromptSkipping
 from rence_lightning.prompts.template import PAPER_TEMPLATE, PromptTemplate
 
 __all__ = [
@@ -12,15 +20,19 @@ __all__ = [
     "ArithmeticProblems",
     "EncodedPrompts",
     "FileProblems",
+    "GRESOSkipping",
     "HubProblems",
     "Judgement",
+    "NoFilter",
     "PositiveRatioFilter",
     "Problem",
     "ProblemSource",
     "Prompt",
     "PromptFilter",
     "PromptPool",
+    "PromptSkipping",
     "PromptTemplate",
     "Verdict",
+    "ZeroVarianceFilter",
     "encode_prompts",
 ]

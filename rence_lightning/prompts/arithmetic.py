@@ -12,10 +12,10 @@ from itertools import accumulate
 from rence_lightning.errors import UserError
 from rence_lightning.prompts.problems import Problem, ProblemSource
 
-SPLIT_SIZES = {"train": 2000, "test": 500}
+SPLIT_SIZES = {"train": 2000, "validation": 500, "test": 500}
 
 # Seeds of the data sets, and nothing else: another seed is another data set, and published numbers no longer compare.
-_SPLIT_SEEDS = {"train": 20_001, "test": 20_002}
+_SPLIT_SEEDS = {"train": 20_001, "validation": 20_003, "test": 20_002}
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,10 @@ def _training_chains() -> list[Chain]:
     return _draw_split("train", taken={chain.problem for chain in held_out_chains()})
 
 
+def _validation_chains() -> list[Chain]:
+    return _draw_split("validation", taken={chain.problem for chain in (*held_out_chains(), *_training_chains())})
+
+
 def _draw_split(split: str, taken: set[str]) -> list[Chain]:
     rng = random.Random(_SPLIT_SEEDS[split])
     chains = []
@@ -116,16 +120,21 @@ def _draw_split(split: str, taken: set[str]) -> list[Chain]:
     return chains
 
 
-_SPLITS: dict[str, Callable[[], list[Chain]]] = {"train": _training_chains, "test": held_out_chains}
+_SPLITS: dict[str, Callable[[], list[Chain]]] = {
+    "train": _training_chains,
+    "validation": _validation_chains,
+    "test": held_out_chains,
+}
 
 
 class ArithmeticProblems(ProblemSource):
     """Chains such as `76+4+9+8=?`: a start of 10-99 and 1-4 steps of plus or minus one digit.
 
-    The data sets are fixed: 2,000 problems to train on and 500 held out, all different, the same in every process.
+    The data sets are fixed: 2,000 problems to train on, 500 to choose settings by and 500 held out, all different, the
+    same in every process. The embedded policy's warm-up kept clear of the test split alone.
 
     Args:
-        split: `train` (2,000 problems) or `test` (500 others).
+        split: `train` (2,000 problems), `validation` (500 others) or `test` (500 others again).
         count: Take only the first problems, this many. None: all.
     """
 

@@ -47,8 +47,6 @@ class PositiveRatioFilter(PromptFilter):
 
     A prompt is mastered iff more than t_master of its responses are correct.
 
-    Zero-variance filtering is t_hard = 0 with t_easy close to 1.
-
     Args:
         t_hard: Lower bound of rho, exclusive.
         t_easy: Upper bound of rho, inclusive.
@@ -87,3 +85,34 @@ class PositiveRatioFilter(PromptFilter):
         if rho > self.t_easy or positive == responses:
             return Verdict.TOO_EASY
         return Verdict.KEPT
+
+
+class ZeroVarianceFilter(PromptFilter):
+    """Keeps a group iff some but not all of its responses are correct: dynamic sampling (DAPO, Yu et al. 2025).
+
+    Zero variance is that of correctness, so a group that fails in two different ways is still too hard. P is the
+    correct responses. It is `PositiveRatioFilter` with t_hard = 0 and t_easy = 1.
+
+    Args:
+        t_master: As for `PositiveRatioFilter`, so below 1 it also takes out groups of which nearly all are correct; 1
+            never removes a prompt.
+    """
+
+    def __init__(self, t_master: float = 1.0) -> None:
+        if not 0 < t_master <= 1:
+            raise UserError(f"filter: need 0 < t_master <= 1, got t_master {t_master}")
+        self.t_master = t_master
+        self._ratio = PositiveRatioFilter(t_hard=0.0, t_easy=1.0, t_master=t_master)
+
+    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+        return self._ratio.judge(rewards, correct)
+
+
+class NoFilter(PromptFilter):
+    """Keeps every group (GRPO): one of equal rewards takes part in the mean, with advantages of zero.
+
+    P is the correct responses, and may be empty or all of them: for objectives that need no contrast.
+    """
+
+    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+        return Judgement(Verdict.KEPT, tuple(correct))

@@ -1,4 +1,4 @@
-"""The pool of training prompts: drawing, the prompt cache Q, and mastery (Algorithm 1, lines 1, 5-6, 11 and 18).
+"""The pool of training prompts: drawing, skipping, the prompt cache Q, and mastery (Algorithm 1, lines 1, 5-6, 11, 18).
 
 Prompts are known by their index alone. All decisions are functions of the seed and of what `record`ed verdicts say, so
 every rank that keeps a pool of its own keeps the same one.
@@ -6,8 +6,10 @@ every rank that keeps a pool of its own keeps the same one.
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from rence_lightning.prompts.skipping import PromptSkipping
 
 
 class PromptPool:
@@ -15,10 +17,13 @@ class PromptPool:
 
     Args:
         indices: The prompts of the pool.
-        seed: Of the order.
+        seed: Of the order, and of chance in skipping.
+        skipping: Which prompts lose their turn of the epoch unsampled; the pool records into it and adapts it. Where a
+            draw would otherwise come up short, what this iteration skipped is drawn after all; the cache is never
+            skipped. None: no prompt is skipped.
     """
 
-    def __init__(self, indices: Iterable[int], seed: int) -> None:
+    def __init__(self, indices: Iterable[int], seed: int, skipping: PromptSkipping | None = None) -> None:
         self._indices = list(indices)
         self._seed = seed
         self._epoch = 0
@@ -26,6 +31,9 @@ class PromptPool:
         self._cache: list[int] = []
         self._mastered: set[int] = set()
         self._drawn: set[int] = set()
+        self._skipping = skipping
+        self._iteration = 0
+        self._passed_over: list[int] = []
 
     @property
     def left(self) -> int:
@@ -40,9 +48,16 @@ class PromptPool:
     def cached(self) -> tuple[int, ...]:
         return tuple(self._cache)
 
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """Prompts skipped in this iteration, and not drawn after all, in their order."""
+        return tuple(index for index in self._passed_over if index not in self._drawn)
+
     def start_iteration(self) -> None:
         """Makes every prompt drawable again."""
         self._drawn = set()
+        self._passed_over = []
+        self._iteration += 1
 
     def draw(self, count: int) -> list[int]:
         """The next prompts to sample: the whole cache if it holds any, else the next `count` of the order.
@@ -56,6 +71,19 @@ class PromptPool:
         self._drawn.update(drawn)
         return drawn
 
+    def record(self, index: int, correct: Sequence[bool]) -> None:
+        """Tells the skipping of a sampled group: which of the K responses are correct."""
+        if self._skipping is not None:
+            self._skipping.record(index, correct)
+
+    def end_iteration(self) -> dict[str, float]:
+        """Adapts the skipping to the iteration, and returns the figures by which the iteration skipped, for the log."""
+        if self._skipping is None:
+            return {}
+        figures = {"prompts_skipped": float(len(self.skipped)), **self._skipping.figures()}
+        self._skipping.end_iteration(self._epoch)
+        return figures
+
     def master(self, index: int) -> None:
         """Removes a prompt from the pool for the rest of the run."""
         self._mastered.add(index)
@@ -67,21 +95,29 @@ class PromptPool:
     def _next(self, count: int) -> list[int]:
         chosen: list[int] = []
         waiting: list[int] = []
-        taken = set(self._drawn)
-        drawable = self.left - len(self._drawn - self._mastered)
-        while len(chosen) < min(count, drawable):
+        seen = self._drawn.union(self._passed_over)
+        unseen = self.left - len(seen - self._mastered)
+        while len(chosen) < count and unseen > 0:
             if not self._queue:
                 self._queue.extend(self._shuffled_epoch())
             index = self._queue.popleft()
             if index in self._mastered:
                 continue
-            if index in taken:
+            if index in seen:
                 waiting.append(index)  # comes round again before this iteration ends: its turn is the next iteration's
                 continue
-            chosen.append(index)
-            taken.add(index)
+            (self._passed_over if self._skips(index) else chosen).append(index)
+            seen.add(index)
+            unseen -= 1
         self._queue.extendleft(reversed(waiting))
-        return chosen
+        return chosen + [index for index in self.skipped if index not in self._mastered][: count - len(chosen)]
+
+    def _skips(self, index: int) -> bool:
+        """The chance is a function of seed, iteration and prompt: alike on every rank and in a resumed run."""
+        if self._skipping is None:
+            return False
+        chance = random.Random(f"skip/{self._seed}/{self._iteration}/{index}").random()
+        return self._skipping.skips(index, chance)
 
     def _shuffled_epoch(self) -> list[int]:
         order = [index for index in self._indices if index not in self._mastered]
@@ -90,13 +126,16 @@ class PromptPool:
         return order
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next draw depends on, in plain lists and numbers."""
-        return {
+        """Everything that the next iteration's draws depend on, in plain lists and numbers."""
+        state: dict[str, Any] = {
             "epoch": self._epoch,
             "queue": list(self._queue),
             "cache": list(self._cache),
             "mastered": sorted(self._mastered),
         }
+        if self._skipping is not None:
+            state["skipping"] = {"iteration": self._iteration, "state": self._skipping.state_dict()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._epoch = state["epoch"]
@@ -104,3 +143,7 @@ class PromptPool:
         self._cache = list(state["cache"])
         self._mastered = set(state["mastered"])
         self._drawn = set()
+        self._passed_over = []
+        if self._skipping is not None and "skipping" in state:  # a run that begins to skip has no past to go by
+            self._iteration = state["skipping"]["iteration"]
+            self._skipping.load_state_dict(state["skipping"]["state"])

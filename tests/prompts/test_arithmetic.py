@@ -12,6 +12,7 @@ from rence_lightning.prompts.arithmetic import ArithmeticProblems, Chain, draw_c
 # Of all problems and answers of a split. If these change, every number published about the demo task is void.
 DIGESTS = {
     "train": "5727468657aa0ea376c1696858b7c0857e2ed3613001effac288430a860ddd7e",
+    "validation": "b5acceaf8d8ebb8a5824343418edeba7943afb7ca20c8e9aa005e5d854b4c016",
     "test": "974684caaea4e4d59857d37b30678c65202568daaa981d4034db9f261218e3dd",
 }
 
@@ -25,7 +26,7 @@ def running_values(problem: str) -> list[int]:
     return values[1:]
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_answers_are_right_and_no_running_value_is_negative(split: str) -> None:
     for problem in ArithmeticProblems(split).load():
         values = running_values(problem.problem)
@@ -33,7 +34,7 @@ def test_answers_are_right_and_no_running_value_is_negative(split: str) -> None:
         assert min(values) >= 0
 
 
-@pytest.mark.parametrize(("split", "size"), [("train", 2000), ("test", 500)])
+@pytest.mark.parametrize(("split", "size"), [("train", 2000), ("validation", 500), ("test", 500)])
 def test_a_split_is_the_same_everywhere_and_for_ever(split: str, size: int) -> None:
     random.seed(1)
     problems = ArithmeticProblems(split).load()
@@ -51,8 +52,8 @@ def test_loading_leaves_the_global_generator_alone() -> None:
 
 
 def test_problems_and_ids_are_unique_and_the_splits_disjoint() -> None:
-    problems = ArithmeticProblems("train").load() + ArithmeticProblems("test").load()
-    assert len({problem.id for problem in problems}) == len({problem.problem for problem in problems}) == 2500
+    problems = [problem for split in DIGESTS for problem in ArithmeticProblems(split).load()]
+    assert len({problem.id for problem in problems}) == len({problem.problem for problem in problems}) == 3000
 
 
 def test_ids_count_from_one_and_name_the_split() -> None:
@@ -62,8 +63,9 @@ def test_ids_count_from_one_and_name_the_split() -> None:
     assert {problem.source for problem in problems} == {"arithmetic"}
 
 
-def test_every_number_of_steps_occurs() -> None:
-    steps = [len(running_values(problem.problem)) - 1 for problem in ArithmeticProblems("test").load()]
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_every_number_of_steps_occurs(split: str) -> None:
+    steps = [len(running_values(problem.problem)) - 1 for problem in ArithmeticProblems(split).load()]
     assert set(steps) == {1, 2, 3, 4}
     assert min(steps.count(number) for number in (1, 2, 3, 4)) > 80
 
@@ -73,11 +75,13 @@ def test_count_takes_the_first_problems() -> None:
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no split 'dev'; choose one of: train, test"):
+    with pytest.raises(UserError, match=r"no split 'dev'; choose one of: train, validation, test"):
         ArithmeticProblems("dev")
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 0), ("train", 2001), ("test", 501), ("test", -1)])
+@pytest.mark.parametrize(
+    ("split", "count"), [("train", 0), ("train", 2001), ("validation", 501), ("test", 501), ("test", -1)]
+)
 def test_an_impossible_count_is_refused(split: str, count: int) -> None:
     with pytest.raises(UserError, match=rf"the size of the {split} split.*not {count}"):
         ArithmeticProblems(split, count)

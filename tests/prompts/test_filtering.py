@@ -1,11 +1,13 @@
 """What becomes of a group: every case of the filter, and its boundaries."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts import PositiveRatioFilter, Verdict
+from rence_lightning.prompts import NoFilter, PositiveRatioFilter, Verdict, ZeroVarianceFilter
 
 REWARD = {"c": 1.0, "w": 0.1, "-": 0.0}  # correct, boxed but wrong, no box
 
@@ -157,3 +159,54 @@ def test_thresholds_out_of_order_are_refused(settings: dict[str, float]) -> None
     with pytest.raises(UserError, match="filter: need") as error:
         PositiveRatioFilter(**settings)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+@given(st.integers(2, 64).flatmap(lambda k: st.lists(st.booleans(), min_size=k, max_size=k)), st.randoms())
+def test_zero_variance_is_the_positive_ratio_below_one(correct: list[bool], chance: random.Random) -> None:
+    rewards = [chance.choice([0.0, 0.1, 1.0]) for _ in correct]
+    size = len(correct)
+    ratio = PositiveRatioFilter(t_hard=0.0, t_easy=(size - 0.5) / size, t_master=1.0)
+    assert ZeroVarianceFilter().judge(rewards, correct) == ratio.judge(rewards, correct)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 100])
+def test_zero_variance_keeps_all_but_the_alike(size: int) -> None:
+    expected = {0: Verdict.TOO_HARD, size: Verdict.TOO_EASY}
+    for right in range(size + 1):
+        correct = [True] * right + [False] * (size - right)
+        judgement = ZeroVarianceFilter().judge([float(c) for c in correct], correct)
+        assert judgement.verdict is expected.get(right, Verdict.KEPT), f"{right} of {size} correct"
+        assert judgement.positive == tuple(correct)
+
+
+def test_zero_variance_is_of_correctness_not_of_rewards() -> None:
+    judge = ZeroVarianceFilter().judge
+    assert judge([0.1, 0.0], [False, False]).verdict is Verdict.TOO_HARD
+    assert judge([1.0, 0.4], [True, True]).verdict is Verdict.TOO_EASY
+    assert judge([0.4, 0.4], [True, False]).verdict is Verdict.KEPT
+
+
+def test_zero_variance_masters_above_its_share() -> None:
+    def verdict(right: int) -> Verdict:
+        return ZeroVarianceFilter(t_master=0.8).judge([0.0] * 10, [True] * right + [False] * (10 - right)).verdict
+
+    assert [verdict(right) for right in (0, 1, 8, 9, 10)] == [
+        Verdict.TOO_HARD,
+        Verdict.KEPT,
+        Verdict.KEPT,
+        Verdict.MASTERED,
+        Verdict.MASTERED,
+    ]
+
+
+@pytest.mark.parametrize("t_master", [0.0, -0.1, 1.1, float("nan")])
+def test_an_impossible_mastery_is_refused(t_master: float) -> None:
+    with pytest.raises(UserError, match=r"^filter: need 0 < t_master <= 1, got t_master [^\n]*$"):
+        ZeroVarianceFilter(t_master)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=16))
+def test_no_filter_keeps_everything(correct: list[bool]) -> None:
+    judgement = NoFilter().judge([1.0] * len(correct), correct)
+    assert judgement.verdict is Verdict.KEPT
+    assert judgement.positive == tuple(correct), "P is the correct responses, whatever their rewards"
