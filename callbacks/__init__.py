@@ -7,6 +7,7 @@ from rence_lightning.callbacks.checkpoint import Checkpoint
 from rence_lightning.callbacks.export import ExportPolicy
 from rence_lightning.callbacks.old_policy import OldPolicySnapshot
 from rence_lightning.callbacks.progress import Progress
+from rence_lightning.callbacks.rollout_budget import RolloutBudget
 from rence_lightning.callbacks.rollout_log import RolloutLog
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "ExportPolicy",
     "OldPolicySnapshot",
     "Progress",
+    "RolloutBudget",
     "RolloutLog",
 ]

@@ -26,6 +26,7 @@ class Group:
         responses: Their texts, special tokens left out.
         scores: Their rewards and verdicts.
         temperature: They were sampled at.
+        seed: For an objective that draws at random; independent of the seed that the responses were sampled with.
         positive: Which of them are in P; set by the prompt filter.
         old_log_probs: For each response a `(tokens,)` float32 tensor, log pi_old of its tokens; set before the first
             update, on the rank that trains on the group.
@@ -36,6 +37,7 @@ class Group:
     responses: list[str]
     scores: list[Score]
     temperature: float
+    seed: int = 0
     positive: tuple[bool, ...] = ()
     old_log_probs: list[Tensor] = field(default_factory=list)
 
@@ -109,6 +111,8 @@ class GroupSampler:
             progress,
         )
         groups = self._grade(mine, sampled, sampling.temperature)
+        for group in groups:
+            group.seed = _seed(f"{stream}, objective", group.prompt.problem.id)
         if world == 1:
             return groups
         shares: list[Any] = [None] * world

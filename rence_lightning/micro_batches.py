@@ -102,7 +102,7 @@ def idle(pad_id: int, device: torch.device) -> MicroBatch:
 
 
 def constants_of(groups: Sequence[Group], device: torch.device) -> Groups:
-    """Old log-probabilities, mask, rewards and positives `(prompts, K, ...)` of whole groups."""
+    """Old log-probabilities, mask, rewards, positives `(prompts, K, ...)` and seeds of whole groups."""
     rows = [old for group in groups for old in group.old_log_probs]
     if len(rows) != sum(len(group.rollouts) for group in groups):
         raise RuntimeError("a group has no pi_old log-probabilities: is the OldPolicySnapshot callback missing?")
@@ -115,4 +115,5 @@ def constants_of(groups: Sequence[Group], device: torch.device) -> Groups:
         mask=mask.view(shape).to(device),
         rewards=torch.tensor([group.rewards for group in groups], device=device),
         positive=torch.tensor([group.positive for group in groups], device=device),
+        seeds=tuple(group.seed for group in groups),
     )

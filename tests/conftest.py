@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,9 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set RENCE_DATA to the folder with eval/ and train/")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's command line looks at `sys.argv` besides the arguments it is given."""
+    monkeypatch.setattr(sys, "argv", ["rence_lightning"])

@@ -15,11 +15,6 @@ ROOT = Path(__file__).parent.parent
 ARITHMETIC = str(ROOT / "conf" / "arithmetic.yaml")
 
 
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["rence_lightning"])
-
-
 def error_of(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a command ends with."""
     with pytest.raises(SystemExit) as end:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import CONF, printed_config
 from lightning.pytorch.callbacks import EarlyStopping
 
 from rence_lightning.cli import CLI, main
@@ -17,8 +18,6 @@ from rence_lightning.module import PolicyModule
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
 from rence_lightning.trainer import Trainer
 
-ROOT = Path(__file__).parent.parent
-CONF = ROOT / "conf"
 ARITHMETIC = f"--config={CONF / 'arithmetic.yaml'}"
 SMALL = (
     "--evaluation.limit=4",
@@ -33,20 +32,6 @@ OVERLAYS = [
     *([CONF / "rence.yaml", file] for file in sorted(CONF.glob("*/*.yaml")) if file.stem != "easy_local"),
     [CONF / "smollm2.yaml", CONF / "data" / "easy_local.yaml"],
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["rence_lightning"])
-
-
-def printed_config(capfd: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    with pytest.raises(SystemExit) as end:
-        main([*arguments, "--print_config"])
-    output = capfd.readouterr()
-    assert end.value.code == 0, output.err
-    config: dict[str, Any] = yaml.safe_load(output.out)
-    return config
 
 
 def capture_fit(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
@@ -169,8 +154,8 @@ from rence_lightning.rollouts import TransformersEngine
 class Sharper(ContrastiveObjective):
     """Multi-label NCE at half the temperature."""
 
-    def contrast(self, scores, positive):
-        return multi_label_nce(2 * scores, positive)
+    def contrast(self, scores, groups):
+        return multi_label_nce(2 * scores, groups.positive)
 
 class Shortest(Reward):
     def score(self, gold, responses):

@@ -1,6 +1,8 @@
 """Training losses: one family a file, pure functions of scores or log-probabilities and rewards."""
 
 from rence_lightning.objectives.base import Groups, Objective, Totals
+from rence_lightning.objectives.dpo import AllPairs, RandomPair, all_pairs, random_pair
+from rence_lightning.objectives.nca import NCA, InfoNCA, info_nca, nca
 from rence_lightning.objectives.nce import (
     ContrastiveObjective,
     MultiLabelNCE,
@@ -8,14 +10,28 @@ from rence_lightning.objectives.nce import (
     multi_label_nce,
     softmax_contrast,
 )
+from rence_lightning.objectives.policy_gradient import DAPO, GRPO, GSPO, DrGRPO, PolicyGradient
 
 __all__ = [
+    "DAPO",
+    "GRPO",
+    "GSPO",
+    "NCA",
+    "AllPairs",
     "ContrastiveObjective",
+    "DrGRPO",
     "Groups",
+    "InfoNCA",
     "MultiLabelNCE",
     "Objective",
+    "PolicyGradient",
+    "RandomPair",
     "SoftmaxContrast",
     "Totals",
+    "all_pairs",
+    "info_nca",
     "multi_label_nce",
+    "nca",
+    "random_pair",
     "softmax_contrast",
 ]

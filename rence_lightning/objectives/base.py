@@ -21,6 +21,8 @@ class Groups:
         mask: `(prompts, K, tokens)` bool, True on response tokens (EOS included), False on padding.
         rewards: `(prompts, K)`, r(x, y).
         positive: `(prompts, K)` bool, True on the responses in P.
+        seeds: For each prompt a seed, for an objective that draws at random: with it a group's loss is the same in any
+            micro-batch and on any rank.
     """
 
     log_probs: Tensor
@@ -28,6 +30,12 @@ class Groups:
     mask: Tensor
     rewards: Tensor
     positive: Tensor
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def lengths(self) -> Tensor:
+        """`(prompts, K)`, tokens of each response."""
+        return self.mask.sum(-1)
 
     @property
     def log_ratio(self) -> Tensor:

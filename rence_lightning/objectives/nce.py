@@ -90,22 +90,22 @@ class ContrastiveObjective(Objective):
         return self.beta * groups.sequence_log_ratio + self.alpha * margin
 
     @abstractmethod
-    def contrast(self, scores: Tensor, positive: Tensor) -> Tensor:
-        """`(prompts, K)` scores and positives -> `(prompts,)` losses."""
+    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
+        """`(prompts, K)` scores of `groups` -> `(prompts,)` losses."""
 
     def loss(self, groups: Groups, totals: Totals) -> Tensor:
-        return self.contrast(self.scores(groups), groups.positive).sum() / totals.prompts
+        return self.contrast(self.scores(groups), groups).sum() / totals.prompts
 
 
 class MultiLabelNCE(ContrastiveObjective):
     """The paper's objective, Eq. (1)."""
 
-    def contrast(self, scores: Tensor, positive: Tensor) -> Tensor:
-        return multi_label_nce(scores, positive)
+    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
+        return multi_label_nce(scores, groups.positive)
 
 
 class SoftmaxContrast(ContrastiveObjective):
     """Positives in the denominator, too (Table 4, *Softmax*)."""
 
-    def contrast(self, scores: Tensor, positive: Tensor) -> Tensor:
-        return softmax_contrast(scores, positive)
+    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
+        return softmax_contrast(scores, groups.positive)

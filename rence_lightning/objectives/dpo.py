@@ -1,0 +1,64 @@
+"""Pairwise contrast: DPO over the responses of a group, with pi_old as the reference policy.
+
+Refreshing the reference with every iteration's rollouts is semi-online DPO (Lanchantin et al. 2025): s, the updates
+between two synchronisations, is updates_per_iteration.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rence_lightning.objectives.base import Groups
+from rence_lightning.objectives.nce import ContrastiveObjective
+
+
+def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
+    """Group-DPO: the mean over all pairs (y in P, y' in N) of -log sigmoid(s(y) - s(y')).
+
+    Args:
+        scores: `(prompts, K)` float, s(x, y).
+        positive: `(prompts, K)` bool, True on P, False on N.
+
+    Returns:
+        `(prompts,)`, the loss of each prompt; 0 where P or N is empty, for then there is no pair.
+    """
+    pairs = positive.unsqueeze(-1) & ~positive.unsqueeze(-2)  # (prompts, K, K): y by y'
+    losses = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1))
+    return losses.masked_fill(~pairs, 0.0).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
+
+
+def random_pair(scores: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:
+    """-log sigmoid(s(y) - s(y')) of one pair a prompt, y drawn uniformly from P and y' from N.
+
+    Args:
+        scores: `(prompts, K)` float, s(x, y).
+        positive: `(prompts, K)` bool, True on P, False on N.
+        generator: On the CPU, so that the pairs do not depend on the device.
+
+    Returns:
+        `(prompts,)`, the loss of each prompt; 0 where P or N is empty.
+    """
+    # The place of the largest of iid uniforms is uniform: one draw a response chooses in P and in N.
+    draws = torch.rand(scores.shape, generator=generator).to(scores.device)
+    y = draws.masked_fill(~positive, -1.0).argmax(-1, keepdim=True)
+    y_prime = draws.masked_fill(positive, -1.0).argmax(-1, keepdim=True)
+    losses = F.softplus(scores.gather(-1, y_prime) - scores.gather(-1, y)).squeeze(-1)
+    return losses.masked_fill(~(positive.any(-1) & ~positive.all(-1)), 0.0)
+
+
+class AllPairs(ContrastiveObjective):
+    """Group-DPO, the objective of semi-online DPO (Table 1) and *All-pairs pairwise* (Table 4)."""
+
+    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
+        return all_pairs(scores, groups.positive)
+
+
+class RandomPair(ContrastiveObjective):
+    """DPO on one pair a group (Table 4, *Random pair pairwise*). The pair is drawn once for a group's rollouts."""
+
+    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
+        losses = [
+            random_pair(score.unsqueeze(0), positive.unsqueeze(0), torch.Generator().manual_seed(seed))
+            for score, positive, seed in zip(scores, groups.positive, groups.seeds, strict=True)
+        ]
+        return torch.cat(losses)

@@ -1,0 +1,183 @@
+"""Policy gradient with group-relative advantages: GRPO and its refinements DAPO, GSPO and Dr. GRPO.
+
+All minimise the clipped surrogate of PPO, -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = pi_theta / pi_old,
+A constant over a response. They differ in the advantage, the ratio and the mean:
+
+             advantage                          ratio w         mean over
+    GRPO     (r - mean) / std                   of the token    tokens of a response, then responses
+    DAPO     (r + overlong - mean) / std        of the token    tokens of the update
+    GSPO     (r - mean) / std                   of the response responses
+    DrGRPO   r - mean                           of the token    tokens, over responses * a constant length
+
+None has a penalty to a reference policy here; the trust region's KL to pi_old can be added to each.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from rence_lightning.errors import UserError
+from rence_lightning.objectives.base import Groups, Objective, Totals
+
+STD_EPSILON = 1e-6
+"""Added to a group's standard deviation, as in verl (TRL: 1e-4)."""
+
+LOG_RATIO_LIMIT = 20.0
+"""exp() of a log-ratio past this overflows the sums. Clipping stops good responses long before; bad ones that have
+become so much likelier keep their value and lose their gradient."""
+
+
+def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
+    """`(prompts, K)` rewards -> `(prompts, K)` advantages: r minus the group's mean, over its standard deviation.
+
+    The standard deviation is the sample's (K - 1), plus `STD_EPSILON`. Where all rewards are equal it is 0.
+    """
+    rewards = rewards - rewards.amax(-1, keepdim=True)  # equal rewards become zeros, whose mean has no rounding error
+    advantage = rewards - rewards.mean(-1, keepdim=True)
+    return advantage / (rewards.std(-1, keepdim=True) + STD_EPSILON) if standardise else advantage
+
+
+def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> Tensor:
+    """DAPO's soft overlong punishment: 0 up to max - buffer tokens, then falling linearly to -1 at max.
+
+    Args:
+        lengths: Tokens of each response, any shape.
+        max_response_tokens: max, the limit of a response.
+        buffer: Tokens over which the penalty grows.
+
+    Returns:
+        `min(-(length - (max - buffer)) / buffer, 0)`, of the shape of `lengths`, to be added to the reward.
+    """
+    return (-(lengths - (max_response_tokens - buffer)) / buffer).clamp(max=0.0)
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    """-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), of the shape of `log_ratio` = log w."""
+    ratio = log_ratio.clamp(max=LOG_RATIO_LIMIT).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+
+
+class PolicyGradient(Objective):
+    """The frame of the family; GRPO's advantage and ratio.
+
+    Args:
+        clip_low: A response with a negative advantage no longer counts once w < 1 - clip_low.
+        clip_high: One with a positive advantage no longer counts once w > 1 + clip_high.
+    """
+
+    def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
+        if not 0 < clip_low <= 1 or clip_high <= 0:
+            raise UserError(f"objective: need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+
+    def advantage(self, groups: Groups) -> Tensor:
+        """`(prompts, K)`, A."""
+        return group_advantage(groups.rewards)
+
+    def log_ratio(self, groups: Groups) -> Tensor:
+        """`(prompts, K, tokens)`, log w of each token, 0 on padding."""
+        return groups.log_ratio
+
+    @abstractmethod
+    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
+        """The share of the update's mean that falls on `groups`, from `(prompts, K, tokens)` values, 0 on padding."""
+
+    def loss(self, groups: Groups, totals: Totals) -> Tensor:
+        advantage = self.advantage(groups).unsqueeze(-1)
+        losses = clipped_surrogate(self.log_ratio(groups), advantage, self.clip_low, self.clip_high)
+        return self.mean(losses.masked_fill(~groups.mask, 0.0), groups, totals)
+
+    def metrics(self, groups: Groups, totals: Totals) -> dict[str, Tensor]:
+        """`clip_share`: the share of the update's response tokens whose gradient is cut off."""
+        advantage, log_ratio = self.advantage(groups).unsqueeze(-1), self.log_ratio(groups)
+        ratio = log_ratio.exp()
+        clipped = (advantage > 0) & (ratio > 1 + self.clip_high) | (advantage < 0) & (ratio < 1 - self.clip_low)
+        return {"clip_share": (clipped & groups.mask).sum() / totals.tokens}
+
+
+class GRPO(PolicyGradient):
+    """Group relative policy optimisation (Shao et al. 2024), without its penalty to a reference policy."""
+
+    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
+        return (values.sum(-1) / groups.lengths).sum() / totals.responses
+
+
+class DAPO(PolicyGradient):
+    """DAPO (Yu et al. 2025): asymmetric clipping, token-level mean, overlong penalty.
+
+    Its fourth part, dynamic sampling, is `rence_lightning.prompts.ZeroVarianceFilter`. Filters judge correctness, so
+    the overlong penalty enters here, where it cannot make a group look informative.
+
+    Args:
+        clip_low: See `PolicyGradient`.
+        clip_high: Larger than `clip_low`: rare tokens of good responses may grow more.
+        overlong_buffer: Tokens before `max_response_tokens` over which the penalty grows to -1; null for no penalty.
+        max_response_tokens: The limit of a response, `data.sampling.max_response_tokens`.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        overlong_buffer: int | None = None,
+        max_response_tokens: int | None = None,
+    ) -> None:
+        super().__init__(clip_low, clip_high)
+        if overlong_buffer is not None and max_response_tokens is None:
+            raise UserError("objective: overlong_buffer needs max_response_tokens (data.sampling.max_response_tokens)")
+        if overlong_buffer is not None and not 0 < overlong_buffer <= (max_response_tokens or 0):
+            raise UserError(
+                f"objective: overlong_buffer is {overlong_buffer}; need 0 < overlong_buffer <= max_response_tokens "
+                f"({max_response_tokens})"
+            )
+        self.overlong_buffer = overlong_buffer
+        self.max_response_tokens = max_response_tokens
+
+    def advantage(self, groups: Groups) -> Tensor:
+        rewards = groups.rewards
+        if self.overlong_buffer is not None and self.max_response_tokens is not None:
+            rewards = rewards + overlong_penalty(groups.lengths, self.max_response_tokens, self.overlong_buffer)
+        return group_advantage(rewards)
+
+    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
+        return values.sum() / totals.tokens
+
+
+class GSPO(GRPO):
+    """Group sequence policy optimisation (Zheng et al. 2025a): the ratio of a whole response, length-normalised.
+
+    Args:
+        clip_low: Of the sequence ratio, which moves far less than a token's.
+        clip_high: Likewise.
+    """
+
+    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
+        super().__init__(clip_low, clip_high)
+
+    def log_ratio(self, groups: Groups) -> Tensor:
+        sequence = groups.sequence_log_ratio / groups.lengths
+        return sequence.unsqueeze(-1) * groups.mask
+
+
+class DrGRPO(PolicyGradient):
+    """Dr. GRPO (Liu et al. 2025): no division by the standard deviation, and none by a response's own length.
+
+    Args:
+        clip_low: See `PolicyGradient`.
+        clip_high: See `PolicyGradient`.
+        max_response_tokens: The constant that stands for the length, `data.sampling.max_response_tokens`.
+    """
+
+    def __init__(self, max_response_tokens: int, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
+        super().__init__(clip_low, clip_high)
+        if max_response_tokens < 1:
+            raise UserError(f"objective: max_response_tokens is {max_response_tokens}; it must be >= 1")
+        self.max_response_tokens = max_response_tokens
+
+    def advantage(self, groups: Groups) -> Tensor:
+        return group_advantage(groups.rewards, standardise=False)
+
+    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
+        return values.sum() / (totals.responses * self.max_response_tokens)
