@@ -23,7 +23,7 @@ def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
         `(prompts,)`, the loss of each prompt; 0 where P or N is empty, for then there is no pair.
     """
     pairs = positive.unsqueeze(-1) & ~positive.unsqueeze(-2)  # (prompts, K, K): y by y'
-    losses = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1))
+    losses = -F.logsigmoid(scores.unsqueeze(-1) - scores.unsqueeze(-2))
     return losses.masked_fill(~pairs, 0.0).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
 
 
@@ -42,7 +42,7 @@ def random_pair(scores: Tensor, positive: Tensor, generator: torch.Generator) ->
     draws = torch.rand(scores.shape, generator=generator).to(scores.device)
     y = draws.masked_fill(~positive, -1.0).argmax(-1, keepdim=True)
     y_prime = draws.masked_fill(positive, -1.0).argmax(-1, keepdim=True)
-    losses = F.softplus(scores.gather(-1, y_prime) - scores.gather(-1, y)).squeeze(-1)
+    losses = -F.logsigmoid(scores.gather(-1, y) - scores.gather(-1, y_prime)).squeeze(-1)
     return losses.masked_fill(~(positive.any(-1) & ~positive.all(-1)), 0.0)
 
 
@@ -54,7 +54,10 @@ class AllPairs(ContrastiveObjective):
 
 
 class RandomPair(ContrastiveObjective):
-    """DPO on one pair a group (Table 4, *Random pair pairwise*). The pair is drawn once for a group's rollouts."""
+    """DPO on one pair a group (Table 4, *Random pair pairwise*).
+
+    The pair is drawn from the group's own seed, so once for its rollouts; `Groups.seeds` must be there.
+    """
 
     def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
         losses = [

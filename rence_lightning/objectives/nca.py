@@ -65,7 +65,7 @@ class _RewardLabels(ContrastiveObjective):
 
 
 class InfoNCA(_RewardLabels):
-    """InfoNCA of Chen et al. (2024), which the paper's Section 2 discusses, online."""
+    """InfoNCA online: the reward-weighted softmax loss of Chen et al. (2024) that the paper's Section 2 discusses."""
 
     def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
         return info_nca(scores, groups.rewards, self.reward_temperature)

@@ -5,6 +5,7 @@ denominator over P and N together; that is the *Softmax* ablation of Table 4, `s
 group has one positive.
 """
 
+import math
 from abc import abstractmethod
 from typing import Literal, get_args
 
@@ -76,8 +77,10 @@ class ContrastiveObjective(Objective):
     """
 
     def __init__(self, beta: float = 0.1, alpha: float = 0.5, margin: Margin = "adaptive") -> None:
-        if beta <= 0:
+        if not 0 < beta < math.inf:
             raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
+        if not 0 <= alpha < math.inf:
+            raise UserError(f"objective: alpha is {alpha}; a margin that helps bad responses is none: it must be >= 0")
         if margin not in get_args(Margin):
             raise UserError(f"objective: margin is {margin!r}, it must be one of {', '.join(get_args(Margin))}")
         self.beta = beta

@@ -25,7 +25,8 @@ STD_EPSILON = 1e-6
 
 LOG_RATIO_LIMIT = 20.0
 """exp() of a log-ratio past this overflows the sums. Clipping stops good responses long before; bad ones that have
-become so much likelier keep their value and lose their gradient."""
+become so much likelier keep their value and lose their gradient. It guards against overflow alone: what comes near it
+is up to the clipping of the gradient's norm."""
 
 
 def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
@@ -47,9 +48,9 @@ def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> 
         buffer: Tokens over which the penalty grows.
 
     Returns:
-        `min(-(length - (max - buffer)) / buffer, 0)`, of the shape of `lengths`, to be added to the reward.
+        `-(length - (max - buffer)) / buffer` within [-1, 0], of the shape of `lengths`, to be added to the reward.
     """
-    return (-(lengths - (max_response_tokens - buffer)) / buffer).clamp(max=0.0)
+    return (-(lengths.double() - (max_response_tokens - buffer)) / buffer).clamp(-1.0, 0.0)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
@@ -90,7 +91,7 @@ class PolicyGradient(Objective):
         return self.mean(losses.masked_fill(~groups.mask, 0.0), groups, totals)
 
     def metrics(self, groups: Groups, totals: Totals) -> dict[str, Tensor]:
-        """`clip_share`: the share of the update's response tokens whose gradient is cut off."""
+        """`clip_share`: the share of the update's response tokens that are clipped, and so have no gradient."""
         advantage, log_ratio = self.advantage(groups).unsqueeze(-1), self.log_ratio(groups)
         ratio = log_ratio.exp()
         clipped = (advantage > 0) & (ratio > 1 + self.clip_high) | (advantage < 0) & (ratio < 1 - self.clip_low)
@@ -101,7 +102,7 @@ class GRPO(PolicyGradient):
     """Group relative policy optimisation (Shao et al. 2024), without its penalty to a reference policy."""
 
     def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
-        return (values.sum(-1) / groups.lengths).sum() / totals.responses
+        return (values.sum(-1) / groups.lengths.clamp(min=1)).sum() / totals.responses
 
 
 class DAPO(PolicyGradient):
@@ -138,7 +139,8 @@ class DAPO(PolicyGradient):
     def advantage(self, groups: Groups) -> Tensor:
         rewards = groups.rewards
         if self.overlong_buffer is not None and self.max_response_tokens is not None:
-            rewards = rewards + overlong_penalty(groups.lengths, self.max_response_tokens, self.overlong_buffer)
+            penalty = overlong_penalty(groups.lengths, self.max_response_tokens, self.overlong_buffer)
+            rewards = rewards + penalty.to(rewards.dtype)
         return group_advantage(rewards)
 
     def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
@@ -157,7 +159,7 @@ class GSPO(GRPO):
         super().__init__(clip_low, clip_high)
 
     def log_ratio(self, groups: Groups) -> Tensor:
-        sequence = groups.sequence_log_ratio / groups.lengths
+        sequence = groups.sequence_log_ratio / groups.lengths.clamp(min=1)
         return sequence.unsqueeze(-1) * groups.mask
 
 

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from objective_groups import CONTRASTIVE, build, part, totals_of, value_and_gradient
+from objective_groups import random_groups as graded_groups
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import Groups, MultiLabelNCE, SoftmaxContrast, Totals, multi_label_nce, softmax_contrast
+from rence_lightning.objectives import NCA, Groups, MultiLabelNCE, SoftmaxContrast, multi_label_nce, softmax_contrast
 from rence_lightning.objectives.nce import reward_margin
 
 REWARDS = torch.tensor([[1, 1, 0.1, 0.1, 0.1, 0, 0, 0]], dtype=torch.float64)
@@ -89,15 +93,21 @@ COEFFICIENTS = [(2, -0.454, -0.416), (4, -0.217, -0.156), (6, -0.128, -0.059)]
 
 @pytest.mark.parametrize(("positives", "nce", "softmax"), COEFFICIENTS)
 def test_softmax_is_the_same_loss_only_for_one_positive(positives: int, nce: float, softmax: float) -> None:
-    """The coefficients of a positive at pi_old, alpha 0.5, all negatives without a reward."""
+    """The coefficients of a positive at pi_old, alpha 0.5, all negatives without a reward: -(1 - 1/Z)/|P| with
+    Z = 1 + |N| e^alpha, and 1/Z - 1/|P| with Z = |P| + |N| e^alpha."""
+    negatives = (8 - positives) * math.exp(0.5)
+    assert nce == pytest.approx(-(1 - 1 / (1 + negatives)) / positives, abs=5e-4)
+    assert softmax == pytest.approx(1 / (positives + negatives) - 1 / positives, abs=5e-4)
     gaps = [0.0] * positives + [1.0] * (8 - positives)
     scores = torch.tensor([[0.5 * gap for gap in gaps]], dtype=torch.float64, requires_grad=True)
     positive = torch.arange(8).unsqueeze(0) < positives
     for loss, expected in ((multi_label_nce, nce), (softmax_contrast, softmax)):
         (gradient,) = torch.autograd.grad(loss(scores, positive).sum(), scores)
-        assert gradient[0, 0].item() == pytest.approx(expected, abs=1e-3)
+        assert gradient[0, :positives].tolist() == pytest.approx([expected] * positives, abs=5e-4)
     single = torch.arange(8).unsqueeze(0) < 1
-    torch.testing.assert_close(multi_label_nce(scores, single), softmax_contrast(scores, single))
+    values = [loss(scores, single) for loss in (multi_label_nce, softmax_contrast)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value.sum(), scores)[0] for value in values))
 
 
 def test_softmax_pushes_a_leading_positive_down_and_mnce_does_not() -> None:
@@ -135,6 +145,9 @@ def test_without_positives_or_negatives_there_is_nothing_to_learn(scale: float) 
     (gradient,) = torch.autograd.grad(loss.sum(), scores)
     assert loss.tolist() == [0, 0]
     assert gradient.abs().sum() == 0
+    softmax = softmax_contrast(scores, positive)
+    (gradient,) = torch.autograd.grad(softmax.sum(), scores)
+    assert softmax[0] == 0 and gradient[0].abs().sum() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -184,17 +197,8 @@ def random_groups(prompts: int = 5, responses: int = 4, tokens: int = 7) -> Grou
         mask=torch.arange(tokens) < lengths.unsqueeze(-1),
         rewards=rewards,
         positive=rewards == 1,
+        seeds=tuple(range(prompts)),
     )
-
-
-def part(groups: Groups, rows: slice | Tensor) -> Groups:
-    names = ("log_probs", "old_log_probs", "mask", "rewards", "positive")
-    return Groups(**{name: getattr(groups, name)[rows] for name in names})
-
-
-def totals(groups: Groups) -> Totals:
-    prompts, responses = groups.rewards.shape
-    return Totals(prompts, prompts * responses, int(groups.mask.sum()), int(groups.positive.sum()))
 
 
 @pytest.mark.parametrize("margin", ["adaptive", "constant", "none"])
@@ -214,43 +218,10 @@ def test_scores_are_equation_2_and_shares_add_up(objective: type[MultiLabelNCE],
             gap = {"adaptive": (0, 0, 0.9, 1.0), "constant": (0, 0, 1, 1), "none": (0, 0, 0, 0)}[margin][response]
             scores.append(0.2 * ratio + 0.7 * gap)
         expected.append(naive(scores, [True, True, False, False], objective is SoftmaxContrast))
-    whole = loss.loss(groups, totals(groups))
+    whole = loss.loss(groups, totals_of(groups))
     assert whole.item() == pytest.approx(sum(expected) / 5)
-    shares = [loss.loss(part(groups, rows), totals(groups)) for rows in (slice(0, 1), slice(1, 4), slice(4, 5))]
+    shares = [loss.loss(part(groups, rows), totals_of(groups)) for rows in ([0], [1, 2, 3], [4])]
     assert sum(share.item() for share in shares) == pytest.approx(whole.item())
-
-
-@given(st.lists(st.integers(0, 3), min_size=6, max_size=6))
-def test_shares_over_any_partition_add_up_with_their_gradients(hands: list[int]) -> None:
-    groups, hand = random_groups(prompts=6), torch.tensor(hands)
-    for objective in (MultiLabelNCE(), SoftmaxContrast()):
-        whole = objective.loss(groups, totals(groups))
-        (expected,) = torch.autograd.grad(whole, groups.log_probs)
-        share = sum(objective.loss(part(groups, hand == h), totals(groups)) for h in range(4))
-        (gradient,) = torch.autograd.grad(share, groups.log_probs)  # type: ignore[arg-type]
-        torch.testing.assert_close(share, whole, msg="an update's loss depends on how its groups are dealt")
-        torch.testing.assert_close(gradient, expected, msg="an update's gradient depends on how its groups are dealt")
-
-
-def test_padding_has_no_part_in_loss_or_gradient() -> None:
-    groups = random_groups()
-    loss = MultiLabelNCE()
-    (gradient,) = torch.autograd.grad(loss.loss(groups, totals(groups)), groups.log_probs)
-    assert gradient[~groups.mask].abs().sum() == 0
-
-    def longer(values: Tensor, padding: float) -> Tensor:
-        extended = torch.cat([values, torch.zeros(5, 4, 3, dtype=values.dtype)], dim=-1)
-        return torch.where(mask, extended, padding)
-
-    mask = torch.cat([groups.mask, torch.zeros(5, 4, 3, dtype=torch.bool)], dim=-1)
-    for new, old in ((1e6, -1e6), (math.nan, -math.inf)):
-        log_probs = longer(groups.log_probs.detach(), new).requires_grad_()
-        padded = Groups(log_probs, longer(groups.old_log_probs, old), mask, groups.rewards, groups.positive)
-        longer_loss = loss.loss(padded, totals(groups))
-        (longer_gradient,) = torch.autograd.grad(longer_loss, log_probs)
-        assert longer_loss.item() == pytest.approx(loss.loss(groups, totals(groups)).item())
-        torch.testing.assert_close(longer_gradient[..., :-3], gradient)
-        assert longer_gradient[..., -3:].abs().sum() == 0
 
 
 def test_the_margin_vanishes_on_the_best_responses() -> None:
@@ -269,3 +240,47 @@ def test_beta_must_be_positive(objective: type[MultiLabelNCE], beta: float) -> N
 def test_an_unknown_margin_is_refused() -> None:
     with pytest.raises(UserError, match="one of adaptive, constant, none"):
         MultiLabelNCE(margin="adaptve")  # type: ignore[arg-type]
+
+
+# ---- every contrastive objective -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", CONTRASTIVE)
+@given(seed=st.integers(0, 10_000), shift=st.floats(-20, 20))
+def test_contrasts_know_no_shift_of_the_scores_but_nca(objective: type[Any], seed: int, shift: float) -> None:
+    groups, loss = graded_groups(seed=seed), build(objective)
+    scores = loss.scores(groups).detach().requires_grad_()
+    losses, shifted = loss.contrast(scores, groups), loss.contrast(scores + shift, groups)
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
+    assert losses.shape == (6,) and (losses >= 0).all()
+    if objective is NCA:
+        # It judges each response by itself, which a common factor of all likelihoods must move.
+        assert abs(shift) < 0.1 or not torch.allclose(shifted, losses)
+    else:
+        torch.testing.assert_close(shifted, losses, rtol=1e-9, atol=1e-7)
+        torch.testing.assert_close(gradient.sum(-1), torch.zeros(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("objective", CONTRASTIVE)
+@given(seed=st.integers(0, 10_000), shift=st.floats(-5, 5))
+def test_contrasts_know_no_shift_of_the_rewards(objective: type[Any], seed: int, shift: float) -> None:
+    groups, loss = graded_groups(seed=seed), build(objective, margin="adaptive")
+    actual = value_and_gradient(loss, replace(groups, rewards=groups.rewards + shift))
+    for value, expected in zip(actual, value_and_gradient(loss, groups), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("margin", ["adaptive", "constant", "none"])
+@pytest.mark.parametrize("objective", CONTRASTIVE)
+def test_a_margin_acts_like_so_much_more_log_ratio(objective: type[Any], margin: str) -> None:
+    """alpha m more score is what a first token likelier by alpha m / beta gives without a margin."""
+    groups = random_groups()
+    gap = {"adaptive": [0, 0, 0.9, 1], "constant": [0, 0, 1, 1], "none": [0, 0, 0, 0]}[margin]
+    likelier = groups.log_probs.detach().clone()
+    likelier[:, :, 0] += 0.7 / 0.2 * torch.tensor(gap, dtype=torch.float64)
+    without = replace(groups, log_probs=likelier.requires_grad_())
+    actual = value_and_gradient(objective(beta=0.2, alpha=0.7, margin=margin), groups)
+    expected = value_and_gradient(objective(beta=0.2, alpha=0.7, margin="none"), without)
+    torch.testing.assert_close(actual, expected)
+    plain = value_and_gradient(objective(beta=0.2, alpha=0.7, margin="none"), groups)
+    assert margin == "none" or actual[0] > plain[0] + 0.05 or objective is NCA, "the margin has no effect"

@@ -1,0 +1,153 @@
+"""DPO on the pairs of a group: a double loop over P and N, what a pair drawn at random may be, and how often."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from objective_groups import assert_same, random_groups, totals_of, value_and_gradient
+from torch import Tensor
+
+from rence_lightning.objectives import AllPairs, Groups, RandomPair, all_pairs, multi_label_nce, random_pair
+
+
+def pair_losses(scores: list[float], positive: list[bool]) -> list[float]:
+    """-log sigmoid(s(y) - s(y')) of every pair, with math's functions alone."""
+    gaps = [
+        good - bad
+        for good, is_good in zip(scores, positive, strict=True)
+        if is_good
+        for bad, is_good_too in zip(scores, positive, strict=True)
+        if not is_good_too
+    ]
+    return [math.log1p(math.exp(-gap)) if gap > 0 else math.log1p(math.exp(gap)) - gap for gap in gaps]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+groups_of_scores = st.integers(2, 8).flatmap(
+    lambda k: st.tuples(
+        st.lists(st.floats(-40, 40), min_size=k, max_size=k), st.lists(st.booleans(), min_size=k, max_size=k)
+    )
+)
+
+
+@given(st.lists(st.floats(-40, 40), min_size=4, max_size=4), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_all_pairs_is_the_mean_of_a_double_loop(scores: list[float], positive: list[bool]) -> None:
+    losses = pair_losses(scores, positive)
+    batch = torch.tensor([scores, scores[::-1]], dtype=torch.float64), torch.tensor([positive, positive[::-1]])
+    expected = sum(losses) / len(losses) if losses else 0.0
+    assert all_pairs(*batch).tolist() == pytest.approx([expected] * 2)
+
+
+@given(groups_of_scores, st.integers(0, 2**32))
+def test_a_random_pair_is_one_of_the_pairs(group: tuple[list[float], list[bool]], seed: int) -> None:
+    scores, positive = group
+    losses = pair_losses(scores, positive)
+    batch = torch.tensor([scores], dtype=torch.float64), torch.tensor([positive])
+    loss = random_pair(*batch, generator(seed)).item()
+    assert loss == random_pair(*batch, generator(seed)).item(), "the same seed draws another pair"
+    assert any(loss == pytest.approx(pair, rel=1e-9, abs=1e-8) for pair in losses or [0.0])
+
+
+def test_every_pair_is_drawn_equally_often() -> None:
+    """12 pairs, 12,000 draws: chi-square with 11 degrees of freedom exceeds 31.3 once in a thousand."""
+    positive = torch.tensor([True, False, True, False, True, False, False])
+    scores = (10.0 ** torch.arange(7, dtype=torch.float64)).expand(12_000, 7).clone().requires_grad_()
+    losses = random_pair(scores / 1e8, positive.expand(12_000, 7), generator(1))
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
+    good, bad = gradient.argmin(-1), gradient.argmax(-1)
+    assert (gradient != 0).sum(-1).eq(2).all(), "one positive and one negative have a gradient"
+    counts = torch.bincount(7 * good + bad, minlength=49).view(7, 7)
+    pairs = positive.unsqueeze(1) & ~positive.unsqueeze(0)
+    assert counts[~pairs].sum() == 0
+    assert ((counts[pairs] - 1000.0) ** 2 / 1000).sum() < 31.3
+
+
+def test_random_pairs_are_all_pairs_on_average() -> None:
+    """The mean over 20,000 draws, in value and in gradient, within five standard errors of at most 2 / sqrt(20000)."""
+    scores = torch.tensor([[0.3, -1.0, 2.0, 0.1, -0.4]], dtype=torch.float64).expand(20_000, 5).clone()
+    positive = torch.tensor([[True, False, False, True, False]])
+    scores.requires_grad_()
+    losses = random_pair(scores, positive.expand(20_000, 5), generator(2))
+    (gradient,) = torch.autograd.grad(losses.mean(), scores)
+    one = scores.detach()[:1].requires_grad_()
+    whole = all_pairs(one, positive)
+    (expected,) = torch.autograd.grad(whole.sum(), one)
+    assert losses.mean().item() == pytest.approx(whole.item(), abs=0.07)
+    torch.testing.assert_close(gradient.sum(0), expected[0], atol=0.035, rtol=0)
+
+
+@pytest.mark.parametrize("loss", [all_pairs, lambda scores, positive: random_pair(scores, positive, generator(0))])
+@pytest.mark.parametrize("scale", [0, 1])
+def test_without_a_pair_there_is_nothing_to_learn(loss: Callable[[Tensor, Tensor], Tensor], scale: float) -> None:
+    scores = (scale * torch.tensor([[1.0, -1e4, 1e4]] * 2)).requires_grad_()
+    losses = loss(scores, torch.tensor([[False] * 3, [True] * 3]))
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
+    assert losses.tolist() == [0, 0]
+    assert gradient.abs().sum() == 0
+
+
+def test_one_positive_and_one_negative_are_the_same_loss_as_mnce() -> None:
+    scores = torch.randn(50, 2, dtype=torch.float64, generator=generator(3))
+    positive = torch.tensor([[False, True]]).expand(50, 2)
+    for loss in (all_pairs(scores, positive), random_pair(scores, positive, generator(0))):
+        torch.testing.assert_close(loss, multi_label_nce(scores, positive))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_scores_stay_finite(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[1e4, -1e4, 1e4, -1e4]], dtype=dtype, requires_grad=True)
+    loss = all_pairs(scores, torch.tensor([[True, True, False, False]]))
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    assert loss.item() == pytest.approx((2 * math.log(2) + 20_000) / 4, rel=1e-6)
+    # Level with its rival: half a pair; 20,000 nats behind: a whole one; 20,000 ahead: none.
+    assert gradient[0].tolist() == pytest.approx([-0.125, -0.375, 0.375, 0.125])
+
+
+def naive(groups: Groups, beta: float, alpha: float) -> Tensor:
+    """Eq. (2) with the adaptive margin and the mean over pairs, token by token, from autograd scalars."""
+    total = torch.zeros((), dtype=torch.float64)
+    prompts, responses, tokens = groups.log_probs.shape
+    for p in range(prompts):
+        scores, rewards = [], groups.rewards[p].tolist()
+        for k in range(responses):
+            ratio = torch.zeros((), dtype=torch.float64)
+            for t in range(tokens):
+                if groups.mask[p, k, t]:
+                    ratio = ratio + groups.log_probs[p, k, t] - groups.old_log_probs[p, k, t]
+            scores.append(beta * ratio + alpha * (max(rewards) - rewards[k]))
+        good = [score for score, positive in zip(scores, groups.positive[p], strict=True) if positive]
+        bad = [score for score, positive in zip(scores, groups.positive[p], strict=True) if not positive]
+        pairs = [-torch.log(1 / (1 + torch.exp(-(y - y_prime)))) for y in good for y_prime in bad]
+        if pairs:
+            total = total + sum(pairs) / len(pairs)
+    return total / prompts
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_objective_is_the_equation_token_by_token(seed: int) -> None:
+    groups = random_groups(seed=seed)
+    expected = naive(groups, 0.2, 0.7)
+    (gradient,) = torch.autograd.grad(expected, groups.log_probs)
+    actual = value_and_gradient(AllPairs(beta=0.2, alpha=0.7), groups)
+    assert_same(actual, (expected.detach(), gradient), "all pairs is not the loop over pairs")
+
+
+def test_the_pair_of_a_group_goes_by_its_seed() -> None:
+    """The same pair at every update, another for another seed, and on average all pairs."""
+    groups, objective = random_groups(prompts=1, seed=2), RandomPair(beta=0.2)
+    assert groups.positive.sum() == 3
+    losses = []
+    for seed in range(300):
+        drawn = Groups(**{**vars(groups), "seeds": (seed,)})
+        losses.append(objective.loss(drawn, totals_of(drawn)).item())
+        assert objective.loss(drawn, totals_of(drawn)).item() == losses[-1], "a group's pair changes between updates"
+    pairs = pair_losses(objective.scores(groups)[0].tolist(), groups.positive[0].tolist())
+    assert {round(loss, 9) for loss in losses} == {round(pair, 9) for pair in pairs}, "not all pairs are ever drawn"
+    error = (max(pairs) - min(pairs)) / math.sqrt(300)
+    assert sum(losses) / 300 == pytest.approx(sum(pairs) / len(pairs), abs=3 * error)
