@@ -1,0 +1,1 @@
+"""Comparisons that are run, not asserted."""

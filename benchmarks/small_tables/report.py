@@ -1,0 +1,128 @@
+"""The tables as Markdown."""
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from statistics import fmean, stdev
+
+from benchmarks.small_tables.choice import Scores, best
+from benchmarks.small_tables.runs import Result
+from benchmarks.small_tables.spec import Method, Row, Spec, Table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the report needs.
+
+    Attributes:
+        spec: The experiment.
+        tables: Those of it that were run.
+        methods: Of each row.
+        scores: Of the learning rates.
+        results: One a seed.
+    """
+
+    spec: Spec
+    tables: Sequence[Table]
+    methods: Mapping[Row, Method]
+    scores: Scores
+    results: Mapping[Method, Sequence[Result]]
+
+
+def report(outcome: Outcome, command: str, processes: int, figure: str | None) -> str:
+    """The whole page."""
+    notes: list[str] = []
+    parts = [_header(outcome, command, processes), *(_table(table, outcome, notes) for table in outcome.tables)]
+    parts += notes
+    if figure is not None:
+        parts.append(
+            f"![learning curves]({figure})\n\nSampled pass@1 on the test split against responses sampled in training: "
+            "mean over seeds, and the band from the lowest to the highest."
+        )
+    parts.append(_choice(outcome))
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(outcome: Outcome, command: str, processes: int) -> str:
+    spec = outcome.spec
+    return "\n".join(
+        [
+            f"- commit `{commit()}`, command `{command}`",
+            f"- torch {version('torch')}, transformers {version('transformers')}, Python {platform.python_version()}, "
+            f"{processes} runs at a time, one thread each",
+            f"- each run starts from the same policy and samples {spec.rollouts:,} responses in training, and what is "
+            "left of the iteration in which it reaches them",
+            f"- seeds {_list(spec.seeds)}; the spread is the sample standard deviation over them",
+            "- CPU seconds are of the whole process: start-up and evaluations are in them",
+        ]
+    )
+
+
+def _table(table: Table, outcome: Outcome, notes: list[str]) -> str:
+    lines = [
+        f"### {table.title}",
+        "",
+        "| | pass@1, % | responses | updates | CPU s | learning rate | the paper's Avg, Qwen3-4B |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table.rows:
+        method = outcome.methods[row]
+        results = outcome.results[method]
+        mark = ""
+        if errors := [result.error for result in results if result.error]:
+            mark = f" [{len(notes) + 1}]"
+            notes.append(
+                f"[{len(notes) + 1}] {row.name}: {len(errors)} of {len(results)} runs ended early: {errors[0]}"
+            )
+        rate = f"{best(outcome.scores[method]):g}" if method.trained else ""
+        lines.append(
+            f"| {row.name}{mark} | {spread([100 * result.accuracy for result in results])} | "
+            f"{fmean(result.responses for result in results):,.0f} | "
+            f"{fmean(result.updates for result in results):.0f} | "
+            f"{fmean(result.cpu_seconds for result in results):.0f} | {rate} | {row.paper} |"
+        )
+    return "\n".join(lines)
+
+
+def _choice(outcome: Outcome) -> str:
+    rates = sorted({rate for scores in outcome.scores.values() for rate in scores})
+    lines = [
+        "### The choice of learning rates",
+        "",
+        f"Pass@1 in % on the validation split, mean over the seeds {_list(outcome.spec.selection_seeds)}; the highest "
+        "is taken. Where it was at an end of the list, the list was extended.",
+        "",
+        f"| | {' | '.join(f'{rate:g}' for rate in rates)} |",
+        "|---|" + "---|" * len(rates),
+    ]
+    for method, scores in outcome.scores.items():
+        cells = [_cell(scores, rate) for rate in rates]
+        lines.append(f"| {method.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(scores: dict[float, float], rate: float) -> str:
+    if rate not in scores:
+        return ""
+    return f"**{100 * scores[rate]:.1f}**" if rate == best(scores) else f"{100 * scores[rate]:.1f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """`mean ± sample standard deviation`."""
+    return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{fmean(values):.1f}"
+
+
+def _list(values: Sequence[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def commit() -> str:
+    """The commit of the working directory, and whether there is more than it."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + (" and uncommitted changes" if changes.stdout.strip() else "")
