@@ -1,11 +1,12 @@
 """`python -m benchmarks.small_tables`: runs what is not yet there, and writes tables and figure."""
 
 import os
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 
 from benchmarks.small_tables.choice import best, choose_learning_rates
 from benchmarks.small_tables.figure import draw
@@ -22,6 +23,7 @@ def small_tables(
     spec: Path = SPEC,
     tables: list[int] | None = None,
     processes: int | None = None,
+    report_only: bool = False,
 ) -> None:
     """Runs every row of the paper's Tables 1 to 4 on the embedded arithmetic policy.
 
@@ -29,18 +31,25 @@ def small_tables(
     method share their runs. Stop it when you like: the same command goes on, and runs nothing twice.
 
     Args:
-        out: Takes tables.md, curves.png and, in runs/, all runs with their logs.
+        out: Takes tables.md, curves.png, curves.svg and, in runs/, all runs with their logs.
         spec: The experiment.
-        tables: Only these of its tables, counted from 1 (default: all).
+        tables: Only these of its tables, counted from 1, for instance 1 2 (default: all).
         processes: Runs at a time, one thread each (default: the cores of this process).
+        report_only: Start no run: write tables and figure from those that are there.
+
+    Raises:
+        UserError: The specification is wrong, or, with `report_only`, a run is missing.
+        RunFailed: A run ended otherwise than finished, starved or diverged.
     """
     experiment = load_spec(spec)
     numbers = tables or list(range(1, len(experiment.tables) + 1))
     if not set(numbers) <= set(range(1, len(experiment.tables) + 1)):
         raise UserError(f"--tables: {numbers}, but {spec} has the tables 1 to {len(experiment.tables)}")
     chosen = [experiment.tables[number - 1] for number in numbers]
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes: {processes}; it must be >= 1")
     processes = processes or len(os.sched_getaffinity(0))
-    runner = Runner(out / "runs", processes)
+    runner = Runner(out / "runs", processes, read_only=report_only)
     with ThreadPoolExecutor(processes) as workers:
         methods = find_methods(experiment, chosen, workers)
     scores = choose_learning_rates(
@@ -66,14 +75,25 @@ def small_tables(
     except ImportError:
         figure = None
         print("no figure: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
-    command = "python -m benchmarks.small_tables" + "".join(f" {argument}" for argument in sys.argv[1:])
+    command = shlex.join(["python", "-m", "benchmarks.small_tables", *sys.argv[1:]])
     (out / "tables.md").write_text(report(outcome, command, processes, figure), encoding="utf-8")
     print(f"written to {out / 'tables.md'}")
 
 
+def command_line() -> ArgumentParser:
+    """The options of `small_tables`; the lists and flags are spelled out, as `--tables 1 2` and `--report-only`."""
+    about, _, options = (small_tables.__doc__ or "").partition("Args:")
+    help_of = dict(line.strip().split(": ", 1) for line in options.partition("Raises:")[0].splitlines() if ": " in line)
+    parser = ArgumentParser(prog="python -m benchmarks.small_tables", description=about)
+    parser.add_function_arguments(small_tables, skip={"tables", "report_only"})
+    parser.add_argument("--tables", type=int, nargs="+", help=help_of["tables"])
+    parser.add_argument("--report-only", action="store_true", help=help_of["report_only"])
+    return parser
+
+
 def main() -> None:
     try:
-        auto_cli(small_tables, as_positional=False, prog="python -m benchmarks.small_tables")
+        small_tables(**command_line().parse_args().as_dict())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """The learning curves of all rows."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,31 @@ COLOURS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#C
 
 
 def draw(outcome: Outcome, path: Path) -> None:
-    """Writes the figure, a panel a table.
+    """Writes the figure, a panel a table, to `path` and as .svg beside it.
 
     Raises:
         ImportError: There is no matplotlib.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
+    columns = min(2, len(outcome.tables))
+    lines = math.ceil(len(outcome.tables) / columns)
+    figure = Figure(figsize=(5 * columns, 3.5 * lines), layout="constrained")
+    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for spare in panels[len(outcome.tables) :]:
+        spare.set_axis_off()
     for panel, table in zip(panels, outcome.tables, strict=False):
         trained = [row for row in table.rows if outcome.methods[row].trained]
         for row, colour in zip(trained, COLOURS[1:], strict=False):
             _band(panel, outcome.results[outcome.methods[row]], row.name, colour)
         panel.set_title(table.title, fontsize=10)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8, loc="lower right")
+        if trained:
+            panel.legend(fontsize=8, loc="lower right")
     figure.supxlabel("responses sampled in training")
     figure.supylabel("sampled pass@1 on the test split, %")
     figure.savefig(path, dpi=120)
+    figure.savefig(path.with_suffix(".svg"))
 
 
 def _band(panel: Any, results: Sequence[Result], name: str, colour: str) -> None:
@@ -40,5 +47,5 @@ def _band(panel: Any, results: Sequence[Result], name: str, colour: str) -> None
     end = min(result.curve[-1][0] for result in results)
     grid = sorted({x for result in results for x, _ in result.curve if x <= end})
     curves = np.array([100 * np.interp(grid, *np.array(result.curve).T) for result in results])
-    panel.plot(grid, curves.mean(0), color=colour, label=name)
+    panel.plot(grid, curves.mean(0), color=colour, label=name, marker=".")
     panel.fill_between(grid, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)

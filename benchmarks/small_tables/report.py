@@ -1,15 +1,16 @@
 """The tables as Markdown."""
 
+import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import fmean, stdev
 
 from benchmarks.small_tables.choice import Scores, best
-from benchmarks.small_tables.runs import Result
+from benchmarks.small_tables.runs import Result, commit
 from benchmarks.small_tables.spec import Method, Row, Spec, Table
+from rence_lightning.prompts.arithmetic import SPLIT_SIZES
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,36 @@ def report(outcome: Outcome, command: str, processes: int, figure: str | None) -
 
 def _header(outcome: Outcome, command: str, processes: int) -> str:
     spec = outcome.spec
+    made_at = dict.fromkeys(result.commit for results in outcome.results.values() for result in results)
+    commits = _list([f"`{made}`" if made else "not recorded" for made in made_at])
     return "\n".join(
         [
-            f"- commit `{commit()}`, command `{command}`",
+            f"- command `{command}`; page written at commit `{commit()}`, commit of the tables' runs: {commits}",
             f"- torch {version('torch')}, transformers {version('transformers')}, Python {platform.python_version()}, "
-            f"{processes} runs at a time, one thread each",
+            f"{len(os.sched_getaffinity(0))} cores, {processes} runs at a time, one thread each",
             f"- each run starts from the same policy and samples {spec.rollouts:,} responses in training, and what is "
             "left of the iteration in which it reaches them",
             f"- seeds {_list(spec.seeds)}; the spread is the sample standard deviation over them",
+            *(f"- evaluations: {line}" for line in _evaluations(outcome)),
+            "- pass@1 is the final policy's, or that of a run's last evaluation if it ended early; no checkpoint is "
+            "picked",
             "- CPU seconds are of the whole process: start-up and evaluations are in them",
         ]
     )
+
+
+def _evaluations(outcome: Outcome) -> list[str]:
+    """How many problems and samples; one line unless rows differ."""
+    scales = dict.fromkeys((method.repeats, method.limit) for method in outcome.results if method.repeats)
+    return [
+        f"{_problems('test', limit)} of the test split, {_problems('validation', limit)} of the validation split, "
+        f"{repeats} samples each"
+        for repeats, limit in scales
+    ]
+
+
+def _problems(split: str, limit: int | None) -> str:
+    return f"{min(SPLIT_SIZES[split], limit or SPLIT_SIZES[split])} problems"
 
 
 def _table(table: Table, outcome: Outcome, notes: list[str]) -> str:
@@ -116,13 +136,3 @@ def spread(values: Sequence[float]) -> str:
 
 def _list(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values)
-
-
-def commit() -> str:
-    """The commit of the working directory, and whether there is more than it."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + (" and uncommitted changes" if changes.stdout.strip() else "")

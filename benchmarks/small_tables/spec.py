@@ -24,12 +24,14 @@ class Row:
         config: Its file in conf/paper/.
         paper: The paper's average over six benchmarks, in percent.
         options: Dotted keys that the small scale needs besides the overlay.
+        validate: No training: only the policy that the others start from is evaluated.
     """
 
     name: str
     config: str
     paper: float
     options: dict[str, Any] = field(default_factory=dict)
+    validate: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,16 @@ class Method:
         key: Names its folder.
         arguments: Its command line, as `Spec.arguments`.
         trained: False for the row that is only evaluated.
+        repeats: Samples a problem in its evaluations; 0 where it is not known.
+        limit: Its evaluations take only so many problems of a split; None: all.
     """
 
     name: str
     key: str
     arguments: tuple[str, ...]
     trained: bool
+    repeats: int = 0
+    limit: int | None = None
 
 
 def load_spec(path: Path) -> Spec:
@@ -104,10 +110,17 @@ def find_methods(spec: Spec, tables: Sequence[Table], workers: Executor) -> dict
     chosen: dict[Row, Method] = {}
     for row, config in zip(rows, configs, strict=True):
         config["trainer"].pop("run_dir")
-        trained = row.name != "No training"
+        trained = not row.validate
         digest = hashlib.blake2b(json.dumps([trained, config], sort_keys=True).encode(), digest_size=8).hexdigest()
-        key = Path(row.config).stem
-        chosen[row] = methods.setdefault(digest, Method(row.name, key, tuple(spec.arguments(row)), trained))
+        if digest not in methods:
+            key = Path(row.config).stem
+            if any(method.key == key for method in methods.values()):
+                key += f"-{digest}"  # one file with other options: another folder
+            evaluation = config["evaluation"]
+            methods[digest] = Method(
+                row.name, key, tuple(spec.arguments(row)), trained, evaluation["repeats"], evaluation["limit"]
+            )
+        chosen[row] = methods[digest]
     return chosen
 
 
