@@ -82,6 +82,8 @@ class BenchmarkEvaluation(Callback):
             self._evaluate_once(trainer)
         elif trainer.is_global_zero:
             forget_evaluations_after(trainer.run_dir / "evaluations.jsonl", trainer.current_epoch)
+        if trainer.resumed_from is not None and trainer.current_epoch:
+            self.on_train_epoch_end(trainer, module)  # a run that was told to stop leaves it for later
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         if self.every and trainer.current_epoch % self.every == 0:
@@ -97,6 +99,7 @@ class BenchmarkEvaluation(Callback):
     def on_evaluate(self, trainer: Trainer, module: PolicyModule) -> None:
         trainer.datamodule.sampler.sync()
         results = {name: self._run(trainer, name, prompts) for name, prompts in self._prompts.items()}
+        trainer.datamodule.sampler.release()
         if not results:
             return
         self._evaluated = trainer.current_epoch
@@ -109,6 +112,7 @@ class BenchmarkEvaluation(Callback):
         trainer.log_metrics(figures, trainer.current_epoch)
 
     def _run(self, trainer: Trainer, name: str, prompts: list[Prompt]) -> dict[str, float]:
+        trainer.stop_if_told()
         data, start = trainer.datamodule, time.perf_counter()
         trainer.call("on_benchmark_start", name, len(prompts) * self.repeats)
         with trainer.fabric.autocast():

@@ -8,6 +8,7 @@ from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.module import PolicyModule
 from rence_lightning.run_directory import CHECKPOINTS
+from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
 
 
@@ -42,8 +43,8 @@ class Checkpoint(Callback):
             (checkpoints / "best").unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        """A starved run has a good policy: nothing that it learned since the last checkpoint is lost."""
-        if isinstance(exception, StarvationError) and self.every and self._saved != trainer.current_epoch:
+        """Nothing is lost that a run learned since its last checkpoint, be it starved or told to stop."""
+        if isinstance(exception, StarvationError | Stopped) and self.every and self._saved != trainer.current_epoch:
             self._save(trainer, best=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:

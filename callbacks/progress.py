@@ -14,6 +14,7 @@ from rence_lightning.datamodule import IterationBatch
 from rence_lightning.evaluation import evaluation_table
 from rence_lightning.groups import Group
 from rence_lightning.module import PolicyModule
+from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
 
 LOG_WIDTH = 120
@@ -140,8 +141,11 @@ class Progress(Callback):
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
-        if isinstance(exception, KeyboardInterrupt) and (trainer.run_dir / "checkpoints" / "last").exists():
-            self._say(f"interrupted; go on with --ckpt_path {trainer.run_dir}")
+        if isinstance(exception, KeyboardInterrupt | Stopped) and (trainer.run_dir / "checkpoints" / "last").exists():
+            self._say(
+                f"stopped by {exception if isinstance(exception, Stopped) else 'a second interrupt'} after iteration "
+                f"{trainer.current_epoch}; go on with --ckpt_path {trainer.run_dir}"
+            )
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         self._end()

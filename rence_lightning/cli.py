@@ -1,6 +1,7 @@
 """The command line: `fit` and `validate`, from layered YAML files, interpolation and dotted overrides."""
 
 import re
+import signal
 import sys
 from typing import Any, NoReturn, cast
 
@@ -21,8 +22,9 @@ from rence_lightning.callbacks import (
 from rence_lightning.config_errors import explain, nearest_key, sections_of
 from rence_lightning.config_files import ConfigFiles
 from rence_lightning.datamodule import RolloutDataModule
-from rence_lightning.errors import NonFiniteError, StarvationError, UserError
+from rence_lightning.errors import EngineMismatchError, NonFiniteError, StarvationError, UserError
 from rence_lightning.module import PolicyModule
+from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
 
 DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or evaluate one.
@@ -161,8 +163,10 @@ def main(args: list[str] | None = None) -> None:
         )
     except (UserError, OmegaConfBaseException) as error:
         fail(str(error))
-    except (StarvationError, NonFiniteError) as error:
+    except (StarvationError, NonFiniteError, EngineMismatchError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stopped:
+        sys.exit(128 + (stopped.signal or signal.SIGTERM))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -144,6 +144,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             batch.groups = [judged.group for judged in stack[: data.prompts_per_iteration]]
             if len(stack) >= data.prompts_per_iteration:
                 break
+        data.sampler.release()
         for left_over in stack[data.prompts_per_iteration :]:
             left_over.fate = "cached"
         pool.cache(judged.group.prompt.index for judged in stack[data.prompts_per_iteration :])
@@ -248,6 +249,7 @@ class RolloutDataModule(LightningDataModule):
         self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
         self.dropped_too_long = encoded.too_long
         # The pool adapts it: a copy, for the object given may serve another run too.
+        self._fingerprint = _fingerprint(encoded.prompts)
         self.pool = PromptPool(self.prompts, self.seed, copy.deepcopy(self.skipping))
 
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
@@ -275,12 +277,12 @@ class RolloutDataModule(LightningDataModule):
         return {
             "iteration": self.iteration,
             "responses_total": self.responses_total,
-            "prompts": self._fingerprint(),
+            "prompts": self._fingerprint,
             "pool": self.pool.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["prompts"] != self._fingerprint():
+        if state_dict["prompts"] != self._fingerprint:
             raise UserError(
                 f"data: the checkpoint was made with other training prompts ({state_dict['prompts'].split()[0]}) than "
                 f"the configuration gives ({len(self.prompts)}); resume with the same data.problems, template and "
@@ -290,12 +292,13 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
 
-    def _fingerprint(self) -> str:
-        """The number of prompts, and a digest of them: indices in the pool's state mean nothing for others."""
-        digest = hashlib.blake2b(digest_size=16)
-        for index, prompt in self.prompts.items():
-            digest.update(f"{index} {prompt.problem.id} {prompt.problem.answer} {prompt.token_ids}".encode())
-        return f"{len(self.prompts)} {digest.hexdigest()}"
+
+def _fingerprint(prompts: Sequence[Prompt]) -> str:
+    """The number of prompts, and a digest of them: indices in the pool's state mean nothing for others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for prompt in prompts:
+        digest.update(f"{prompt.index} {prompt.problem.id} {prompt.problem.answer} {prompt.token_ids}".encode())
+    return f"{len(prompts)} {digest.hexdigest()}"
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

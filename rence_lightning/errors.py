@@ -9,5 +9,9 @@ class StarvationError(RuntimeError):
     """An iteration found no group to train on, although prompts are left; the message shows the counts."""
 
 
+class EngineMismatchError(RuntimeError):
+    """The rollout engine's log-probabilities are not the trainer's: it samples from another policy."""
+
+
 class NonFiniteError(RuntimeError):
     """A loss or gradient was not finite, and the run is configured to stop rather than skip."""

@@ -80,6 +80,10 @@ class GroupSampler:
         """Hands the policy's present weights to the engine: from here on they are pi_old."""
         self._engine.sync(self._policy)
 
+    def release(self) -> None:
+        """Lets the engine give back memory: training follows."""
+        self._engine.release()
+
     def sample(
         self,
         prompts: Sequence[Prompt],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rence_lightning.groups import Group
+from rence_lightning.groups import Group, engine_log_probs
 from rence_lightning.objectives import Groups, Totals
 from rence_lightning.policy.packing import Plan, collate, deal, plan_micro_batches
 
@@ -104,6 +104,7 @@ def idle(pad_id: int, device: torch.device) -> MicroBatch:
 def constants_of(groups: Sequence[Group], device: torch.device) -> Groups:
     """Old log-probabilities, mask, rewards, positives `(prompts, K, ...)` and seeds of whole groups."""
     rows = [old for group in groups for old in group.old_log_probs]
+    engine = [engine_log_probs(rollout) for group in groups for rollout in group.rollouts]
     if len(rows) != sum(len(group.rollouts) for group in groups):
         raise RuntimeError("a group has no pi_old log-probabilities: is the OldPolicySnapshot callback missing?")
     old = pad_sequence(rows, batch_first=True)
@@ -116,4 +117,5 @@ def constants_of(groups: Sequence[Group], device: torch.device) -> Groups:
         rewards=torch.tensor([group.rewards for group in groups], device=device),
         positive=torch.tensor([group.positive for group in groups], device=device),
         seeds=tuple(group.seed for group in groups),
+        engine_log_probs=pad_sequence(engine, batch_first=True).view(shape).to(device),
     )

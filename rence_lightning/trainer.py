@@ -26,6 +26,7 @@ from rence_lightning.loggers import run_loggers
 from rence_lightning.micro_batches import UpdateShare, share_of_update
 from rence_lightning.module import PolicyModule
 from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of
+from rence_lightning.stop import Stopped, StopRequest
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
@@ -106,6 +107,8 @@ class Trainer(LightningFacade):
         self.config_yaml: str | None = None
         self._extra_loggers = loggers or []
         self._resumed_from: Path | None = None
+        self._stop_request = StopRequest()
+        self._iteration_start: dict[str, Any] = {}
 
     @property
     def max_epochs(self) -> int:
@@ -123,11 +126,12 @@ class Trainer(LightningFacade):
             ckpt_path: Resume from here: `last`, `best`, a run directory or a checkpoint in one.
         """
         self._set_up(model, datamodule, TrainerFn.FITTING, ckpt_path)
-        with self.running():
+        with self.running(), self._stop_request.listening():
             self.call("on_fit_start")
             self.call("on_train_start")
             batches = iter(datamodule.train_dataloader(self))
             while self.current_epoch < self.max_iterations and not self.should_stop:
+                self._iteration_start = datamodule.state_dict()
                 self.call("on_train_epoch_start")
                 with self.fabric.autocast():  # the engine computes in the trainer's precision
                     batch = next(batches, None)  # lines 2-18: sample from pi_old, grade, filter, master, cache
@@ -138,6 +142,7 @@ class Trainer(LightningFacade):
                 updates = [self._update(groups, index) for index, groups in enumerate(batch.updates)]  # lines 19-21
                 self.current_epoch += 1
                 self._log_iteration(batch, updates)
+                self.stop_if_told()
                 self.call("on_train_epoch_end")
             self.call("on_train_end")
             self.call("on_fit_end")
@@ -228,13 +233,31 @@ class Trainer(LightningFacade):
         total = self.fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum")
         return [float(value) for value in total]
 
+    def max_over_ranks(self, value: float) -> float:
+        """The largest value of any rank."""
+        return float(cast(Tensor, self.fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="max")))
+
     # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
 
     def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
+        if self._told_to_stop():
+            self.datamodule.load_state_dict(self._iteration_start)  # as if this iteration had not begun
+            raise Stopped(self._stop_request.signal)
         self.call("on_draw", batch, prompts, group_size)
 
     def on_tokens(self, responses: int, tokens: int) -> None:
         self.call("on_tokens", responses, tokens)
+
+    # ---- being told to stop: after the updates of an iteration, or before the next rollouts ------------------------
+
+    def _told_to_stop(self) -> bool:
+        """Whether any rank was: all must stop at the same place."""
+        return self.max_over_ranks(float(self._stop_request.signal)) > 0
+
+    def stop_if_told(self) -> None:
+        """Ends the run here if it was told to stop; called where the state is that of a finished iteration."""
+        if self._told_to_stop():
+            raise Stopped(self._stop_request.signal)
 
     # ---- set-up and figures -----------------------------------------------------------------------------------------
 

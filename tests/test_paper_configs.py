@@ -26,7 +26,13 @@ DAPO = {
     "trainer.max_iterations": 80,
     "model.objective": (
         "DAPO",
-        {"clip_low": 0.2, "clip_high": 0.28, "overlong_buffer": 1331, "max_response_tokens": 6656},
+        {
+            "clip_low": 0.2,
+            "clip_high": 0.28,
+            "importance_cap": None,
+            "overlong_buffer": 1331,
+            "max_response_tokens": 6656,
+        },
     ),
 }
 
@@ -40,7 +46,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "table1_grpo": {
         **NO_KL,
         "trainer.max_iterations": 200,
-        "model.objective": ("GRPO", {"clip_low": 0.2, "clip_high": 0.2}),
+        "model.objective": ("GRPO", {"clip_low": 0.2, "clip_high": 0.2, "importance_cap": None}),
         "data.filter": ("NoFilter", {}),
         "data.prompts_per_update": 128,
         "evaluation.every": 20,

@@ -36,17 +36,18 @@ class NoTokenizer:
     pad_token_id = PAD
 
 
-def tiny_model(architecture: str = "qwen3-tied", seed: int = 0) -> PreTrainedModel:
+def tiny_model(architecture: str = "qwen3-tied", seed: int = 0, head_dim: int = 16) -> PreTrainedModel:
     torch.manual_seed(seed)
+    shape = {**SHAPE, "head_dim": head_dim}
     family, _, tied = architecture.partition("-")
     if family == "gemma2":
-        return Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=1.0)).eval()
+        return Gemma2ForCausalLM(Gemma2Config(**shape, final_logit_softcapping=1.0)).eval()
     config, model = (Qwen3Config, Qwen3ForCausalLM) if family == "qwen3" else (LlamaConfig, LlamaForCausalLM)
-    built = model(config(**SHAPE, tie_word_embeddings=tied == "tied")).eval()
+    built = model(config(**shape, tie_word_embeddings=tied == "tied")).eval()
     with torch.no_grad():  # sharper than a fresh initialisation, whose every token is about equally likely
         built.get_output_embeddings().weight.mul_(4 if tied == "tied" else 20)
     return built
 
 
-def tiny_policy(architecture: str = "qwen3-tied", seed: int = 0) -> Policy:
-    return Policy(tiny_model(architecture, seed), NoTokenizer())  # type: ignore[arg-type]
+def tiny_policy(architecture: str = "qwen3-tied", seed: int = 0, head_dim: int = 16) -> Policy:
+    return Policy(tiny_model(architecture, seed, head_dim), NoTokenizer())  # type: ignore[arg-type]

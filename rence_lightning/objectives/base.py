@@ -23,6 +23,7 @@ class Groups:
         positive: `(prompts, K)` bool, True on the responses in P.
         seeds: For each prompt a seed, for an objective that draws at random: with it a group's loss is the same in any
             micro-batch and on any rank.
+        engine_log_probs: `(prompts, K, tokens)`, the rollout engine's own log-probabilities of the tokens it sampled.
     """
 
     log_probs: Tensor
@@ -31,6 +32,7 @@ class Groups:
     rewards: Tensor
     positive: Tensor
     seeds: tuple[int, ...] = ()
+    engine_log_probs: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:

@@ -53,6 +53,16 @@ def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> 
     return (-(lengths.double() - (max_response_tokens - buffer)) / buffer).clamp(-1.0, 0.0)
 
 
+def importance_weights(groups: Groups, cap: float) -> Tensor:
+    """Truncated importance weights min(pi_old / pi_engine, cap): `(prompts, K, tokens)`, 1 on padding.
+
+    Samples come from the engine's rounding of pi_old, not from pi_old itself; the cap bounds the variance.
+    """
+    if groups.engine_log_probs is None:
+        raise RuntimeError("importance weights need the engine's log-probabilities (Groups.engine_log_probs)")
+    return (groups.old_log_probs - groups.engine_log_probs).masked_fill(~groups.mask, 0.0).exp().clamp(max=cap)
+
+
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
     """-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), of the shape of `log_ratio` = log w."""
     ratio = log_ratio.clamp(max=LOG_RATIO_LIMIT).exp()
@@ -65,13 +75,17 @@ class PolicyGradient(Objective):
     Args:
         clip_low: A response with a negative advantage no longer counts once w < 1 - clip_low.
         clip_high: One with a positive advantage no longer counts once w > 1 + clip_high.
+        importance_cap: Weigh each token by `importance_weights`, truncated at this; null for no weights.
     """
 
-    def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
+    def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, importance_cap: float | None = None) -> None:
         if not 0 < clip_low <= 1 or clip_high <= 0:
             raise UserError(f"objective: need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
+        if importance_cap is not None and importance_cap <= 0:
+            raise UserError(f"objective: importance_cap is {importance_cap}; it must be > 0, or null for no weights")
         self.clip_low = clip_low
         self.clip_high = clip_high
+        self.importance_cap = importance_cap
 
     def advantage(self, groups: Groups) -> Tensor:
         """`(prompts, K)`, A."""
@@ -88,6 +102,8 @@ class PolicyGradient(Objective):
     def loss(self, groups: Groups, totals: Totals) -> Tensor:
         advantage = self.advantage(groups).unsqueeze(-1)
         losses = clipped_surrogate(self.log_ratio(groups), advantage, self.clip_low, self.clip_high)
+        if self.importance_cap is not None:
+            losses = losses * importance_weights(groups, self.importance_cap)
         return self.mean(losses.masked_fill(~groups.mask, 0.0), groups, totals)
 
     def metrics(self, groups: Groups, totals: Totals) -> dict[str, Tensor]:
@@ -114,6 +130,7 @@ class DAPO(PolicyGradient):
     Args:
         clip_low: See `PolicyGradient`.
         clip_high: Larger than `clip_low`: rare tokens of good responses may grow more.
+        importance_cap: See `PolicyGradient`.
         overlong_buffer: Tokens before `max_response_tokens` over which the penalty grows to -1; null for no penalty.
         max_response_tokens: The limit of a response, `data.sampling.max_response_tokens`.
     """
@@ -122,10 +139,11 @@ class DAPO(PolicyGradient):
         self,
         clip_low: float = 0.2,
         clip_high: float = 0.28,
+        importance_cap: float | None = None,
         overlong_buffer: int | None = None,
         max_response_tokens: int | None = None,
     ) -> None:
-        super().__init__(clip_low, clip_high)
+        super().__init__(clip_low, clip_high, importance_cap)
         if overlong_buffer is not None and max_response_tokens is None:
             raise UserError("objective: overlong_buffer needs max_response_tokens (data.sampling.max_response_tokens)")
         if overlong_buffer is not None and not 0 < overlong_buffer <= (max_response_tokens or 0):
@@ -153,10 +171,11 @@ class GSPO(GRPO):
     Args:
         clip_low: Of the sequence ratio, which moves far less than a token's.
         clip_high: Likewise.
+        importance_cap: See `PolicyGradient`.
     """
 
-    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
-        super().__init__(clip_low, clip_high)
+    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, importance_cap: float | None = None) -> None:
+        super().__init__(clip_low, clip_high, importance_cap)
 
     def log_ratio(self, groups: Groups) -> Tensor:
         sequence = groups.sequence_log_ratio / groups.lengths.clamp(min=1)
@@ -169,11 +188,18 @@ class DrGRPO(PolicyGradient):
     Args:
         clip_low: See `PolicyGradient`.
         clip_high: See `PolicyGradient`.
+        importance_cap: See `PolicyGradient`.
         max_response_tokens: The constant that stands for the length, `data.sampling.max_response_tokens`.
     """
 
-    def __init__(self, max_response_tokens: int, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
-        super().__init__(clip_low, clip_high)
+    def __init__(
+        self,
+        max_response_tokens: int,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        importance_cap: float | None = None,
+    ) -> None:
+        super().__init__(clip_low, clip_high, importance_cap)
         if max_response_tokens < 1:
             raise UserError(f"objective: max_response_tokens is {max_response_tokens}; it must be >= 1")
         self.max_response_tokens = max_response_tokens

@@ -2,5 +2,6 @@
 
 from rence_lightning.rollouts.engine import EngineProgress, Rollout, RolloutEngine, Sampling
 from rence_lightning.rollouts.transformers import TransformersEngine
+from rence_lightning.rollouts.vllm import VLLMEngine
 
-__all__ = ["EngineProgress", "Rollout", "RolloutEngine", "Sampling", "TransformersEngine"]
+__all__ = ["EngineProgress", "Rollout", "RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]

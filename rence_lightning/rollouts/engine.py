@@ -3,9 +3,12 @@
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rence_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FinishReason = Literal["stop", "length"]
 """`stop`: the response ends with an end-of-sequence token. `length`: it was cut at the token limit and has none."""
@@ -84,3 +87,17 @@ class RolloutEngine(Protocol):
             For each prompt, in order, its `group_size` rollouts.
         """
         ...
+
+    def release(self) -> None:
+        """Gives back memory that training needs; `sync` follows before the next `generate`."""
+
+
+def end_of_sequence_ids(model: "PreTrainedModel") -> list[int]:
+    """The tokens that end a response: the generation config's, else the model config's."""
+    generation = getattr(model, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    if ids is None:
+        ids = model.config.eos_token_id
+    if ids is None:
+        raise UserError("policy: neither generation_config.json nor config.json names an eos_token_id; add one")
+    return list(ids) if isinstance(ids, list | tuple) else [ids]

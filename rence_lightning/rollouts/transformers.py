@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from rence_lightning.errors import UserError
-from rence_lightning.rollouts.engine import EngineProgress, FinishReason, Rollout, Sampling
+from rence_lightning.rollouts.engine import EngineProgress, FinishReason, Rollout, Sampling, end_of_sequence_ids
 
 
 class TransformersEngine:
@@ -81,6 +81,9 @@ class TransformersEngine:
                 groups[index] = group
         self._model.train(training)
         return groups
+
+    def release(self) -> None:
+        """Nothing to give back: the weights are the trainer's, and the key-value cache lives as long as a batch."""
 
 
 class _Decoding:
@@ -197,17 +200,6 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
     if sampling.top_p < 1:
         token = order.gather(-1, token)
     return token.squeeze(-1), log_probs.gather(-1, token).squeeze(-1)
-
-
-def end_of_sequence_ids(model: PreTrainedModel) -> list[int]:
-    """The tokens that end a response: the generation config's, else the model config's."""
-    generation = getattr(model, "generation_config", None)
-    ids = getattr(generation, "eos_token_id", None)
-    if ids is None:
-        ids = model.config.eos_token_id
-    if ids is None:
-        raise UserError("policy: neither generation_config.json nor config.json names an eos_token_id; add one")
-    return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 def _uniforms(seed: int, group_size: int, tokens: int) -> Tensor:

@@ -276,3 +276,21 @@ def test_lengths_that_make_no_sense_are_refused() -> None:
             DAPO(overlong_buffer=buffer, max_response_tokens=9)
     with pytest.raises(UserError, match="max_response_tokens is 0"):
         DrGRPO(max_response_tokens=0)
+
+
+@pytest.mark.parametrize("objective", POLICY_GRADIENT)
+def test_importance_weights_are_the_truncated_ratio_of_trainer_to_engine(objective: type) -> None:
+    """Weight 1 where both agree; else each token counts min(pi_old / pi_engine, cap) times."""
+    groups = random_groups()
+    plain, weighted = build(objective), build(objective, importance_cap=1.5)
+    same = replace(groups, engine_log_probs=groups.old_log_probs.clone())
+    assert_same(value_and_gradient(weighted, same), value_and_gradient(plain, groups), "weights of 1")
+    halved = replace(groups, engine_log_probs=groups.old_log_probs + math.log(2))
+    value, gradient = value_and_gradient(plain, groups)
+    assert_same(value_and_gradient(weighted, halved), (value / 2, gradient / 2), "weights of a half")
+    doubled = replace(groups, engine_log_probs=groups.old_log_probs - math.log(2))
+    assert_same(value_and_gradient(weighted, doubled), (1.5 * value, 1.5 * gradient), "weights at the cap")
+    with pytest.raises(RuntimeError, match="engine"):
+        value_and_gradient(weighted, groups)
+    with pytest.raises(UserError, match="importance_cap"):
+        build(objective, importance_cap=0.0)

