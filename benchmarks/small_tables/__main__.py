@@ -51,7 +51,9 @@ def small_tables(
     processes = processes or len(os.sched_getaffinity(0))
     runner = Runner(out / "runs", processes, read_only=report_only)
     with ThreadPoolExecutor(processes) as workers:
-        methods = find_methods(experiment, chosen, workers)
+        # Of all tables: which row's folder a method has must not depend on the tables asked for.
+        everywhere = find_methods(experiment, experiment.tables, workers)
+    methods = {row: everywhere[row] for table in chosen for row in table.rows}
     scores = choose_learning_rates(
         (method for method in dict.fromkeys(methods.values()) if method.trained),
         experiment.learning_rates,

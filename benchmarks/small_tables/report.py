@@ -40,7 +40,7 @@ def report(outcome: Outcome, command: str, processes: int, figure: str | None) -
     if figure is not None:
         parts.append(
             f"![learning curves]({figure})\n\nSampled pass@1 on the test split against responses sampled in training: "
-            "mean over seeds, and the band from the lowest to the highest."
+            "mean over seeds, and the band from the lowest to the highest, as far as the shortest of the runs goes."
         )
     parts.append(_choice(outcome))
     return "\n\n".join(parts) + "\n"
@@ -111,15 +111,16 @@ def _choice(outcome: Outcome) -> str:
     lines = [
         "### The choice of learning rates",
         "",
-        f"Pass@1 in % on the validation split, mean over the seeds {_list(outcome.spec.selection_seeds)}; the highest "
-        "is taken. Where it was at an end of the list, the list was extended.",
+        f"Pass@1 in % on the validation split, mean over the selection seeds ({_list(outcome.spec.selection_seeds)}); "
+        "the highest is taken. Where it was at an end of the list, the list was extended.",
         "",
         f"| | {' | '.join(f'{rate:g}' for rate in rates)} |",
         "|---|" + "---|" * len(rates),
     ]
+    names = {outcome.methods[row]: row.name for table in reversed(outcome.tables) for row in reversed(table.rows)}
     for method, scores in outcome.scores.items():
         cells = [_cell(scores, rate) for rate in rates]
-        lines.append(f"| {method.name} | {' | '.join(cells)} |")
+        lines.append(f"| {names[method]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

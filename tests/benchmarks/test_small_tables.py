@@ -1,5 +1,6 @@
 """The small tables: what is run, what is run again, what is chosen, and what the tables say."""
 
+import copy
 import json
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.small_tables.__main__ import small_tables
+from benchmarks.small_tables.__main__ import command_line, small_tables
 from benchmarks.small_tables.choice import best, choose_learning_rates
 from benchmarks.small_tables.report import Outcome, report
 from benchmarks.small_tables.runs import Job, Result, RunFailed, Runner
@@ -62,7 +63,10 @@ class Scripted(Runner):
 FINISHES = """
 import sys, pathlib
 run = pathlib.Path(sys.argv[1]); run.mkdir()
-(run / "evaluations.jsonl").write_text('{"iteration": 0, "average": 0.25}\\n{"iteration": 2, "average": 0.75}\\n')
+(run / "evaluations.jsonl").write_text(
+    '{"iteration": 0, "average": 0.25, "benchmarks": {"arithmetic": {"std": 0.5}}}\\n'
+    '{"iteration": 2, "average": 0.75, "benchmarks": {"arithmetic": {"std": 0.125}}}\\n'
+)
 (run / "metrics.csv").write_text(
     "iteration,train/loss,rollouts/responses_total\\n0,,\\n1,0.5,\\n1,,64.0\\n2,0.4,\\n2,0.3,\\n2,,128.0\\n"
 )
@@ -74,7 +78,17 @@ def test_a_runs_figures_are_read_from_its_files(tmp_path: Path) -> None:
     result = Scripted(tmp_path, FINISHES).run(JOBS, "")[JOBS[0]]
     assert (result.accuracy, result.responses, result.updates, result.error) == (0.75, 128, 3, "")
     assert [tuple(point) for point in result.curve] == [(0.0, 0.25), (128.0, 0.75)]
-    assert result.cpu_seconds >= 0
+    assert (result.std, result.exit_code) == (0.125, 0)
+    assert json.loads((tmp_path / JOBS[0].name / "finished.json").read_text())["responses"] == 128
+
+
+def test_cpu_seconds_are_those_of_a_run_and_its_children(tmp_path: Path) -> None:
+    burn = "import time\nwhile time.process_time() < 0.7: pass"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])\n{burn}\n{FINISHES}"
+    runner = Scripted(tmp_path, program)
+    assert runner.run(JOBS[:1], "")[JOBS[0]].cpu_seconds >= 1.4
+    asleep = Scripted(tmp_path / "asleep", f"import time; time.sleep(1.5)\n{FINISHES}")
+    assert asleep.run(JOBS[:1], "")[JOBS[0]].cpu_seconds < 1.4
 
 
 def test_nothing_runs_twice_but_what_was_interrupted_or_is_another_command(tmp_path: Path) -> None:
@@ -88,15 +102,64 @@ def test_nothing_runs_twice_but_what_was_interrupted_or_is_another_command(tmp_p
     changed = Scripted(tmp_path, FINISHES)
     changed.run([Job(Method("ReNCE", "rence", ("--data.group_size=4",), True), 1e-4, "test", 0)], "")
     assert len(changed.executed) == 1
+    (tmp_path / JOBS[0].name / "finished.json").write_text("{")  # as if the disk had been full
+    assert Scripted(tmp_path, FINISHES).finished(JOBS[0]) is None
 
 
 def test_a_diverged_run_is_a_result_and_any_other_failure_stops(tmp_path: Path) -> None:
     program = FINISHES + "print('error: iteration 3: the norm is nan', file=sys.stderr); sys.exit(1)"
     result = Scripted(tmp_path / "a", program).run(JOBS[:1], "")[JOBS[0]]
-    assert result.error == "iteration 3: the norm is nan" and result.accuracy == 0.75
+    assert result.error == "iteration 3: the norm is nan" and (result.accuracy, result.exit_code) == (0.75, 1)
     with pytest.raises(RunFailed, match="exit code 3\nout of luck"):
         Scripted(tmp_path / "b", "import sys; print('out of luck'); sys.exit(3)").run(JOBS, "")
     assert not list((tmp_path / "b").rglob("finished.json"))
+
+
+def test_a_crash_is_no_diverged_run_although_python_ends_with_1_too(tmp_path: Path) -> None:
+    crashes = FINISHES + "raise RuntimeError('out of memory')"
+    with pytest.raises(RunFailed, match="RuntimeError: out of memory"):
+        Scripted(tmp_path / "a", crashes).run(JOBS[:1], "")
+    starves = "import sys; print('error: nothing to train on', file=sys.stderr); sys.exit(1)"
+    with pytest.raises(RunFailed, match=r"no evaluation behind\nerror: nothing to train on"):
+        Scripted(tmp_path / "b", starves).run(JOBS[:1], "")
+    assert not list(tmp_path.rglob("finished.json"))
+
+
+def test_a_failure_ends_the_other_runs(tmp_path: Path) -> None:
+    program = """
+import pathlib, signal, sys, time
+run = pathlib.Path(sys.argv[1])
+sleeper = run.parents[1] / "lr-0.0001-test-seed-1"
+def end(*_):
+    (sleeper / "told").touch()
+    sys.exit(143)
+if "seed-1" in str(run):
+    signal.signal(signal.SIGTERM, end)
+    (sleeper / "ready").touch()
+    time.sleep(120)
+while not (sleeper / "ready").exists():
+    time.sleep(0.05)
+sys.exit(3)
+"""
+    with pytest.raises(RunFailed, match="seed-0: exit code 3"):
+        Scripted(tmp_path, program).run(JOBS, "")
+    assert (tmp_path / JOBS[1].name / "told").exists(), "the other run was not asked to end"
+    assert not list(tmp_path.rglob("finished.json"))
+
+
+def test_report_only_starts_nothing_and_names_what_is_missing(tmp_path: Path) -> None:
+    Scripted(tmp_path, FINISHES).run(JOBS[:1], "")
+    reader = Runner(tmp_path, processes=1, read_only=True)
+    assert reader.run(JOBS[:1], "")[JOBS[0]].accuracy == 0.75
+    with pytest.raises(UserError, match=f"tables: 1 of 2 runs .*{JOBS[1].name}.*--report-only"):
+        reader.run(JOBS, "tables")
+    assert not (tmp_path / JOBS[1].name).exists()
+
+
+def test_tables_and_flags_are_read_as_they_are_typed() -> None:
+    read = command_line().parse_args(["--tables", "1", "3", "--report-only", "--processes", "2"])
+    assert (read.tables, read.report_only, read.processes) == ([1, 3], True, 2)
+    assert (command_line().parse_args([]).tables, command_line().parse_args([]).report_only) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -134,25 +197,54 @@ def test_rows_with_the_same_configuration_are_one_method() -> None:
         return Row(name, f"conf/paper/{table}.yaml", 0.0, options)
 
     rows = [
-        row("No training", "table1_no_training"),
         row("ReNCE", "table1_rence"),
         row("ReNCE", "table3_rence_t_easy_0.5"),
         row("No margin", "table2_no_margin"),
         row("mNCE", "table4_mnce"),
-        row("Softmax", "table4_softmax"),
-        row("ReNCE", "table1_rence", **{"data.group_size": 4}),
+        row("ReNCE", "table1_rence", **{"data.group_size": 4, "evaluation.limit": 7}),
     ]
     with ThreadPoolExecutor(2) as workers:
-        methods = [find_methods(make_spec(), [Table("", tuple(rows))], workers)[row] for row in rows]
-    assert [methods.index(method) for method in methods] == [0, 1, 1, 3, 3, 5, 6]
+        found = find_methods(make_spec(), [Table("", tuple(rows))], workers)
+    methods = [found[row] for row in rows]
+    assert [methods.index(method) for method in methods] == [0, 0, 2, 2, 4]
+    assert len({method.key for method in methods}) == 3, "two methods would write into one folder"
+    assert (methods[0].repeats, methods[0].limit, methods[4].limit) == (4, None, 7)
+
+
+def test_a_table_asked_for_alone_takes_up_the_runs_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"trainer": {"run_dir": "runs/x"}, "evaluation": {"repeats": 4, "limit": None}}
+    monkeypatch.setattr("benchmarks.small_tables.spec.complete_config", lambda _: copy.deepcopy(config))
+    tables = [{"title": "One", "rows": [{"name": "No margin", "config": "a.yaml", "paper": 1}]}]
+    tables += [{"title": "Two", "rows": [{"name": "mNCE", "config": "b.yaml", "paper": 2}]}]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "tables": tables}))
+    run = lambda self, jobs, title: {job: make_result(0.5) for job in asked.extend(jobs) or jobs}  # noqa: E731
+    monkeypatch.setattr(Runner, "run", run)
+    asked: list[Job] = []
+    small_tables(tmp_path, tmp_path / "tiny.yaml")
+    first, asked = asked, []
+    small_tables(tmp_path, tmp_path / "tiny.yaml", tables=[2])
+    assert asked == first
+    assert "| mNCE | **50.0** | 50.0 |" in (tmp_path / "tables.md").read_text(), "the name of a table not asked for"
+
+
+def test_only_what_is_trained_differs_from_the_same_row_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"trainer": {"run_dir": "runs/x"}, "evaluation": {"repeats": 4, "limit": None}}
+    monkeypatch.setattr("benchmarks.small_tables.spec.complete_config", lambda _: copy.deepcopy(config))
+    start, trained = Row("Start", "a.yaml", 46.4, validate=True), Row("Trained", "a.yaml", 63.0)
+    with ThreadPoolExecutor(1) as workers:
+        found = find_methods(make_spec(), [Table("", (start, trained))], workers)
+    assert (found[start].trained, found[trained].trained) == (False, True)
+    assert found[start].key != found[trained].key
+    assert "validate" in Job(found[start], None, "test", 0).command(Path("x"))
+    assert "fit" in Job(found[trained], 1e-4, "test", 0).command(Path("x"))
 
 
 def test_the_tables_say_what_was_measured() -> None:
     row, start = Row("ReNCE", "a.yaml", 63.0), Row("No training", "b.yaml", 46.4)
-    untrained = Method("No training", "none", (), trained=False)
+    untrained = Method("No training", "none", (), trained=False, repeats=4, limit=300)
     accuracies = [0.71, 0.74, 0.725]
     results = [make_result(accuracy) for accuracy in accuracies]
-    results[1] = make_result(0.74, error="lost", cpu_seconds=40.0, responses=120, updates=2)
+    results[1] = make_result(0.74, error="lost", commit="abc", cpu_seconds=40.0, responses=120, updates=2)
     outcome = Outcome(
         make_spec(),
         [Table("Table 1", (start, row))],
@@ -166,6 +258,8 @@ def test_the_tables_say_what_was_measured() -> None:
     assert "| No training | 25.0 | 0 | 0 | 10 |  | 46.4 |" in text
     assert "[1] ReNCE: 1 of 3 runs ended early: lost" in text
     assert "| ReNCE | 50.0 | **62.5** |" in text
+    assert "evaluations: 300 problems of the test split, 300 problems of the validation split, 4 samples each" in text
+    assert "commit of the tables' runs: not recorded, `abc`" in text
     assert "the command" in text and "![learning curves](curves.png)" in text
 
 
@@ -202,20 +296,31 @@ OPTIONS = {
 def test_two_rows_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     rows: Sequence[dict[str, Any]] = [
-        {"name": "No training", "config": "conf/paper/table1_no_training.yaml", "paper": 46.4, "options": OPTIONS},
+        {
+            "name": "No training",
+            "config": "conf/paper/table1_no_training.yaml",
+            "validate": True,
+            "paper": 46.4,
+            "options": OPTIONS,
+        },
         {"name": "Random pair", "config": "conf/paper/table4_random_pair.yaml", "paper": 60.2, "options": OPTIONS},
     ]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "tables": [{"title": "T", "rows": list(rows)}]}))
     small_tables(tmp_path / "out", tmp_path / "tiny.yaml")
     files = sorted((tmp_path / "out" / "runs").rglob("finished.json"))
-    assert [file.parent.name.partition("-seed")[0] for file in files] == [
-        "test", "lr-0.0001-test", "lr-0.0001-validation", "lr-0.0002-validation"
-    ] or len(files) == 4  # fmt: skip
+    names = [str(file.parent.relative_to(tmp_path / "out" / "runs")) for file in files]
+    tests = [name for name in names if "-test-" in name]
+    assert set(names) - set(tests) == {
+        "table1_no_training/test-seed-0",
+        "table4_random_pair/lr-0.0001-validation-seed-100",
+        "table4_random_pair/lr-0.0002-validation-seed-100",
+    }
+    assert len(tests) == 1 and tests[0].startswith("table4_random_pair/lr-0.000")
     result = json.loads(next(file for file in files if "lr-" in str(file) and "test" in file.parent.name).read_text())
     assert result["responses"] >= 32 and result["updates"] >= 1 and result["cpu_seconds"] > 1
     assert "| Random pair |" in (tmp_path / "out" / "tables.md").read_text()
     made = {file: file.stat().st_mtime_ns for file in files}
-    small_tables(tmp_path / "out", tmp_path / "tiny.yaml", tables=[1])
+    small_tables(tmp_path / "out", tmp_path / "tiny.yaml", tables=[1], report_only=True)
     assert made == {file: file.stat().st_mtime_ns for file in files}, "something ran twice"
 
 
@@ -228,3 +333,5 @@ def test_the_figure_is_drawn(tmp_path: Path) -> None:
     tables = [Table(f"Table {number}", (row,)) for number in (1, 2, 3, 4)]
     draw(Outcome(make_spec(), tables, {row: RENCE}, {}, {RENCE: results}), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    drawing = (tmp_path / "curves.svg").read_text()
+    assert all(f"<!-- Table {number} -->" in drawing for number in (1, 2, 3, 4)), "a panel is missing"
