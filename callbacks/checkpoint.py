@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.errors import StarvationError, UserError
+from rence_lightning.errors import EngineError, StarvationError, UserError
 from rence_lightning.module import PolicyModule
 from rence_lightning.run_directory import CHECKPOINTS
 from rence_lightning.stop import Stopped
@@ -43,8 +43,9 @@ class Checkpoint(Callback):
             (checkpoints / "best").unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        """Nothing is lost that a run learned since its last checkpoint, be it starved or told to stop."""
-        if isinstance(exception, StarvationError | Stopped) and self.every and self._saved != trainer.current_epoch:
+        """Nothing is lost that a run learned since its last checkpoint: starved, told to stop, or without an engine."""
+        whole = isinstance(exception, StarvationError | Stopped | EngineError)
+        if whole and self.every and self._saved != trainer.current_epoch:
             self._save(trainer, best=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:

@@ -11,6 +11,7 @@ from rence_lightning.callbacks.base import Callback
 from rence_lightning.callbacks.benchmark_evaluation import BenchmarkEvaluation
 from rence_lightning.callbacks.export import ExportPolicy
 from rence_lightning.datamodule import IterationBatch
+from rence_lightning.errors import EngineError
 from rence_lightning.evaluation import evaluation_table
 from rence_lightning.groups import Group
 from rence_lightning.module import PolicyModule
@@ -141,10 +142,15 @@ class Progress(Callback):
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
-        if isinstance(exception, KeyboardInterrupt | Stopped) and (trainer.run_dir / "checkpoints" / "last").exists():
+        causes = {
+            Stopped: str(exception),
+            KeyboardInterrupt: "a second interrupt",
+            EngineError: "a failure of the engine",
+        }
+        cause = causes.get(type(exception))
+        if cause is not None and (trainer.run_dir / "checkpoints" / "last").exists():
             self._say(
-                f"stopped by {exception if isinstance(exception, Stopped) else 'a second interrupt'} after iteration "
-                f"{trainer.current_epoch}; go on with --ckpt_path {trainer.run_dir}"
+                f"stopped by {cause} after iteration {trainer.current_epoch}; go on with --ckpt_path {trainer.run_dir}"
             )
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:

@@ -22,7 +22,7 @@ from rence_lightning.callbacks import (
 from rence_lightning.config_errors import explain, nearest_key, sections_of
 from rence_lightning.config_files import ConfigFiles
 from rence_lightning.datamodule import RolloutDataModule
-from rence_lightning.errors import EngineMismatchError, NonFiniteError, StarvationError, UserError
+from rence_lightning.errors import EngineError, EngineMismatchError, NonFiniteError, StarvationError, UserError
 from rence_lightning.module import PolicyModule
 from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
@@ -163,7 +163,7 @@ def main(args: list[str] | None = None) -> None:
         )
     except (UserError, OmegaConfBaseException) as error:
         fail(str(error))
-    except (StarvationError, NonFiniteError, EngineMismatchError) as error:
+    except (StarvationError, NonFiniteError, EngineError, EngineMismatchError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stopped:

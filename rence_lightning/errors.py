@@ -9,6 +9,10 @@ class StarvationError(RuntimeError):
     """An iteration found no group to train on, although prompts are left; the message shows the counts."""
 
 
+class EngineError(RuntimeError):
+    """The rollout engine failed while it sampled or took over weights, on this rank or on another."""
+
+
 class EngineMismatchError(RuntimeError):
     """The rollout engine's log-probabilities are not the trainer's: it samples from another policy."""
 

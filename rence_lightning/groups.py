@@ -2,18 +2,21 @@
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rence_lightning.errors import EngineError
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import EngineProgress, Rollout, RolloutEngine, Sampling
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -77,8 +80,12 @@ class GroupSampler:
         self._policy = policy
 
     def sync(self) -> None:
-        """Hands the policy's present weights to the engine: from here on they are pi_old."""
-        self._engine.sync(self._policy)
+        """Hands the policy's present weights to the engine: from here on they are pi_old.
+
+        Raises:
+            EngineError: On every rank, when the engine of one has failed.
+        """
+        _on_every_rank(lambda: self._engine.sync(self._policy))
 
     def release(self) -> None:
         """Lets the engine give back memory: training follows."""
@@ -104,24 +111,35 @@ class GroupSampler:
 
         Returns:
             The groups, in the order of the prompts, on every rank.
+
+        Raises:
+            EngineError: On every rank, when the engine of one has failed.
         """
         rank, world = _rank_and_world()
         mine = list(prompts[rank::world])
+        shares = _on_every_rank(lambda: self._sample(mine, group_size, sampling, stream, progress))
+        return [shares[index % world][index // world] for index in range(len(prompts))]
+
+    def _sample(
+        self,
+        prompts: list[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        stream: str,
+        progress: EngineProgress | None,
+    ) -> list[Group]:
+        """`sample`, of this rank's own prompts."""
         sampled = self._engine.generate(
-            [prompt.token_ids for prompt in mine],
+            [prompt.token_ids for prompt in prompts],
             group_size,
             sampling,
-            [_seed(stream, prompt.problem.id) for prompt in mine],
+            [_seed(stream, prompt.problem.id) for prompt in prompts],
             progress,
         )
-        groups = self._grade(mine, sampled, sampling.temperature)
+        groups = self._grade(prompts, sampled, sampling.temperature)
         for group in groups:
             group.seed = _seed(f"{stream}, objective", group.prompt.problem.id)
-        if world == 1:
-            return groups
-        shares: list[Any] = [None] * world
-        dist.all_gather_object(shares, groups)
-        return [shares[index % world][index // world] for index in range(len(prompts))]
+        return groups
 
     def _grade(self, prompts: list[Prompt], sampled: list[list[Rollout]], temperature: float) -> list[Group]:
         texts = [
@@ -143,6 +161,23 @@ class GroupSampler:
 def engine_log_probs(rollout: Rollout) -> Tensor:
     """The engine's own log-probabilities of a response, `(tokens,)` float32."""
     return torch.frombuffer(rollout.log_probs, dtype=torch.float32).clone()
+
+
+def _on_every_rank(work: Callable[[], T]) -> list[T]:
+    """What each rank's work returns. An engine that fails on one rank fails on all of them: they stop together."""
+    _, world = _rank_and_world()
+    if world == 1:
+        return [work()]
+    shares: list[Any] = [None] * world
+    try:
+        share: Any = work()
+    except EngineError as error:
+        share = error
+    dist.all_gather_object(shares, share)
+    for failed, share in enumerate(shares):
+        if isinstance(share, EngineError):
+            raise EngineError(f"rank {failed}: {share}")
+    return shares
 
 
 def _rank_and_world() -> tuple[int, int]:

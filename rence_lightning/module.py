@@ -121,24 +121,24 @@ class PolicyModule(LightningModule):
         for plan in share.plans:
             groups = [share.groups[i] for i in plan.groups]
             if len(plan.pieces) == 1:
-                passes.append(whole_groups(groups, self._pad_id, self.policy.model.device))
+                passes.append(whole_groups(groups, self._pad_id, self.policy.compute_device))
                 continue
-            pieces = [rows_of(share.groups, piece, self._pad_id, self.policy.model.device) for piece in plan.pieces]
+            pieces = [rows_of(share.groups, piece, self._pad_id, self.policy.compute_device) for piece in plan.pieces]
             coefficients, metrics = self._coefficients(groups, pieces, share.totals)
             passes += [replace(piece, coefficients=c) for piece, c in zip(pieces, coefficients, strict=True)]
             figures.append(metrics)
             scored += len(pieces)
         for _ in range(share.scoring_passes - scored):
             with torch.no_grad():
-                self(idle(self._pad_id, self.policy.model.device))
-        passes += [idle(self._pad_id, self.policy.model.device) for _ in range(share.passes - len(passes))]
+                self(idle(self._pad_id, self.policy.compute_device))
+        passes += [idle(self._pad_id, self.policy.compute_device) for _ in range(share.passes - len(passes))]
         return passes, figures
 
     def _coefficients(
         self, groups: list[Group], pieces: list[MicroBatch], totals: Totals
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """dL/d log pi of every response token of one group, cut up like its pieces `(rows, tokens)`."""
-        constants = constants_of(groups, self.policy.model.device)
+        constants = constants_of(groups, self.policy.compute_device)
         log_probs = torch.zeros_like(constants.old_log_probs)
         row = 0
         for piece in pieces:
@@ -163,7 +163,7 @@ class PolicyModule(LightningModule):
         """
         pieces = [piece for plan in share.plans for piece in plan.pieces]
         for piece in pieces:
-            scores = self(rows_of(share.groups, piece, self._pad_id, self.policy.model.device), entropy=True)
+            scores = self(rows_of(share.groups, piece, self._pad_id, self.policy.compute_device), entropy=True)
             assert scores.entropy is not None
             for (index, response), log_probs, entropy in zip(
                 piece, scores.log_probs.cpu(), scores.entropy.cpu(), strict=True
@@ -172,7 +172,7 @@ class PolicyModule(LightningModule):
                 length = len(group.rollouts[response].token_ids)
                 yield group, response, log_probs[:length], entropy[:length]
         for _ in range(share.passes - len(pieces)):
-            self(idle(self._pad_id, self.policy.model.device), entropy=True)
+            self(idle(self._pad_id, self.policy.compute_device), entropy=True)
 
     @property
     def _pad_id(self) -> int:

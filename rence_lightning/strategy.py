@@ -1,13 +1,15 @@
 """Sharding the policy over processes: FSDP2 through Fabric, the same class on GPUs and, with gloo, on CPUs."""
 
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric.strategies import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import _BackwardSyncControl
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
@@ -18,13 +20,19 @@ class FullyShardStrategy(ModelParallelStrategy):
     """Each process holds its share of every parameter, gradient and optimizer state (FSDP2).
 
     With `precision: bf16-mixed` the shards stay in float32, layers compute in bfloat16 and gradients are reduced in
-    float32.
+    float32. Activation checkpointing is the model's: `model.gradient_checkpointing`.
 
     Args:
         layers: Class names of the layers that are gathered one at a time (default: the model's own
             `_no_split_modules`, its decoder layers).
         reshard_after_forward: Free a layer's gathered parameters after its forward pass, and gather them again for its
             backward pass: less memory, more communication.
+        shard_size: Processes that hold one copy of the policy between them (default: all). `node`: those of a node, so
+            that parameters are gathered within nodes and only gradients cross the network (hybrid sharding).
+        cpu_offload: Shards, gradients and optimizer states rest in main memory, and the optimizer's step is taken
+            there: the least GPU memory, and slow.
+        reduce_each_pass: Average gradients over processes after each of an update's backward passes. False waits for
+            the last one: less communication, but each process then holds the whole gradient, 4 bytes a parameter.
         sharded_checkpoint: Every process saves its shard; False assembles one file on rank 0.
     """
 
@@ -32,22 +40,38 @@ class FullyShardStrategy(ModelParallelStrategy):
         self,
         layers: list[str] | None = None,
         reshard_after_forward: bool = True,
+        shard_size: int | Literal["node"] | None = None,
+        cpu_offload: bool = False,
+        reduce_each_pass: bool = True,
         sharded_checkpoint: bool = True,
     ) -> None:
+        if isinstance(shard_size, int) and shard_size < 1:
+            raise UserError(f"strategy: shard_size is {shard_size}, it must be >= 1")
         super().__init__(self._shard, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoint)
         self._layers = layers
         self._reshard_after_forward = reshard_after_forward
+        self._shard_size = shard_size
+        self._cpu_offload = cpu_offload
+        if reduce_each_pass:
+            self._backward_sync_control = _ReduceEachPass()
 
     def setup_environment(self) -> None:
         # Left to itself, the base class replicates over the devices of a node and never averages their gradients.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def _get_process_group_backend(self) -> str:
+        # With CPU offload the norm of the gradient is summed over ranks in main memory.
+        if self._cpu_offload and self.root_device.type == "cuda":
+            return "cpu:gloo,cuda:nccl"
+        return super()._get_process_group_backend()
+
     def _shard(self, policy: Module, mesh: DeviceMesh) -> Module:
-        options: dict[str, Any] = {"mesh": mesh["data_parallel"]}
+        options: dict[str, Any] = {"mesh": self._mesh(mesh["data_parallel"])}
         if self.precision.precision == "bf16-mixed":
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        policy.to(self.root_device)
+        if self._cpu_offload:
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.root_device.type == "cuda")
         names = set(self._layers or getattr(policy.model, "_no_split_modules", None) or ())
         layers = [module for module in policy.modules() if type(module).__name__ in names]
         if not layers:
@@ -55,11 +79,29 @@ class FullyShardStrategy(ModelParallelStrategy):
                 f"strategy: the policy has no layers named {', '.join(sorted(names)) or '(none given)'}; "
                 "name its decoder layer class in strategy.layers"
             )
+        # Each call moves one layer to the device and keeps a shard of it: the policy is never whole on a device.
         for layer in layers:
             fully_shard(layer, reshard_after_forward=self._reshard_after_forward, **options)
         # The root holds embedding and output projection, which the backward pass needs at once: they stay gathered.
         fully_shard(policy, reshard_after_forward=False, **options)
         return policy
+
+    def _mesh(self, world: DeviceMesh) -> DeviceMesh:
+        """The processes as FSDP2 takes them: in one row they share one copy, in several each row has a copy."""
+        size = self.num_processes if self._shard_size == "node" else self._shard_size or world.size()
+        if world.size() % size:
+            raise UserError(
+                f"strategy: shard_size {size} does not divide the {world.size()} processes of the run; choose a divisor"
+            )
+        if size == world.size():
+            return world
+        shape = (world.size() // size, size)
+        return init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+class _ReduceEachPass(_BackwardSyncControl):
+    def no_backward_sync(self, module: Module, enabled: bool) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def is_sharded(module: Module) -> bool:

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.checkpoint import load_checkpoint, load_policy_weights, peek_steps, save_checkpoint
 from rence_lightning.datamodule import IterationBatch, RolloutDataModule
-from rence_lightning.errors import NonFiniteError, UserError
+from rence_lightning.errors import EngineError, NonFiniteError, UserError
 from rence_lightning.facade import LightningFacade
 from rence_lightning.groups import Group
 from rence_lightning.loggers import run_loggers
@@ -108,7 +110,6 @@ class Trainer(LightningFacade):
         self._extra_loggers = loggers or []
         self._resumed_from: Path | None = None
         self._stop_request = StopRequest()
-        self._iteration_start: dict[str, Any] = {}
 
     @property
     def max_epochs(self) -> int:
@@ -131,9 +132,8 @@ class Trainer(LightningFacade):
             self.call("on_train_start")
             batches = iter(datamodule.train_dataloader(self))
             while self.current_epoch < self.max_iterations and not self.should_stop:
-                self._iteration_start = datamodule.state_dict()
                 self.call("on_train_epoch_start")
-                with self.fabric.autocast():  # the engine computes in the trainer's precision
+                with self._whole_or_not_begun(), self.fabric.autocast():  # the engine computes in our precision
                     batch = next(batches, None)  # lines 2-18: sample from pi_old, grade, filter, master, cache
                 if batch is None:
                     break  # every prompt is mastered
@@ -170,7 +170,7 @@ class Trainer(LightningFacade):
         metrics = self._backward(share)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = share.totals.responses
-        metrics["grad_norm"] = self._step()
+        metrics["grad_norm"] = self._step(metrics["loss"])
         self.global_step += 1
         self.call("on_train_batch_end", metrics, groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
@@ -192,8 +192,9 @@ class Trainer(LightningFacade):
             figures.append(metrics)
         return self._sum_over_ranks(figures)
 
-    def _step(self) -> float:
-        """Clips the gradient and takes the optimizer's step, if it is finite; returns its norm before clipping."""
+    def _step(self, loss: float) -> float:
+        """Clips the gradient and takes the optimizer's step, if loss and gradient are finite; returns the norm before
+        clipping."""
         optimizer, module = self.optimizers[0], self.lightning_module
         limit = self.gradient_clip_val if self.gradient_clip_val is not None else float("inf")
         norm = self.fabric.clip_gradients(
@@ -201,7 +202,7 @@ class Trainer(LightningFacade):
         )
         assert norm is not None
         total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if math.isfinite(total):
+        if math.isfinite(total) and math.isfinite(loss):
             optimizer.step()
             self._skipped_in_a_row = 0
             if self._scheduler is not None:
@@ -211,9 +212,9 @@ class Trainer(LightningFacade):
             self._skipped_in_a_row += 1
             if self.on_nonfinite == "stop" or self._skipped_in_a_row == SKIPS_IN_A_ROW:
                 raise NonFiniteError(
-                    f"iteration {self.current_epoch + 1}, update {self.global_step + 1}: the gradient's norm is "
-                    f"{total}, and {self._skipped_in_a_row} updates in a row were not taken (lower the learning rate, "
-                    "or set trainer.on_nonfinite to skip where this is rare)"
+                    f"iteration {self.current_epoch + 1}, update {self.global_step + 1}: the loss is {loss}, the "
+                    f"gradient's norm {total}, and {self._skipped_in_a_row} updates in a row were not taken (lower the "
+                    "learning rate, or set trainer.on_nonfinite to skip where this is rare)"
                 )
         optimizer.zero_grad(set_to_none=True)
         return total
@@ -237,12 +238,20 @@ class Trainer(LightningFacade):
         """The largest value of any rank."""
         return float(cast(Tensor, self.fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="max")))
 
+    @contextmanager
+    def _whole_or_not_begun(self) -> Iterator[None]:
+        """Rollouts that end early leave no trace: no prompt is drawn, mastered or cached by half an iteration."""
+        before = self.datamodule.state_dict()
+        try:
+            yield
+        except (Stopped, EngineError):
+            self.datamodule.load_state_dict(before)
+            raise
+
     # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
 
     def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
-        if self._told_to_stop():
-            self.datamodule.load_state_dict(self._iteration_start)  # as if this iteration had not begun
-            raise Stopped(self._stop_request.signal)
+        self.stop_if_told()
         self.call("on_draw", batch, prompts, group_size)
 
     def on_tokens(self, responses: int, tokens: int) -> None:
@@ -255,7 +264,7 @@ class Trainer(LightningFacade):
         return self.max_over_ranks(float(self._stop_request.signal)) > 0
 
     def stop_if_told(self) -> None:
-        """Ends the run here if it was told to stop; called where the state is that of a finished iteration."""
+        """Ends the run here if it was told to stop; called where nothing is half done, or can be taken back."""
         if self._told_to_stop():
             raise Stopped(self._stop_request.signal)
 

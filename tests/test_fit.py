@@ -165,7 +165,7 @@ def test_a_gradient_that_is_not_finite_stops_or_is_skipped(tmp_path: Path) -> No
         fresh_start()
         trainer = make_trainer(tmp_path / action, on_nonfinite=action, max_iterations=1)
         if action == "stop":
-            with pytest.raises(NonFiniteError, match="iteration 1, update 1: the gradient's norm is nan"):
+            with pytest.raises(NonFiniteError, match="iteration 1, update 1: the loss is nan, the gradient's norm nan"):
                 trainer.fit(make_module(objective=Broken()), make_data())
         else:
             trainer.fit(make_module(objective=Broken()), make_data())

@@ -43,6 +43,11 @@ class Policy(nn.Module):
         """Tokens of prompt and response together that the model was built for; None if its config does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def compute_device(self) -> torch.device:
+        """Where forward passes run. Offloaded parameters rest in main memory, buffers never do."""
+        return next(self.model.buffers(), next(self.model.parameters())).device
+
     def forward(
         self, input_ids: Tensor, response_mask: Tensor, temperature: float = 1.0, entropy: bool = False
     ) -> TokenScores:

@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
 from rence_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +61,15 @@ class Rollout:
     token_ids: "array[int]"
     log_probs: "array[float]"
     finish_reason: FinishReason
+
+
+def gathered(parameter: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The whole of a parameter, on this rank; where it is sharded, every rank takes part.
+
+    Moved and cast before the gather: an offloaded shard travels between GPUs, and in bfloat16 half the bytes do.
+    """
+    parameter = parameter.detach().to(device=device, dtype=dtype)
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 class RolloutEngine(Protocol):

@@ -15,7 +15,14 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from rence_lightning.errors import UserError
-from rence_lightning.rollouts.engine import EngineProgress, FinishReason, Rollout, Sampling, end_of_sequence_ids
+from rence_lightning.rollouts.engine import (
+    EngineProgress,
+    FinishReason,
+    Rollout,
+    Sampling,
+    end_of_sequence_ids,
+    gathered,
+)
 
 
 class TransformersEngine:
@@ -41,20 +48,20 @@ class TransformersEngine:
     def sync(self, policy: "object") -> None:
         model: PreTrainedModel = policy.model  # type: ignore[attr-defined]
         if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-            self._gather(model)
+            self._gather(model, policy.compute_device)  # type: ignore[attr-defined]
         else:
             self._model = model
 
     @torch.no_grad()
-    def _gather(self, model: PreTrainedModel) -> None:
+    def _gather(self, model: PreTrainedModel, device: torch.device) -> None:
         """Copies a sharded policy's weights into a whole model of this process, a parameter at a time."""
         if self._model is None:
             dtype = model.dtype if self.copy_dtype is None else getattr(torch, self.copy_dtype)
-            with torch.device(model.device):
+            with torch.device(device):
                 self._model = AutoModelForCausalLM.from_config(model.config, dtype=dtype).requires_grad_(False)
             self._model.generation_config = model.generation_config
         for whole, shard in zip(self._model.parameters(), model.parameters(), strict=True):
-            whole.copy_(shard.full_tensor() if isinstance(shard, DTensor) else shard)
+            whole.copy_(gathered(shard, device, whole.dtype))
 
     @torch.no_grad()
     def generate(

@@ -11,18 +11,17 @@ import random
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from rence_lightning.errors import UserError
-from rence_lightning.rollouts.engine import EngineProgress, Rollout, Sampling, end_of_sequence_ids
+from rence_lightning.errors import EngineError, UserError
+from rence_lightning.rollouts.engine import EngineProgress, Rollout, Sampling, end_of_sequence_ids, gathered
 
 OLDEST = (0, 32)
 """The first release that was tested here: it takes weights from an iterator, in place."""
@@ -90,7 +89,13 @@ class VLLMEngine:
                 self._end_ids = end_of_sequence_ids(model)
             if self._asleep:
                 self._llm.wake_up(tags=["weights"])
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _weights(model, self._dtype(model))})
+            weights = _weights(model, policy.compute_device, self._dtype(model))  # type: ignore[attr-defined]
+            try:
+                with _failures("taking over the policy's weights"):
+                    self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            finally:
+                for _ in weights:  # where an engine gave up, the other ranks still wait for this one's shards
+                    pass
             if self._asleep:
                 self._llm.wake_up(tags=["kv_cache"])
                 self._asleep = False
@@ -111,7 +116,8 @@ class VLLMEngine:
         """The engine, from the policy's configuration alone."""
         # In its own process the engine could not share this one's GPU memory and distributed set-up.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are of what this engine has settled
+        # Its warnings are of what this engine has settled; its errors dump the whole queue and are raised besides.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
         from vllm import LLM
 
         settings: dict[str, Any] = {
@@ -127,6 +133,8 @@ class VLLMEngine:
             settings["max_model_len"] = self.max_model_len
         if _on_gpu():
             settings |= {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleep}
+        else:  # a prompt cut into chunks takes a random state back, which vLLM 0.32 cannot do on a CPU
+            settings["enable_chunked_prefill"] = False
         if not _on_gpu() or self.kv_cache_memory_bytes is not None:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
         config = copy.deepcopy(model.config)
@@ -161,12 +169,15 @@ class VLLMEngine:
                 )
             try:
                 while engine.has_unfinished_requests():
-                    for output in engine.step():
+                    with _failures("sampling"):
+                        outputs = engine.step()
+                    for output in outputs:
                         groups[int(output.request_id)] = group = _group(output, group_size)
                         if progress is not None:
                             progress(group_size, sum(len(rollout.token_ids) for rollout in group))
             except BaseException:  # what stays queued would come back in the next call
-                engine.abort_request([str(index) for index in range(len(prompts))])
+                with suppress(Exception):  # a dead engine takes no orders
+                    engine.abort_request([str(index) for index in range(len(prompts))])
                 raise
         return groups
 
@@ -202,21 +213,30 @@ def _group(output: Any, group_size: int) -> list[Rollout]:
     rollouts = []
     for completion in sorted(output.outputs, key=lambda completion: completion.index):
         if completion.finish_reason not in ("stop", "length"):
-            raise RuntimeError(f"vLLM ended a response with {completion.finish_reason!r}")
+            raise EngineError(f"vLLM ended a response with {completion.finish_reason!r}")
         log_probs = [step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs, strict=True)]
         rollouts.append(Rollout(array("i", completion.token_ids), array("f", log_probs), completion.finish_reason))
     return rollouts if len(rollouts) == group_size else rollouts * group_size
 
 
+@contextmanager
+def _failures(doing: str) -> Iterator[None]:
+    """Names the engine in whatever it raises."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {reason}") from error
+
+
 @torch.no_grad()
-def _weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _weights(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Each parameter, whole, in turn; tied ones under both of their names.
 
     A tied output projection must be sent as well: on a CPU the engine holds a repacked copy of it, and would keep that.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        weight = parameter.detach().to(dtype)  # before the gather, which then moves half the bytes
-        yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
+        yield name, gathered(parameter, device, dtype)
 
 
 @contextmanager

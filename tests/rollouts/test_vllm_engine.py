@@ -127,3 +127,13 @@ def test_progress_counts_all_responses_and_tokens(pair: tuple[VLLMEngine, Policy
     groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS, lambda *counts: seen.append(counts))
     assert sum(responses for responses, _ in seen) == 24
     assert sum(tokens for _, tokens in seen) == sum(len(r.token_ids) for group in groups for r in group)
+
+
+def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -> None:
+    """A prompt that would be cut between two steps waits for the next: the CPU engine cannot cut it."""
+    engine, policy = pair
+    prompts = [[3 + (i + j) % 30 for j in range(33)] for i in range(150)]
+    groups = engine.generate(prompts, 2, Sampling(max_response_tokens=4), list(range(150)))
+    assert sum(len(group) for group in groups) == 300
+    (alone,) = engine.generate(prompts[130:131], 2, Sampling(max_response_tokens=4), [130])
+    assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in groups[130]]
