@@ -1,25 +1,36 @@
 """Saving and loading everything that the next step depends on.
 
 A checkpoint is a folder: `state` (policy, optimizer and the run's own state, through Fabric, so a file or a folder of
-shards as the strategy has it) and `rng-RANK` (each rank's random number generators). It is written beside its place and
-renamed into it, so a checkpoint that exists is whole. Only plain types are stored, and they are read with
-`weights_only`: loading a checkpoint runs no code from it.
+shards as the strategy has it), `rng-RANK` (each rank's random number generators) and `hf` (configuration and tokenizer,
+which make the weights a policy without the run's YAML). It is written beside its place and renamed into it, so a
+checkpoint that exists is whole. Only plain types are stored, and they are read with `weights_only`.
+
+Any checkpoint loads into any strategy and any number of processes.
 """
 
 import os
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import ModelParallelStrategy
+from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import CheckpointError, UserError
+from rence_lightning.policy import Policy
 
 
 def save_checkpoint(
@@ -34,26 +45,54 @@ def save_checkpoint(
         optimizer: Its optimizer.
         run: Whatever else the next step depends on, in plain types.
         steps: Updates taken, for `peek_steps`.
+
+    Raises:
+        CheckpointError: On every rank, when one cannot write (a full disk); what was saved before stands.
     """
     draft = folder.with_name(f".tmp-{folder.name}")
+    failure: Exception | None = None
+    try:
+        if fabric.is_global_zero:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+    except OSError as error:
+        failure = error
+    _agree(fabric, folder, failure)
+    try:
+        fabric.save(draft / "state", {"policy": policy, "optimizer": optimizer, "run": run})
+        torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
+        if fabric.is_global_zero:
+            (draft / "steps").write_text(f"{steps}\n")  # a small file, read without opening the large one
+            _unwrapped(policy).save_config(draft / "hf")
+            _flush_to_disk(draft)
+    except Exception as error:  # torch has several names for a full disk; the other ranks wait, whatever it is
+        failure = error
+        if fabric.is_global_zero:
+            shutil.rmtree(draft, ignore_errors=True)  # a full disk has no room for half a checkpoint
+    _agree(fabric, folder, failure)
     if fabric.is_global_zero:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    fabric.barrier()
-    fabric.save(draft / "state", {"policy": policy, "optimizer": optimizer, "run": run})
-    torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
-    fabric.barrier()
-    if fabric.is_global_zero:
-        (draft / "steps").write_text(f"{steps}\n")  # a small file, read without opening the large one
         _put_in_place(draft, folder)
     fabric.barrier()
 
 
+def _agree(fabric: Fabric, folder: Path, failure: Exception | None) -> None:
+    """Fails on every rank if one has failed."""
+    if fabric.strategy.reduce_boolean_decision(failure is None, all=True):
+        return
+    reason = "another rank could not write" if failure is None else str(failure).strip().splitlines()[0]
+    free = shutil.disk_usage(folder.parent if folder.parent.exists() else folder.anchor or ".").free
+    raise CheckpointError(
+        f"cannot write the checkpoint {folder}: {reason} ({free / 1e9:.1f} GB are free on that disk); what was saved "
+        "before stands: make room and go on with --ckpt_path last"
+    ) from failure
+
+
 def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:
     """Restores policy, optimizer and random number generators; returns the `run` that was saved with them."""
-    run: dict[str, Any] = fabric.load(folder / "state", {"policy": policy, "optimizer": optimizer}, weights_only=True)[
-        "run"
-    ]
+    if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
+        run = _assemble(folder, _unwrapped(policy), cast(_FabricOptimizer, optimizer).optimizer)
+    else:
+        run = fabric.load(folder / "state", {"policy": policy, "optimizer": optimizer}, weights_only=True)["run"]
     rng = folder / f"rng-{fabric.global_rank}"
     if rng.exists():  # a run resumed on more ranks has new ones, which start from the seed
         _set_rng_state(torch.load(rng, weights_only=True))
@@ -62,23 +101,44 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
 
 def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[str, Any]:
     """Loads a checkpoint's policy alone; returns the `run` that was saved with it."""
-    return _load(fabric, folder, {"policy": policy})
-
-
-def _load(fabric: Fabric, folder: Path, state: dict[str, Any]) -> dict[str, Any]:
-    sharded = (folder / "state").is_dir()
-    if sharded and not isinstance(fabric.strategy, ModelParallelStrategy):
-        raise UserError(
-            f"ckpt_path: {folder} holds the shards of several processes; load it with "
-            "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy (any number of devices, one as well)"
-        )
-    run: dict[str, Any] = fabric.load(folder / "state", state, weights_only=True)["run"]
+    if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
+        return _assemble(folder, _unwrapped(policy))
+    run: dict[str, Any] = fabric.load(folder / "state", {"policy": policy}, weights_only=True)["run"]
     return run
+
+
+def read_policy_weights(folder: Path, policy: Policy) -> None:
+    """Loads a checkpoint's weights into a policy of one process, without Fabric."""
+    if _has_shards(folder):
+        _assemble(folder, policy)
+        return
+    state = torch.load(folder / "state", weights_only=True, mmap=True, map_location="cpu")
+    policy.load_state_dict(state["policy"])
+
+
+def _has_shards(folder: Path) -> bool:
+    return (folder / "state").is_dir()
+
+
+def _assemble(folder: Path, policy: Policy, optimizer: Optimizer | None = None) -> dict[str, Any]:
+    """Reads the shards of several processes into an unsharded policy (and optimizer); returns the `run`."""
+    state: dict[str, Any] = {"policy": get_model_state_dict(policy)}
+    if optimizer is not None:
+        state["optimizer"] = get_optimizer_state_dict(policy, optimizer)
+    dcp.load(state, checkpoint_id=folder / "state", no_dist=True)
+    set_model_state_dict(policy, state["policy"])
+    if optimizer is not None:
+        set_optimizer_state_dict(policy, optimizer, state["optimizer"])
+    run: dict[str, Any] = torch.load(folder / "state" / "meta.pt", weights_only=True)["run"]
+    return run
+
+
+def _unwrapped(policy: Module) -> Policy:
+    return cast(Policy, cast(_FabricModule, policy).module)
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Renames a finished draft; an older folder of that name stands until the new one does."""
-    _flush_to_disk(draft)
     older = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(older, ignore_errors=True)
     if folder.exists():

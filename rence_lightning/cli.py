@@ -22,7 +22,15 @@ from rence_lightning.callbacks import (
 from rence_lightning.config_errors import explain, nearest_key, sections_of
 from rence_lightning.config_files import ConfigFiles
 from rence_lightning.datamodule import RolloutDataModule
-from rence_lightning.errors import EngineError, EngineMismatchError, NonFiniteError, StarvationError, UserError
+from rence_lightning.errors import (
+    CheckpointError,
+    EngineError,
+    EngineMismatchError,
+    NonFiniteError,
+    StarvationError,
+    UserError,
+)
+from rence_lightning.export_command import export_command
 from rence_lightning.module import PolicyModule
 from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
@@ -31,6 +39,7 @@ DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or ev
 
   python -m rence_lightning fit --config conf/arithmetic.yaml
   python -m rence_lightning validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf
+  python -m rence_lightning export runs/arithmetic/checkpoints/best FOLDER
 
 Several --config files are laid over one another; --key.sub=value overrides both."""
 
@@ -148,7 +157,11 @@ def main(args: list[str] | None = None) -> None:
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' bars over weights: a log file would hold every step of them
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    arguments = sys.argv[1:] if args is None else args
     try:
+        if arguments[:1] == ["export"]:  # it has no configuration: the checkpoint says all
+            export_command(arguments[1:])
+            return
         CLI(
             PolicyModule,
             RolloutDataModule,
@@ -163,7 +176,7 @@ def main(args: list[str] | None = None) -> None:
         )
     except (UserError, OmegaConfBaseException) as error:
         fail(str(error))
-    except (StarvationError, NonFiniteError, EngineError, EngineMismatchError) as error:
+    except (StarvationError, NonFiniteError, EngineError, EngineMismatchError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stopped:

@@ -9,6 +9,10 @@ class StarvationError(RuntimeError):
     """An iteration found no group to train on, although prompts are left; the message shows the counts."""
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; the ones before it stand."""
+
+
 class EngineError(RuntimeError):
     """The rollout engine failed while it sampled or took over weights, on this rank or on another."""
 

@@ -1,5 +1,6 @@
 """The policy: a Hugging Face causal language model whose forward pass is the log-probabilities of response tokens."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,13 @@ class Policy(nn.Module):
     def compute_device(self) -> torch.device:
         """Where forward passes run. Offloaded parameters rest in main memory, buffers never do."""
         return next(self.model.buffers(), next(self.model.parameters())).device
+
+    def save_config(self, folder: Path) -> None:
+        """Writes all of a Hugging Face folder but the weights: configurations and tokenizer."""
+        self.model.config.save_pretrained(folder)
+        if self.model.can_generate() and self.model.generation_config is not None:
+            self.model.generation_config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def forward(
         self, input_ids: Tensor, response_mask: Tensor, temperature: float = 1.0, entropy: bool = False

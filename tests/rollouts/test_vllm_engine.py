@@ -131,7 +131,7 @@ def test_progress_counts_all_responses_and_tokens(pair: tuple[VLLMEngine, Policy
 
 def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -> None:
     """A prompt that would be cut between two steps waits for the next: the CPU engine cannot cut it."""
-    engine, policy = pair
+    engine, _ = pair
     prompts = [[3 + (i + j) % 30 for j in range(33)] for i in range(150)]
     groups = engine.generate(prompts, 2, Sampling(max_response_tokens=4), list(range(150)))
     assert sum(len(group) for group in groups) == 300
