@@ -1,0 +1,183 @@
+"""Kills a running `fit` at random moments, resumes it each time, and holds the end against an uninterrupted run.
+
+    python tests/torture.py --kills 20 --processes 2
+
+Every second kill waits until a checkpoint is being written, for that is where a run is most easily broken; the others
+strike at any moment. SIGKILL cannot be caught: the process does nothing more.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+ITERATIONS = 8
+
+
+def start(run_dir: Path, *options: str) -> "subprocess.Popen[str]":
+    """A small run of `ITERATIONS` iterations, in a process group of its own, that saves after each."""
+    command = [
+        *(sys.executable, "-m", "rence_lightning", "fit", "--config=conf/arithmetic.yaml"),
+        *(f"--trainer.run_dir={run_dir}", f"--trainer.max_iterations={ITERATIONS}", "--progress.bars=false"),
+        *("--checkpoint.every=1", "--evaluation.every=2", "--evaluation.limit=20", "--evaluation.repeats=1"),
+        *("--data.prompts_per_iteration=8", "--data.prompts_per_update=4", "--data.prompts_per_draw=8", *options),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Ends a run and all of its processes at once."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Waits for the end; returns the rest of the output."""
+    output, _ = process.communicate(timeout=600)
+    return output
+
+
+def resume(run_dir: Path) -> list[str]:
+    """The option that goes on with a run, if there is anything to go on with."""
+    return ["--ckpt_path=last"] if (run_dir / "checkpoints" / "last").exists() else []
+
+
+def wait_for(process: "subprocess.Popen[str]", words: str) -> str:
+    """Reads the output up to a line with these words."""
+    seen = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    raise AssertionError(f"no line with {words!r}:\n{seen}")
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """All that a run ends with: weights, evaluations, and what became of each prompt in each iteration."""
+    evaluations = [json.loads(line) for line in (run_dir / "evaluations.jsonl").read_text().splitlines()]
+    files = sorted((run_dir / "rollouts").glob("*.jsonl"))
+    rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    return {
+        "weights": load_file(run_dir / "hf" / "model.safetensors"),
+        "evaluations": [(row["iteration"], row["average"]) for row in evaluations],
+        "fates": [[(row["id"], row["fate"]) for row in iteration] for iteration in rows],
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """To the bit."""
+    assert one["fates"] == other["fates"], "prompts were lost, repeated or judged otherwise"
+    assert one["evaluations"] == other["evaluations"]
+    assert one["weights"].keys() == other["weights"].keys()
+    assert all(torch.equal(weight, other["weights"][name]) for name, weight in one["weights"].items())
+
+
+def assert_nothing_half_written(run_dir: Path) -> None:
+    """Every checkpoint that is in its place can be read, and the links lead to such."""
+    checkpoints = run_dir / "checkpoints"
+    for folder in checkpoints.glob("iteration-*"):
+        state = folder / "state"
+        run = torch.load(state / "meta.pt" if state.is_dir() else state, weights_only=True)["run"]
+        assert int((folder / "steps").read_text()) == run["global_step"]
+        assert all(torch.load(file, weights_only=True) for file in folder.glob("rng-*"))
+    for name in ("last", "best"):
+        link = checkpoints / name
+        assert link.exists() or not link.is_symlink(), f"{name} leads nowhere"
+
+
+def assert_mastered_once(fates: list[list[tuple[str, str]]]) -> None:
+    mastered = [prompt for iteration in fates for prompt, fate in iteration if fate == "mastered"]
+    assert len(mastered) == len(set(mastered)), "a prompt was mastered twice"
+    for number, iteration in enumerate(fates):
+        gone = {prompt for earlier in fates[:number] for prompt, fate in earlier if fate == "mastered"}
+        assert not gone & {prompt for prompt, _ in iteration}, "a mastered prompt was sampled again"
+
+
+def writing(run_dir: Path) -> bool:
+    """Whether a checkpoint is being written at this moment."""
+    return any((run_dir / "checkpoints").glob(".tmp-iteration-*"))
+
+
+def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] = ()) -> tuple[int, int]:
+    """Kills and resumes a run, then lets it end.
+
+    Returns:
+        How many kills struck, and how many of them while a checkpoint was being written.
+    """
+    rng, during = random.Random(seed), 0
+    for number in range(kills):
+        process = start(run_dir, *options, *resume(run_dir))
+        wait_for(process, "run directory")
+        if number % 2:
+            while not writing(run_dir) and process.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(rng.choice([0, 0.002, 0.01, 0.03]))
+        else:
+            for _ in range(rng.randrange(3)):  # lines: how fast a machine is must not decide how far a run gets
+                assert process.stdout is not None
+                process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, f"it was done before kill {number + 1}:\n{finish(process)}"
+        kill(process)
+        during += writing(run_dir)
+        if (run_dir / "checkpoints").exists():
+            assert_nothing_half_written(run_dir)
+        if not resume(run_dir):  # before there was anything to go on with
+            shutil.rmtree(run_dir)
+    process = start(run_dir, *options, *resume(run_dir))
+    output = finish(process)
+    assert process.returncode == 0, output
+    left = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith((".old-", ".tmp-"))]
+    assert not left, f"left behind: {left}"
+    return kills, during
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--precision", default="32-true")
+    chosen = parser.parse_args()
+    # Room for the kills: an iteration is lost with most of them.
+    options = [f"--trainer.max_iterations={max(ITERATIONS, chosen.kills)}", f"--trainer.precision={chosen.precision}"]
+    if chosen.processes > 1:
+        options += [
+            f"--trainer.devices={chosen.processes}",
+            "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy",
+        ]
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        process = start(whole, *options)
+        output = finish(process)
+        assert process.returncode == 0, output
+        kills, during = torture(killed, chosen.kills, chosen.seed, tuple(options))
+        assert_same(outcome(killed), outcome(whole))
+        assert_mastered_once(outcome(killed)["fates"])
+    print(f"{kills} kills, {during} of them during a checkpoint's writing: the run ended as if there had been none")
+
+
+if __name__ == "__main__":
+    main()
