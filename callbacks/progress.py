@@ -42,6 +42,7 @@ class Progress(Callback):
         self._tokens = 0
         self._task_start = 0.0
         self._iteration_start = 0.0
+        self._stopped_by: str | None = None
         self._sampling_seconds = 0.0
         self._batch: IterationBatch | None = None
         self._falling = 0
@@ -147,14 +148,16 @@ class Progress(Callback):
             KeyboardInterrupt: "a second interrupt",
             EngineError: "a failure of the engine",
         }
-        cause = causes.get(type(exception))
-        if cause is not None and (trainer.run_dir / "checkpoints" / "last").exists():
-            self._say(
-                f"stopped by {cause} after iteration {trainer.current_epoch}; go on with --ckpt_path {trainer.run_dir}"
-            )
+        self._stopped_by = causes.get(type(exception))
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         self._end()
+        # Only now has every callback heard of it, and saved what it saves.
+        if self._stopped_by is not None and (trainer.run_dir / "checkpoints" / "last").exists():
+            self._say(
+                f"stopped by {self._stopped_by} after iteration {trainer.current_epoch}; "
+                f"go on with --ckpt_path {trainer.run_dir}"
+            )
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
 
