@@ -1,10 +1,13 @@
 """The command line: `fit` and `validate`, from layered YAML files, interpolation and dotted overrides."""
 
+import errno
 import re
 import signal
 import sys
+import traceback
 from typing import Any, NoReturn, cast
 
+import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +37,11 @@ from rence_lightning.export_command import export_command
 from rence_lightning.module import PolicyModule
 from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
+
+OUT_OF_MEMORY = (
+    "While training: lower trainer.micro_batch_tokens, set model.gradient_checkpointing, shard over more devices. "
+    "While sampling: lower the engine's gpu_memory_utilization or max_sequences. docs/scaling.md has the arithmetic."
+)
 
 DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or evaluate one.
 
@@ -178,6 +186,15 @@ def main(args: list[str] | None = None) -> None:
         fail(str(error))
     except (StarvationError, NonFiniteError, EngineError, EngineMismatchError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error}: make room and go on with --ckpt_path last", file=sys.stderr)
+        sys.exit(1)
+    except torch.OutOfMemoryError as error:
+        traceback.print_exc()  # where it was tells what to lower
+        print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stopped:
         sys.exit(128 + (stopped.signal or signal.SIGTERM))

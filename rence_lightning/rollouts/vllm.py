@@ -1,8 +1,8 @@
 """Sampling by vLLM, in the trainer's own process and on its own device.
 
-Every rank has an engine of its own. It is built once, with empty weights; before each iteration the policy's weights
-are pushed into it, one parameter at a time, so that a sharded policy is never whole in memory twice. On a GPU the
-engine sleeps while the policy trains, which gives its memory back.
+Every rank has an engine of its own, or several ranks one between them (tensor parallelism). It is built once, with
+empty weights; before each iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded
+policy is never whole in memory twice. On a GPU the engine sleeps while the policy trains, which gives its memory back.
 """
 
 import copy
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -41,6 +42,8 @@ class VLLMEngine:
             those of a float32 trainer by about 1e-2 a token.
         max_model_len: Tokens of prompt and response together (default: the policy's context).
         max_sequences: Responses sampled at a time.
+        tensor_parallel_size: Ranks, next to one another and on one node, that hold an engine's weights between them:
+            for a policy that does not fit on one GPU beside its keys and values.
         gpu_memory_utilization: Share of a GPU's memory for the engine: its weights, and keys and values.
         kv_cache_memory_bytes: Memory for keys and values, in place of that share (default on a CPU: 1 GiB).
         sleep: On a GPU, free the engine's memory while the policy trains.
@@ -56,6 +59,7 @@ class VLLMEngine:
         dtype: Literal["float32", "bfloat16"] | None = None,
         max_model_len: int | None = None,
         max_sequences: int = 256,
+        tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.5,
         kv_cache_memory_bytes: int | None = None,
         sleep: bool = True,
@@ -66,10 +70,13 @@ class VLLMEngine:
             raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
         if not 0 < gpu_memory_utilization < 1:
             raise UserError(f"engine: gpu_memory_utilization is {gpu_memory_utilization}, it must be in (0, 1)")
+        if tensor_parallel_size < 1:
+            raise UserError(f"engine: tensor_parallel_size is {tensor_parallel_size}, it must be >= 1")
         _check_installed()
         self.dtype = dtype
         self.max_model_len = max_model_len
         self.max_sequences = max_sequences
+        self.tensor_parallel_size = tensor_parallel_size
         self.gpu_memory_utilization = gpu_memory_utilization
         self.kv_cache_memory_bytes = kv_cache_memory_bytes
         self.sleep = sleep
@@ -78,6 +85,7 @@ class VLLMEngine:
         self._llm: Any = None
         self._asleep = False
         self._end_ids: list[int] = []
+        self._partners: dist.ProcessGroup | None = None
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
@@ -88,6 +96,7 @@ class VLLMEngine:
                 self._llm = self._build(model)
                 self._end_ids = end_of_sequence_ids(model)
             if self._asleep:
+                torch.cuda.empty_cache()  # what training left in torch's own cache is room that the engine needs
                 self._llm.wake_up(tags=["weights"])
             weights = _weights(model, policy.compute_device, self._dtype(model))  # type: ignore[attr-defined]
             try:
@@ -129,6 +138,12 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",  # at the temperature that was sampled at
             "enforce_eager": self.enforce_eager or not _on_gpu(),
         }
+        if self.tensor_parallel_size > 1:
+            self._partners = self._meet_partners()
+            settings |= {
+                "tensor_parallel_size": self.tensor_parallel_size,
+                "distributed_executor_backend": "external_launcher",  # the ranks are there already
+            }
         if self.max_model_len is not None:
             settings["max_model_len"] = self.max_model_len
         if _on_gpu():
@@ -147,6 +162,23 @@ class VLLMEngine:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise UserError(f"engine: vLLM does not start: {reason}") from error
 
+    def _meet_partners(self) -> dist.ProcessGroup:
+        """The ranks that share this rank's engine."""
+        size, world = self.tensor_parallel_size, dist.get_world_size() if dist.is_initialized() else 1
+        if world % size:
+            raise UserError(
+                f"engine: tensor_parallel_size {size} does not divide the {world} processes of the run; choose another"
+            )
+        # vLLM reads torchrun's variables, of which Lightning's own launcher sets a part.
+        rank = dist.get_rank()
+        os.environ.setdefault("RANK", str(rank))
+        os.environ.setdefault("WORLD_SIZE", str(world))
+        os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if _on_gpu() else rank))
+        ranks = [list(range(first, first + size)) for first in range(0, world, size)]
+        mine, _ = dist.new_subgroups_by_enumeration(ranks)
+        assert mine is not None
+        return mine
+
     # ---- sampling ---------------------------------------------------------------------------------------------------
 
     def generate(
@@ -159,6 +191,30 @@ class VLLMEngine:
     ) -> list[list[Rollout]]:
         if self._llm is None or self._asleep:
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
+        if self._partners is None:
+            return self._generate(prompts, group_size, sampling, seeds, range(len(prompts)), progress)
+        # Partners compute every token together, so each must ask for all of their prompts, in the same order.
+        shares: list[Any] = [None] * self.tensor_parallel_size
+        dist.all_gather_object(shares, (list(prompts), list(seeds)), group=self._partners)
+        place = dist.get_rank(self._partners)
+        first = sum(len(share[0]) for share in shares[:place])
+        mine = range(first, first + len(prompts))
+        all_prompts = [prompt for share in shares for prompt in share[0]]
+        groups = self._generate(
+            all_prompts, group_size, sampling, [seed for share in shares for seed in share[1]], mine, progress
+        )
+        return [groups[index] for index in mine]
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        mine: range,
+        progress: EngineProgress | None,
+    ) -> list[list[Rollout]]:
+        """Responses to all prompts; progress is told of `mine`."""
         self._check_lengths(prompts, sampling)
         engine = self._llm.llm_engine
         groups: list[list[Rollout]] = [[] for _ in prompts]
@@ -173,7 +229,7 @@ class VLLMEngine:
                         outputs = engine.step()
                     for output in outputs:
                         groups[int(output.request_id)] = group = _group(output, group_size)
-                        if progress is not None:
+                        if progress is not None and int(output.request_id) in mine:
                             progress(group_size, sum(len(rollout.token_ids) for rollout in group))
             except BaseException:  # what stays queued would come back in the next call
                 with suppress(Exception):  # a dead engine takes no orders
