@@ -58,11 +58,15 @@ class PolicyModule(LightningModule):
         self._gradient_checkpointing = gradient_checkpointing
         self._attn_implementation = attn_implementation
 
-    def configure_model(self) -> None:
-        """Loads the policy, on the CPU; the trainer places or shards it afterwards."""
+    def configure_model(self, empty: bool = False) -> None:
+        """Loads the policy, on the CPU; the trainer places or shards it afterwards.
+
+        Args:
+            empty: Its shapes alone: the weights come from another rank when it is sharded.
+        """
         if "policy" not in self._modules:
             self.policy = load_policy(
-                self.policy_name, self._dtype, self._gradient_checkpointing, self._attn_implementation
+                self.policy_name, self._dtype, self._gradient_checkpointing, self._attn_implementation, empty
             )
 
     def configure_optimizers(self) -> Any:

@@ -4,10 +4,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.strategies import ModelParallelStrategy
 from lightning.fabric.strategies.strategy import _BackwardSyncControl
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -18,6 +19,8 @@ from rence_lightning.errors import UserError
 
 class FullyShardStrategy(ModelParallelStrategy):
     """Each process holds its share of every parameter, gradient and optimizer state (FSDP2).
+
+    The weights are loaded by rank 0 alone, into main memory, and handed out from there.
 
     With `precision: bf16-mixed` the shards stay in float32, layers compute in bfloat16 and gradients are reduced in
     float32. Activation checkpointing is the model's: `model.gradient_checkpointing`.
@@ -79,12 +82,29 @@ class FullyShardStrategy(ModelParallelStrategy):
                 f"strategy: the policy has no layers named {', '.join(sorted(names)) or '(none given)'}; "
                 "name its decoder layer class in strategy.layers"
             )
+        weights = policy.state_dict() if self.is_global_zero else {}
         # Each call moves one layer to the device and keeps a shard of it: the policy is never whole on a device.
         for layer in layers:
             fully_shard(layer, reshard_after_forward=self._reshard_after_forward, **options)
         # The root holds embedding and output projection, which the backward pass needs at once: they stay gathered.
         fully_shard(policy, reshard_after_forward=False, **options)
+        if self.world_size > 1:
+            self._hand_out(policy, weights)
         return policy
+
+    @torch.no_grad()
+    def _hand_out(self, policy: Module, weights: dict[str, Tensor]) -> None:
+        """Gives every process its shards of rank 0's weights, and its buffers."""
+        if not self.is_global_zero:  # shapes alone so far
+            policy.to_empty(device="cpu" if self._cpu_offload else self.root_device)
+            policy.model.tie_weights()  # type: ignore[operator, union-attr]
+            for module in policy.modules():
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.to(self.root_device))
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(policy, cast(dict[str, Any], weights), options=options)
+        for buffer in policy.buffers():
+            dist.broadcast(buffer, src=0)
 
     def _mesh(self, world: DeviceMesh) -> DeviceMesh:
         """The processes as FSDP2 takes them: in one row they share one copy, in several each row has a copy."""

@@ -29,6 +29,7 @@ from rence_lightning.micro_batches import UpdateShare, share_of_update
 from rence_lightning.module import PolicyModule
 from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of
 from rence_lightning.stop import Stopped, StopRequest
+from rence_lightning.strategy import FullyShardStrategy
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
@@ -279,7 +280,7 @@ class Trainer(LightningFacade):
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
         checkpoint = find_checkpoint(ckpt_path, self.wanted_run_dir) if ckpt_path is not None else None
         self._resumed_from = checkpoint
-        module.configure_model()
+        self._load_policy(module)
         datamodule.connect(module.policy)
         datamodule.setup(str(function.value))
         # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
@@ -293,6 +294,22 @@ class Trainer(LightningFacade):
         elif checkpoint is not None:
             self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
         self._open_run_directory(checkpoint)
+
+    def _load_policy(self, module: PolicyModule) -> None:
+        """Loads the policy, on rank 0 alone where the strategy hands the shards out from there."""
+        if not isinstance(self.fabric.strategy, FullyShardStrategy):
+            module.configure_model()
+            return
+        failure = None
+        if self.is_global_zero:
+            try:
+                module.configure_model()
+            except UserError as error:
+                failure = str(error)
+        failure = self.fabric.broadcast(failure)
+        if failure is not None:
+            raise UserError(failure)
+        module.configure_model(empty=not self.is_global_zero)  # does nothing where there is a policy
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
         steps_done = 0

@@ -149,3 +149,10 @@ def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "error: strategy: shard_size 3 does not divide the 2 processes of the run" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_that_cannot_be_loaded_is_said_once_by_each_process(tmp_path: Path) -> None:
+    """Rank 0 alone reads the weights; the others must not wait for them."""
+    done = run("fit", tmp_path / "run", *SHARDED, "--model.policy=/no/such/folder")
+    assert done.returncode == 2
+    assert done.stderr.count("error: policy: no folder '/no/such/folder'") == 2 and "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -31,6 +33,7 @@ def load_policy(
     dtype: DType = "float32",
     gradient_checkpointing: bool = False,
     attn_implementation: str | None = None,
+    empty: bool = False,
 ) -> Policy:
     """Loads a model and its tokenizer on the CPU.
 
@@ -41,6 +44,7 @@ def load_policy(
         dtype: Of the parameters.
         gradient_checkpointing: Recompute activations in the backward pass.
         attn_implementation: As in `transformers`; None lets it choose.
+        empty: Shapes alone, without weights or memory for them (torch's meta device): another process has the weights.
 
     Raises:
         UserError: There is no such policy.
@@ -51,14 +55,13 @@ def load_policy(
         options["attn_implementation"] = attn_implementation
     try:
         config = _without_dropout(AutoConfig.from_pretrained(folder))
-        loaded = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
-        model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+        model, missing = (_empty_model if empty else _whole_model)(folder, config, options)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(
             f"policy: cannot load '{name}': {_reason(error)} (give a folder in the Hugging Face format, or a hub name)"
         ) from error
-    if missing := sorted(report["missing_keys"]):
+    if missing:
         raise UserError(
             f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
             "would be drawn at random; give a whole model"
@@ -72,8 +75,24 @@ def load_policy(
     if gradient_checkpointing:
         activation_checkpointing(model)
     policy = Policy(model, tokenizer)
-    policy.check_head()
+    if not empty:
+        policy.check_head()
     return policy
+
+
+def _whole_model(folder: str, config: PretrainedConfig, options: dict[str, Any]) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of weights that its files lack."""
+    loaded = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    return model, sorted(report["missing_keys"])
+
+
+def _empty_model(folder: str, config: PretrainedConfig, options: dict[str, Any]) -> tuple[PreTrainedModel, list[str]]:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, **options)
+    with suppress(OSError):  # a model need not have one
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return cast(PreTrainedModel, model), []
 
 
 def _reason(error: Exception) -> str:

@@ -193,3 +193,17 @@ def test_full_weights_of_a_tied_model_are_written_once(tmp_path: Path) -> None:
     export_policy(policy, tmp_path / "plain")
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("hf", "plain")]
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_empty_policy_is_the_whole_one_but_for_its_weights(architecture: str, tmp_path: Path) -> None:
+    model = tiny_model(architecture)
+    model.generation_config.eos_token_id = [1, 7]
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / "model")
+    whole, empty = (load_policy(str(tmp_path / "model"), empty=empty) for empty in (False, True))
+    shapes = [{name: (p.shape, p.dtype) for name, p in policy.state_dict().items()} for policy in (whole, empty)]
+    assert shapes[0] == shapes[1]
+    assert [name for name, _ in whole.named_parameters()] == [name for name, _ in empty.named_parameters()]
+    assert all(parameter.is_meta for parameter in empty.parameters()), "it takes memory"
+    assert whole.model.generation_config.eos_token_id == empty.model.generation_config.eos_token_id == [1, 7]
