@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import CONF, ROOT, printed_config
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rence_lightning.cli import main
 
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 SPANS = sorted(set(re.findall(r"`([^`\n]+)`", METHODS)))
 
 
@@ -74,3 +77,61 @@ def test_the_objective_of_the_example_trains(tmp_path: Path, monkeypatch: pytest
     )
     assert "gap: 0.2" in (run / "config.yaml").read_text()
     assert sys.modules["my_objective"].Hinge().gap == 0.1
+
+
+QWEN3 = {  # hidden size, intermediate size, layers, heads, tied embeddings; 8 key-value heads of 128 each
+    "Qwen3-4B": (2560, 9728, 36, 32, True),
+    "Qwen3-8B": (4096, 12288, 36, 32, False),
+    "Qwen3-14B": (5120, 17408, 40, 40, False),
+    "Qwen3-32B": (5120, 25600, 64, 64, False),
+}
+
+
+@pytest.mark.parametrize("name", QWEN3)
+def test_the_arithmetic_of_memory(name: str) -> None:
+    hidden, intermediate, layers, heads, tied = QWEN3[name]
+    config = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=tied,
+    )
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    rows = [line.strip("|").split("|") for line in SCALING.split("## Memory")[1].splitlines() if line.startswith("|")]
+    column = [cell.strip() for cell in rows[0]].index(name)
+    table = {row[0].strip(): float(row[column]) for row in rows[2:11]}
+    embeddings = (1 if tied else 2) * 151936 * hidden
+    expected = {
+        "parameters, 10^9": parameters,
+        "weights, gradients, AdamW: 16 P": 16 * parameters,
+        "... on each of 8 GPUs": 2 * parameters,
+        "... on each of 16 GPUs": parameters,
+        "embedding and output projection, gathered, bfloat16": 2 * embeddings / 1e9,
+        "activations kept, kB a token (gradient checkpointing)": 2 * layers * hidden / 1e3,
+        "engine's weights, bfloat16: 2 P": 2 * parameters,
+        "engine's keys and values, kB a token": 2 * 2 * layers * 8 * 128 / 1e3,
+    }
+    for row, value in expected.items():
+        assert table[row] == pytest.approx(value, abs=0.06 if value < 100 else 0.6), row
+
+
+@pytest.mark.parametrize("overlay", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda overlay: overlay.stem)
+def test_hardware_overlays_are_complete_and_in_the_table(overlay: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", f"--config={overlay}")
+    assert config["model"]["dtype"] == "float32" and config["data"]["group_size"] == 8
+    assert f"`conf/hardware/{overlay.name}`" in SCALING
+
+
+def test_keys_that_scaling_names_exist(capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+    sections = "|".join(config)
+    keys = set(re.findall(rf"`((?:{sections})(?:\.\w+)+)(?=[`:])", SCALING))
+    assert len(keys) > 12, "the pattern no longer finds the keys"
+    for key in keys:
+        value_of(config, key)
