@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,35 @@ def test_the_comparison_has_a_point(one: Path) -> None:
 )
 def test_sharded_processes_train_the_policy_of_one(options: tuple[str, ...], one: Path, tmp_path: Path) -> None:
     fit(tmp_path / "run", *options)
+    assert_same_run(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+def test_nodes_that_torchrun_starts_train_the_policy_of_one(one: Path, tmp_path: Path) -> None:
+    """Two nodes of a process each, every node with a whole copy."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"),
+                *(f"--node_rank={node}", "--master_addr=127.0.0.1", f"--master_port={port}", "-m", "rence_lightning"),
+                *("fit", "--config=conf/arithmetic.yaml", f"--trainer.run_dir={tmp_path / 'run'}"),
+                *("--evaluation.limit=20", "--evaluation.repeats=1", "--trainer.max_iterations=3"),
+                *(STRATEGY, "--trainer.strategy.init_args.shard_size=node"),
+                *("--trainer.num_nodes=2", "--trainer.devices=1"),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
     assert_same_run(tmp_path / "run", one)
 
 

@@ -26,17 +26,27 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_exactly(
 ) -> None:
     """Checkpoints are rare here: what is saved is saved because of the signal."""
     run_dir = tmp_path / "run"
-    process = torture.start(run_dir, "--checkpoint.every=100")
-    torture.wait_for(process, "iteration   3/")
-    process.send_signal(number)
-    output = torture.finish(process)
-    assert process.returncode == 128 + number, output
-    assert f"stopped by {number.name} after iteration" in output
-    assert (run_dir / "checkpoints" / "last" / "state").exists()
+    stop_after_three_iterations(run_dir, number)
     assert not (run_dir / "hf").exists(), "a run that is told to stop should not spend its last seconds on an export"
     resumed = torture.start(run_dir, "--checkpoint.every=100", "--ckpt_path=last")
     assert (torture.finish(resumed), resumed.returncode)[1] == 0
     torture.assert_same(torture.outcome(run_dir), whole)
+
+
+@pytest.mark.slow
+def test_ranks_stop_together_when_one_is_told(tmp_path: Path) -> None:
+    stop_after_three_iterations(tmp_path / "run", signal.SIGTERM, *SHARDED)
+    assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("rng-*"))) == 2
+
+
+def stop_after_three_iterations(run_dir: Path, number: signal.Signals, *options: str) -> None:
+    process = torture.start(run_dir, "--checkpoint.every=100", *options)
+    torture.wait_for(process, "iteration   3/")
+    process.send_signal(number)  # to rank 0 alone
+    output = torture.finish(process)
+    assert process.returncode == 128 + number, output
+    assert f"stopped by {number.name} after iteration" in output and "Traceback" not in output
+    assert (run_dir / "checkpoints" / "last" / "state").exists()
 
 
 @pytest.mark.slow

