@@ -8,6 +8,7 @@ import traceback
 from typing import Any, NoReturn, cast
 
 import torch
+import torch.distributed as dist
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
@@ -154,39 +155,33 @@ def seed_of(seed_everything: bool | int | None) -> int:
     return int(seed_everything)
 
 
-def fail(message: str) -> NoReturn:
-    """One line on standard error, exit code 2."""
-    print("error: " + "; ".join(line.strip() for line in message.splitlines() if line.strip()), file=sys.stderr)
-    sys.exit(2)
-
-
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; bad input ends it with one line and exit code 2, a starved or diverged run with 1."""
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' bars over weights: a log file would hold every step of them
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    code = run(args)
+    if dist.is_initialized():  # left to itself, a gloo thread that outlives the interpreter aborts the process
+        dist.destroy_process_group()
+    if code:
+        sys.exit(code)
+
+
+def run(args: list[str] | None) -> int:
+    """Runs a command; returns the exit code of an end that all ranks come to. What strikes one rank exits there."""
     arguments = sys.argv[1:] if args is None else args
     try:
         if arguments[:1] == ["export"]:  # it has no configuration: the checkpoint says all
             export_command(arguments[1:])
-            return
-        CLI(
-            PolicyModule,
-            RolloutDataModule,
-            trainer_class=Trainer,  # type: ignore[arg-type]
-            parser_class=Parser,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-            parser_kwargs={"description": DESCRIPTION},
-            args=args,
-        )
+        else:
+            fit_or_validate(args)
     except (UserError, OmegaConfBaseException) as error:
-        fail(str(error))
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        print("error: " + "; ".join(lines), file=sys.stderr)
+        return 2
     except (StarvationError, NonFiniteError, EngineError, EngineMismatchError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -197,6 +192,22 @@ def main(args: list[str] | None = None) -> None:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stopped:
-        sys.exit(128 + (stopped.signal or signal.SIGTERM))
+        return 128 + (stopped.signal or signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(130)
+    return 0
+
+
+def fit_or_validate(args: list[str] | None) -> None:
+    CLI(
+        PolicyModule,
+        RolloutDataModule,
+        trainer_class=Trainer,  # type: ignore[arg-type]
+        parser_class=Parser,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        parser_kwargs={"description": DESCRIPTION},
+        args=args,
+    )

@@ -1,6 +1,7 @@
 """Sharding the policy over processes: FSDP2 through Fabric, the same class on GPUs and, with gloo, on CPUs."""
 
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any, Literal, cast
 
 import torch
@@ -37,6 +38,8 @@ class FullyShardStrategy(ModelParallelStrategy):
         reduce_each_pass: Average gradients over processes after each of an update's backward passes. False waits for
             the last one: less communication, but each process then holds the whole gradient, 4 bytes a parameter.
         sharded_checkpoint: Every process saves its shard; False assembles one file on rank 0.
+        timeout_minutes: A process that waits for another so long gives up: longer than the slowest process samples, or
+            than rank 0 takes to load the weights.
     """
 
     def __init__(
@@ -47,10 +50,16 @@ class FullyShardStrategy(ModelParallelStrategy):
         cpu_offload: bool = False,
         reduce_each_pass: bool = True,
         sharded_checkpoint: bool = True,
+        timeout_minutes: int = 120,
     ) -> None:
         if isinstance(shard_size, int) and shard_size < 1:
             raise UserError(f"strategy: shard_size is {shard_size}, it must be >= 1")
-        super().__init__(self._shard, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoint)
+        super().__init__(
+            self._shard,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=sharded_checkpoint,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
         self._layers = layers
         self._reshard_after_forward = reshard_after_forward
         self._shard_size = shard_size

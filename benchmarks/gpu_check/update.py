@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -212,3 +213,5 @@ if __name__ == "__main__":
     parser.add_function_arguments(measure)
     arguments = parser.parse_args()
     measure(**arguments.as_dict())
+    if dist.is_initialized():
+        dist.destroy_process_group()

