@@ -12,6 +12,7 @@ from rence_lightning.errors import EngineMismatchError, UserError
 from rence_lightning.groups import engine_log_probs
 from rence_lightning.micro_batches import share_of_update
 from rence_lightning.module import PolicyModule
+from rence_lightning.ranks import max_over_ranks, sum_over_ranks
 from rence_lightning.trainer import Trainer
 from rence_lightning.trust_region import kl_estimate
 
@@ -65,12 +66,10 @@ class OldPolicySnapshot(Callback):
         self._log(trainer, batch, mismatch, entropy)
 
     def _log(self, trainer: Trainer, batch: IterationBatch, mismatch: "Mismatch", entropy: float) -> None:
-        difference, kl, entropy, tokens = trainer.sum_over_ranks(
-            mismatch.difference, mismatch.kl, entropy, mismatch.tokens
-        )
+        difference, kl, entropy, tokens = sum_over_ranks(mismatch.difference, mismatch.kl, entropy, mismatch.tokens)
         if not tokens:
             return
-        largest = trainer.max_over_ranks(mismatch.largest)
+        largest = max_over_ranks(mismatch.largest)
         batch.figures["entropy"] = entropy / tokens
         batch.figures["engine_log_prob_difference"] = difference / tokens
         batch.figures["engine_log_prob_difference_max"] = largest

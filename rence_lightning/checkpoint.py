@@ -11,6 +11,7 @@ Any checkpoint loads into any strategy and any number of processes.
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,36 +51,41 @@ def save_checkpoint(
         CheckpointError: On every rank, when one cannot write (a full disk); what was saved before stands.
     """
     draft = folder.with_name(f".tmp-{folder.name}")
-    failure: Exception | None = None
-    try:
+
+    def prepare() -> None:
         if fabric.is_global_zero:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
-    except OSError as error:
-        failure = error
-    _agree(fabric, folder, failure)
-    try:
+
+    def write() -> None:
         fabric.save(draft / "state", {"policy": policy, "optimizer": optimizer, "run": run})
         torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
         if fabric.is_global_zero:
             (draft / "steps").write_text(f"{steps}\n")  # a small file, read without opening the large one
             _unwrapped(policy).save_config(draft / "hf")
-            _flush_to_disk(draft)
-    except Exception as error:  # torch has several names for a full disk; the other ranks wait, whatever it is
-        failure = error
+
+    def publish() -> None:
+        if fabric.is_global_zero:
+            _put_in_place(draft, folder)
+
+    try:
+        for step in (prepare, write, publish):
+            _together(fabric, folder, step)
+    finally:
         if fabric.is_global_zero:
             shutil.rmtree(draft, ignore_errors=True)  # a full disk has no room for half a checkpoint
-    _agree(fabric, folder, failure)
-    if fabric.is_global_zero:
-        _put_in_place(draft, folder)
-    fabric.barrier()
 
 
-def _agree(fabric: Fabric, folder: Path, failure: Exception | None) -> None:
-    """Fails on every rank if one has failed."""
+def _together(fabric: Fabric, folder: Path, step: Callable[[], None]) -> None:
+    """Takes a step on every rank, and fails on every rank if it fails on one: none waits for another that is gone."""
+    failure: Exception | None = None
+    try:
+        step()
+    except Exception as error:  # torch has several names for a full disk
+        failure = error
     if fabric.strategy.reduce_boolean_decision(failure is None, all=True):
         return
-    reason = "another rank could not write" if failure is None else str(failure).strip().splitlines()[0]
+    reason = "another rank could not" if failure is None else (str(failure).strip() or repr(failure)).splitlines()[0]
     free = shutil.disk_usage(folder.parent if folder.parent.exists() else folder.anchor or ".").free
     raise CheckpointError(
         f"cannot write the checkpoint {folder}: {reason} ({free / 1e9:.1f} GB are free on that disk); what was saved "
@@ -139,6 +145,7 @@ def _unwrapped(policy: Module) -> Policy:
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Renames a finished draft; an older folder of that name stands until the new one does."""
+    _flush_to_disk(draft)
     older = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(older, ignore_errors=True)
     if folder.exists():

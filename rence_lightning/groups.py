@@ -2,21 +2,17 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from rence_lightning.errors import EngineError
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
+from rence_lightning.ranks import on_every_rank, rank_and_world
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import EngineProgress, Rollout, RolloutEngine, Sampling
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -85,7 +81,7 @@ class GroupSampler:
         Raises:
             EngineError: On every rank, when the engine of one has failed.
         """
-        _on_every_rank(lambda: self._engine.sync(self._policy))
+        on_every_rank(lambda: self._engine.sync(self._policy))
 
     def release(self) -> None:
         """Lets the engine give back memory: training follows."""
@@ -115,9 +111,9 @@ class GroupSampler:
         Raises:
             EngineError: On every rank, when the engine of one has failed.
         """
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         mine = list(prompts[rank::world])
-        shares = _on_every_rank(lambda: self._sample(mine, group_size, sampling, stream, progress))
+        shares = on_every_rank(lambda: self._sample(mine, group_size, sampling, stream, progress))
         return [shares[index % world][index // world] for index in range(len(prompts))]
 
     def _sample(
@@ -161,29 +157,6 @@ class GroupSampler:
 def engine_log_probs(rollout: Rollout) -> Tensor:
     """The engine's own log-probabilities of a response, `(tokens,)` float32."""
     return torch.frombuffer(rollout.log_probs, dtype=torch.float32).clone()
-
-
-def _on_every_rank(work: Callable[[], T]) -> list[T]:
-    """What each rank's work returns. An engine that fails on one rank fails on all of them: they stop together."""
-    _, world = _rank_and_world()
-    if world == 1:
-        return [work()]
-    shares: list[Any] = [None] * world
-    try:
-        share: Any = work()
-    except EngineError as error:
-        share = error
-    dist.all_gather_object(shares, share)
-    for failed, share in enumerate(shares):
-        if isinstance(share, EngineError):
-            raise EngineError(f"rank {failed}: {share}")
-    return shares
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def _seed(stream: str, prompt: str) -> int:

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
-import torch.distributed as dist
 import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import Strategy
@@ -16,7 +14,6 @@ from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.checkpoint import load_checkpoint, load_policy_weights, peek_steps, save_checkpoint
@@ -27,6 +24,7 @@ from rence_lightning.groups import Group
 from rence_lightning.loggers import run_loggers
 from rence_lightning.micro_batches import UpdateShare, share_of_update
 from rence_lightning.module import PolicyModule
+from rence_lightning.ranks import gather, max_over_ranks
 from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of
 from rence_lightning.stop import Stopped, StopRequest
 from rence_lightning.strategy import FullyShardStrategy
@@ -191,7 +189,11 @@ class Trainer(LightningFacade):
                 # Strategies average gradients over ranks, but the shares of a loss add up.
                 self.fabric.backward(loss * self.world_size)
             figures.append(metrics)
-        return self._sum_over_ranks(figures)
+        mine: Counter[str] = Counter()
+        for metrics in figures:
+            mine.update({name: float(value) for name, value in metrics.items()})
+        shares = gather(dict(mine))
+        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
 
     def _step(self, loss: float) -> float:
         """Clips the gradient and takes the optimizer's step, if loss and gradient are finite; returns the norm before
@@ -220,25 +222,6 @@ class Trainer(LightningFacade):
         optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _sum_over_ranks(self, figures: list[dict[str, Tensor]]) -> dict[str, float]:
-        sums: Counter[str] = Counter()
-        for metrics in figures:
-            sums.update({name: float(value) for name, value in metrics.items()})
-        if self.world_size == 1:
-            return dict(sums)
-        shares: list[dict[str, float]] = [{}] * self.world_size
-        dist.all_gather_object(shares, dict(sums))
-        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
-
-    def sum_over_ranks(self, *values: float) -> list[float]:
-        """Sums over all ranks."""
-        total = self.fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum")
-        return [float(value) for value in total]
-
-    def max_over_ranks(self, value: float) -> float:
-        """The largest value of any rank."""
-        return float(cast(Tensor, self.fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="max")))
-
     @contextmanager
     def _whole_or_not_begun(self) -> Iterator[None]:
         """Rollouts that end early leave no trace: no prompt is drawn, mastered or cached by half an iteration."""
@@ -262,7 +245,7 @@ class Trainer(LightningFacade):
 
     def _told_to_stop(self) -> bool:
         """Whether any rank was: all must stop at the same place."""
-        return self.max_over_ranks(float(self._stop_request.signal)) > 0
+        return max_over_ranks(float(self._stop_request.signal)) > 0
 
     def stop_if_told(self) -> None:
         """Ends the run here if it was told to stop; called where nothing is half done, or can be taken back."""

@@ -22,6 +22,7 @@ from rence_lightning.module import PolicyModule
 from rence_lightning.policy import Policy
 from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
 from rence_lightning.prompts import NoFilter, Problem, ProblemSource, PromptTemplate
+from rence_lightning.ranks import max_over_ranks
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import EngineProgress, Rollout, Sampling
 from rence_lightning.strategy import FullyShardStrategy
@@ -182,7 +183,7 @@ def measure(
         callbacks=[OldPolicySnapshot(), stopwatch],
     )
     trainer.fit(module, data)
-    memory = trainer.max_over_ranks(float(torch.cuda.max_memory_allocated()) if gpu else 0.0)
+    memory = max_over_ranks(float(torch.cuda.max_memory_allocated()) if gpu else 0.0)
     if not trainer.is_global_zero:
         return
     seconds, sequences = stopwatch.seconds[-1], groups * GROUP_SIZE
