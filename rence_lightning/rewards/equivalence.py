@@ -1,4 +1,4 @@
-r"""Whether two final answers are the same: cheap exact checks first, math-verify behind them.
+r"""Whether two final answers are the same: cheap exact checks, one notation, structure, and math-verify for the rest.
 
 What counts as equal is math-verify's policy, with the reference answer first, because `verify` is not symmetric
 (https://github.com/huggingface/Math-Verify). The choices that graders differ in:
@@ -17,6 +17,9 @@ What counts as equal is math-verify's policy, with the reference answer first, b
 
 import re
 
+from rence_lightning.rewards.notation import one_notation
+from rence_lightning.rewards.structure import same_structure
+
 MAX_CHARACTERS = 1_000
 """Answers longer than this are wrong unless they are equal as strings. No final answer of a benchmark comes near it,
 and what is longer costs seconds of parsing."""
@@ -30,6 +33,8 @@ _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
 _SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _FREE_SPACE = re.compile(r"(?<![0-9A-Za-z\\]) |(?<!\\) (?![0-9A-Za-z])")
 _INTEGER = re.compile(r"([+-]?)([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)")
+_DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">", ",")
+_ARTICLE = re.compile(r"(?:an?|the) ")
 _WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
 
 
@@ -52,7 +57,8 @@ def quick_verdict(gold: str, prediction: str) -> bool | None:
     if max(len(gold), len(prediction)) > MAX_CHARACTERS:
         return False
     if _is_word(left) and _is_word(right):
-        return left.casefold().replace(" ", "") == right.casefold().replace(" ", "")
+        left, right = (_ARTICLE.sub("", answer.casefold(), count=1) for answer in (left, right))
+        return left.replace(" ", "") == right.replace(" ", "")
     return None
 
 
@@ -64,6 +70,23 @@ def equivalent(gold: str, prediction: str) -> bool:
     Returns:
         Whether the prediction equals the reference; False as well where either cannot be understood.
     """
+    left, right = one_notation(_trimmed(gold)), one_notation(_trimmed(prediction))
+    quick = quick_verdict(left, right)
+    if quick is not None:
+        return quick
+    if right.endswith(_DANGLING):
+        return False
+    verdict = same_structure(left, right, _leaf)
+    return _math_verify(left, right) if verdict is None else verdict
+
+
+def _leaf(gold: str, prediction: str) -> bool:
+    """Whether two parts of answers are the same."""
+    quick = quick_verdict(gold, prediction)
+    return _math_verify(gold, prediction) if quick is None else quick
+
+
+def _math_verify(gold: str, prediction: str) -> bool:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]

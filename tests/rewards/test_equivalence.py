@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.grading.__main__ import Pair, read_pairs
 from rence_lightning.rewards import math_equivalent
 from rence_lightning.rewards.equivalence import MAX_CHARACTERS, equivalent, quick_verdict
+from rence_lightning.rewards.notation import one_notation
+from rence_lightning.rewards.structure import same_structure
 
 SAME = [
     ("1/2", "0.5"),
@@ -97,6 +100,40 @@ def test_the_quick_verdict_never_contradicts_the_expected_one(gold: str, predict
 def test_fractions_against_exact_arithmetic(gold: Fraction, prediction: Fraction) -> None:
     latex = rf"\frac{{{prediction.numerator}}}{{{prediction.denominator}}}"
     assert equivalent(str(gold), latex) is (gold == prediction or abs(gold - prediction) < 1e-6)
+
+
+@pytest.mark.parametrize(
+    "pair", list(read_pairs()), ids=lambda pair: f"{pair.category}: {pair.gold} # {pair.prediction}"
+)
+def test_labelled_pairs(pair: Pair) -> None:
+    assert math_equivalent(pair.gold, pair.prediction) is pair.same
+
+
+PIECES = st.sampled_from(
+    [
+        *("1", "23", "-", "+", "x", "y", "=", "<", ">", r"\le ", r"\ge", ",", " ", "(", ")", "[", "]", "{", "}"),
+        *(r"\{", r"\}", r"\cup", r"\infty", r"\text{ or }", r"\text{ cm}", r"\text{", "or", "and", "_", "^", "/"),
+        *(r"\frac", r"\pm", "°", "√", "e", ".", r"\boxed{", "the answer is ", "dollars", r"\in", r"\left", r"\,"),
+        *("\0", "\ud800", r" \times 10^{", "e9999"),
+    ]
+)
+HOSTILE = [*"([{})]=<,°√. ", r"\text{", r"\cup ", "1 ", "a_", r"\,", "or ", r"\le x", "1e", "x=1,"]
+
+
+@given(st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES, max_size=12).map("".join))
+def test_notation_and_structure_take_anything(gold: str, prediction: str) -> None:
+    left, right = one_notation(gold), one_notation(prediction)
+    assert same_structure(left, right, lambda one, other: one == other) in (True, False, None)
+    assert same_structure(left, left, lambda one, other: one == other) in (True, None)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_notation_and_structure_take_no_time(piece: str) -> None:
+    long = piece * (MAX_CHARACTERS // len(piece))
+    begin = time.perf_counter()
+    for one, other in ((long, long + "1"), (long, "1"), ("[0,1)", long)):
+        same_structure(one_notation(one), one_notation(other), lambda a, b: a == b)
+    assert time.perf_counter() - begin < 0.5
 
 
 def test_long_answers_need_no_algebra() -> None:

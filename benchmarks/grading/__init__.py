@@ -1,0 +1,1 @@
+"""The grader beside plain math-verify, on pairs labelled by hand."""

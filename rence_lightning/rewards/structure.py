@@ -1,0 +1,243 @@
+r"""What an answer is made of, where math-verify does not look: regions, units, bases, assignments.
+
+Each rule says whether two answers are the same, or None when they are not of its kind; `leaf` compares their parts.
+
+| reference | also right | wrong |
+| --- | --- | --- |
+| `[2,5)` | `2 \le x < 5` | `(2,5]`, `2 < x < 5` |
+| `(-\infty,-1)\cup(1,\infty)` | `x<-1 \text{ or } x>1` | `(-\infty,-1)` |
+| `5 \text{ cm}` | `5`, `5 \text{ centimeters}` | `5 \text{ m}` |
+| `5.3e-9` | `5.3 \times 10^{-9}`, `0.53 \cdot 10^{-8}` | `5.4e-9` |
+| `40_9` | `40_{9}` | `40_8`, `40` |
+| `x=1, y=2` | `y=2, x=1`, `(1,2)`, `1, 2` | `2, 1`, `x=1` |
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+Leaf = Callable[[str, str], bool]
+
+_SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_OR = re.compile(r"\\cup(?![A-Za-z])|\\lor(?![A-Za-z])|\\text\{\s?or\s?\}|(?<![A-Za-z\\])or(?![A-Za-z])")
+_INTERVAL = re.compile(r"([\[(])(.+)([\])])")
+_MEMBER = re.compile(r"[A-Za-z]\s?\\in(?![A-Za-z])")
+_RELATION = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
+_VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda)")
+_ASSIGNMENT = re.compile(r"\(?([A-Za-z](?:_\{?\w+\}?)?)\)?=([^=]+)")
+_AND = re.compile(r"\\text\{\s?and\s?\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\quad(?![A-Za-z])|;")
+_DECIMAL = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+))(?:\s?\\(?:times|cdot)\s?10\s?\^\s?(?:\{\s?)?([+-]?\d{1,4})(?:\s?\})?)?"
+)
+_BASE = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+)\}?")
+_UNIT = re.compile(
+    r"(?<=[\d})])(?:\\[,;! ]|\s|~)*(?:\\(?:text|mathrm|textrm|mbox)\{\s*([A-Za-z/. ]+?)\s*\}|\s([A-Za-z/]+))"
+    r"(?:\^\{?([23])\}?)?$"
+)
+
+_UNITS = {
+    "mm": "mm millimeter millimetre",
+    "cm": "cm centimeter centimetre",
+    "m": "m meter metre",
+    "km": "km kilometer kilometre",
+    "in": "in inch inche",
+    "ft": "ft foot feet",
+    "yd": "yd yard",
+    "mi": "mi mile",
+    "s": "s sec second",
+    "min": "min minute",
+    "h": "h hr hour",
+    "day": "day",
+    "week": "week",
+    "month": "month",
+    "year": "year yr",
+    "g": "g gram",
+    "kg": "kg kilogram",
+    "mg": "mg milligram",
+    "lb": "lb pound",
+    "oz": "oz ounce",
+    "L": "l liter litre",
+    "mL": "ml milliliter millilitre",
+    "m/s": "m/s",
+    "km/h": "km/h kmh kph",
+    "mph": "mph",
+    "cent": "cent",
+    "dollar": "dollar",
+}
+_CANONICAL = {name: unit for unit, names in _UNITS.items() for name in names.split()}
+
+
+def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    """What the first of the rules that applies says; None if none does."""
+    for rule in (_same_decimal, _same_base, _same_region, _same_assignments, _other_units):
+        verdict = rule(gold, prediction, leaf)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def _same_decimal(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    """Decimals and powers of ten, to six digits. math-verify rounds to six *places*: 2e-19 would be 3e-19."""
+    left, right = _decimal(gold), _decimal(prediction)
+    if left is None or right is None:
+        return None
+    return abs(left - right) <= abs(left) * Decimal("1e-6")
+
+
+def _decimal(answer: str) -> Decimal | None:
+    match = _DECIMAL.fullmatch(answer)
+    return Decimal(f"{match[1]}e{match[2] or 0}") if match is not None else None
+
+
+def _same_base(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    left, right = _BASE.fullmatch(gold), _BASE.fullmatch(prediction)
+    if left is None and right is None:
+        return None
+    if left is None or right is None:
+        return False
+    return (left[1].lstrip("0").upper(), left[2]) == (right[1].lstrip("0").upper(), right[2])
+
+
+def _other_units(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    """Different units of the table: wrong. A missing unit, or one that is not in the table, says nothing."""
+    left, right = _unit(gold), _unit(prediction)
+    return False if left is not None and right is not None and left != right else None
+
+
+def _unit(answer: str) -> tuple[str, str] | None:
+    match = _UNIT.search(answer)
+    if match is None:
+        return None
+    name = (match[1] or match[2]).strip().rstrip(".").lower()
+    power = match[3] or "1"
+    for word, exponent in (("square ", "2"), ("sq ", "2"), ("cubic ", "3")):
+        if name.startswith(word):
+            name, power = name.removeprefix(word), exponent
+    unit = _CANONICAL.get(name) or _CANONICAL.get(name.removesuffix("s"))
+    return (unit, power) if unit is not None else None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`; an end that is not closed does not belong to it."""
+
+    low: str
+    high: str
+    low_closed: bool
+    high_closed: bool
+
+
+def _same_region(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    left, right = _region(gold), _region(prediction)
+    # `(1,2)` is a pair as well: it is an interval where the other answer can be nothing else.
+    if left is None or right is None or not (_surely(gold) or _surely(prediction)):
+        return None
+    return _match(left, right, lambda one, other: _same_interval(one, other, leaf))
+
+
+def _surely(answer: str) -> bool:
+    bare = _SIZE.sub("", answer)
+    return bool(_RELATION.search(bare) or _OR.search(bare) or "infty" in bare or bare.count("[") != bare.count("]"))
+
+
+def _same_interval(one: Interval, other: Interval, leaf: Leaf) -> bool:
+    closed = (one.low_closed, one.high_closed) == (other.low_closed, other.high_closed)
+    return closed and all(a == b or leaf(a, b) for a, b in ((one.low, other.low), (one.high, other.high)))
+
+
+def _region(answer: str) -> list[Interval] | None:
+    """The intervals of a union, or of inequalities joined by `or`."""
+    answer = _MEMBER.sub("", _SIZE.sub("", answer)).strip()
+    intervals = [_interval(part.strip()) or _inequality(part.strip()) for part in _OR.split(answer)]
+    return None if any(interval is None for interval in intervals) else [each for each in intervals if each]
+
+
+def _interval(text: str) -> Interval | None:
+    match = _INTERVAL.fullmatch(text)
+    ends = split_parts(match[2]) if match is not None else []
+    if match is None or len(ends) != 2:
+        return None
+    return Interval(_end(ends[0]), _end(ends[1]), match[1] == "[", match[3] == "]")
+
+
+def _inequality(text: str) -> Interval | None:
+    parts = [part.strip() for part in _RELATION.split(text)]
+    if any(not part or "=" in part for part in parts):
+        return None
+    if len(parts) == 3:
+        left, relation, right = parts
+        if _VARIABLE.fullmatch(right):
+            left, relation, right = right, _TURNED[relation], left
+        if not _VARIABLE.fullmatch(left):
+            return None
+        closed = "e" in relation
+        if relation in ("<", r"\le"):
+            return Interval(r"-\infty", _end(right), False, closed)
+        return Interval(_end(right), r"\infty", closed, False)
+    if len(parts) == 5 and _VARIABLE.fullmatch(parts[2]):
+        low, first, _, second, high = parts
+        if first in (">", r"\ge"):
+            low, first, second, high = high, _TURNED[second], _TURNED[first], low
+        if first in ("<", r"\le") and second in ("<", r"\le"):
+            return Interval(_end(low), _end(high), "e" in first, "e" in second)
+    return None
+
+
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+
+
+def _end(text: str) -> str:
+    text = text.strip()
+    return r"\infty" if text == r"+\infty" else text
+
+
+def _same_assignments(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    left, right = _assignments(gold), _assignments(prediction)
+    if left is not None and right is not None:
+        return left.keys() == right.keys() and all(leaf(left[name], right[name]) for name in left)
+    if left is None and right is None:
+        return None
+    named, other = (left, prediction) if left is not None else (right, gold)
+    assert named is not None
+    values = split_parts(_AND.sub(",", other.strip().removeprefix("(").removesuffix(")")))
+    if len(values) != len(named) or any("=" in value for value in values):
+        return None
+    pairs = zip(named.values(), values, strict=True)
+    return all(leaf(a, b) if left is not None else leaf(b, a) for a, b in pairs)
+
+
+def _assignments(answer: str) -> dict[str, str] | None:
+    """The values of two or more different names, in their order."""
+    parts = split_parts(_AND.sub(",", _SIZE.sub("", answer)))
+    found = [_ASSIGNMENT.fullmatch(part.replace(" ", "")) for part in parts]
+    if len(found) < 2 or any(match is None for match in found):
+        return None
+    named = {match[1]: match[2] for match in found if match is not None}
+    return named if len(named) == len(found) else None
+
+
+def split_parts(text: str) -> list[str]:
+    """Cuts at the commas that stand in no bracket."""
+    parts, depth, start = [], 0, 0
+    for index, symbol in enumerate(text):
+        if symbol in "([{":
+            depth += 1
+        elif symbol in ")]}":
+            depth -= 1
+        elif symbol == "," and depth == 0:
+            parts.append(text[start:index])
+            start = index + 1
+    parts.append(text[start:])
+    return [stripped for part in parts if (stripped := part.strip())]
+
+
+def _match(left: list[Interval], right: list[Interval], same: Callable[[Interval, Interval], bool]) -> bool:
+    """Whether each of one has its own partner among the other, in any order."""
+    rest = list(right)
+    for one in left:
+        partner = next((other for other in rest if same(one, other)), None)
+        if partner is None:
+            return False
+        rest.remove(partner)
+    return not rest
