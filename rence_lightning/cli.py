@@ -161,7 +161,9 @@ def main(args: list[str] | None = None) -> None:
         disable_progress_bar()  # transformers' bars over weights: a log file would hold every step of them
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     code = run(args)
-    if dist.is_initialized():  # left to itself, a gloo thread that outlives the interpreter aborts the process
+    # Left to itself, a gloo thread that outlives the interpreter aborts the process. vLLM takes the groups down with
+    # its engine, at exit, and stumbles where they are gone.
+    if dist.is_initialized() and "vllm" not in sys.modules:
         dist.destroy_process_group()
     if code:
         sys.exit(code)
