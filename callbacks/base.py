@@ -3,6 +3,7 @@
 An *iteration* is Lightning's epoch, an *update* its training batch.
 """
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback as LightningCallback
@@ -67,6 +68,9 @@ class Callback(LightningCallback):
 
     def on_benchmark_start(self, trainer: Trainer, module: PolicyModule, name: str, responses: int) -> None:
         """A benchmark is about to be sampled: so many responses over all ranks."""
+
+    def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
+        """The folder held samples of another evaluation, which were removed; on rank zero only."""
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """An evaluation is over."""

@@ -1,8 +1,10 @@
 """What a person sees of a run: bars while something is going on, a line an iteration, and a summary at the end."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -12,7 +14,7 @@ from rence_lightning.callbacks.benchmark_evaluation import BenchmarkEvaluation
 from rence_lightning.callbacks.export import ExportPolicy
 from rence_lightning.datamodule import IterationBatch
 from rence_lightning.errors import EngineError
-from rence_lightning.evaluation import evaluation_table
+from rence_lightning.evaluation import compare, comparison_table, evaluation_table, settings_that_differ
 from rence_lightning.groups import Group
 from rence_lightning.module import PolicyModule
 from rence_lightning.stop import Stopped
@@ -52,12 +54,14 @@ class Progress(Callback):
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         if not trainer.is_global_zero:
             self.console.quiet = True
+
+    def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
         data = trainer.datamodule
+        for line in data.cleaned.lines():
+            self._say(line)
         if data.dropped_too_long:
             self._warn(f"{data.dropped_too_long} training prompts are longer than {data.max_prompt_tokens} "
                       "tokens (data.max_prompt_tokens) and were dropped")  # fmt: skip
-
-    def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
         parameters = sum(parameter.numel() for parameter in module.policy.parameters())
         self._say(
             f"{module.policy_name}: {parameters:,} parameters, {len(trainer.datamodule.prompts):,} training prompts; "
@@ -114,6 +118,9 @@ class Progress(Callback):
         self._say(f"{line}  {seconds:.1f}s ({self._sampling_seconds:.1f}s rollouts)")
         self._watch_positives(figures.get("iteration/positive_log_ratio"))
 
+    def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
+        self._say(f"{folder} held samples of another policy, benchmark or setting: evaluating anew")
+
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
         evaluation = _find(trainer, BenchmarkEvaluation)
@@ -127,7 +134,16 @@ class Progress(Callback):
             title += f", temperature {evaluation.sampling.temperature:g}"
             self.console.print(evaluation_table(latest["benchmarks"], evaluation.repeats, title))
         if not trainer.training:
+            self._compare(evaluation)
             self._say(f"written to {trainer.run_dir}")
+
+    def _compare(self, evaluation: BenchmarkEvaluation | None) -> None:
+        if evaluation is None or evaluation.against is None or evaluation.samples is None or self.console.quiet:
+            return
+        a, b = evaluation.against, evaluation.samples
+        self.console.print(comparison_table(compare(a, b), str(a.path), str(b.path)))
+        for line in settings_that_differ(a, b):
+            self._warn(f"not the policy alone differs: {line}")
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
@@ -152,6 +168,8 @@ class Progress(Callback):
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         self._end()
+        if stage == str(TrainerFn.VALIDATING) and trainer.state.status != TrainerStatus.FINISHED:
+            self._say(f"broken off; the same command goes on with {trainer.run_dir}")
         # Only now has every callback heard of it, and saved what it saves.
         if self._stopped_by is not None and (trainer.run_dir / "checkpoints" / "last").exists():
             self._say(

@@ -23,6 +23,7 @@ from rence_lightning.callbacks import (
     Progress,
     RolloutLog,
 )
+from rence_lightning.commands import COMMANDS
 from rence_lightning.config_errors import explain, nearest_key, sections_of
 from rence_lightning.config_files import ConfigFiles
 from rence_lightning.datamodule import RolloutDataModule
@@ -34,7 +35,6 @@ from rence_lightning.errors import (
     StarvationError,
     UserError,
 )
-from rence_lightning.export_command import export_command
 from rence_lightning.module import PolicyModule
 from rence_lightning.stop import Stopped
 from rence_lightning.trainer import Trainer
@@ -49,6 +49,7 @@ DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or ev
   python -m rence_lightning fit --config conf/arithmetic.yaml
   python -m rence_lightning validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf
   python -m rence_lightning export runs/arithmetic/checkpoints/best FOLDER
+  python -m rence_lightning compare runs/before-validate runs/after-validate
 
 Several --config files are laid over one another; --key.sub=value overrides both."""
 
@@ -173,8 +174,8 @@ def run(args: list[str] | None) -> int:
     """Runs a command; returns the exit code of an end that all ranks come to. What strikes one rank exits there."""
     arguments = sys.argv[1:] if args is None else args
     try:
-        if arguments[:1] == ["export"]:  # it has no configuration: the checkpoint says all
-            export_command(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            COMMANDS[arguments[0]](arguments[1:])
         else:
             fit_or_validate(args)
     except (UserError, OmegaConfBaseException) as error:

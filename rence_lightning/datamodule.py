@@ -1,9 +1,8 @@
 """Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
 
 import copy
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -16,7 +15,10 @@ from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.groups import Group, GroupSampler
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
+    Cleaned,
+    Cleaning,
     PositiveRatioFilter,
+    Problem,
     ProblemSource,
     Prompt,
     PromptFilter,
@@ -25,6 +27,7 @@ from rence_lightning.prompts import (
     PromptTemplate,
     Verdict,
     encode_prompts,
+    fingerprint,
 )
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
@@ -169,6 +172,8 @@ class RolloutDataModule(LightningDataModule):
 
     Args:
         problems: Where the training problems come from; several sources are joined.
+        weights: How often each of them is drawn from, relative to the others (default: every problem once an epoch).
+        cleaning: Which of them are left out before the run (default: copies, contradictions, benchmark problems).
         template: How a problem becomes a prompt (default: the paper's instructions, as a user's turn in a chat).
         engine: What samples responses (default: `TransformersEngine`).
         reward: What grades them (default: `MathReward`: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box).
@@ -188,6 +193,8 @@ class RolloutDataModule(LightningDataModule):
     def __init__(
         self,
         problems: list[ProblemSource],
+        weights: list[float] | None = None,
+        cleaning: Cleaning | None = None,
         template: PromptTemplate | None = None,
         engine: RolloutEngine | None = None,
         reward: Reward | None = None,
@@ -205,6 +212,8 @@ class RolloutDataModule(LightningDataModule):
         super().__init__()
         _check_sizes(group_size, prompts_per_iteration, prompts_per_update, prompts_per_draw, max_draws_per_iteration)
         self.problems = problems
+        self.weights = weights
+        self.cleaning = cleaning if cleaning is not None else Cleaning()
         self.template = template if template is not None else PromptTemplate()
         self.engine = engine if engine is not None else TransformersEngine()
         self.reward = reward if reward is not None else MathReward()
@@ -222,6 +231,8 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = 0
         self.prompts: dict[int, Prompt] = {}
         self.dropped_too_long = 0
+        self.cleaned = Cleaned([])
+        self._held_out: dict[str, Sequence[Problem]] = {}
 
     def connect(self, policy: Policy) -> None:
         """Binds the data to the policy that samples it.
@@ -238,19 +249,36 @@ class RolloutDataModule(LightningDataModule):
         self.tokenizer = policy.tokenizer
         self.sampler = GroupSampler(self.engine, self.reward, policy)
 
+    def hold_out(self, benchmarks: Mapping[str, Sequence[Problem]]) -> None:
+        """Names the problems, by benchmark, that training must not see; call before `setup`."""
+        self._held_out.update(benchmarks)
+
     def setup(self, stage: str) -> None:
-        """Loads the training problems (`fit` only); call after `connect`."""
+        """Loads and cleans the training problems (`fit` only); call after `connect`.
+
+        Raises:
+            UserError: They cannot be read, or nothing is left of them.
+        """
         if stage != "fit" or self.prompts:
             return
         if self.sampling.temperature == 0:
             raise UserError("data: sampling.temperature is 0, and K equal responses hold no contrast; set it above 0")
-        problems = [problem for source in self.problems for problem in source.load()]
-        encoded = encode_prompts(problems, self.template, self.tokenizer, self.max_prompt_tokens)
+        loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
+        self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)
+        kept = [loaded[position] for position in self.cleaned.kept]
+        encoded = encode_prompts(
+            [problem for _, problem in kept], self.template, self.tokenizer, self.max_prompt_tokens
+        )
         self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
         self.dropped_too_long = encoded.too_long
+        sets: list[list[int]] = [[] for _ in self.problems]
+        for index in self.prompts:
+            sets[kept[index][0]].append(index)
         # The pool adapts it: a copy, for the object given may serve another run too.
-        self._fingerprint = _fingerprint(encoded.prompts)
-        self.pool = PromptPool(self.prompts, self.seed, copy.deepcopy(self.skipping))
+        # Indices in the pool's state mean nothing for other prompts.
+        self._fingerprint = fingerprint(encoded.prompts)
+        indices = self.prompts if self.weights is None else sets
+        self.pool = PromptPool(indices, self.seed, copy.deepcopy(self.skipping), self.weights)
 
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
         """One element an iteration. Rollouts come from the engine, so there is nothing for loader workers to do."""
@@ -285,20 +313,12 @@ class RolloutDataModule(LightningDataModule):
         if state_dict["prompts"] != self._fingerprint:
             raise UserError(
                 f"data: the checkpoint was made with other training prompts ({state_dict['prompts'].split()[0]}) than "
-                f"the configuration gives ({len(self.prompts)}); resume with the same data.problems, template and "
-                "max_prompt_tokens"
+                f"the configuration gives ({len(self.prompts)}); resume with the same data.problems, cleaning, "
+                "template and max_prompt_tokens, and the same benchmarks"
             )
         self.iteration = state_dict["iteration"]
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
-
-
-def _fingerprint(prompts: Sequence[Prompt]) -> str:
-    """The number of prompts, and a digest of them: indices in the pool's state mean nothing for others."""
-    digest = hashlib.blake2b(digest_size=16)
-    for prompt in prompts:
-        digest.update(f"{prompt.index} {prompt.problem.id} {prompt.problem.answer} {prompt.token_ids}".encode())
-    return f"{len(prompts)} {digest.hexdigest()}"
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

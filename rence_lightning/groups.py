@@ -2,12 +2,13 @@
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from rence_lightning.grading import BesideSampling
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
 from rence_lightning.ranks import on_every_rank, rank_and_world
@@ -63,8 +64,12 @@ class Group:
         return sum(len(rollout.token_ids) for rollout in self.rollouts)
 
 
+GroupGraded = Callable[[Group], None]
+"""Called on the grading thread with each group of this rank, as soon as it is graded."""
+
+
 class GroupSampler:
-    """Prompts in, groups out: the engine samples, the reward grades.
+    """Prompts in, groups out: the engine samples, and the reward grades what is finished beside it.
 
     Prompts are split over the ranks and the groups gathered on all of them, so that what follows (filtering, mastery,
     the cache) is decided alike everywhere.
@@ -94,6 +99,7 @@ class GroupSampler:
         sampling: Sampling,
         stream: str,
         progress: EngineProgress | None = None,
+        graded: GroupGraded | None = None,
     ) -> list[Group]:
         """Samples and grades `group_size` responses to each prompt.
 
@@ -104,6 +110,7 @@ class GroupSampler:
             stream: Names the random stream, such as `"seed 0, iteration 3"`: a prompt answered again in the same stream
                 gets the same responses.
             progress: Told of the responses finished on this rank.
+            graded: Given each group of this rank before all are there, on another thread.
 
         Returns:
             The groups, in the order of the prompts, on every rank.
@@ -113,7 +120,7 @@ class GroupSampler:
         """
         rank, world = rank_and_world()
         mine = list(prompts[rank::world])
-        shares = on_every_rank(lambda: self._sample(mine, group_size, sampling, stream, progress))
+        shares = on_every_rank(lambda: self._sample(mine, group_size, sampling, stream, progress, graded))
         return [shares[index % world][index // world] for index in range(len(prompts))]
 
     def _sample(
@@ -123,21 +130,41 @@ class GroupSampler:
         sampling: Sampling,
         stream: str,
         progress: EngineProgress | None,
+        graded: GroupGraded | None,
     ) -> list[Group]:
         """`sample`, of this rank's own prompts."""
-        sampled = self._engine.generate(
-            [prompt.token_ids for prompt in prompts],
-            group_size,
-            sampling,
-            [_seed(stream, prompt.problem.id) for prompt in prompts],
-            progress,
-        )
-        groups = self._grade(prompts, sampled, sampling.temperature)
-        for group in groups:
-            group.seed = _seed(f"{stream}, objective", group.prompt.problem.id)
-        return groups
 
-    def _grade(self, prompts: list[Prompt], sampled: list[list[Rollout]], temperature: float) -> list[Group]:
+        def grade(finished: Sequence[tuple[Prompt, list[Rollout]]]) -> list[Group]:
+            asked, answered = [prompt for prompt, _ in finished], [rollouts for _, rollouts in finished]
+            groups = self._grade(asked, answered, sampling.temperature)
+            for group in groups:
+                group.seed = _seed(f"{stream}, objective", group.prompt.problem.id)
+                if graded is not None:
+                    graded(group)
+            return groups
+
+        given: set[int] = set()
+        with BesideSampling(grade) as grading:
+
+            def finished(index: int, rollouts: list[Rollout]) -> None:
+                given.add(index)
+                grading.add(index, (prompts[index], rollouts))
+
+            sampled = self._engine.generate(
+                [prompt.token_ids for prompt in prompts],
+                group_size,
+                sampling,
+                [_seed(stream, prompt.problem.id) for prompt in prompts],
+                progress,
+                finished,
+            )
+            for index, rollouts in enumerate(sampled):
+                if index not in given:  # an engine may hand over all at the end
+                    finished(index, rollouts)
+            groups = grading.results()
+        return [groups[index] for index in range(len(prompts))]
+
+    def _grade(self, prompts: Sequence[Prompt], sampled: Sequence[list[Rollout]], temperature: float) -> list[Group]:
         texts = [
             self._policy.tokenizer.batch_decode(
                 [rollout.token_ids.tolist() for rollout in rollouts],

@@ -30,6 +30,15 @@ def new_run_directory(wanted: Path) -> Path:
         number += 1
 
 
+def unfinished_evaluation(wanted: Path, config: str) -> Path | None:
+    """The newest `validate` directory of this name, if it has the same configuration and no results yet."""
+    for run in sorted(_runs(wanted), key=_number, reverse=True)[:1]:
+        begun = run / "config.yaml"
+        if begun.exists() and begun.read_text() == config and not (run / "evaluations.jsonl").exists():
+            return run
+    return None
+
+
 def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     """The checkpoint folder that `--ckpt_path` means.
 

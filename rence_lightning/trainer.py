@@ -1,5 +1,6 @@
 """The training loop on Fabric: one iteration reads like Algorithm 1."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from rence_lightning.loggers import run_loggers
 from rence_lightning.micro_batches import UpdateShare, share_of_update
 from rence_lightning.module import PolicyModule
 from rence_lightning.ranks import gather, max_over_ranks
-from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of
+from rence_lightning.run_directory import find_checkpoint, new_run_directory, run_directory_of, unfinished_evaluation
 from rence_lightning.stop import Stopped, StopRequest
 from rence_lightning.strategy import FullyShardStrategy
 
@@ -265,10 +266,10 @@ class Trainer(LightningFacade):
         self._resumed_from = checkpoint
         self._load_policy(module)
         datamodule.connect(module.policy)
-        datamodule.setup(str(function.value))
         # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
         module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
         self.call("setup", str(function.value))  # callbacks check their settings; nothing is written yet
+        datamodule.setup(str(function.value))  # what they evaluate on is held out
         if function == TrainerFn.FITTING:
             optimizer, self._scheduler = module.configure_optimizers()
             self.optimizers = [self.fabric.setup_optimizers(optimizer)]
@@ -299,9 +300,11 @@ class Trainer(LightningFacade):
         if checkpoint is not None and self.training:
             self.run_dir, steps_done = run_directory_of(checkpoint), peek_steps(checkpoint)
         elif self.is_global_zero:
-            suffix = "" if self.training else "-validate"
-            self.run_dir = new_run_directory(self.wanted_run_dir.with_name(self.wanted_run_dir.name + suffix))
+            self.run_dir = new_run_directory(self.wanted_run_dir) if self.training else self._validate_directory()
         self.run_dir = self.fabric.broadcast(self.run_dir)
+        if self.is_global_zero and self.training:
+            account = json.dumps(self.datamodule.cleaned.record(), indent=1)
+            (self.run_dir / "training_problems.json").write_text(account + "\n")
         if self.is_global_zero and self.config_yaml is not None:
             name = "config.yaml" if checkpoint is None or not self.training else f"config-from-{checkpoint.name}.yaml"
             (self.run_dir / name).write_text(self.config_yaml)
@@ -309,6 +312,12 @@ class Trainer(LightningFacade):
         if self.is_global_zero and self.config_yaml is not None:
             for logger in self._extra_loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_yaml))
+
+    def _validate_directory(self) -> Path:
+        """A new one, or that of an evaluation of the same configuration that was broken off."""
+        wanted = self.wanted_run_dir.with_name(f"{self.wanted_run_dir.name}-validate")
+        unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
+        return unfinished if unfinished is not None else new_run_directory(wanted)
 
     @property
     def resumed_from(self) -> Path | None:

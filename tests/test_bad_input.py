@@ -90,7 +90,10 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--model.policy=./nofolder", ["no folder './nofolder'"]),
         ("--data.template.init_args.chat=true", ["no chat template", "chat: false"]),
         ("--evaluation.benchmarks={math50: null}", ["'math50' is unknown", "did you mean math500?"]),
-        ("--data.max_prompt_tokens=3", ["all 2000 are longer than max_prompt_tokens 3"]),
+        (
+            "--data.max_prompt_tokens=3",
+            ["arithmetic: prompts: all 500 are longer than max_prompt_tokens 3"],
+        ),
         (f"--data.problems=[{NOWHERE}]", ["nowhere.jsonl: no such file"]),
     ],
 )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import CheckpointError, EngineError
 from rence_lightning.module import PolicyModule
-from rence_lightning.rollouts import EngineProgress, Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling, TransformersEngine
 from rence_lightning.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -44,9 +44,10 @@ class DyingEngine(TransformersEngine):
         sampling: Sampling,
         seeds: Sequence[int],
         progress: EngineProgress | None = None,
+        finished: GroupFinished | None = None,
     ) -> list[list[Rollout]]:
         self._perhaps_die()
-        return super().generate(prompts, group_size, sampling, seeds, progress)
+        return super().generate(prompts, group_size, sampling, seeds, progress, finished)
 
     def _perhaps_die(self) -> None:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

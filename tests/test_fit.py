@@ -82,8 +82,9 @@ def test_validate_of_the_export_and_of_the_checkpoint_repeat_the_last_evaluation
 @pytest.mark.slow
 def test_run_directory_holds_all_of_the_run(run: tuple[Path, Trainer]) -> None:
     folder, trainer = run
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"metrics.csv", "tensorboard", "rollouts", "checkpoints", "hf", "evaluations.jsonl"}
+    files = {"metrics.csv", "training_problems.json", "evaluations.jsonl"}
+    folders = {"tensorboard", "rollouts", "checkpoints", "hf", "evaluations"}
+    assert {path.name for path in folder.iterdir()} == files | folders
     assert any((folder / "tensorboard").glob("events.*"))
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

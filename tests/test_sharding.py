@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rence_lightning.evaluation import SampleFolder, read_evaluations
+
 ROOT = Path(__file__).parent.parent
 STRATEGY = "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy"
 SHARDED = ("--trainer.devices=2", STRATEGY)
@@ -63,6 +65,14 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], a
 def assert_same_run(one: Path, other: Path) -> None:
     assert fates(one) == fates(other), "kept, mastered and cached must not depend on the ranks"
     assert_close(weights(one), weights(other))
+    # Before training the weights are the same to the bit, and so are the figures of what they sample.
+    first, second = (SampleFolder(run / "evaluations" / "iteration-0000") for run in (one, other))
+    assert first.description().weights == second.description().weights
+    assert list(first.read("arithmetic")) == list(second.read("arithmetic"))
+    figures = [read_evaluations(run / "evaluations.jsonl")[0]["benchmarks"]["arithmetic"] for run in (one, other)]
+    for row in figures:
+        row.pop("tokens_per_second")
+    assert figures[0] == figures[1]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
 from rence_lightning.prompts import NoFilter, Problem, ProblemSource, PromptTemplate
 from rence_lightning.ranks import max_over_ranks
 from rence_lightning.rewards import Reward, Score
-from rence_lightning.rollouts import EngineProgress, Rollout, Sampling
+from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling
 from rence_lightning.strategy import FullyShardStrategy
 from rence_lightning.trainer import Trainer
 
@@ -84,6 +84,7 @@ class LongestResponses:
         sampling: Sampling,
         seeds: Sequence[int],
         progress: EngineProgress | None = None,
+        finished: GroupFinished | None = None,
     ) -> list[list[Rollout]]:
         length, groups = sampling.max_response_tokens, []
         for seed in seeds:

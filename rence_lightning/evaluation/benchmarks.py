@@ -1,11 +1,12 @@
-"""The benchmarks: where each is on the hub, and how many problems it must have."""
+"""The benchmarks: where each is on the hub, its fields, how its answers are read, and its number of problems."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts import HubProblems, Problem, ProblemSource
+from rence_lightning.prompts import FileProblems, HubProblems, Problem, ProblemSource
+from rence_lightning.prompts.rows import RowSchema, iter_file
 
 
 @dataclass(frozen=True)
@@ -13,31 +14,82 @@ class Benchmark:
     """A test set whose rows are known.
 
     Attributes:
-        source: Makes its source on the hub.
+        hub: Its name on the hub.
+        split: Its split there.
         counts: The numbers of problems that are right; more than one where copies in use differ.
+        config: Its configuration there.
+        fields: Arguments of `HubProblems` that say where problem, answer and id stand in the hub's rows.
+        answers: Arguments that say how its answers are read, in any copy.
     """
 
-    source: Callable[[], ProblemSource]
+    hub: str
+    split: str
     counts: tuple[int, ...]
+    config: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    def on_hub(self) -> HubProblems:
+        """The hub's copy."""
+        return HubProblems(self.hub, self.split, self.config, **self.fields, **self.answers)
+
+    def in_file(self, path: str) -> FileProblems:
+        """A copy on this machine: rows with the hub's fields, or with `problem`, `answer` and perhaps `id`."""
+        schema = {"problem_field": "problem", "answer_field": "answer", "id_field": None, "answer_format": "plain"}
+        hub = RowSchema(**{**schema, **self.fields})
+        row = next((row for _, _, row in iter_file(FileProblems(path).path)), {})
+        return FileProblems(path, **(self.fields if hub.fits(row) else {}), **self.answers)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "math500": Benchmark(lambda: HubProblems("HuggingFaceH4/MATH-500", "test", id_field="unique_id"), (500,)),
-    "aime2024": Benchmark(lambda: HubProblems("HuggingFaceH4/aime_2024", "train"), (30,)),
-    "aime2025": Benchmark(lambda: HubProblems("math-ai/aime25", "test"), (30,)),
+    "math500": Benchmark("HuggingFaceH4/MATH-500", "test", (500,), fields={"id_field": "unique_id"}),
+    "aime2024": Benchmark("HuggingFaceH4/aime_2024", "train", (30,)),
+    "aime2025": Benchmark("math-ai/aime25", "test", (30,)),
     # AMC 12 of 2022 and 2023; the 40 problems often called AMC23 are among them.
-    "amc": Benchmark(lambda: HubProblems("AI-MO/aimo-validation-amc", "train"), (83,)),
-    "minerva": Benchmark(lambda: HubProblems("math-ai/minervamath", "test", problem_field="question"), (272,)),
-    # Open-ended, text-only, English, competition mathematics: 674 problems on the hub, 675 in older copies.
+    "amc": Benchmark("AI-MO/aimo-validation-amc", "train", (83,)),
+    # Undergraduate science: answers are numbers as a textbook rounds them, without the unit that the problem asks for.
+    "minerva": Benchmark(
+        "math-ai/minervamath", "test", (272,), fields={"problem_field": "question"}, answers={"rounded": True}
+    ),
+    # Open-ended, text-only, English, competition mathematics: 674 problems on the hub, 675 in older copies. An answer
+    # of several values holds them with commas; the unit, if any, is a field of its own.
     "olympiadbench": Benchmark(
-        lambda: HubProblems("math-ai/olympiadbench", "test", problem_field="question", answer_field="final_answer.0"),
+        "math-ai/olympiadbench",
+        "test",
         (674, 675),
+        fields={"problem_field": "question", "answer_field": "final_answer.0"},
+        answers={"tolerance_field": "error"},
     ),
     "gsm8k": Benchmark(
-        lambda: HubProblems("openai/gsm8k", "test", "main", problem_field="question", answer_format="gsm8k"), (1319,)
+        "openai/gsm8k", "test", (1319,), "main", fields={"problem_field": "question", "answer_format": "gsm8k"}
     ),
 }
 """The benchmarks that need no source, by name. The paper's six are all but GSM8K."""
+
+
+class BenchmarkFile(ProblemSource):
+    """A benchmark of the registry from a file on this machine, for use without a network.
+
+    Args:
+        name: Its name in the registry: `math500`, `aime2024`, `aime2025`, `amc`, `minerva`, `olympiadbench`, `gsm8k`.
+        path: A `.jsonl`, `.jsonl.gz` or `.parquet` file, with the hub's fields or with `problem` and `answer`.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+        self._benchmark = _known(name)
+
+    def load(self) -> list[Problem]:
+        """Read the file.
+
+        Raises:
+            UserError: It cannot be read, or has not the number of problems that the benchmark has.
+        """
+        return _counted(self.name, self._benchmark, self._benchmark.in_file(self.path).load(), self.path)
 
 
 def load_benchmark(name: str, source: ProblemSource | None = None) -> list[Problem]:
@@ -53,6 +105,11 @@ def load_benchmark(name: str, source: ProblemSource | None = None) -> list[Probl
     """
     if source is not None:
         return source.load()
+    benchmark = _known(name)
+    return _counted(name, benchmark, benchmark.on_hub().load(), f"{benchmark.hub} on the hub")
+
+
+def _known(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         close = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -60,12 +117,14 @@ def load_benchmark(name: str, source: ProblemSource | None = None) -> list[Probl
             f"benchmark {name!r} is unknown{hint}; known are {', '.join(BENCHMARKS)}, and any other name with a source "
             "of its own"
         )
-    benchmark = BENCHMARKS[name]
-    problems = benchmark.source().load()
+    return BENCHMARKS[name]
+
+
+def _counted(name: str, benchmark: Benchmark, problems: list[Problem], where: str) -> list[Problem]:
     if len(problems) not in benchmark.counts:
         expected = " or ".join(map(str, benchmark.counts))
         raise UserError(
-            f"benchmark {name!r}: {problems[0].source} has {len(problems)} problems, not {expected}; it has changed on "
-            "the hub, so give a source of your own: a file, or the hub's at a known revision"
+            f"benchmark {name!r}: {where} has {len(problems)} problems, not {expected}: it has changed, and a score on "
+            "other problems could not be compared; give a source of your own: a file, or the hub's at a known revision"
         )
     return problems

@@ -1,37 +1,42 @@
-"""avg@k, pass@k and what explains them, of one benchmark sampled k times."""
+"""avg@k, pass@k, maj@k and what explains them, of one benchmark sampled k times."""
 
 from collections.abc import Mapping
+from math import comb
 from statistics import fmean
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-MetricState = Tensor | list[Tensor]
+from rence_lightning.evaluation.bootstrap import interval, resampled_means
 
 
 class BenchmarkMetrics(Metric):
-    """Accuracy over repeated sampling of a benchmark, summed over problems as they come in and over all ranks.
+    """Accuracy over repeated sampling of a benchmark, over problems as they come in and over all ranks.
 
     With c[i, j] = 1 where the j-th of k responses to problem i of n is correct, and a[j] = mean over i of c[i, j]:
 
     - `avg`, avg@k: the mean of a[j]; equally the mean of c.
     - `std`: the sample standard deviation (k - 1 in the denominator) of a[j]; 0 when k = 1.
-    - `pass`, pass@k: the share of problems with a correct response among the k.
+    - `avg_low`, `avg_high`: the 95% confidence interval of avg, by bootstrap over problems.
+    - `pass`, pass@k: the share of problems with a correct response among the k. `pass@2`, `pass@4`, ... below k: the
+      unbiased estimate 1 - C(k - c, m) / C(k, m) of the chance that one of m responses is correct (Chen et al. 2021).
+    - `maj`, maj@k: the share of problems whose most frequent answer is correct; where several are equally frequent,
+      the share of them that are. Responses without an answer do not vote.
     - `boxed`: the share of responses that give a final answer at all.
     - `truncated`: the share of responses cut off at the length limit.
     - `length`: the mean response length in tokens.
 
-    All but `length` are shares in [0, 1].
+    All but `length` are shares in [0, 1]. A problem that several ranks add counts once.
     """
 
     full_state_update = False
-    correct_per_repeat: Tensor
-    solved: Tensor
-    boxed: Tensor
-    truncated: Tensor
-    tokens: Tensor
-    problems: Tensor
+    index: list[Tensor]
+    correct: list[Tensor]
+    votes: list[Tensor]
+    truncated: list[Tensor]
+    lengths: list[Tensor]
 
     def __init__(self, repeats: int) -> None:
         """
@@ -42,32 +47,31 @@ class BenchmarkMetrics(Metric):
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, not {repeats}")
         self.repeats = repeats
-        # Integer counts: exact, and the same in whatever order and on however many ranks they are summed.
-        self.add_state("correct_per_repeat", torch.zeros(repeats, dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("solved", "boxed", "truncated", "tokens", "problems"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("index", "correct", "votes", "truncated", "lengths"):
+            self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, correct: Tensor, boxed: Tensor, truncated: Tensor, lengths: Tensor) -> None:
+    def update(self, index: Tensor, correct: Tensor, votes: Tensor, truncated: Tensor, lengths: Tensor) -> None:
         """Add problems.
 
         Args:
+            index: The problem's number in the benchmark, `(problems,)` int.
             correct: Whether the response's answer is right, `(problems, repeats)` bool.
-            boxed: Whether the response gives an answer, `(problems, repeats)` bool.
+            votes: Which answer it gives: equal numbers for equal answers to a problem, -1 for none, `(problems,
+                repeats)` int.
             truncated: Whether the response was cut off, `(problems, repeats)` bool.
             lengths: Response lengths in tokens, `(problems, repeats)` int.
 
         Raises:
             ValueError: A shape is not `(problems, repeats)`.
         """
-        for name, values in (("correct", correct), ("boxed", boxed), ("truncated", truncated), ("lengths", lengths)):
-            if values.shape != (correct.shape[0], self.repeats):
-                raise ValueError(f"{name} has shape {tuple(values.shape)}, not (problems, {self.repeats})")
-        self.correct_per_repeat += correct.bool().sum(dim=0)
-        self.solved += correct.bool().any(dim=1).sum()
-        self.boxed += boxed.bool().sum()
-        self.truncated += truncated.bool().sum()
-        self.tokens += lengths.long().sum()
-        self.problems += correct.shape[0]
+        for name, values in (("correct", correct), ("votes", votes), ("truncated", truncated), ("lengths", lengths)):
+            if values.shape != (len(index), self.repeats):
+                raise ValueError(f"{name} has shape {tuple(values.shape)}, not ({len(index)}, {self.repeats})")
+        self.index.append(index.long())
+        self.correct.append(correct.bool())
+        self.votes.append(votes.long())
+        self.truncated.append(truncated.bool())
+        self.lengths.append(lengths.long())
 
     def compute(self) -> dict[str, float]:
         """The figures by name, as above.
@@ -75,19 +79,42 @@ class BenchmarkMetrics(Metric):
         Raises:
             ValueError: No problem was added.
         """
-        problems = int(self.problems)
-        if problems == 0:
+        index = dim_zero_cat(self.index) if len(self.index) else torch.empty(0)
+        if not len(index):
             raise ValueError("no problem was evaluated")
-        responses = problems * self.repeats
-        accuracy = self.correct_per_repeat.double() / problems
+        # In the benchmark's order, each once: the figures are the same to the bit however problems are spread.
+        rows = torch.tensor([int((index == number).nonzero()[0]) for number in index.unique(sorted=True)])
+        correct, votes = dim_zero_cat(self.correct)[rows].cpu(), dim_zero_cat(self.votes)[rows].cpu()
+        truncated, lengths = dim_zero_cat(self.truncated)[rows].cpu(), dim_zero_cat(self.lengths)[rows].cpu()
+        per_repeat = correct.double().mean(dim=0)
+        right = correct.sum(dim=1).tolist()
+        low, high = interval(resampled_means(correct.double().mean(dim=1)))
+        smaller = [2**power for power in range(1, self.repeats.bit_length()) if 2**power < self.repeats]
         return {
-            "avg": int(self.correct_per_repeat.sum()) / responses,
-            "std": float(accuracy.std(correction=1)) if self.repeats > 1 else 0.0,
-            "pass": int(self.solved) / problems,
-            "boxed": int(self.boxed) / responses,
-            "truncated": int(self.truncated) / responses,
-            "length": int(self.tokens) / responses,
+            "avg": float(correct.double().mean()),
+            "std": float(per_repeat.std(correction=1)) if self.repeats > 1 else 0.0,
+            "avg_low": low,
+            "avg_high": high,
+            **{f"pass@{m}": fmean(pass_at(m, self.repeats, c) for c in right) for m in smaller},
+            "pass": fmean(c > 0 for c in right),
+            "maj": fmean(_majority(*row) for row in zip(correct.tolist(), votes.tolist(), strict=True)),
+            "boxed": float((votes >= 0).double().mean()),
+            "truncated": float(truncated.double().mean()),
+            "length": float(lengths.double().mean()),
         }
+
+
+def pass_at(m: int, k: int, correct: int) -> float:
+    """The unbiased estimate of the chance that one of m responses is correct, from `correct` of k."""
+    return 1.0 - comb(k - correct, m) / comb(k, m)
+
+
+def _majority(correct: list[bool], votes: list[int]) -> float:
+    counts = {vote: votes.count(vote) for vote in votes if vote >= 0}
+    if not counts:
+        return 0.0
+    winners = [vote for vote, count in counts.items() if count == max(counts.values())]
+    return fmean(correct[votes.index(vote)] for vote in winners)
 
 
 def macro_average(results: Mapping[str, Mapping[str, float]]) -> float:

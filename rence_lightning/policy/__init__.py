@@ -1,6 +1,7 @@
 """The policy: loading, token log-probabilities, fitting sequences into forward passes, export."""
 
+from rence_lightning.policy.digest import weights_digest
 from rence_lightning.policy.load import export_policy, load_policy
 from rence_lightning.policy.model import Policy, TokenScores
 
-__all__ = ["Policy", "TokenScores", "export_policy", "load_policy"]
+__all__ = ["Policy", "TokenScores", "export_policy", "load_policy", "weights_digest"]

@@ -5,10 +5,10 @@ every rank that keeps a pool of its own keeps the same one.
 """
 
 import random
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rence_lightning.prompts.order import Mixture
 from rence_lightning.prompts.skipping import PromptSkipping
 
 
@@ -16,18 +16,29 @@ class PromptPool:
     """Draws prompts in a new random order each epoch, never a mastered one, and none twice in an iteration.
 
     Args:
-        indices: The prompts of the pool.
+        indices: The prompts of the pool, or those of several data sets in their order.
         seed: Of the order, and of chance in skipping.
         skipping: Which prompts lose their turn of the epoch unsampled; the pool records into it and adapts it. Where a
             draw would otherwise come up short, what this iteration skipped is drawn after all; the cache is never
             skipped. None: no prompt is skipped.
+        weights: How often each data set is drawn from, relative to the others; `indices` then are a list for each.
+            Where an iteration has drawn all of one, the others go on. None: every prompt comes once an epoch.
+
+    Raises:
+        UserError: The weights do not fit the data sets.
     """
 
-    def __init__(self, indices: Iterable[int], seed: int, skipping: PromptSkipping | None = None) -> None:
-        self._indices = list(indices)
+    def __init__(
+        self,
+        indices: Iterable[int] | Sequence[Sequence[int]],
+        seed: int,
+        skipping: PromptSkipping | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        sets: list[Any] = list(indices)
+        self._order = Mixture(sets if weights is not None else [sets], weights, seed)
         self._seed = seed
-        self._epoch = 0
-        self._queue: deque[int] = deque()
+        self._prompts = len(self._order.indices)
         self._cache: list[int] = []
         self._mastered: set[int] = set()
         self._drawn: set[int] = set()
@@ -38,7 +49,7 @@ class PromptPool:
     @property
     def left(self) -> int:
         """Prompts not mastered."""
-        return len(self._indices) - len(self._mastered)
+        return self._prompts - len(self._mastered)
 
     @property
     def mastered(self) -> frozenset[int]:
@@ -81,7 +92,7 @@ class PromptPool:
         if self._skipping is None:
             return {}
         figures = {"prompts_skipped": float(len(self.skipped)), **self._skipping.figures()}
-        self._skipping.end_iteration(self._epoch)
+        self._skipping.end_iteration(self._order.epoch)
         return figures
 
     def master(self, index: int) -> None:
@@ -94,22 +105,25 @@ class PromptPool:
 
     def _next(self, count: int) -> list[int]:
         chosen: list[int] = []
-        waiting: list[int] = []
         seen = self._drawn.union(self._passed_over)
-        unseen = self.left - len(seen - self._mastered)
-        while len(chosen) < count and unseen > 0:
-            if not self._queue:
-                self._queue.extend(self._shuffled_epoch())
-            index = self._queue.popleft()
-            if index in self._mastered:
-                continue
-            if index in seen:
-                waiting.append(index)  # comes round again before this iteration ends: its turn is the next iteration's
+        gone = seen | self._mastered
+        sets = self._order.epochs
+        unseen = {number: n for number, each in enumerate(sets) if (n := sum(i not in gone for i in each.indices))}
+        waiting: list[list[int]] = [[] for _ in sets]
+        while len(chosen) < count and unseen:
+            number = self._order.whose_turn(unseen)
+            index = sets[number].next(without=self._mastered)
+            if index in seen:  # comes round again before this iteration ends: its turn is the next iteration's
+                waiting[number].append(index)
                 continue
             (self._passed_over if self._skips(index) else chosen).append(index)
             seen.add(index)
-            unseen -= 1
-        self._queue.extendleft(reversed(waiting))
+            self._order.count_turn(number)
+            unseen[number] -= 1
+            if not unseen[number]:
+                del unseen[number]
+        for each, indices in zip(sets, waiting, strict=True):
+            each.put_back(indices)
         return chosen + [index for index in self.skipped if index not in self._mastered][: count - len(chosen)]
 
     def _skips(self, index: int) -> bool:
@@ -119,17 +133,10 @@ class PromptPool:
         chance = random.Random(f"skip/{self._seed}/{self._iteration}/{index}").random()
         return self._skipping.skips(index, chance)
 
-    def _shuffled_epoch(self) -> list[int]:
-        order = [index for index in self._indices if index not in self._mastered]
-        random.Random(f"{self._seed}/{self._epoch}").shuffle(order)
-        self._epoch += 1
-        return order
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration's draws depend on, in plain lists and numbers."""
         state: dict[str, Any] = {
-            "epoch": self._epoch,
-            "queue": list(self._queue),
+            "order": self._order.state_dict(),
             "cache": list(self._cache),
             "mastered": sorted(self._mastered),
         }
@@ -138,8 +145,7 @@ class PromptPool:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._epoch = state["epoch"]
-        self._queue = deque(state["queue"])
+        self._order.load_state_dict(state["order"])
         self._cache = list(state["cache"])
         self._mastered = set(state["mastered"])
         self._drawn = set()

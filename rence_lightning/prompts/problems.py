@@ -65,6 +65,10 @@ class FileProblems(ProblemSource):
         strip_suffix: The same for text after the problem.
         skip_unanswered: Leave out rows without a final answer, with a warning that counts them; otherwise such a row is
             an error.
+        tolerance_field: The field with the absolute error that an answer may have, where a row has one. The answer is
+            then written `4.2 \\pm 0.1`, which is how the grader reads it.
+        rounded: Answers with a decimal point or an exponent are rounded ones: what rounds to one is right. They are
+            written with half a unit of their last digit as the error, `1.6 \\pm 0.05`, at most 5% of the number.
         source: Name of the data set in ids, logs and tables. None: the file's name without its suffix.
     """
 
@@ -79,12 +83,23 @@ class FileProblems(ProblemSource):
         strip_prefix: str = "",
         strip_suffix: str = "",
         skip_unanswered: bool = False,
+        tolerance_field: str | None = None,
+        rounded: bool = False,
         source: str | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         self.limit = _checked_limit(limit, str(path))
         self.skip_unanswered = skip_unanswered
-        self.schema = RowSchema(problem_field, answer_field, id_field, answer_format, strip_prefix, strip_suffix)
+        self.schema = RowSchema(
+            problem_field,
+            answer_field,
+            id_field,
+            answer_format,
+            strip_prefix,
+            strip_suffix,
+            tolerance_field,
+            rounded,
+        )
         self.source = source if source is not None else self.path.name.removesuffix(".gz").rsplit(".", 1)[0]
 
     def load(self) -> list[Problem]:
@@ -117,6 +132,10 @@ class HubProblems(ProblemSource):
         strip_suffix: The same for text after the problem.
         skip_unanswered: Leave out rows without a final answer, with a warning that counts them; otherwise such a row is
             an error.
+        tolerance_field: The field with the absolute error that an answer may have, where a row has one. The answer is
+            then written `4.2 \\pm 0.1`, which is how the grader reads it.
+        rounded: Answers with a decimal point or an exponent are rounded ones: what rounds to one is right. They are
+            written with half a unit of their last digit as the error, `1.6 \\pm 0.05`, at most 5% of the number.
     """
 
     def __init__(
@@ -133,6 +152,8 @@ class HubProblems(ProblemSource):
         strip_prefix: str = "",
         strip_suffix: str = "",
         skip_unanswered: bool = False,
+        tolerance_field: str | None = None,
+        rounded: bool = False,
     ) -> None:
         self.name = name
         self.split = split
@@ -140,7 +161,16 @@ class HubProblems(ProblemSource):
         self.revision = revision
         self.limit = _checked_limit(limit, name)
         self.skip_unanswered = skip_unanswered
-        self.schema = RowSchema(problem_field, answer_field, id_field, answer_format, strip_prefix, strip_suffix)
+        self.schema = RowSchema(
+            problem_field,
+            answer_field,
+            id_field,
+            answer_format,
+            strip_prefix,
+            strip_suffix,
+            tolerance_field,
+            rounded,
+        )
 
     def load(self) -> list[Problem]:
         """Download the split, or read it from the cache.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,6 +62,14 @@ def encode_prompts(
             f"{min(map(len, encoded))} tokens with the template); raise max_prompt_tokens"
         )
     return EncodedPrompts(prompts, len(problems) - len(prompts))
+
+
+def fingerprint(prompts: Sequence[Prompt]) -> str:
+    """The number of prompts, and a digest of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for prompt in prompts:
+        digest.update(f"{prompt.index} {prompt.problem.id} {prompt.problem.answer} {prompt.token_ids}".encode())
+    return f"{len(prompts)} {digest.hexdigest()}"
 
 
 def _check_ids(problems: Sequence[Problem]) -> None:

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,11 @@ AnswerFormat = Literal["plain", "boxed", "gsm8k"]
 # A few reference solutions of MATH write `\boxed 4`, which LaTeX reads as a box around the next token.
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s$\\{}]+)")
 _MATH_DELIMITERS = re.compile(r"\$([^$]+)\$")
+_ROUNDED = re.compile(r"[.eE]")
 _MISSING = object()
+
+LARGEST_ROUNDING = Decimal("0.05")
+"""No rounding counts for more than this share of a number, which a number of one digit would otherwise do."""
 
 
 class UnansweredError(UserError):
@@ -34,8 +38,15 @@ class RowSchema:
     answer_field: str
     id_field: str | None
     answer_format: AnswerFormat
-    strip_prefix: str
-    strip_suffix: str
+    strip_prefix: str = ""
+    strip_suffix: str = ""
+    tolerance_field: str | None = None
+    rounded: bool = False
+
+    def fits(self, row: dict[str, Any]) -> bool:
+        """Whether the row has the fields that the schema names."""
+        named = [self.problem_field, self.answer_field, *([self.id_field] if self.id_field is not None else [])]
+        return all(_lookup(row, field) is not _MISSING for field in named)
 
     def __post_init__(self) -> None:
         if self.answer_format not in get_args(AnswerFormat):
@@ -77,7 +88,21 @@ class RowSchema:
             raise UnansweredError(
                 f"{where}: the answer (field {self.answer_field!r}) is empty; mend the row or set skip_unanswered: true"
             )
-        return answer
+        return self._with_tolerance(answer, row, where)
+
+    def _with_tolerance(self, answer: str, row: dict[str, Any], where: str) -> str:
+        if self.tolerance_field is not None:
+            error = _lookup(row, self.tolerance_field)
+            if error is not _MISSING and error not in (None, ""):
+                number = _decimal(_scalar_text(error) or "")
+                if number is None or number <= 0:
+                    raise UserError(f"{where}: field {self.tolerance_field!r} holds no error allowed but {error!r}")
+                return rf"{answer} \pm {number:f}"
+        value = _decimal(answer) if self.rounded and _ROUNDED.search(answer) else None
+        if value is None:
+            return answer
+        half_a_unit = Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
+        return rf"{answer} \pm {min(half_a_unit, abs(value) * LARGEST_ROUNDING or half_a_unit).normalize()}"
 
     def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
         """The row's id. A bare number is put after the source's name, as every other data set counts too."""
@@ -191,6 +216,14 @@ def _scalar_text(value: Any) -> str | None:
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() else repr(value)
     return None
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and text[-1].isdigit() else None
 
 
 def _final_answer(text: str, answer_format: AnswerFormat) -> str | None:

@@ -21,7 +21,10 @@ class Score:
 
 
 class Reward(ABC):
-    """Scores responses; subclass it and name the class in a configuration to train on another reward."""
+    """Scores responses; subclass it and name the class in a configuration to train on another reward.
+
+    It is called on a thread beside the one that samples, one call at a time: no signal handlers, no CUDA.
+    """
 
     @abstractmethod
     def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
@@ -34,3 +37,11 @@ class Reward(ABC):
         Returns:
             One score per pair, in order. Model output never makes this raise.
         """
+
+    def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether two final answers, none of which need be right, say the same: for majority votes.
+
+        Args:
+            answers: Pairs of `Score.answer`.
+        """
+        return [one.strip() == other.strip() for one, other in answers]

@@ -9,6 +9,7 @@ What counts as equal is math-verify's policy, with the reference answer first, b
 | `1/3` | `0.333333` (six decimals) | `0.333` |
 | `1234` | `1,234`, `x=1234`, `1234 \text{ cm}` | `1235` |
 | `50` | `50\%` | `5` |
+| `1.6 \pm 0.05` | `1.571` | `1.5` |
 | `\{1,2\}` or `1,2` | `\{2,1\}`, `2,1` | `1` |
 | `(1,2)` | `\left(1, 2\right)`, `1,2` | `(2,1)` |
 | `x<3` | `(-\infty,3)` | `x>3` |
@@ -16,9 +17,11 @@ What counts as equal is math-verify's policy, with the reference answer first, b
 """
 
 import re
+from decimal import Decimal
 
 from rence_lightning.rewards.notation import one_notation
 from rence_lightning.rewards.structure import same_structure
+from rence_lightning.rewards.tolerance import within_tolerance
 
 MAX_CHARACTERS = 1_000
 """Answers longer than this are wrong unless they are equal as strings. No final answer of a benchmark comes near it,
@@ -76,7 +79,9 @@ def equivalent(gold: str, prediction: str) -> bool:
         return quick
     if right.endswith(_DANGLING):
         return False
-    verdict = same_structure(left, right, _leaf)
+    verdict = within_tolerance(left, right, _value)
+    if verdict is None:
+        verdict = same_structure(left, right, _leaf)
     return _math_verify(left, right) if verdict is None else verdict
 
 
@@ -84,6 +89,18 @@ def _leaf(gold: str, prediction: str) -> bool:
     """Whether two parts of answers are the same."""
     quick = quick_verdict(gold, prediction)
     return _math_verify(gold, prediction) if quick is None else quick
+
+
+def _value(expression: str) -> Decimal | None:
+    """The real number that an expression is, or the right-hand side of an equation."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    try:
+        parsed = parse("\\boxed{" + expression + "}", targets, parsing_timeout=None)[0]
+        return Decimal(str(getattr(parsed, "rhs", parsed).evalf(20)))
+    except Exception:  # not an expression, not a number, or not to be computed
+        return None
 
 
 def _math_verify(gold: str, prediction: str) -> bool:

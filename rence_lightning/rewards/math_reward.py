@@ -50,6 +50,9 @@ class MathReward(Reward):
         right = dict(zip(pairs, self.pool.judge(list(pairs.values())), strict=True))
         return [self._score(answer, right.get(index, False)) for index, answer in enumerate(answers)]
 
+    def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
+        return self.pool.judge(answers)
+
     def _score(self, answer: str | None, right: bool) -> Score:
         if answer is None:
             return Score(self.unboxed, False, None)

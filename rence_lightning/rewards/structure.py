@@ -79,13 +79,14 @@ def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 def _same_decimal(gold: str, prediction: str, leaf: Leaf) -> bool | None:
     """Decimals and powers of ten, to six digits. math-verify rounds to six *places*: 2e-19 would be 3e-19."""
-    left, right = _decimal(gold), _decimal(prediction)
+    left, right = decimal_of(gold), decimal_of(prediction)
     if left is None or right is None:
         return None
     return abs(left - right) <= abs(left) * Decimal("1e-6")
 
 
-def _decimal(answer: str) -> Decimal | None:
+def decimal_of(answer: str) -> Decimal | None:
+    """The value of a decimal, or of one times a power of ten; None for anything else."""
     match = _DECIMAL.fullmatch(answer)
     return Decimal(f"{match[1]}e{match[2] or 0}") if match is not None else None
 

@@ -20,6 +20,9 @@ FinishReason = Literal["stop", "length"]
 EngineProgress = Callable[[int, int], None]
 """Called now and then with (responses finished, tokens sampled) since the last call."""
 
+GroupFinished = Callable[[int, "list[Rollout]"], None]
+"""Called once a prompt, in any order, with its index and all of its rollouts, while others are still being sampled."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -85,6 +88,7 @@ class RolloutEngine(Protocol):
         sampling: Sampling,
         seeds: Sequence[int],
         progress: EngineProgress | None = None,
+        finished: GroupFinished | None = None,
     ) -> list[list[Rollout]]:
         """Samples `group_size` responses to each prompt.
 
@@ -95,6 +99,7 @@ class RolloutEngine(Protocol):
             seeds: One a prompt. The responses to a prompt are a function of its tokens, its seed and the policy,
                 (up to rounding) whatever else is in the batch.
             progress: Told of finished responses and sampled tokens.
+            finished: Given each prompt's rollouts as soon as they are there, so that grading need not wait.
 
         Returns:
             For each prompt, in order, its `group_size` rollouts.

@@ -18,6 +18,7 @@ from rence_lightning.errors import UserError
 from rence_lightning.rollouts.engine import (
     EngineProgress,
     FinishReason,
+    GroupFinished,
     Rollout,
     Sampling,
     end_of_sequence_ids,
@@ -71,6 +72,7 @@ class TransformersEngine:
         sampling: Sampling,
         seeds: Sequence[int],
         progress: EngineProgress | None = None,
+        finished: GroupFinished | None = None,
     ) -> list[list[Rollout]]:
         if self._model is None:
             raise RuntimeError("the engine has no policy yet: call sync(policy) before generate()")
@@ -86,6 +88,8 @@ class TransformersEngine:
             )
             for index, group in zip(chosen, batch.run(progress), strict=True):
                 groups[index] = group
+                if finished is not None:
+                    finished(index, group)
         self._model.train(training)
         return groups
 

@@ -19,7 +19,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rence_lightning.errors import EngineError, UserError
-from rence_lightning.rollouts.engine import EngineProgress, Rollout, Sampling, end_of_sequence_ids, gathered
+from rence_lightning.rollouts.engine import (
+    EngineProgress,
+    GroupFinished,
+    Rollout,
+    Sampling,
+    end_of_sequence_ids,
+    gathered,
+)
 from rence_lightning.rollouts.vllm_host import check_installed, failures, on_gpu, torchrun_variables, undisturbed
 
 CPU_CACHE_BYTES = 2**30
@@ -183,11 +190,12 @@ class VLLMEngine:
         sampling: Sampling,
         seeds: Sequence[int],
         progress: EngineProgress | None = None,
+        finished: GroupFinished | None = None,
     ) -> list[list[Rollout]]:
         if self._llm is None or self._asleep:
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
         if self._partners is None:
-            return self._generate(prompts, group_size, sampling, seeds, range(len(prompts)), progress)
+            return self._generate(prompts, group_size, sampling, seeds, range(len(prompts)), progress, finished)
         # Partners compute every token together, so each must ask for all of their prompts, in the same order.
         shares: list[Any] = [None] * self.tensor_parallel_size
         dist.all_gather_object(shares, (list(prompts), list(seeds)), group=self._partners)
@@ -195,9 +203,8 @@ class VLLMEngine:
         first = sum(len(share[0]) for share in shares[:place])
         mine = range(first, first + len(prompts))
         all_prompts = [prompt for share in shares for prompt in share[0]]
-        groups = self._generate(
-            all_prompts, group_size, sampling, [seed for share in shares for seed in share[1]], mine, progress
-        )
+        all_seeds = [seed for share in shares for seed in share[1]]
+        groups = self._generate(all_prompts, group_size, sampling, all_seeds, mine, progress, finished)
         return [groups[index] for index in mine]
 
     def _generate(
@@ -208,8 +215,9 @@ class VLLMEngine:
         seeds: Sequence[int],
         mine: range,
         progress: EngineProgress | None,
+        finished: GroupFinished | None,
     ) -> list[list[Rollout]]:
-        """Responses to all prompts; progress is told of `mine`."""
+        """Responses to all prompts; progress and finished are told of `mine`, and count from their first."""
         self._check_lengths(prompts, sampling)
         engine = self._llm.llm_engine
         groups: list[list[Rollout]] = [[] for _ in prompts]
@@ -224,8 +232,12 @@ class VLLMEngine:
                         outputs = engine.step()
                     for output in outputs:
                         groups[int(output.request_id)] = group = _group(output, group_size)
-                        if progress is not None and int(output.request_id) in mine:
+                        if int(output.request_id) not in mine:
+                            continue
+                        if progress is not None:
                             progress(group_size, sum(len(rollout.token_ids) for rollout in group))
+                        if finished is not None:
+                            finished(int(output.request_id) - mine.start, group)
             except BaseException:  # what stays queued would come back in the next call
                 with suppress(Exception):  # a dead engine takes no orders
                     engine.abort_request([str(index) for index in range(len(prompts))])

@@ -1,13 +1,15 @@
 """The registry of benchmarks: rows in the hub's schemas, names, counts, and the local copies."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import BENCHMARKS, load_benchmark
+from rence_lightning.evaluation import BENCHMARKS, BenchmarkFile, load_benchmark
 from rence_lightning.prompts import FileProblems
+from rence_lightning.rewards import MathReward
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "math500": {"problem": "p", "solution": r"\boxed{3}", "answer": "3", "unique_id": "test/algebra/{i}.json"},
@@ -25,7 +27,7 @@ ANSWERS = {
     "aime2024": "204",
     "aime2025": "70",
     "amc": "142",
-    "minerva": "4.5e33",
+    "minerva": r"4.5e33 \pm 5E+31",
     "olympiadbench": r"\frac{1}{2 n+2}",
     "gsm8k": "1200",
 }
@@ -37,7 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     import datasets
 
     counts: dict[str, int] = {}
-    names = {BENCHMARKS[name].source().name: name for name in BENCHMARKS}  # type: ignore[attr-defined]
+    names = {benchmark.hub: name for name, benchmark in BENCHMARKS.items()}
 
     def load_dataset(name: str, *_: Any, **__: Any) -> datasets.Dataset:
         benchmark = names[name]
@@ -89,6 +91,28 @@ def test_any_name_goes_with_a_source(tmp_path: Path) -> None:
     assert len(load_benchmark("math500", FileProblems(str(path)))) == 1
 
 
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_files_with_the_hubs_fields_are_read_like_the_hub(name: str, tmp_path: Path, hub: dict[str, int]) -> None:
+    import datasets
+
+    rows = datasets.load_dataset(BENCHMARKS[name].hub).to_list()
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    from_file, from_hub = BenchmarkFile(name, str(path)).load(), load_benchmark(name)
+    assert [(p.problem, p.answer) for p in from_file] == [(p.problem, p.answer) for p in from_hub]
+    plain = [{"problem": p.problem, "answer": "7"} for p in from_hub]
+    path.write_text("".join(json.dumps(row) + "\n" for row in plain))
+    assert {p.answer for p in BenchmarkFile(name, str(path)).load()} == {"7"}
+    path.write_text(json.dumps(plain[0]) + "\n")
+    with pytest.raises(UserError, match=f"{name}.jsonl has 1 problems, not {BENCHMARKS[name].counts[0]}"):
+        BenchmarkFile(name, str(path)).load()
+
+
+def test_a_file_of_an_unknown_benchmark_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'aime24' is unknown \(did you mean aime2024\?\)"):
+        BenchmarkFile("aime24", "aime.jsonl")
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "file"),
@@ -103,8 +127,14 @@ def test_any_name_goes_with_a_source(tmp_path: Path) -> None:
     ],
 )
 def test_local_copies_have_the_right_counts(name: str, file: str, data_folder: Path) -> None:
-    problems = load_benchmark(name, FileProblems(str(data_folder / "eval" / f"{file}.jsonl")))
+    path = str(data_folder / "eval" / f"{file}.jsonl")
+    problems = load_benchmark(name, BenchmarkFile(name, path))
     assert len(problems) in BENCHMARKS[name].counts
+    # Every reference is right when it is boxed as it stands.
+    reward = MathReward(workers=2)
+    scores = reward.score([p.answer for p in problems], [f"so \\boxed{{{p.answer}}}" for p in problems])
+    reward.close()
+    assert all(score.correct for score in scores)
 
 
 @pytest.mark.data

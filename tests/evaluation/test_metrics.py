@@ -1,5 +1,9 @@
 """Benchmark figures against NumPy on the whole arrays, however the problems come in."""
 
+from collections import Counter
+from itertools import combinations
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -7,31 +11,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rence_lightning.evaluation import BenchmarkMetrics, macro_average
+from rence_lightning.evaluation.bootstrap import LEVEL, interval, resampled_means
+from rence_lightning.evaluation.metrics import pass_at
 
 Arrays = dict[str, np.ndarray]
 
 
 def arrays(problems: int, repeats: int, seed: int) -> Arrays:
+    """Answers 0 to 2 and none; for each problem one answer is right, which may be one that nobody gave."""
     random = np.random.default_rng(seed)
-    shares = random.uniform(size=3)
-    flags = {
-        name: random.uniform(size=(problems, repeats)) < share
-        for name, share in zip(("correct", "boxed", "truncated"), shares, strict=True)
+    votes = random.integers(-1, 3, size=(problems, repeats))
+    right = random.integers(0, 4, size=(problems, 1))
+    return {
+        "index": np.arange(problems),
+        "correct": votes == right,
+        "votes": votes,
+        "truncated": random.uniform(size=(problems, repeats)) < random.uniform(),
+        "lengths": random.integers(0, 10_000, size=(problems, repeats)),
     }
-    return {**flags, "lengths": random.integers(0, 10_000, size=(problems, repeats))}
 
 
 def update(metrics: BenchmarkMetrics, values: Arrays, rows: slice = slice(None)) -> None:
     metrics.update(**{name: torch.from_numpy(value[rows]) for name, value in values.items()})
 
 
+def majority(correct: np.ndarray, votes: np.ndarray) -> float:
+    counts = Counter(vote for vote in votes.tolist() if vote >= 0)
+    if not counts:
+        return 0.0
+    winners = [vote for vote, count in counts.items() if count == max(counts.values())]
+    return float(np.mean([bool(correct[votes == vote].any()) for vote in winners]))
+
+
 def reference(values: Arrays) -> dict[str, float]:
-    per_repeat = values["correct"].mean(axis=0)
+    correct = values["correct"]
+    repeats = correct.shape[1]
+    per_repeat = correct.mean(axis=0)
+    at = {
+        f"pass@{m}": np.mean([[row[list(few)].any() for few in combinations(range(repeats), m)] for row in correct])
+        for m in (2, 4)
+        if m < repeats
+    }
     return {
         "avg": per_repeat.mean(),
-        "std": per_repeat.std(ddof=1) if len(per_repeat) > 1 else 0.0,
-        "pass": values["correct"].any(axis=1).mean(),
-        "boxed": values["boxed"].mean(),
+        "std": per_repeat.std(ddof=1) if repeats > 1 else 0.0,
+        **at,
+        "pass": correct.any(axis=1).mean(),
+        "maj": float(np.mean([majority(*row) for row in zip(correct, values["votes"], strict=True)])),
+        "boxed": (values["votes"] >= 0).mean(),
         "truncated": values["truncated"].mean(),
         "length": values["lengths"].mean(),
     }
@@ -40,52 +67,81 @@ def reference(values: Arrays) -> dict[str, float]:
 sizes = {"problems": st.integers(1, 40), "repeats": st.integers(1, 8), "seed": st.integers(0, 2**32)}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(**sizes, cut=st.integers(0, 40))
 def test_figures_are_numpys(problems: int, repeats: int, seed: int, cut: int) -> None:
+    """pass@m against the mean over all choices of m responses."""
     values = arrays(problems, repeats, seed)
     metrics = BenchmarkMetrics(repeats)
     update(metrics, values, slice(cut))
     update(metrics, values, slice(cut, None))
-    assert metrics.compute() == pytest.approx(reference(values), rel=1e-12, abs=1e-12)
+    figures = metrics.compute()
+    assert figures.pop("avg_low") <= figures["avg"] + 1e-12
+    assert figures.pop("avg_high") >= figures["avg"] - 1e-12
+    assert figures == pytest.approx(reference(values), rel=1e-12, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=20)
-@given(**sizes, cut=st.integers(0, 40))
-def test_ranks_sum_to_one_process(problems: int, repeats: int, seed: int, cut: int) -> None:
+@settings(deadline=None, max_examples=10)
+@given(**sizes, cut=st.integers(0, 40), repeated=st.integers(0, 5))
+def test_ranks_make_one_process_to_the_bit(problems: int, repeats: int, seed: int, cut: int, repeated: int) -> None:
+    """The states as torchmetrics gathers them, the second rank's first, some problems on both ranks."""
     values = arrays(problems, repeats, seed)
     whole, first, second = BenchmarkMetrics(repeats), BenchmarkMetrics(repeats), BenchmarkMetrics(repeats)
     update(whole, values)
     update(first, values, slice(cut))
-    update(second, values, slice(cut, None))
-    # What torchmetrics does with states gathered from the ranks.
-    for name, reduction in first._reductions.items():
-        setattr(first, name, reduction(torch.stack([getattr(first, name), getattr(second, name)])))
-    assert first.compute() == whole.compute()
+    update(second, values, slice(max(0, cut - repeated), None))
+    for name in second._defaults:
+        gathered = torch.cat([torch.cat(getattr(second, name)), torch.cat(getattr(first, name))])
+        setattr(second, name, gathered)
+    assert second.compute() == whole.compute()
 
 
-def test_a_reset_forgets() -> None:
-    metrics = BenchmarkMetrics(2)
-    update(metrics, arrays(5, 2, seed=0))
-    metrics.reset()
-    values = arrays(7, 2, seed=1)
-    update(metrics, values)
-    assert metrics.compute() == pytest.approx(reference(values))
+def test_the_chance_of_one_right_in_m() -> None:
+    assert pass_at(1, 4, 1) == 0.25
+    assert pass_at(2, 4, 1) == 0.5
+    assert pass_at(3, 4, 2) == 1.0
+    assert pass_at(2, 4, 0) == 0.0
 
 
-def test_wrong_shapes_and_no_data_are_refused() -> None:
-    metrics = BenchmarkMetrics(4)
-    with pytest.raises(ValueError, match=r"correct has shape \(3, 2\), not \(problems, 4\)"):
-        update(metrics, arrays(3, 2, seed=0))
-    with pytest.raises(ValueError, match=r"lengths has shape \(2, 4\)"):
-        update(metrics, {**arrays(3, 4, seed=0), "lengths": arrays(2, 4, seed=0)["lengths"]})
+def test_the_interval_of_a_share_is_the_binomials() -> None:
+    """Means of n draws with replacement from zeros and ones are binomial over n."""
+    ones, n = 12, 40
+    values = torch.tensor([1.0] * ones + [0.0] * (n - ones))
+    p = ones / n
+    cumulative = np.cumsum([comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)])
+    low, high = interval(resampled_means(values))
+    exact = [int(np.searchsorted(cumulative, tail)) / n for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    assert low == pytest.approx(exact[0], abs=1.001 / n)
+    assert high == pytest.approx(exact[1], abs=1.001 / n)
+    assert (low, high) == interval(resampled_means(values)), "the same each time"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        sample = torch.from_numpy(random.binomial(4, 0.4, size=120) / 4)
+        low, high = interval(resampled_means(sample)[:2000])
+        covered += low <= 0.4 <= high
+    assert 50 <= covered <= 60
+
+
+def test_no_problem_is_an_error() -> None:
     with pytest.raises(ValueError, match="no problem was evaluated"):
-        metrics.compute()
+        BenchmarkMetrics(4).compute()
+
+
+def test_shapes_must_agree() -> None:
+    metrics = BenchmarkMetrics(2)
+    values = arrays(3, 2, 0)
+    values["lengths"] = values["lengths"][:, :1]
+    with pytest.raises(ValueError, match=r"lengths has shape \(3, 1\), not \(3, 2\)"):
+        update(metrics, values)
     with pytest.raises(ValueError, match="repeats must be at least 1"):
         BenchmarkMetrics(0)
 
 
 def test_the_macro_average_weighs_benchmarks_alike() -> None:
-    assert macro_average({"a": {"avg": 0.2, "pass": 1.0}, "b": {"avg": 0.4, "pass": 1.0}}) == pytest.approx(0.3)
-    with pytest.raises(ValueError, match="no benchmark"):
+    assert macro_average({"a": {"avg": 0.2}, "b": {"avg": 0.6}}) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no benchmark was evaluated"):
         macro_average({})

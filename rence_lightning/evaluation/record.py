@@ -26,6 +26,7 @@ def _count(value: float) -> str:
 
 
 _FIGURES: dict[str, Callable[[float], str]] = {
+    "maj": _percent,
     "pass": _percent,
     "boxed": _percent,
     "truncated": _percent,
@@ -37,6 +38,8 @@ _FIGURES: dict[str, Callable[[float], str]] = {
 def evaluation_table(results: Results, repeats: int, title: str) -> Table:
     """A row a benchmark, in percent and tokens; a last row with the unweighted means when there are several.
 
+    The ± is the standard deviation over the k repeats; the interval is over problems.
+
     Figures that not every benchmark has are left out.
 
     Args:
@@ -45,21 +48,24 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         title: Above the table.
     """
     figures = {key: show for key, show in _FIGURES.items() if all(key in result for result in results.values())}
-    headings = {"pass": f"pass@{repeats} %", "boxed": "boxed %", "truncated": "truncated %"}
+    headings = {"maj": f"maj@{repeats} %", "pass": f"pass@{repeats} %", "boxed": "boxed %", "truncated": "truncated %"}
     table = Table(title=Text(title))
     table.add_column("benchmark")
-    for heading in (f"avg@{repeats} %", *(headings.get(key, key.replace("_per_", "/")) for key in figures)):
+    interval = all("avg_low" in result for result in results.values())
+    named = [headings.get(key, key.replace("_per_", "/")) for key in figures]
+    for heading in (f"avg@{repeats} %", *(["95% interval"] * interval), *named):
         table.add_column(heading, justify="right")
     for name, result in results.items():
         accuracy = _percent(result["avg"])
         if repeats > 1:
             accuracy += f" ± {_percent(result['std'])}"
-        table.add_row(Text(name), accuracy, *(show(result[key]) for key, show in figures.items()))
+        bounds = [f"{_percent(result['avg_low'])} - {_percent(result['avg_high'])}"] if interval else []
+        table.add_row(Text(name), accuracy, *bounds, *(show(result[key]) for key, show in figures.items()))
     if len(results) > 1:
         table.add_section()
         means = (show(fmean(result[key] for result in results.values())) for key, show in figures.items())
         # No ±: the std of a mean over benchmarks is not the mean of their stds.
-        table.add_row("macro average", _percent(macro_average(results)), *means, style="bold")
+        table.add_row("macro average", _percent(macro_average(results)), *([""] * interval), *means, style="bold")
     return table
 
 

@@ -1,0 +1,14 @@
+"""Commands that need no configuration: what they work on says all."""
+
+from collections.abc import Callable
+
+from rence_lightning.commands.compare import compare_command
+from rence_lightning.commands.export import export_command
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "export": export_command,
+    "compare": compare_command,
+}
+"""By name, each given the arguments after it."""
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,143 @@
+"""Two evaluations of the same problems against each other: the difference, and how sure it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from rence_lightning.errors import UserError
+from rence_lightning.evaluation.bootstrap import interval, resampled_means
+from rence_lightning.evaluation.samples import EvaluatedProblem, SampleFolder, find_samples
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B minus A on a benchmark, in avg@k.
+
+    Attributes:
+        problems: That both have.
+        a: avg of A.
+        b: avg of B.
+        low: Of the 95% interval of b - a, by paired bootstrap over problems.
+        high: Of the same.
+        better: Problems of which B solves a larger share than A.
+        worse: Problems of which it solves a smaller one.
+    """
+
+    problems: int
+    a: float
+    b: float
+    low: float
+    high: float
+    better: int
+    worse: int
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+MACRO = "macro average"
+
+
+def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
+    """The differences of all benchmarks that both have finished, and of their macro average where they are several.
+
+    Raises:
+        UserError: They have no benchmark in common, or not the same problems of one.
+    """
+    names = [name for name in first.finished if name in second.finished]
+    if not names:
+        raise UserError(
+            f"compare: {first.path} has finished {', '.join(first.finished) or 'nothing'}, {second.path} "
+            f"{', '.join(second.finished) or 'nothing'}: no benchmark in common"
+        )
+    shares = {name: _paired(name, first, second) for name in names}
+    result: dict[str, Difference] = {}
+    resampled: list[Tensor] = []
+    for number, (name, (a, b)) in enumerate(shares.items()):
+        # Each benchmark has draws of its own, so that the macro average's are independent.
+        resampled.append(resampled_means(b - a, seed=number))
+        result[name] = _difference(a, b, resampled[-1])
+    if len(names) > 1:
+        low, high = interval(torch.stack(resampled).mean(dim=0))
+        rows = list(result.values())
+        result[MACRO] = Difference(
+            sum(row.problems for row in rows),
+            fmean(row.a for row in rows),
+            fmean(row.b for row in rows),
+            low,
+            high,
+            sum(row.better for row in rows),
+            sum(row.worse for row in rows),
+        )
+    return result
+
+
+def _difference(a: Tensor, b: Tensor, resampled: Tensor) -> Difference:
+    low, high = interval(resampled)
+    return Difference(len(a), float(a.mean()), float(b.mean()), low, high, int((b > a).sum()), int((b < a).sum()))
+
+
+def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Tensor, Tensor]:
+    """The share of correct responses to each problem, `(problems,)` of both."""
+    one, other = first.read(name), second.read(name)
+    asked = [{row.id: (row.problem, row.answer) for row in rows.values()} for rows in (one, other)]
+    if asked[0] != asked[1]:
+        differing = sum(asked[0].get(key) != asked[1].get(key) for key in asked[0].keys() | asked[1].keys())
+        raise UserError(
+            f"compare: {name} has {len(one)} problems in {first.path} and {len(other)} in {second.path}, of which "
+            f"{differing} are not the same; evaluate both on the same problems"
+        )
+    return _shares(one, one), _shares(other, one)
+
+
+def _shares(rows: Mapping[str, EvaluatedProblem], order: Mapping[str, object]) -> Tensor:
+    return torch.tensor([fmean(s.correct for s in rows[key].samples) for key in order], dtype=torch.float64)
+
+
+def comparison_table(differences: Mapping[str, Difference], first: str, second: str) -> Table:
+    """A row a benchmark, in percent."""
+    table = Table(title=Text(f"A: {first}\nB: {second}"), title_justify="left")
+    for heading in ("benchmark", "problems", "A %", "B %", "B - A", "95% interval", "better / worse"):
+        table.add_column(heading, justify="left" if heading == "benchmark" else "right")
+    for name, row in differences.items():
+        if name == MACRO:
+            table.add_section()
+        table.add_row(
+            Text(name),
+            f"{row.problems:,}",
+            f"{100 * row.a:.1f}",
+            f"{100 * row.b:.1f}",
+            f"{100 * (row.b - row.a):+.1f}",
+            f"{100 * row.low:+.1f} to {100 * row.high:+.1f}{' *' if row.sure else ''}",
+            f"{row.better} / {row.worse}",
+            style="bold" if name == MACRO else None,
+        )
+    table.caption = "paired bootstrap over problems, 10,000 resamples; * the interval leaves 0 out"
+    table.caption_justify = "left"
+    return table
+
+
+def settings_that_differ(first: SampleFolder, second: SampleFolder) -> list[str]:
+    """What else than the policy differs between two evaluations, in words; a comparison should say so."""
+    a, b = first.description(), second.description()
+    settings = {**a.settings, "engine": a.engine}, {**b.settings, "engine": b.engine}
+    keys = dict.fromkeys([*settings[0], *settings[1]])
+    return [
+        f"{key}: {settings[0].get(key)} and {settings[1].get(key)}"
+        for key in keys
+        if settings[0].get(key) != settings[1].get(key)
+    ]
+
+
+def compare_paths(first: Path, second: Path) -> tuple[Table, list[str]]:
+    """The table for two run directories or evaluation folders, and what else differs between them."""
+    a, b = find_samples(first), find_samples(second)
+    return comparison_table(compare(a, b), str(a.path), str(b.path)), settings_that_differ(a, b)

@@ -1,0 +1,33 @@
+"""A digest of a policy's weights: equal for equal weights, however they are sharded."""
+
+import hashlib
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+_AS_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+
+
+@torch.no_grad()
+def weights_digest(policy: nn.Module) -> str:
+    """The digest, on every rank; where the policy is sharded, all ranks take part.
+
+    It is of the integer sum of each parameter's bits, which no order of adding changes.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for parameter in policy.parameters():
+        total = _sum_of_bits(parameter.detach())
+        digest.update(f"{tuple(parameter.shape)} {parameter.dtype} {total}".encode())
+    return digest.hexdigest()
+
+
+def _sum_of_bits(parameter: Tensor) -> int:
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    total = local.contiguous().view(_AS_INTEGERS[local.element_size()]).sum(dtype=torch.int64).reshape(1)
+    if isinstance(parameter, DTensor):
+        mesh = parameter.device_mesh
+        total = total.to(mesh.device_type)
+        dist.all_reduce(total, group=mesh.get_group(mesh.ndim - 1))  # the last dimension is the one that shards
+    return int(total)

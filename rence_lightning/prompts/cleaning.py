@@ -1,0 +1,212 @@
+"""Cleaning of training problems: other scripts, copies, contradicting copies, and what is held out for evaluation."""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rence_lightning.errors import UserError
+from rence_lightning.prompts.overlap import Overlap, OverlapIndex, normal_form
+from rence_lightning.prompts.problems import Problem
+
+What = Literal["drop", "keep"]
+Reason = Literal["script", "duplicate", "conflict", "contaminated"]
+
+_MATHEMATICAL = ("GREEK", "MATHEMATICAL")
+"""Letters that stand in problems of any language."""
+
+OTHER_LETTERS = 0.05
+"""A problem is in another script when more than this share of its words' letters are. Variables and LaTeX commands are
+Latin in every language."""
+
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WRITTEN_WORD = re.compile(r"[^\W\d_]{2,}|[^\W\d_a-zA-Z]")
+_DEGREES = re.compile(r"\^\\circ|\\mathbf")
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A problem that is not trained on, or that would not be if contamination were dropped.
+
+    Attributes:
+        problem: The problem.
+        reason: Why.
+        because_of: Ids of the problems that it copies, contradicts or overlaps with.
+        overlaps: For `contaminated`: with what, and how.
+    """
+
+    problem: Problem
+    reason: Reason
+    because_of: tuple[str, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What is left of the training problems, and what became of the others.
+
+    Attributes:
+        kept: Positions in the given problems, ascending.
+        dropped: What was taken out, in the given order.
+        reported: Contaminated problems that were kept, as the configuration asks.
+    """
+
+    kept: list[int]
+    dropped: list[Dropped] = field(default_factory=list)
+    reported: list[Dropped] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Problems taken out, by reason."""
+        return dict(Counter(dropped.reason for dropped in self.dropped))
+
+    @property
+    def overlaps(self) -> list[tuple[Problem, Overlap]]:
+        """Each overlap of a training problem with a held-out one, whether dropped or kept."""
+        return [(each.problem, overlap) for each in self.dropped + self.reported for overlap in each.overlaps]
+
+    def contamination(self) -> dict[str, dict[str, int]]:
+        """For each benchmark that is overlapped with: how many of its `problems` are hit, and by how many training
+        problems of each kind."""
+        hit: defaultdict[str, set[str]] = defaultdict(set)
+        kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for _, overlap in self.overlaps:
+            hit[overlap.benchmark].add(overlap.problem.id)
+            kinds[overlap.benchmark][str(overlap.kind)] += 1
+        return {name: {"problems": len(hit[name]), **dict(sorted(kinds[name].items()))} for name in hit}
+
+    def lines(self) -> list[str]:
+        """The account for a person, empty when there is nothing to tell."""
+        total = len(self.kept) + len(self.dropped)
+        lines = []
+        if self.dropped:
+            names = {"script": "in another script", "conflict": "copies with different answers"}
+            names |= {"duplicate": "duplicates", "contaminated": "found in a benchmark"}
+            why = ", ".join(f"{count:,} {names[reason]}" for reason, count in self.counts.items())
+            lines.append(f"training problems: {len(self.kept):,} of {total:,}; left out: {why}")
+        if self.overlaps:
+            verb = "left out" if not self.reported else "NOT left out (data.cleaning.contaminated: keep)"
+            hits = ", ".join(f"{counts['problems']} of {name}" for name, counts in self.contamination().items())
+            lines.append(f"benchmark problems found in the training data, and {verb}: {hits}")
+        return lines
+
+    def record(self) -> dict[str, Any]:
+        """The whole account as JSON: counts, and a line for each problem left out or overlapping."""
+        return {
+            "problems": len(self.kept) + len(self.dropped),
+            "kept": len(self.kept),
+            "dropped": self.counts,
+            "contamination": self.contamination(),
+            "details": [_detail(each, kept=False) for each in self.dropped]
+            + [_detail(each, kept=True) for each in self.reported],
+        }
+
+
+def _detail(each: Dropped, kept: bool) -> dict[str, Any]:
+    detail: dict[str, Any] = {"id": each.problem.id, "source": each.problem.source, "reason": each.reason, "kept": kept}
+    if each.because_of:
+        detail["because_of"] = list(each.because_of)
+    if each.overlaps:
+        detail["overlaps"] = [
+            {"kind": str(overlap.kind), "benchmark": overlap.benchmark, "id": overlap.problem.id}
+            for overlap in each.overlaps
+        ]
+    return detail
+
+
+class Cleaning:
+    """Which training problems are left out before a run begins.
+
+    Copies are problems of the same text, up to typesetting (`rence_lightning.prompts.overlap`).
+
+    Args:
+        duplicates: `drop` keeps the first of several copies with the same answer.
+        conflicts: `drop` leaves out all copies of a problem whose answers differ: nobody knows which is right.
+        contaminated: `drop` leaves out what overlaps with a problem of `evaluation.benchmarks` or
+            `evaluation.held_out`; `keep` only reports it.
+        script: Keep only problems written in these letters (Greek ones and symbols aside), by their Unicode name, such
+            as `latin` or `cjk`. Null: any.
+    """
+
+    def __init__(
+        self,
+        duplicates: What = "drop",
+        conflicts: What = "drop",
+        contaminated: What = "drop",
+        script: str | None = None,
+    ) -> None:
+        self.duplicates, self.conflicts, self.contaminated = duplicates, conflicts, contaminated
+        self.script = script.upper() if script is not None else None
+
+    def clean(self, problems: Sequence[Problem], held_out: Mapping[str, Sequence[Problem]]) -> Cleaned:
+        """Judges problems in their order; of several reasons to leave one out, the first in the order above counts,
+        script before all.
+
+        Raises:
+            UserError: Nothing is left.
+        """
+        index = OverlapIndex(held_out)
+        copies = self._copies(problems)
+        kept: list[int] = []
+        dropped: list[Dropped] = []
+        reported: list[Dropped] = []
+        for position, problem in enumerate(problems):
+            judged = self._judge(position, problem, problems, copies, index)
+            if judged is None:
+                kept.append(position)
+            elif judged.reason == "contaminated" and self.contaminated == "keep":
+                kept.append(position)
+                reported.append(judged)
+            else:
+                dropped.append(judged)
+        if problems and not kept:
+            counts = dict(Counter(each.reason for each in dropped))
+            raise UserError(f"data.cleaning: none of the {len(problems)} training problems is left ({counts})")
+        return Cleaned(kept, dropped, reported)
+
+    def _copies(self, problems: Sequence[Problem]) -> dict[str, list[int]]:
+        """Positions of the problems in the wanted script, by normal form."""
+        copies: defaultdict[str, list[int]] = defaultdict(list)
+        for position, problem in enumerate(problems):
+            if self._in_script(problem.problem):
+                copies[normal_form(problem.problem)].append(position)
+        return copies
+
+    def _judge(
+        self,
+        position: int,
+        problem: Problem,
+        problems: Sequence[Problem],
+        copies: Mapping[str, Sequence[int]],
+        index: OverlapIndex,
+    ) -> Dropped | None:
+        if not self._in_script(problem.problem):
+            return Dropped(problem, "script")
+        group = copies[normal_form(problem.problem)]
+        others = [other for other in group if other != position]
+        answers = {_answer_form(problems[member].answer) for member in group}
+        if self.conflicts == "drop" and len(answers) > 1:
+            return Dropped(problem, "conflict", _ids(problems, others))
+        if self.duplicates == "drop" and group[0] != position:
+            return Dropped(problem, "duplicate", _ids(problems, group[:1]))
+        overlaps = tuple(index.find(problem.problem))
+        return Dropped(problem, "contaminated", overlaps=overlaps) if overlaps else None
+
+    def _in_script(self, text: str) -> bool:
+        if self.script is None or (text.isascii() and self.script == "LATIN"):
+            return True
+        words = "".join(_WRITTEN_WORD.findall(_COMMAND.sub(" ", text)))
+        names = [unicodedata.name(symbol, "") for symbol in words]
+        letters = [name for name in names if not name.startswith(_MATHEMATICAL)]
+        other = sum(not name.startswith(self.script) for name in letters)
+        return other <= OTHER_LETTERS * len(letters)
+
+
+def _answer_form(answer: str) -> str:
+    return _DEGREES.sub("", normal_form(answer)).lstrip("0") or "0"
+
+
+def _ids(problems: Sequence[Problem], positions: Iterable[int]) -> tuple[str, ...]:
+    return tuple(problems[position].id for position in positions)
