@@ -7,6 +7,7 @@ from rence_lightning.callbacks.checkpoint import Checkpoint
 from rence_lightning.callbacks.export import ExportPolicy
 from rence_lightning.callbacks.old_policy import OldPolicySnapshot
 from rence_lightning.callbacks.progress import Progress
+from rence_lightning.callbacks.report import Report
 from rence_lightning.callbacks.rollout_budget import RolloutBudget
 from rence_lightning.callbacks.rollout_log import RolloutLog
 
@@ -18,6 +19,7 @@ __all__ = [
     "ExportPolicy",
     "OldPolicySnapshot",
     "Progress",
+    "Report",
     "RolloutBudget",
     "RolloutLog",
 ]

@@ -21,6 +21,7 @@ from rence_lightning.callbacks import (
     ExportPolicy,
     OldPolicySnapshot,
     Progress,
+    Report,
     RolloutLog,
 )
 from rence_lightning.commands import COMMANDS
@@ -50,6 +51,7 @@ DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or ev
   python -m rence_lightning validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf
   python -m rence_lightning export runs/arithmetic/checkpoints/best FOLDER
   python -m rence_lightning compare runs/before-validate runs/after-validate
+  python -m rence_lightning report runs/arithmetic
 
 Several --config files are laid over one another; --key.sub=value overrides both."""
 
@@ -99,6 +101,7 @@ class CLI(LightningCLI):
         "evaluation": BenchmarkEvaluation,
         "checkpoint": Checkpoint,
         "export": ExportPolicy,
+        "report": Report,
     }
 
     @staticmethod

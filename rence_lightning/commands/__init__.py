@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from rence_lightning.commands.compare import compare_command
 from rence_lightning.commands.export import export_command
+from rence_lightning.commands.report import report_command
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "export": export_command,
     "compare": compare_command,
+    "report": report_command,
 }
 """By name, each given the arguments after it."""
 

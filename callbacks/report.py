@@ -1,0 +1,38 @@
+"""The run as an HTML page, once it is over."""
+
+from rich.console import Console
+
+from rence_lightning.callbacks.base import Callback
+from rence_lightning.module import PolicyModule
+from rence_lightning.report import write_report
+from rence_lightning.trainer import Trainer
+
+
+class Report(Callback):
+    """Writes `report.html` in the run directory at the end of `fit` and of `validate`.
+
+    Args:
+        enabled: Whether to; `python -m rence_lightning report RUN` makes it at any time.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
+        self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
+        if not trainer.training:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if not self.enabled or not trainer.is_global_zero:
+            return
+        console = Console(highlight=False, soft_wrap=True, markup=False)
+        try:
+            console.print(f"report          {write_report(trainer.run_dir)}")
+        except Exception as error:  # the run is done and saved: its account in HTML can be made again
+            console.print(
+                f"the report was not written ({error}); python -m rence_lightning report {trainer.run_dir} tries again",
+                style="yellow",
+            )

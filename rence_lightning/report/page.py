@@ -1,0 +1,200 @@
+"""The page: what a run directory says, for someone who did not make the run."""
+
+import base64
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rence_lightning.errors import UserError
+from rence_lightning.evaluation import Difference, EvaluatedProblem, compare
+from rence_lightning.evaluation.comparison import MACRO
+from rence_lightning.report.figures import FATES, Plot, curves, distributions, evaluation_curve, every_plot, fates
+from rence_lightning.report.run_record import RunRecord
+
+REPORT = "report.html"
+LONGEST_TEXT = 6_000
+"""Characters of a response that are shown; of a longer one, the beginning and the end."""
+
+PROBLEMS_SHOWN = 6
+"""Problems of each kind whose samples are shown, for each benchmark."""
+
+
+def write_report(run_dir: Path, file: Path | None = None) -> Path:
+    """Writes the page of a run.
+
+    Args:
+        run_dir: A run directory, of `fit` or of `validate`.
+        file: Default: `report.html` in it.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        UserError: It is not a run directory, or the page cannot be written.
+    """
+    page = render(RunRecord(run_dir))
+    file = file if file is not None else run_dir / REPORT
+    try:
+        # Half a surrogate pair, which model output may hold, has no place in UTF-8.
+        file.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"report: {file} cannot be written ({error.strerror})") from error
+    return file
+
+
+def render(run: RunRecord) -> str:
+    """The page's HTML."""
+    environment = Environment(
+        loader=PackageLoader("rence_lightning.report", "."),
+        autoescape=True,  # what a model wrote is text, whatever it looks like
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "shorten": _shorten, "image": _image}
+    first, last = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
+    trained = last is not None and first is not None and first["iteration"] != last["iteration"]
+    differences = _differences(run) if trained else {}
+    return environment.get_template("page.html.j2").render(
+        run=run,
+        facts=_facts(run),
+        summary=_summary(run, differences),
+        first=first,
+        last=last,
+        trained=trained,
+        differences=differences,
+        results=every_plot([evaluation_curve(run)]),
+        fates=every_plot([fates(run)]),
+        curves=curves(run),
+        distributions=distributions(run),
+        comparisons=[comparison for name in run.benchmarks for comparison in _comparisons(run, name)],
+        groups=_groups(run),
+        fate_names={fate: name for fate, (name, _) in FATES.items()},
+    )
+
+
+def _facts(run: RunRecord) -> dict[str, str]:
+    """What was done, in a few words."""
+    objective = run.setting("model.objective.class_path")
+    facts = {
+        "policy": run.setting("model.policy"),
+        "objective": str(objective).rpartition(".")[2] if objective else None,
+        "iterations": f"{run.iterations} of {run.setting('trainer.max_iterations') or '?'}" if run.iterations else None,
+        "updates": run.updates or None,
+        "group size (K)": run.setting("data.group_size") if run.iterations else None,
+        "prompts an iteration (B)": run.setting("data.prompts_per_iteration") if run.iterations else None,
+        "training prompts": run.training_problems.get("kept"),
+        "seed": run.setting("seed_everything"),
+    }
+    if run.evaluations:
+        facts["evaluation"] = (
+            f"{run.setting('evaluation.repeats') or '?'} samples a problem at temperature "
+            f"{run.setting('evaluation.sampling.temperature')}"
+        )
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _summary(run: RunRecord, differences: Mapping[str, Difference]) -> str:
+    """The result in a sentence, where there is one."""
+    if not run.iterations or len(run.evaluations) < 2:
+        return ""
+    first, last = run.evaluations[0], run.evaluations[-1]
+    name = run.benchmarks[0] if len(run.benchmarks) == 1 else MACRO
+    what = f"on {name}" if len(run.benchmarks) == 1 else f"on the average of {len(run.benchmarks)} benchmarks"
+    sentence = (
+        f"In {last['iteration']} iterations of training, accuracy {what} went from {_percent(first['average'])}% to "
+        f"{_percent(last['average'])}%"
+    )
+    if name in differences:
+        low, high = _percent(differences[name].low, sign=True), _percent(differences[name].high, sign=True)
+        sentence += f" (95% interval of the difference: {low} to {high} points)"
+    return sentence + "."
+
+
+def _differences(run: RunRecord) -> Mapping[str, Difference]:
+    """Last against first evaluation, where the samples of both are there."""
+    first, last = (run.sample_folder(run.evaluations[which]["iteration"]) for which in (0, -1))
+    try:
+        return compare(first, last)
+    except UserError:  # samples were removed, or the benchmarks changed on the way
+        return {}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Problems of a benchmark whose samples tell the same story.
+
+    Attributes:
+        benchmark: Its name.
+        story: Of these problems.
+        count: How many there are; fewer may be shown.
+        problems: Each with its samples in the first and in the last evaluation; only the last where there is one.
+    """
+
+    benchmark: str
+    story: str
+    count: int
+    problems: list[tuple[EvaluatedProblem | None, EvaluatedProblem]]
+
+
+def _comparisons(run: RunRecord, benchmark: str) -> list[Comparison]:
+    before = run.samples(run.evaluations[0]["iteration"], benchmark)
+    after = run.samples(run.evaluations[-1]["iteration"], benchmark)
+    if len(run.evaluations) == 1 or not before:
+        before = {}
+    stories: dict[str, list[tuple[EvaluatedProblem | None, EvaluatedProblem]]] = {}
+    for key, row in after.items():
+        pair = (before.get(key), row)
+        stories.setdefault(_story(*pair), []).append(pair)
+    order = sorted(stories, key=_STORIES.index)
+    return [Comparison(benchmark, story, len(stories[story]), stories[story][:PROBLEMS_SHOWN]) for story in order]
+
+
+_BETTER, _WORSE = "solved more often than before", "solved less often than before"
+_NEVER, _STILL, _OFTEN = "never solved", "solved sometimes, as often as before", "solved every time, as before"
+_STORIES = [_BETTER, _WORSE, _NEVER, _STILL, _OFTEN, "solved sometimes", "solved every time"]
+
+
+def _story(before: EvaluatedProblem | None, after: EvaluatedProblem) -> str:
+    now = fmean(sample.correct for sample in after.samples)
+    if before is None:
+        return _NEVER if now == 0 else "solved every time" if now == 1 else "solved sometimes"
+    then = fmean(sample.correct for sample in before.samples)
+    if now != then:
+        return _BETTER if now > then else _WORSE
+    return _NEVER if now == 0 else _OFTEN if now == 1 else _STILL
+
+
+def _groups(run: RunRecord) -> list[tuple[int, str, dict[str, Any]]]:
+    """Of the first and the last iteration logged, a group of each fate: (iteration, fate, group)."""
+    logged = sorted(run.rollout_files)
+    shown = []
+    for iteration in dict.fromkeys(logged[:1] + logged[-1:]):
+        seen: Counter[str] = Counter()
+        examples: dict[str, dict[str, Any]] = {}
+        for group in run.groups(iteration):
+            seen[group["fate"]] += 1
+            examples.setdefault(group["fate"], group)
+        shown += [(iteration, fate, examples[fate]) for fate in FATES if fate in examples]
+    return shown
+
+
+def _percent(value: float, sign: bool = False) -> str:
+    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= LONGEST_TEXT:
+        return text
+    left_out = len(text) - LONGEST_TEXT
+    return f"{text[: LONGEST_TEXT // 2]}\n\n[... {left_out:,} characters ...]\n\n{text[-LONGEST_TEXT // 2 :]}"
+
+
+def _image(plot: Plot) -> str:
+    """The figure as an address of its own, in which nothing of the page can be."""
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()

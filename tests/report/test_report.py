@@ -1,0 +1,168 @@
+"""The report: what it says, of whole and of broken runs, and that nothing a model wrote becomes part of the page."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer, small_evaluation
+
+from rence_lightning.callbacks import Report
+from rence_lightning.cli import main
+from rence_lightning.errors import UserError
+from rence_lightning.evaluation import read_evaluations
+from rence_lightning.report import write_report
+
+HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}\ud835"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, reported by the callback."""
+    run_dir = tmp_path_factory.mktemp("report") / "run"
+    fresh_start()
+    trainer = make_trainer(run_dir, [*finishing_callbacks(), Report()], max_iterations=4)
+    trainer.config_yaml = "seed_everything: 7\nmodel:\n  policy: embedded:arithmetic\n"
+    trainer.fit(make_module(), make_data())
+    return run_dir
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+class Page(HTMLParser):
+    """Text, tags and images of a page; fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in ("meta", "img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def page_of(run_dir: Path) -> Page:
+    return Page(write_report(run_dir).read_text())
+
+
+def test_it_says_what_the_run_directory_says(run: Path) -> None:
+    page = Page((run / "report.html").read_text())
+    first, last = read_evaluations(run / "evaluations.jsonl")
+    assert "In 4 iterations of training, accuracy on arithmetic went from "
+    assert f"went from {100 * first['average']:.1f}% to {100 * last['average']:.1f}% (95% interval" in page.text
+    assert "embedded:arithmetic" in page.text
+    assert "seed 7" in page.text
+    assert "No problem of a benchmark was found among them." in page.text
+    for section in ("Results", "Training", "Samples", "Groups", "Configuration"):
+        assert section in page.text
+    example = json.loads((run / "rollouts" / "iteration-0004.jsonl").read_text().splitlines()[0])
+    assert example["problem"] in page.text
+
+
+def test_it_needs_nothing_from_elsewhere_and_runs_nothing(run: Path) -> None:
+    html = (run / "report.html").read_text()
+    page = Page(html)
+    assert "script" not in page.tags
+    assert all(address.startswith(("#", "data:image/svg+xml;base64,")) for address in page.addresses)
+    assert "default-src 'none'" in html
+    figures = [address.partition(",")[2] for address in page.addresses if address.startswith("data:")]
+    assert len(figures) >= 12
+    for figure in figures:
+        assert ElementTree.fromstring(base64.b64decode(figure)).tag.endswith("svg")
+
+
+def test_what_a_model_wrote_stays_text(copy: Path) -> None:
+    for file in [*copy.glob("evaluations/*/arithmetic.jsonl"), *copy.glob("rollouts/*.jsonl")]:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row["problem"] = HOSTILE
+            for sample in row.get("samples", []):
+                sample |= {"response": HOSTILE, "extracted": HOSTILE}
+            for response in row.get("responses", []):
+                response |= {"text": HOSTILE, "answer": HOSTILE}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(copy)
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+    assert "{{ 7*7 }}" in page.text
+
+
+def test_long_responses_are_shortened(copy: Path) -> None:
+    file = copy / "evaluations" / "iteration-0004" / "arithmetic.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["samples"][0]["response"] = "begin" + "x" * 200_000 + "end"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = write_report(copy)
+    assert "[... 194,008 characters ...]" in report.read_text()
+    assert report.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("missing", ["rollouts", "evaluations", "evaluations.jsonl", "metrics.csv", "config.yaml"])
+def test_a_run_that_lacks_something_is_reported_without(copy: Path, missing: str) -> None:
+    path = copy / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert ("rence" not in page_of(copy).tags) and page_of(copy).text
+
+
+def test_a_run_that_was_killed_is_reported(copy: Path) -> None:
+    log = copy / "rollouts" / "iteration-0004.jsonl"
+    log.write_text(log.read_text()[:-50])
+    (copy / "evaluations.jsonl").write_text((copy / "evaluations.jsonl").read_text().splitlines()[0] + "\n")
+    text = page_of(copy).text
+    assert (
+        "Results" in text
+        and "after iteration" not in text.lower().split("groups that were sampled")[0].split("samples of")[0]
+    )
+
+
+def test_a_validate_directory_is_reported(tmp_path: Path) -> None:
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [small_evaluation(), Report()])
+    trainer.validate(make_module(), make_data())
+    text = Page((tmp_path / "run-validate" / "report.html").read_text()).text
+    assert "Every evaluation" in text
+    assert re.search(r"arithmetic: \d+ solved sometimes", text)
+    assert "Training problems" not in text
+
+
+def test_the_command(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["report", str(copy), "--output", str(tmp_path / "page.html")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
+    assert Page((tmp_path / "page.html").read_text()).text
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, copy: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere is not a folder; give a run directory"):
+        write_report(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds neither metrics\.csv nor evaluations\.jsonl"):
+        write_report(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"cannot be written \(No such file or directory\)"):
+        write_report(copy, tmp_path / "no" / "such" / "page.html")
