@@ -216,7 +216,7 @@ def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [type(callback).__name__ for callback in changed["trainer"].callbacks]
     assert kinds.count("EarlyStopping") == 1
     assert [kind for kind in kinds if kind != EarlyStopping.__name__] == [
-        "OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation", "Checkpoint", "ExportPolicy"
+        "OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation", "Checkpoint", "ExportPolicy", "Report"
     ]  # fmt: skip
 
 
