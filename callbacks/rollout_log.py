@@ -44,6 +44,7 @@ def _row(judged: JudgedGroup) -> dict[str, object]:
                 "text": text,
                 "answer": score.answer,
                 "reward": score.reward,
+                **({"parts": dict(score.parts)} if score.parts else {}),
                 "correct": score.correct,
                 "positive": positive,
                 "tokens": len(rollout.token_ids),

@@ -29,6 +29,7 @@ from rence_lightning.prompts import (
     encode_prompts,
     fingerprint,
 )
+from rence_lightning.ranks import sum_over_ranks
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
 
@@ -83,6 +84,7 @@ class IterationBatch:
         fates = self.fates
         return {
             "reward": sum(score.reward for score in scores) / len(scores),
+            **{f"reward_{part}": sum(score.parts[part] for score in scores) / len(scores) for part in scores[0].parts},
             "correct": sum(score.correct for score in scores) / len(scores),
             "boxed": sum(score.answer is not None for score in scores) / len(scores),
             "truncated": sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
@@ -153,6 +155,8 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         pool.cache(judged.group.prompt.index for judged in stack[data.prompts_per_iteration :])
         batch.responses_total = data.responses_total
         batch.figures.update(pool.end_iteration())
+        counts = data.reward.figures()
+        batch.figures.update(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return batch
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:

@@ -1,7 +1,8 @@
 """Rewards: the boxed answer of a response, its equivalence to the reference, and processes that judge it safely."""
 
 from rence_lightning.rewards.base import Reward, Score
+from rence_lightning.rewards.combined import CombinedReward
 from rence_lightning.rewards.math_reward import MathReward, math_equivalent
 from rence_lightning.text import last_boxed
 
-__all__ = ["MathReward", "Reward", "Score", "last_boxed", "math_equivalent"]
+__all__ = ["CombinedReward", "MathReward", "Reward", "Score", "last_boxed", "math_equivalent"]

@@ -1,8 +1,8 @@
 """What a reward is: the class a configuration names, and the score of one response."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,13 @@ class Score:
         reward: What the objective sees.
         correct: Whether the final answer is right. Filters and metrics look at this, never at the shaped reward.
         answer: The final answer that was judged, or None when the response gave none.
+        parts: What a reward made of several sums up, by name.
     """
 
     reward: float
     correct: bool
     answer: str | None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Reward(ABC):
@@ -45,3 +47,7 @@ class Reward(ABC):
             answers: Pairs of `Score.answer`.
         """
         return [one.strip() == other.strip() for one, other in answers]
+
+    def figures(self) -> dict[str, float]:
+        """Counts since the last call, for the log; they are summed over ranks."""
+        return {}

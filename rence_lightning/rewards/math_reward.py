@@ -17,7 +17,9 @@ class MathReward(Reward):
         wrong: Reward of a boxed answer that is not.
         unboxed: Reward of a response without a box.
         workers: Grading processes. With many GPUs to a machine, each rank starts this number.
-        timeout: Wall-clock seconds for an answer; one that takes longer is wrong.
+        timeout: Wall-clock seconds for an answer; one that takes longer is wrong. An answer that makes sense takes
+            some hundredths; raise the limit where the processors are overloaded and `rollouts/grading_timeouts` shows
+            it.
 
     Raises:
         UserError: If a correct answer would not earn the most, or a limit is not positive.
@@ -29,12 +31,13 @@ class MathReward(Reward):
         wrong: float = 0.1,
         unboxed: float = 0.0,
         workers: int = 2,
-        timeout: float = 5.0,
+        timeout: float = 1.0,
     ) -> None:
         if not correct > max(wrong, unboxed):
             raise UserError(f"reward: correct={correct} must be greater than wrong={wrong} and unboxed={unboxed}")
         self.correct, self.wrong, self.unboxed = correct, wrong, unboxed
         self.pool = GraderPool(workers, timeout)
+        self._counted = (0, 0)
 
     def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
         """Score a batch; see `Reward.score`. Equal pairs of reference and answer are judged once.
@@ -52,6 +55,11 @@ class MathReward(Reward):
 
     def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
         return self.pool.judge(answers)
+
+    def figures(self) -> dict[str, float]:
+        now, before = (self.pool.timeouts, self.pool.crashes), self._counted
+        self._counted = now
+        return {"grading_timeouts": float(now[0] - before[0]), "grading_crashes": float(now[1] - before[1])}
 
     def _score(self, answer: str | None, right: bool) -> Score:
         if answer is None:
@@ -71,7 +79,7 @@ def math_equivalent(gold: str, prediction: str) -> bool:
     r"""Tell whether a final answer equals the reference, in bounded time and memory, from any thread.
 
     Both are LaTeX or plain text, with or without `$...$`, without `\boxed`. The rules are those of
-    `rence_lightning.rewards.equivalence`. No string makes this raise; what takes more than 5 s is wrong.
+    `rence_lightning.rewards.equivalence`. No string makes this raise; what takes more than 0.9 s is wrong.
 
     Raises:
         RuntimeError: If no grading worker can be started, which no answer can cause.
@@ -79,5 +87,5 @@ def math_equivalent(gold: str, prediction: str) -> bool:
     global _default_pool
     with _default_lock:
         if _default_pool is None:
-            _default_pool = GraderPool(workers=1)
+            _default_pool = GraderPool(workers=1, timeout=0.9)
     return _default_pool.judge([(gold, prediction)])[0]

@@ -50,7 +50,7 @@ class GraderPool:
         UserError: If a limit is not positive and finite.
     """
 
-    def __init__(self, workers: int = 2, timeout: float = 5.0, memory_bytes: int = 2 << 30) -> None:
+    def __init__(self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30) -> None:
         if workers < 1 or memory_bytes < 1 or not 0 < timeout < math.inf:
             limits = f"workers={workers}, timeout={timeout}, memory_bytes={memory_bytes}"
             raise UserError(f"reward: {limits}: all must be positive, and finite")
@@ -152,6 +152,7 @@ class GraderPool:
         finally:
             # After an interrupt a busy worker still holds a reply, which the next batch would take for its own.
             self._drop(self._busy())
+        self._staff(min(self.workers, len(pairs)))  # the next batch should not wait for a killed worker's successor
         return verdicts
 
     def _busy(self) -> list[WorkerProcess]:

@@ -104,8 +104,18 @@ def test_a_worker_near_its_memory_limit_is_replaced() -> None:
         size = int(Path(f"/proc/{pids(pool)[0]}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     with GraderPool(workers=1, memory_bytes=size * 3 // 2) as pool:
         assert pool.judge([("1/2", "0.5"), ("1/4", "0.25"), ("1/4", "0.5")]) == [True, True, False]
-        assert pids(pool) == []
         assert (pool.crashes, pool.timeouts) == (0, 0)
+        (successor,) = pids(pool)
+        assert pool.judge([("1/8", "0.125")]) == [True]
+        assert pids(pool) != [successor]
+
+
+def test_the_successor_of_a_killed_worker_starts_at_once() -> None:
+    with GraderPool(workers=1, timeout=0.3) as pool:
+        assert pool.judge([("3", TOWER)]) == [False]
+        (successor,) = pids(pool)
+        assert pool.judge([("1/2", "0.5")]) == [True]
+        assert pids(pool) == [successor]
 
 
 def test_one_hostile_answer_among_good_ones() -> None:

@@ -1,0 +1,110 @@
+"""`python -m benchmarks.grading.fuzz`: hostile answers through the grader: does it hang, crash, grow, or run code?"""
+
+import os
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from benchmarks.grading.__main__ import Pair, read_pairs
+from rence_lightning.rewards.workers import GraderPool
+
+BATCH = 500
+PIECES = [
+    *("1", "23", "7.5", "0", "-", "+", "*", "/", "^", "x", "y", "n", "e", "i", "=", "<", ">", ",", " ", "_", "!", "!!"),
+    *(r"\le ", r"\ge ", r"\ne ", r"\pm ", r"\times 10^{", r"\cdot ", r"\cup ", r"\infty", r"\pi", r"\in ", r"\circ"),
+    *("(", ")", "[", "]", "{", "}", r"\{", r"\}", r"\left(", r"\right)", r"\text{ or }", r"\text{ cm}", r"\text{"),
+    *(r"\frac{", r"\frac12", r"\sqrt{", r"\sqrt[3]{", r"\log ", r"\sin ", r"\sum_{i=1}^{100}", r"\int_0^1 ", r"\lim "),
+    *(r"\begin{pmatrix}", r"\end{pmatrix}", "&", "\\\\", r"\boxed{", "$", r"\$", "%", r"\%", "°", "√", "½", "é", "\0"),
+    *("9^{9^9}", "10^{10^{10}}", "100000!", "9" * 400, "{" * 60, r"\frac{1}{" * 20, "\ud835", "and", "or", "None"),
+]
+"""What answers are made of, and what breaks parsers."""
+
+CODE = (
+    "__import__('os').system('touch {file}')",
+    "exec(\"open('{file}','w')\")",
+    "().__class__.__base__.__subclasses__()[0]('{file}')",
+    r"\text{{__import__('pathlib').Path('{file}').touch()}}",
+    "lambda: open('{file}', 'w')",
+)
+"""Would make a file, were it ever evaluated."""
+
+
+def fuzz(answers: int = 100_000, workers: int = 2, timeout: float = 1.0, seed: int = 0) -> None:
+    """Judges random answers, made of hostile pieces or of labelled answers that are cut, doubled or mixed.
+
+    Args:
+        answers: How many.
+        workers: Grading processes.
+        timeout: Seconds for an answer.
+        seed: Of the answers.
+    """
+    rng = random.Random(seed)
+    pairs = list(read_pairs())
+    slowest = 0.0
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, GraderPool(workers, timeout) as pool:
+        trap = str(Path(folder) / "trap")
+        start, before = time.perf_counter(), 0.0
+        for done in range(0, answers, BATCH):
+            batch = [_pair(rng, pairs, trap) for _ in range(min(BATCH, answers - done))]
+            begun = time.perf_counter()
+            verdicts = pool.judge(batch)
+            times.append((time.perf_counter() - begun) / len(batch))
+            slowest = max(slowest, times[-1] * len(batch))
+            assert len(verdicts) == len(batch) and all(isinstance(verdict, bool) for verdict in verdicts)
+            assert not Path(trap).exists(), "an answer was evaluated as code"
+            before = before or _memory()
+            if (done + BATCH) % 10_000 == 0:
+                print(
+                    f"{done + BATCH:>7,} answers in {time.perf_counter() - start:,.0f} s, {pool.timeouts} over "
+                    f"{timeout:g} s, {pool.crashes} crashes, {_memory():.0f} MB",
+                    flush=True,
+                )
+        print(
+            f"{answers:,} answers: {1e3 * sum(times) / len(times):.1f} ms each on {workers} workers, the slowest "
+            f"{BATCH} took {slowest:.1f} s, {pool.timeouts} timeouts, {pool.crashes} crashed workers, memory of this "
+            f"process {before:.0f} -> {_memory():.0f} MB, no code was run"
+        )
+
+
+def _pair(rng: random.Random, pairs: list[Pair], trap: str) -> tuple[str, str]:
+    gold = rng.choice(pairs).gold
+    kind = rng.random()
+    if kind < 0.5:
+        return gold, "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 16)))
+    if kind < 0.55:
+        return gold, rng.choice(CODE).format(file=trap) + rng.choice(PIECES)
+    answer = rng.choice(pairs).prediction
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(answer) + 1)
+        change = rng.random()
+        if change < 0.4:
+            answer = answer[:at] + rng.choice(PIECES) + answer[at:]
+        elif change < 0.7:
+            answer = answer[:at] + answer[min(len(answer), at + rng.randrange(1, 4)) :]
+        else:
+            answer = answer[:at] + answer[rng.randrange(len(answer) + 1) :]
+    return gold, answer
+
+
+def _memory() -> float:
+    """Megabytes of this process now, or the most it ever had where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    parser = ArgumentParser(description=fuzz.__doc__)
+    parser.add_function_arguments(fuzz)
+    fuzz(**parser.parse_args().as_dict())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Several rewards in one: the sum is the sum, correctness is the first's, and the parts are logged."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from arithmetic_run import fresh_start, make_data, make_module, make_trainer
+
+from rence_lightning.errors import UserError
+from rence_lightning.rewards import CombinedReward, MathReward, Reward, Score
+
+
+class Brevity(Reward):
+    """1 for nothing, falling to 0 at 100 characters."""
+
+    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        return [Score(max(0.0, 1 - len(response) / 100), True, None) for response in responses]
+
+    def figures(self) -> dict[str, float]:
+        return {"brief": 1.0}
+
+
+def combined() -> CombinedReward:
+    return CombinedReward({"math": MathReward(workers=1), "brevity": Brevity()}, {"math": 1.0, "brevity": 0.2})
+
+
+def test_the_weighted_sum() -> None:
+    responses = [r"\boxed{3}", r"\boxed{4}" + " " * 41, "no box"]
+    scores = combined().score(["3"] * 3, responses)
+    assert [score.reward for score in scores] == pytest.approx([1 + 0.2 * 0.91, 0.1 + 0.2 * 0.5, 0.2 * 0.94])
+    assert [score.correct for score in scores] == [True, False, False], "brevity alone calls all of them correct"
+    assert [score.answer for score in scores] == ["3", "4", None]
+    assert scores[0].parts == {"math": 1.0, "brevity": pytest.approx(0.91)}
+    assert combined().same([("1/2", "0.5"), ("1", "2")]) == [True, False]
+
+
+def test_weights_must_be_those_of_the_rewards() -> None:
+    with pytest.raises(UserError, match="rewards are math and weights none; give at least one reward"):
+        CombinedReward({"math": MathReward()}, {})
+    with pytest.raises(UserError, match="rewards are none"):
+        CombinedReward({}, {})
+
+
+def test_a_run_logs_the_parts(tmp_path: Path) -> None:
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", max_iterations=1)
+    trainer.fit(make_module(), make_data(reward=combined()))
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    whole = figures["rollouts/reward_math"] + 0.2 * figures["rollouts/reward_brevity"]
+    assert figures["rollouts/reward"] == pytest.approx(whole)
+    assert (figures["rollouts/brief"], figures["rollouts/grading_timeouts"]) == (1.0, 0.0)
+    row = json.loads((tmp_path / "run" / "rollouts" / "iteration-0001.jsonl").read_text().splitlines()[0])
+    assert all(response["parts"].keys() == {"math", "brevity"} for response in row["responses"])
