@@ -18,6 +18,7 @@ What counts as equal is math-verify's policy, with the reference answer first, b
 
 import re
 from decimal import Decimal
+from typing import Any
 
 from rence_lightning.rewards.notation import one_notation
 from rence_lightning.rewards.structure import same_structure
@@ -36,6 +37,12 @@ _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
 _SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _FREE_SPACE = re.compile(r"(?<![0-9A-Za-z\\]) |(?<!\\) (?![0-9A-Za-z])")
 _INTEGER = re.compile(r"([+-]?)([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)")
+_FAMILY = re.compile(r"(?:,|\\quad|\\text\{ (?:for|where) [^{}]*\})?\s?[a-z] ?\\in ?\\mathbb\{?Z\}?$")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
+_AS_GOOD_AS_EQUAL = 1e-20
+_NAMED = re.compile(r"^[A-Za-z]\s?=\s?")
+_CHOICE = re.compile(r"\(?[A-J]\)?")
+_CHOSEN = re.compile(r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])\)[\s.:}]+\S")
 _DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">", ",")
 _ARTICLE = re.compile(r"(?:an?|the) ")
 _WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
@@ -61,7 +68,7 @@ def quick_verdict(gold: str, prediction: str) -> bool | None:
         return False
     if _is_word(left) and _is_word(right):
         left, right = (_ARTICLE.sub("", answer.casefold(), count=1) for answer in (left, right))
-        return left.replace(" ", "") == right.replace(" ", "")
+        return left.replace(" ", "").removesuffix("s") == right.replace(" ", "").removesuffix("s")
     return None
 
 
@@ -77,12 +84,27 @@ def equivalent(gold: str, prediction: str) -> bool:
     quick = quick_verdict(left, right)
     if quick is not None:
         return quick
+    if (one := _FAMILY.search(left)) and (other := _FAMILY.search(right)):  # `, k \in \mathbb{Z}` on both
+        left, right = left[: one.start()], right[: other.start()]
+    if r"\pm" in left + right:  # the variable of two solutions
+        left, right = (_NAMED.sub("", answer) for answer in (left, right))
+    if _CHOICE.fullmatch(left) and (chosen := _CHOSEN.match(right)):  # `(C) 12` names the choice and what it says
+        return left.strip("()") == chosen[1]
     if right.endswith(_DANGLING):
         return False
-    verdict = within_tolerance(left, right, _value)
+    verdict = within_tolerance(_trimmed(gold), right, _value)
     if verdict is None:
+        left, right = _both_signs(left), _both_signs(right)
         verdict = same_structure(left, right, _leaf)
     return _math_verify(left, right) if verdict is None else verdict
+
+
+def _both_signs(answer: str) -> str:
+    r"""`1 \pm x` as the two values that it stands for."""
+    if answer.count(r"\pm") != 1 or "," in answer:
+        return answer
+    before, after = answer.split(r"\pm")
+    return f"{before}+{after}, {before}-{after}"
 
 
 def _leaf(gold: str, prediction: str) -> bool:
@@ -93,14 +115,34 @@ def _leaf(gold: str, prediction: str) -> bool:
 
 def _value(expression: str) -> Decimal | None:
     """The real number that an expression is, or the right-hand side of an equation."""
+    number = _constant(expression)
+    try:
+        return Decimal(str(number)) if number is not None else None
+    except ArithmeticError:  # it is complex
+        return None
+
+
+def _constant(expression: str) -> Any:
+    """The number, perhaps complex, that an expression is to 30 digits; None where it is none."""
+    import sympy
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     try:
         parsed = parse("\\boxed{" + expression + "}", targets, parsing_timeout=None)[0]
-        return Decimal(str(getattr(parsed, "rhs", parsed).evalf(20)))
-    except Exception:  # not an expression, not a number, or not to be computed
+        value = getattr(parsed, "rhs", parsed)
+        number = value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}).evalf(30)
+    except Exception:  # not an expression, or not to be computed
         return None
+    return number if isinstance(number, sympy.Expr) and number.is_number and number.is_finite else None
+
+
+def _same_constant(gold: str, prediction: str) -> bool:
+    """Whether both are numbers, and the same to 20 digits: for complex ones, which math-verify compares as symbols."""
+    left, right = _constant(gold), _constant(prediction)
+    if left is None or right is None:
+        return False
+    return bool(abs(left - right) <= abs(left) * _AS_GOOD_AS_EQUAL)
 
 
 def _math_verify(gold: str, prediction: str) -> bool:
@@ -111,7 +153,9 @@ def _math_verify(gold: str, prediction: str) -> bool:
         left, right = (
             parse("\\boxed{" + _trimmed(answer) + "}", targets, parsing_timeout=None) for answer in (gold, prediction)
         )
-        return bool(verify(left, right, timeout_seconds=None))
+        return bool(verify(left, right, timeout_seconds=None)) or (
+            _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
+        )
     except Exception:  # a recursion limit, exhausted memory, a parser's bug: whatever it is, it is not the answer
         return False
 

@@ -5,6 +5,11 @@ r"""One notation for what answers write in many: rewritten before they are compa
 | `−5`, `2√3`, `3π`, `x ≤ 1`, `60°` | `-5`, `2\sqrt{3}`, `3\pi`, `x \le 1`, `60` |
 | `60^\circ`, `60 degrees` | `60` |
 | `12\,345`, `1{,}000` | `12345`, `1,000` |
+| `12.5 \text{ percent}`, `\langle 1,2 \rangle`, `\log_e 2`, `2\mathrm{i}` | `12.5\%`, `(1,2)`, `\ln 2`, `2i` |
+| `0.1\overline{6}`, `all real numbers`, `six` | `\frac{15}{90}`, `(-\infty,\infty)`, `6` |
+| `\{x : x > 2\}`, `3^\text{rd}` | `x > 2`, `3` |
+| `\begin{pmatrix} 1 \\ 2 \end{pmatrix}` | `(1,2)` |
+| `\mathbf{5}`, `(1)/(2)`, `3 sqrt(2)` | `5`, `\frac{1}{2}`, `3 \sqrt{2}` |
 | `5.3e-9` | `5.3 \times 10^{-9}` |
 | `-1./3` | `-1/3` |
 | `\boxed{5}`, `The answer is 5` | `5` |
@@ -38,16 +43,47 @@ _REWRITES = [
         (r"\^\s?(?:\\circ|\{\\circ\})|\\degree(?![A-Za-z])", ""),
         (r"(?<=\d)\s?(?:\\text\{\s?degrees?\}|degrees?)$", ""),
         (r"(?<=\d)\s?(?:\\text\{\s?dollars?\}|dollars?)$", ""),
+        (r"(?<=[\d}])\s?(?:\\(?:text|mathrm)\{\s?(?:percent|\\?%)\}|percent)$", r"\\%"),
+        (r"^\\displaystyle(?![A-Za-z])\s?", ""),
+        (r"\\(?:math(?:bf|it|sf)|boldsymbol|bm)\{([^{}]*)\}", r"\1"),
+        (r"\\mathrm\{([A-Za-z]|[\d.,]+)\}", r"\1"),
+        (r"(?<![A-Za-z\\])sqrt\s?\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\d)}])\(([^()]*)\)/\(([^()]*)\)", r"\\frac{\1}{\2}"),
+        (r"\\text\{\s?([:;,])\s?\}", r"\1"),
+        (r"(?<=\d)\s?(?:\^\s?\{?)?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?$|(?<=\d)(?:st|nd|rd|th)$", ""),
+        (r"(?<![\d.,}])1\s?i$", "i"),
+        (r"\\log_\{?e\}?(?![A-Za-z0-9])", r"\\ln"),
+        (r"\\left\s?\\langle|\\langle(?![A-Za-z])", "("),
+        (r"\\right\s?\\rangle|\\rangle(?![A-Za-z])", ")"),
         (r"(?<=\d)(?:\\,|\{,\}|\\ )(?=\d{3}(?!\d))", ""),
+        (r"(?<=\d)\\[,;:!]\s?(?=[A-Za-z]$)", ""),
         (r"(?<=\d)\.(?=[/}]|$)", ""),
         (r"\\varnothing|\\\{\s?\\\}", r"\\emptyset"),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])", r"\\ge "),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])", r"\\le "),
+        (r"\\neq?(?![A-Za-z])\s?", r"\\ne "),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
     )
 ]
-_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d+)")
+_SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,8})(?![\w.^])")
+_REPEATING = re.compile(r"(\d{1,20})\.(\d{0,20})\\(?:overline|bar|dot)\{?(\d{1,20})\}?")
+_ALL_REALS = re.compile(
+    r"\\mathbb\{?R\}?|[A-Za-z]\s?\\in\s?\\mathbb\{?R\}?|(?:\\text\{)?\s?all real(?: number)?s(?: [a-z])?\s?\}?",
+    re.IGNORECASE,
+)
+_NUMBER_WORDS = dict(
+    zip(
+        (
+            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+            *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+        ),
+        map(str, range(21)),
+        strict=True,
+    )
+)
+_SET_BUILDER = re.compile(r"\\\{\s?[A-Za-z](?:\s?\\in\s?\\mathbb\{?R\}?)?\s?(?::|\\mid|\\colon|\\vert|\|)([^|]+)\\\}")
+_COLUMN = re.compile(r"\\begin\{([pb]?matrix)\}([^&]*)\\end\{\1\}")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _PREAMBLE = re.compile(r"(?:the )?(?:final )?answer(?: is|:)\s*", re.IGNORECASE)
 
@@ -61,6 +97,29 @@ def one_notation(answer: str) -> str:
         answer = boxed[1]
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer)
-    if scientific := _SCIENTIFIC.fullmatch(answer):
-        answer = rf"{scientific[1]} \times 10^{{{int(scientific[2]) if len(scientific[2]) < 9 else scientific[2]}}}"
+    answer = _REPEATING.sub(_fraction, answer)
+    answer = _COLUMN.sub(_tuple, answer)
+    if described := _SET_BUILDER.fullmatch(answer):
+        answer = described[1].strip()
+    if _ALL_REALS.fullmatch(answer):
+        return r"(-\infty,\infty)"
+    answer = _NUMBER_WORDS.get(answer.removeprefix(r"\text{").removesuffix("}").strip().lower(), answer)
+    answer = _SCIENTIFIC.sub(_power_of_ten, answer)
     return answer.strip()
+
+
+def _fraction(repeating: re.Match[str]) -> str:
+    """The value of a repeating decimal."""
+    whole, once, again = repeating.groups()
+    denominator = (10 ** len(again) - 1) * 10 ** len(once)
+    numerator = int(whole + once + again) - int(whole + once)
+    return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+
+def _tuple(column: re.Match[str]) -> str:
+    entries = [entry.strip() for entry in column[2].split(r"\\")]
+    return f"({','.join(entries)})" if len(entries) > 1 else column[0]
+
+
+def _power_of_ten(scientific: re.Match[str]) -> str:
+    return rf"{scientific[1]} \times 10^{{{int(scientific[2])}}}"

@@ -5,7 +5,8 @@ Each rule says whether two answers are the same, or None when they are not of it
 | reference | also right | wrong |
 | --- | --- | --- |
 | `[2,5)` | `2 \le x < 5` | `(2,5]`, `2 < x < 5` |
-| `(-\infty,-1)\cup(1,\infty)` | `x<-1 \text{ or } x>1` | `(-\infty,-1)` |
+| `(-\infty,-1)\cup(1,\infty)` | `x<-1 \text{ or } x>1`, `|x| > 1` | `(-\infty,-1)` |
+| `(-\infty,2)\cup(2,\infty)` | `x \ne 2`, `\mathbb{R} \setminus \{2\}` | `x \ne 3` |
 | `5 \text{ cm}` | `5`, `5 \text{ centimeters}` | `5 \text{ m}` |
 | `5.3e-9` | `5.3 \times 10^{-9}`, `0.53 \cdot 10^{-8}` | `5.4e-9` |
 | `40_9` | `40_{9}` | `40_8`, `40` |
@@ -24,8 +25,11 @@ _OR = re.compile(r"\\cup(?![A-Za-z])|\\lor(?![A-Za-z])|\\text\{\s?or\s?\}|(?<![A
 _INTERVAL = re.compile(r"([\[(])(.+)([\])])")
 _MEMBER = re.compile(r"[A-Za-z]\s?\\in(?![A-Za-z])")
 _RELATION = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
+_ALL_BUT = re.compile(r"[A-Za-z]\s?\\ne\s(.+)|\\mathbb\{?R\}?\s?\\(?:setminus|backslash)\s?\\\{(.+)\\\}")
+_ABSOLUTE = re.compile(r"(?:\||\\lvert\s?)[A-Za-z](?:\||\\rvert)\s?(<|>|\\le\s|\\ge\s)(.+)")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda)")
 _ASSIGNMENT = re.compile(r"\(?([A-Za-z](?:_\{?\w+\}?)?)\)?=([^=]+)")
+_CHAIN = re.compile(r"[A-Za-z](?:=[A-Za-z])+=[^=A-Za-z][^=]*")
 _AND = re.compile(r"\\text\{\s?and\s?\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\quad(?![A-Za-z])|;")
 _DECIMAL = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+))(?:\s?\\(?:times|cdot)\s?10\s?\^\s?(?:\{\s?)?([+-]?\d{1,4})(?:\s?\})?)?"
@@ -139,7 +143,8 @@ def _same_region(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 def _surely(answer: str) -> bool:
     bare = _SIZE.sub("", answer)
-    return bool(_RELATION.search(bare) or _OR.search(bare) or "infty" in bare or bare.count("[") != bare.count("]"))
+    relation = _RELATION.search(bare) or _ALL_BUT.fullmatch(bare.strip()) or _OR.search(bare)
+    return bool(relation or "infty" in bare or bare.count("[") != bare.count("]"))
 
 
 def _same_interval(one: Interval, other: Interval, leaf: Leaf) -> bool:
@@ -150,8 +155,29 @@ def _same_interval(one: Interval, other: Interval, leaf: Leaf) -> bool:
 def _region(answer: str) -> list[Interval] | None:
     """The intervals of a union, or of inequalities joined by `or`."""
     answer = _MEMBER.sub("", _SIZE.sub("", answer)).strip()
-    intervals = [_interval(part.strip()) or _inequality(part.strip()) for part in _OR.split(answer)]
-    return None if any(interval is None for interval in intervals) else [each for each in intervals if each]
+    parts = [_intervals(part.strip()) for part in _OR.split(answer)]
+    return None if any(part is None for part in parts) else [each for part in parts for each in part or []]
+
+
+def _intervals(text: str) -> list[Interval] | None:
+    """What one part of a region is: an interval, an inequality, all but a number, or a bound of an absolute value."""
+    single = _interval(text) or _inequality(text)
+    if single is not None:
+        return [single]
+    if hole := _ALL_BUT.fullmatch(text):
+        point = (hole[1] or hole[2]).strip()
+        return None if split_parts(point) != [point] else _outside(point, point, closed=False)
+    if absolute := _ABSOLUTE.fullmatch(text):
+        bound, closed = absolute[2].strip(), "e" in absolute[1]
+        negative = f"-{bound}" if bound.isalnum() else f"-({bound})"
+        if absolute[1].strip() in ("<", r"\le"):
+            return [Interval(negative, bound, closed, closed)]
+        return _outside(negative, bound, closed)
+    return None
+
+
+def _outside(low: str, high: str, closed: bool) -> list[Interval]:
+    return [Interval(r"-\infty", low, False, closed), Interval(high, r"\infty", closed, False)]
 
 
 def _interval(text: str) -> Interval | None:
@@ -211,6 +237,9 @@ def _same_assignments(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 def _assignments(answer: str) -> dict[str, str] | None:
     """The values of two or more different names, in their order."""
     parts = split_parts(_AND.sub(",", _SIZE.sub("", answer)))
+    if len(parts) == 1 and _CHAIN.fullmatch(parts[0].replace(" ", "")):  # `x=y=1`
+        *names, value = parts[0].replace(" ", "").split("=")
+        return dict.fromkeys(names, value)
     found = [_ASSIGNMENT.fullmatch(part.replace(" ", "")) for part in parts]
     if len(found) < 2 or any(match is None for match in found):
         return None
