@@ -21,8 +21,8 @@ from rence_lightning.prompts.problems import Problem
 
 NGRAM = 8
 SHARE = 0.6
-"""On DAPO-Math-17k and MATH against the paper's benchmarks, this share finds every overlap that a labelling by 8-grams
-of plain words had found, and 28 more, of which reading them all found one to be another problem."""
+"""On DAPO-Math-17k against the paper's benchmarks, this share finds all 131 overlaps that a labelling by 8-grams of
+plain words had found, and 30 more, nearly all of them the same problem asked for another form of its answer."""
 
 _WORD = re.compile(r"[^\W\d_]{3,}|[^\W\d_]|\d+")
 _TYPESETTING = re.compile(
