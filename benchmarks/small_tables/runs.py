@@ -59,6 +59,7 @@ class Job:
             f"--evaluation.benchmarks={json.dumps({'arithmetic': problems})}",
             *(f"--seed_everything={self.seed}", f"--trainer.run_dir={folder / 'run'}"),
             *("--checkpoint.every=0", "--rollout_log.every=0", "--export.enabled=false", "--progress.bars=false"),
+            "--report.enabled=false",
         ]
 
 
