@@ -42,6 +42,7 @@ _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _AS_GOOD_AS_EQUAL = 1e-20
 _NAMED = re.compile(r"^[A-Za-z]\s?=\s?")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
+_CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
 _CHOSEN = re.compile(r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])\)[\s.:}]+\S")
 _DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">", ",")
 _ARTICLE = re.compile(r"(?:an?|the) ")
@@ -88,8 +89,8 @@ def equivalent(gold: str, prediction: str) -> bool:
         left, right = left[: one.start()], right[: other.start()]
     if r"\pm" in left + right:  # the variable of two solutions
         left, right = (_NAMED.sub("", answer) for answer in (left, right))
-    if _CHOICE.fullmatch(left) and (chosen := _CHOSEN.match(right)):  # `(C) 12` names the choice and what it says
-        return left.strip("()") == chosen[1]
+    if _CHOICE.fullmatch(left) and _CHOSEN.match(right):  # `(C) 12` names the choice and what it says
+        return [left.strip("()")] == _CHOICES.findall(right)
     if right.endswith(_DANGLING):
         return False
     verdict = within_tolerance(_trimmed(gold), right, _value)

@@ -16,7 +16,7 @@ Each rule says whether two answers are the same, or None when they are not of it
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 Leaf = Callable[[str, str], bool]
 
@@ -82,11 +82,21 @@ def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 
 def _same_decimal(gold: str, prediction: str, leaf: Leaf) -> bool | None:
-    """Decimals and powers of ten, to six digits. math-verify rounds to six *places*: 2e-19 would be 3e-19."""
+    """Decimals and powers of ten: one must round to the other, and six digits agree.
+
+    math-verify rounds to six *places*: 2e-19 would be 3e-19.
+    """
     left, right = decimal_of(gold), decimal_of(prediction)
     if left is None or right is None:
         return None
-    return abs(left - right) <= abs(left) * Decimal("1e-6")
+    if abs(left - right) > abs(left) * Decimal("1e-6"):
+        return False
+    # 0.1234567 and 0.1234568 are as near, but no rounding makes one of the other.
+    places = Decimal(1).scaleb(max(int(left.as_tuple().exponent), int(right.as_tuple().exponent)))
+    try:
+        return left.quantize(places) == right.quantize(places)
+    except InvalidOperation:  # more digits than decimal arithmetic keeps
+        return left == right
 
 
 def decimal_of(answer: str) -> Decimal | None:
