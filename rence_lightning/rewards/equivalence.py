@@ -126,11 +126,9 @@ def _value(expression: str) -> Decimal | None:
 def _constant(expression: str) -> Any:
     """The number, perhaps complex, that an expression is to 30 digits; None where it is none."""
     import sympy
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     try:
-        parsed = parse("\\boxed{" + expression + "}", targets, parsing_timeout=None)[0]
+        parsed = _parsed(expression)[0]
         value = getattr(parsed, "rhs", parsed)
         number = value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}).evalf(30)
     except Exception:  # not an expression, or not to be computed
@@ -146,17 +144,21 @@ def _same_constant(gold: str, prediction: str) -> bool:
     return bool(abs(left - right) <= abs(left) * _AS_GOOD_AS_EQUAL)
 
 
-def _math_verify(gold: str, prediction: str) -> bool:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+def _parsed(answer: str) -> Any:
+    """What math-verify makes of an answer: a list of readings, the best first."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    return parse("\\boxed{" + answer + "}", targets, parsing_timeout=None)
+
+
+def _math_verify(gold: str, prediction: str) -> bool:
+    from math_verify import verify
+
     try:
-        left, right = (
-            parse("\\boxed{" + _trimmed(answer) + "}", targets, parsing_timeout=None) for answer in (gold, prediction)
-        )
-        return bool(verify(left, right, timeout_seconds=None)) or (
-            _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
-        )
+        if verify(_parsed(_trimmed(gold)), _parsed(_trimmed(prediction)), timeout_seconds=None):
+            return True
+        return _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
     except Exception:  # a recursion limit, exhausted memory, a parser's bug: whatever it is, it is not the answer
         return False
 
