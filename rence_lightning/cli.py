@@ -5,11 +5,12 @@ import re
 import signal
 import sys
 import traceback
+from argparse import RawDescriptionHelpFormatter
 from typing import Any, NoReturn, cast
 
 import torch
 import torch.distributed as dist
-from jsonargparse import set_parsing_settings
+from jsonargparse import DefaultHelpFormatter, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
@@ -56,11 +57,16 @@ DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or ev
 Several --config files are laid over one another; --key.sub=value overrides both."""
 
 
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """jsonargparse's, with the commands of the description on lines of their own."""
+
+
 class Parser(LightningArgumentParser):
     """Interpolation follows overrides, no abbreviated options, errors of one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
+        defaults = {"parser_mode": "omegaconf+", "allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(*args, **{**defaults, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.match(r"(?:.*[Oo]ption '|unrecognized arguments: --)([\w.]+)", message)
@@ -214,6 +220,6 @@ def fit_or_validate(args: list[str] | None) -> None:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,
-        parser_kwargs={"description": DESCRIPTION},
+        parser_kwargs={"description": DESCRIPTION, "prog": "python -m rence_lightning"},
         args=args,
     )
