@@ -5,10 +5,10 @@ from typing import Any
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import UserError
-from rence_lightning.groups import Group
-from rence_lightning.module import PolicyModule
-from rence_lightning.trainer import Trainer
-from rence_lightning.trust_region import adapt_kl_coef
+from rence_lightning.objectives.trust_region import adapt_kl_coef
+from rence_lightning.sampling.groups import Group
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 
 class AdaptiveKL(Callback):

@@ -8,10 +8,10 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback as LightningCallback
 
-from rence_lightning.datamodule import IterationBatch
-from rence_lightning.groups import Group
-from rence_lightning.module import PolicyModule
-from rence_lightning.trainer import Trainer
+from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.groups import Group
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 
 class Callback(LightningCallback):

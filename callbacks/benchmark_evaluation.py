@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rence_lightning.callbacks.base import Callback
+from rence_lightning.distributed import gather, rank_and_world
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import (
     BenchmarkMetrics,
@@ -21,14 +22,13 @@ from rence_lightning.evaluation import (
     load_benchmark,
     macro_average,
 )
-from rence_lightning.groups import Group
-from rence_lightning.module import PolicyModule
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
-from rence_lightning.ranks import gather, rank_and_world
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Sampling
-from rence_lightning.trainer import Trainer
+from rence_lightning.sampling.groups import Group
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 
 class BenchmarkEvaluation(Callback):

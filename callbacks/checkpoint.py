@@ -6,10 +6,10 @@ from typing import Any
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import EngineError, StarvationError, UserError
-from rence_lightning.module import PolicyModule
-from rence_lightning.run_directory import CHECKPOINTS
-from rence_lightning.stop import Stopped
-from rence_lightning.trainer import Trainer
+from rence_lightning.run.directory import CHECKPOINTS
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.stop import Stopped
+from rence_lightning.training.trainer import Trainer
 
 
 class Checkpoint(Callback):

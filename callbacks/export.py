@@ -6,10 +6,10 @@ from typing import cast
 from lightning.fabric.wrappers import _FabricModule
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.module import PolicyModule
 from rence_lightning.policy import Policy, export_policy
-from rence_lightning.strategy import full_state_dict, is_sharded
-from rence_lightning.trainer import Trainer
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.strategy import full_state_dict, is_sharded
+from rence_lightning.training.trainer import Trainer
 
 
 class ExportPolicy(Callback):

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.datamodule import IterationBatch
+from rence_lightning.distributed import max_over_ranks, sum_over_ranks
 from rence_lightning.errors import EngineMismatchError, UserError
-from rence_lightning.groups import engine_log_probs
-from rence_lightning.micro_batches import share_of_update
-from rence_lightning.module import PolicyModule
-from rence_lightning.ranks import max_over_ranks, sum_over_ranks
-from rence_lightning.trainer import Trainer
-from rence_lightning.trust_region import kl_estimate
+from rence_lightning.objectives.trust_region import kl_estimate
+from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.groups import engine_log_probs
+from rence_lightning.training.micro_batches import share_of_update
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 
 class OldPolicySnapshot(Callback):

@@ -3,9 +3,9 @@
 from rich.console import Console
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.module import PolicyModule
 from rence_lightning.report import write_report
-from rence_lightning.trainer import Trainer
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 
 class Report(Callback):

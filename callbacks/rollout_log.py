@@ -3,10 +3,10 @@
 import json
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.datamodule import IterationBatch, JudgedGroup
 from rence_lightning.errors import UserError
-from rence_lightning.module import PolicyModule
-from rence_lightning.trainer import Trainer
+from rence_lightning.sampling.datamodule import IterationBatch, JudgedGroup
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 
 class RolloutLog(Callback):

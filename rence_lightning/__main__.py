@@ -1,4 +1,4 @@
-from rence_lightning.cli import main
+from rence_lightning.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -15,13 +15,14 @@ from rence_lightning.callbacks import (
     Progress,
     RolloutLog,
 )
-from rence_lightning.datamodule import RolloutDataModule
-from rence_lightning.module import PolicyModule
 from rence_lightning.objectives import MultiLabelNCE
-from rence_lightning.prompts import ArithmeticProblems, PositiveRatioFilter, PromptTemplate
+from rence_lightning.prompts import ArithmeticProblems, PromptTemplate
 from rence_lightning.rewards import MathReward
 from rence_lightning.rollouts import Sampling
-from rence_lightning.trainer import Trainer
+from rence_lightning.sampling import PositiveRatioFilter
+from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
 
 POLICY = "embedded:arithmetic"
 SAMPLING = Sampling(max_response_tokens=64)
@@ -77,3 +78,24 @@ def finishing_callbacks(keep_last: int = 1) -> list[Any]:
 
 def fresh_start(seed: int = 0) -> None:
     seed_everything(seed, verbose=False)
+
+
+def state_of(run_dir: Path) -> tuple[Any, Any]:
+    last = run_dir / "checkpoints" / "last"
+    return torch.load(last / "state", weights_only=True), torch.load(last / "rng-0", weights_only=True)
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}/{index}")
+    elif not where.endswith("tokens_per_second"):
+        assert one == other, f"{where}: {one} != {other}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rence_lightning.cli import main
+from rence_lightning.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"

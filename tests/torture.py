@@ -166,7 +166,7 @@ def main() -> None:
     if chosen.processes > 1:
         options += [
             f"--trainer.devices={chosen.processes}",
-            "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy",
+            "--trainer.strategy=rence_lightning.training.FullyShardStrategy",
         ]
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"

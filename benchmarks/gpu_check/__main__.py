@@ -79,7 +79,10 @@ class Check:
         _run(
             *("rence_lightning", "fit", "--config=conf/arithmetic.yaml", f"--trainer.run_dir={run_dir.absolute()}"),
             f"--trainer.accelerator={'cpu' if self.device.type == 'cpu' else 'gpu'}",
-            *(f"--trainer.devices={self.count}", "--trainer.strategy=rence_lightning.strategy.FullyShardStrategy"),
+            *(
+                f"--trainer.devices={self.count}",
+                "--trainer.strategy=rence_lightning.training.FullyShardStrategy",
+            ),
             *("--trainer.precision=bf16-mixed", "--model.gradient_checkpointing=true", *options),
         )
         seconds = time.perf_counter() - start

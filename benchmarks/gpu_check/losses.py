@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rence_lightning.groups import Group
-from rence_lightning.micro_batches import share_of_update
-from rence_lightning.module import PolicyModule
 from rence_lightning.prompts import Problem, Prompt
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
+from rence_lightning.sampling.groups import Group
+from rence_lightning.training.micro_batches import share_of_update
+from rence_lightning.training.module import PolicyModule
 
 BUDGET = 2048
 """Tokens a pass: several groups, so several passes."""

@@ -17,16 +17,17 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.gpu_check.flops import model_flops, peak_flops
 from rence_lightning.callbacks import Callback, OldPolicySnapshot
-from rence_lightning.datamodule import RolloutDataModule
-from rence_lightning.module import PolicyModule
+from rence_lightning.distributed import max_over_ranks
 from rence_lightning.policy import Policy
 from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
-from rence_lightning.prompts import NoFilter, Problem, ProblemSource, PromptTemplate
-from rence_lightning.ranks import max_over_ranks
+from rence_lightning.prompts import Problem, ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling
-from rence_lightning.strategy import FullyShardStrategy
-from rence_lightning.trainer import Trainer
+from rence_lightning.sampling import NoFilter
+from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.strategy import FullyShardStrategy
+from rence_lightning.training.trainer import Trainer
 
 GROUP_SIZE = 8
 Shape = Literal["tiny", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b"]

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from rence_lightning.rewards.equivalence import equivalent, quick_verdict
+from rence_lightning.rewards.grading.equivalence import equivalent, quick_verdict
 
 LABELLED = Path(__file__).parent / "labelled.txt"
 

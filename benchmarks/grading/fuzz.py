@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from benchmarks.grading.__main__ import Pair, read_pairs
-from rence_lightning.rewards.workers import GraderPool
+from rence_lightning.rewards.grading.pool import GraderPool
 
 BATCH = 500
 PIECES = [

@@ -124,7 +124,7 @@ class GRPO(PolicyGradient):
 class DAPO(PolicyGradient):
     """DAPO (Yu et al. 2025): asymmetric clipping, token-level mean, overlong penalty.
 
-    Its fourth part, dynamic sampling, is `rence_lightning.prompts.ZeroVarianceFilter`. Filters judge correctness, so
+    Its fourth part, dynamic sampling, is `rence_lightning.sampling.ZeroVarianceFilter`. Filters judge correctness, so
     the overlong penalty enters here, where it cannot make a group look informative.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
 from rence_lightning.rewards.base import Reward, Score
-from rence_lightning.rewards.workers import GraderPool
+from rence_lightning.rewards.grading.pool import GraderPool
 from rence_lightning.text import last_boxed
 
 
@@ -79,7 +79,7 @@ def math_equivalent(gold: str, prediction: str) -> bool:
     r"""Tell whether a final answer equals the reference, in bounded time and memory, from any thread.
 
     Both are LaTeX or plain text, with or without `$...$`, without `\boxed`. The rules are those of
-    `rence_lightning.rewards.equivalence`. No string makes this raise; what takes more than 0.9 s is wrong.
+    `rence_lightning.rewards.grading.equivalence`. No string makes this raise; what takes more than 0.9 s is wrong.
 
     Raises:
         RuntimeError: If no grading worker can be started, which no answer can cause.

@@ -12,7 +12,7 @@ import pytest
 from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer, small_evaluation
 
 from rence_lightning.callbacks import Report
-from rence_lightning.cli import main
+from rence_lightning.cli.main import main
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import read_evaluations
 from rence_lightning.report import write_report

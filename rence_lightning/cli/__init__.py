@@ -1,0 +1,1 @@
+"""The command line: `fit`, `validate` and the commands that need no configuration."""

@@ -1,0 +1,234 @@
+"""Judge answers in processes that can be killed.
+
+Computer algebra on model output has no bound of time or memory (`9^{9^{9^9}}`), an alarm signal works on the main
+thread only and cannot interrupt arithmetic on huge integers, and a thread cannot be stopped. So judgements run in small
+processes started by `exec`: they neither inherit torch's threads and locks (as `fork` would have it) nor import the
+parent's `__main__` again (as `spawn` would). For POSIX systems.
+"""
+
+import math
+import os
+import selectors
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rence_lightning.errors import UserError
+from rence_lightning.rewards.grading.equivalence import quick_verdict
+from rence_lightning.rewards.grading.process import WorkerProcess
+
+Pair = tuple[str, str]
+
+CACHE_SIZE = 20_000
+"""Verdicts kept, the least recently used dropped first: a few MB of ordinary answers."""
+
+START_ATTEMPTS = 3
+"""Workers in a row that may fail to start before the pool gives up."""
+
+
+class GraderPool:
+    """Worker processes that tell whether two answers are equal; usable from any thread, one batch at a time.
+
+    The pool starts its workers when the first answer needs one, and ends them at `close()`, at the end of a `with`
+    block or at the interpreter's exit. A closed pool starts anew when it is used again; a copied or unpickled one is
+    fresh. A process forked from this one gets workers of its own.
+
+    Args:
+        workers: Number of processes. A typical answer takes 2 to 60 ms in one.
+        timeout: Wall-clock seconds an answer may take. A worker that overruns is killed and replaced, and the
+            answer is wrong, for as long as its verdict is cached.
+        memory_bytes: Limit of a worker's address space, which is about 70 MB when idle.
+
+    Attributes:
+        timeouts: Answers judged wrong because they overran.
+        crashes: Answers judged wrong because their worker died.
+
+    Raises:
+        UserError: If a limit is not positive and finite.
+    """
+
+    def __init__(self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30) -> None:
+        if workers < 1 or memory_bytes < 1 or not 0 < timeout < math.inf:
+            limits = f"workers={workers}, timeout={timeout}, memory_bytes={memory_bytes}"
+            raise UserError(f"reward: {limits}: all must be positive, and finite")
+        self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
+        self.timeouts = 0
+        self.crashes = 0
+        self._cache: OrderedDict[Pair, bool] = OrderedDict()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Own no process, in the process that calls this."""
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._processes: list[WorkerProcess] = []
+        self._failed_starts = 0
+        # Refers to the list, not to the pool, which may thus be collected; also runs at exit.
+        self._finalizer = weakref.finalize(self, _end, self._processes, self._owner)
+
+    def _after_fork(self) -> None:
+        """In a forked child: let go of the parent's workers, whose pipes two readers would tear apart."""
+        if self._owner != os.getpid():
+            self._finalizer.detach()
+            for process in self._processes:
+                process.abandon()
+            self._reset()
+
+    def __reduce__(self) -> tuple[type["GraderPool"], tuple[int, float, int]]:
+        return GraderPool, (self.workers, self.timeout, self.memory_bytes)
+
+    def __enter__(self) -> "GraderPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers and wait until they are gone."""
+        self._after_fork()
+        with self._lock:
+            _end(self._processes, self._owner)
+
+    def judge(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Tell for each `(gold, prediction)` whether they are equal, in order.
+
+        Trivial pairs are decided here, repeated ones once, known ones from the cache, the others by the workers.
+
+        Raises:
+            RuntimeError: If no worker can be started at all (a broken installation, never a bad answer).
+        """
+        self._after_fork()
+        verdicts: dict[Pair, bool | None] = {pair: quick_verdict(*pair) for pair in dict.fromkeys(pairs)}
+        with self._lock:
+            hard = [pair for pair, verdict in verdicts.items() if verdict is None and not self._recall(pair, verdicts)]
+            for pair, verdict in zip(hard, self._run(hard), strict=True):
+                verdicts[pair] = verdict
+                if (
+                    verdict is not None
+                ):  # a crash may have come from outside: it is not held against the answer for good
+                    self._remember(pair, verdict)
+        return [bool(verdicts[pair]) for pair in pairs]
+
+    def judge_in_workers(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        """Judge in the workers alone, without shortcuts and cache; None where a worker died of an answer.
+
+        Raises:
+            RuntimeError: As `judge`.
+        """
+        self._after_fork()
+        with self._lock:
+            return self._run(pairs)
+
+    def _recall(self, pair: Pair, verdicts: dict[Pair, bool | None]) -> bool:
+        if pair not in self._cache:
+            return False
+        self._cache.move_to_end(pair)
+        verdicts[pair] = self._cache[pair]
+        return True
+
+    def _remember(self, pair: Pair, verdict: bool) -> None:
+        self._cache[pair] = verdict
+        if len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
+
+    def _run(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        """The event loop: keep every worker busy until all pairs have a verdict."""
+        verdicts: list[bool | None] = [None] * len(pairs)
+        waiting = deque(range(len(pairs)))
+        try:
+            while waiting or self._busy():
+                self._staff(len(waiting) + len(self._busy()))
+                for process in [p for p in self._processes if p.idle]:
+                    self._assign(process, waiting, pairs)
+                for process in self._readable():
+                    self._receive(process, verdicts)
+                for process in [p for p in self._processes if p.deadline <= time.monotonic()]:
+                    self._expire(process, verdicts)
+        finally:
+            # After an interrupt a busy worker still holds a reply, which the next batch would take for its own.
+            self._drop(self._busy())
+        self._staff(min(self.workers, len(pairs)))  # the next batch should not wait for a killed worker's successor
+        return verdicts
+
+    def _busy(self) -> list[WorkerProcess]:
+        return [process for process in self._processes if process.task is not None]
+
+    def _staff(self, tasks: int) -> None:
+        for _ in range(min(self.workers, tasks) - len(self._processes)):
+            try:
+                self._processes.append(WorkerProcess(self.timeout, self.memory_bytes))
+            except OSError as error:
+                raise RuntimeError(f"a grading worker cannot start: {error}") from error
+
+    def _assign(self, process: WorkerProcess, waiting: deque[int], pairs: Sequence[Pair]) -> None:
+        if not waiting:
+            return
+        task = waiting.popleft()
+        if not process.send(task, pairs[task]):  # it died while idle: nobody's fault, another one takes the task
+            waiting.appendleft(task)
+            self._drop([process])
+
+    def _readable(self) -> list[WorkerProcess]:
+        """Wait for a reply, the end of a worker, or the next deadline."""
+        if not self._processes:
+            return []
+        with selectors.DefaultSelector() as selector:
+            for process in self._processes:
+                selector.register(process.stdout, selectors.EVENT_READ, process)
+            seconds = min(process.deadline for process in self._processes) - time.monotonic()
+            return [key.data for key, _ in selector.select(max(0.0, seconds))]
+
+    def _receive(self, process: WorkerProcess, verdicts: list[bool | None]) -> None:
+        try:
+            message = process.receive()
+        except EOFError:
+            if process.starting:
+                self._fail_start(process, "it ended")
+            elif process.task is not None:
+                self.crashes += 1
+            self._drop([process])
+            return
+        if message is None:
+            return
+        if process.starting:
+            process.starting = False
+            self._failed_starts = 0
+        elif process.task is not None:
+            verdicts[process.task] = bool(message["equal"])
+        process.rest()
+        if message.get("retire"):
+            self._drop([process])
+
+    def _expire(self, process: WorkerProcess, verdicts: list[bool | None]) -> None:
+        if process.starting:
+            self._fail_start(process, "it did not report in time")
+        elif process.task is not None:
+            self.timeouts += 1
+            verdicts[process.task] = False
+        self._drop([process])
+
+    def _fail_start(self, process: WorkerProcess, how: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= START_ATTEMPTS:
+            self._failed_starts = 0
+            process.kill()
+            cause = process.last_error() or "it printed no error"
+            self._drop(list(self._processes))
+            raise RuntimeError(f"a grading worker ({process.command}) cannot start: {how}: {cause}")
+
+    def _drop(self, processes: Iterable[WorkerProcess]) -> None:
+        for process in processes:
+            self._processes.remove(process)
+            process.close()
+
+
+def _end(processes: list[WorkerProcess], owner: int) -> None:
+    """Kill the workers, unless this is a forked child's exit, which must leave its parent's alone."""
+    if os.getpid() == owner:
+        while processes:
+            processes.pop().close()

@@ -1,0 +1,340 @@
+"""Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from rence_lightning.distributed import sum_over_ranks
+from rence_lightning.errors import StarvationError, UserError
+from rence_lightning.policy import Policy
+from rence_lightning.prompts import (
+    Cleaned,
+    Cleaning,
+    Problem,
+    ProblemSource,
+    Prompt,
+    PromptTemplate,
+    encode_prompts,
+    fingerprint,
+)
+from rence_lightning.rewards import MathReward, Reward
+from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
+from rence_lightning.sampling.curriculum import PositiveRatioFilter, PromptFilter, PromptPool, PromptSkipping, Verdict
+from rence_lightning.sampling.groups import Group, GroupSampler
+
+
+@dataclass
+class JudgedGroup:
+    """A group, and what became of it: a verdict, or `cached` when it passed but the batch was full."""
+
+    group: Group
+    fate: str
+
+
+@dataclass
+class IterationBatch:
+    """What one iteration trains on, and what was sampled to get it.
+
+    Attributes:
+        iteration: Counted from 1.
+        groups: The groups kept, at most B.
+        sampled: All groups sampled, with their fates.
+        prompts_per_update: The mini-batch.
+        wanted: B.
+        responses_total: Responses sampled in training since the start of the run, this iteration's included.
+        figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks.
+    """
+
+    iteration: int
+    prompts_per_update: int
+    wanted: int
+    groups: list[Group] = field(default_factory=list)
+    sampled: list[JudgedGroup] = field(default_factory=list)
+    responses_total: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def updates(self) -> list[list[Group]]:
+        """The groups of each update. A batch that fell short is split as evenly as can be, for the optimizer takes a
+        step of the same length on five groups as on thirty-two."""
+        count = -(-len(self.groups) // self.prompts_per_update)
+        bounds = [len(self.groups) * i // count for i in range(count + 1)] if count else [0]
+        return [self.groups[start:end] for start, end in pairwise(bounds)]
+
+    @property
+    def fates(self) -> Counter[str]:
+        """How many groups were kept, cached, too easy, too hard, mastered."""
+        return Counter(judged.fate for judged in self.sampled)
+
+    def metrics(self) -> dict[str, float]:
+        """Means over all that was sampled, before filtering."""
+        scores = [score for judged in self.sampled for score in judged.group.scores]
+        rollouts = [rollout for judged in self.sampled for rollout in judged.group.rollouts]
+        fates = self.fates
+        return {
+            "reward": sum(score.reward for score in scores) / len(scores),
+            **{f"reward_{part}": sum(score.parts[part] for score in scores) / len(scores) for part in scores[0].parts},
+            "correct": sum(score.correct for score in scores) / len(scores),
+            "boxed": sum(score.answer is not None for score in scores) / len(scores),
+            "truncated": sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
+            "length": sum(len(rollout.token_ids) for rollout in rollouts) / len(rollouts),
+            "tokens": float(sum(len(rollout.token_ids) for rollout in rollouts)),
+            "responses_total": float(self.responses_total),
+            "groups_sampled": float(len(self.sampled)),
+            "groups_trained": float(len(self.groups)),
+            **{f"share_{fate}": fates[fate] / len(self.sampled) for fate in (*Verdict, "cached")},
+            **self.figures,
+        }
+
+
+class RolloutListener(Protocol):
+    """Hears of the progress of sampling."""
+
+    def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
+        """`prompts` prompts are about to be sampled; `batch` is what is kept so far."""
+
+    def on_tokens(self, responses: int, tokens: int) -> None:
+        """So many more responses finished and tokens sampled on this rank."""
+
+
+class RolloutDataset(IterableDataset[IterationBatch]):
+    """Yields one `IterationBatch` an iteration, sampled from the policy as it is at that moment.
+
+    It ends when every prompt is mastered. A batch may fall short of B, or be empty.
+    """
+
+    def __init__(self, data: "RolloutDataModule", listener: RolloutListener | None = None) -> None:
+        self._data = data
+        self._listener = listener
+
+    def __iter__(self) -> Iterator[IterationBatch]:
+        while self._data.pool.left > 0:
+            yield self._next_iteration()
+
+    def _next_iteration(self) -> IterationBatch:
+        """Lines 2 to 18 of Algorithm 1."""
+        data, pool = self._data, self._data.pool
+        data.sampler.sync()  # pi_old <- pi_theta
+        pool.start_iteration()
+        data.iteration += 1
+        batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)
+        stack: list[JudgedGroup] = []
+        # The cache is a draw of its own, and takes nothing from the others.
+        for _ in range(data.max_draws_per_iteration + bool(pool.cached)):
+            prompts = [data.prompts[index] for index in pool.draw(data.prompts_per_draw)]
+            if not prompts:
+                break
+            for group in self._sample(batch, prompts):
+                data.responses_total += len(group.rollouts)
+                pool.record(group.prompt.index, group.correct)
+                judgement = data.filter.judge(group.rewards, group.correct)
+                group.positive = judgement.positive
+                judged = JudgedGroup(group, judgement.verdict)
+                batch.sampled.append(judged)
+                if judgement.verdict is Verdict.MASTERED:
+                    pool.master(group.prompt.index)
+                elif judgement.verdict is Verdict.KEPT:
+                    stack.append(judged)
+            batch.groups = [judged.group for judged in stack[: data.prompts_per_iteration]]
+            if len(stack) >= data.prompts_per_iteration:
+                break
+        data.sampler.release()
+        for left_over in stack[data.prompts_per_iteration :]:
+            left_over.fate = "cached"
+        pool.cache(judged.group.prompt.index for judged in stack[data.prompts_per_iteration :])
+        batch.responses_total = data.responses_total
+        batch.figures.update(pool.end_iteration())
+        counts = data.reward.figures()
+        batch.figures.update(zip(counts, sum_over_ranks(*counts.values()), strict=True))
+        return batch
+
+    def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:
+        data, listener = self._data, self._listener
+        if listener is not None:
+            listener.on_draw(batch, len(prompts), data.group_size)
+        stream = f"seed {data.seed}, iteration {batch.iteration}"
+        return data.sampler.sample(
+            prompts, data.group_size, data.sampling, stream, listener.on_tokens if listener is not None else None
+        )
+
+
+class RolloutDataModule(LightningDataModule):
+    """Samples, grades and filters the groups that a run trains on.
+
+    All batch sizes are counted in prompts and are global, whatever the number of devices.
+
+    Args:
+        problems: Where the training problems come from; several sources are joined.
+        weights: How often each of them is drawn from, relative to the others (default: every problem once an epoch).
+        cleaning: Which of them are left out before the run (default: copies, contradictions, benchmark problems).
+        template: How a problem becomes a prompt (default: the paper's instructions, as a user's turn in a chat).
+        engine: What samples responses (default: `TransformersEngine`).
+        reward: What grades them (default: `MathReward`: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box).
+        filter: Which groups are trained on (default: `PositiveRatioFilter`).
+        skipping: Which prompts are passed over before they are sampled, because they were uninformative before
+            (default: none).
+        sampling: Temperature, top-p and length limit in training.
+        group_size: K, responses a prompt.
+        prompts_per_iteration: B, groups trained on in an iteration.
+        prompts_per_update: The mini-batch, groups in one optimizer step.
+        prompts_per_draw: Prompts sampled at a time until B groups are kept (default: prompts_per_iteration).
+        max_draws_per_iteration: After so many draws, that of the cache apart, an iteration trains on what it has.
+        max_prompt_tokens: Longer prompts are dropped, and counted.
+        seed: Of the prompts' order and of sampling. On the command line it is `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        problems: list[ProblemSource],
+        weights: list[float] | None = None,
+        cleaning: Cleaning | None = None,
+        template: PromptTemplate | None = None,
+        engine: RolloutEngine | None = None,
+        reward: Reward | None = None,
+        filter: PromptFilter | None = None,
+        skipping: PromptSkipping | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+        group_size: int = 8,
+        prompts_per_iteration: int = 512,
+        prompts_per_update: int = 32,
+        prompts_per_draw: int | None = None,
+        max_draws_per_iteration: int = 10,
+        max_prompt_tokens: int = 1536,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(group_size, prompts_per_iteration, prompts_per_update, prompts_per_draw, max_draws_per_iteration)
+        self.problems = problems
+        self.weights = weights
+        self.cleaning = cleaning if cleaning is not None else Cleaning()
+        self.template = template if template is not None else PromptTemplate()
+        self.engine = engine if engine is not None else TransformersEngine()
+        self.reward = reward if reward is not None else MathReward()
+        self.filter = filter if filter is not None else PositiveRatioFilter()
+        self.skipping = skipping
+        self.sampling = sampling
+        self.group_size = group_size
+        self.prompts_per_iteration = prompts_per_iteration
+        self.prompts_per_update = prompts_per_update
+        self.prompts_per_draw = prompts_per_draw if prompts_per_draw is not None else prompts_per_iteration
+        self.max_draws_per_iteration = max_draws_per_iteration
+        self.max_prompt_tokens = max_prompt_tokens
+        self.seed = seed
+        self.iteration = 0
+        self.responses_total = 0
+        self.prompts: dict[int, Prompt] = {}
+        self.dropped_too_long = 0
+        self.cleaned = Cleaned([])
+        self._held_out: dict[str, Sequence[Problem]] = {}
+
+    def connect(self, policy: Policy) -> None:
+        """Binds the data to the policy that samples it.
+
+        Raises:
+            UserError: Prompt and response limits do not fit the policy's context.
+        """
+        context, needed = policy.context_length, self.max_prompt_tokens + self.sampling.max_response_tokens
+        if context is not None and needed > context:
+            raise UserError(
+                f"data: max_prompt_tokens {self.max_prompt_tokens} + sampling.max_response_tokens "
+                f"{self.sampling.max_response_tokens} = {needed}, but the policy's context is {context} tokens"
+            )
+        self.tokenizer = policy.tokenizer
+        self.sampler = GroupSampler(self.engine, self.reward, policy)
+
+    def hold_out(self, benchmarks: Mapping[str, Sequence[Problem]]) -> None:
+        """Names the problems, by benchmark, that training must not see; call before `setup`."""
+        self._held_out.update(benchmarks)
+
+    def setup(self, stage: str) -> None:
+        """Loads and cleans the training problems (`fit` only); call after `connect`.
+
+        Raises:
+            UserError: They cannot be read, or nothing is left of them.
+        """
+        if stage != "fit" or self.prompts:
+            return
+        if self.sampling.temperature == 0:
+            raise UserError("data: sampling.temperature is 0, and K equal responses hold no contrast; set it above 0")
+        loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
+        self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)
+        kept = [loaded[position] for position in self.cleaned.kept]
+        encoded = encode_prompts(
+            [problem for _, problem in kept], self.template, self.tokenizer, self.max_prompt_tokens
+        )
+        self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
+        self.dropped_too_long = encoded.too_long
+        sets: list[list[int]] = [[] for _ in self.problems]
+        for index in self.prompts:
+            sets[kept[index][0]].append(index)
+        # The pool adapts it: a copy, for the object given may serve another run too.
+        # Indices in the pool's state mean nothing for other prompts.
+        self._fingerprint = fingerprint(encoded.prompts)
+        indices = self.prompts if self.weights is None else sets
+        self.pool = PromptPool(indices, self.seed, copy.deepcopy(self.skipping), self.weights)
+
+    def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
+        """One element an iteration. Rollouts come from the engine, so there is nothing for loader workers to do."""
+        # A generator of its own: a loader's iterator draws from the global one, which would shift on resume.
+        return DataLoader(RolloutDataset(self, listener), batch_size=None, num_workers=0, generator=torch.Generator())
+
+    def check_starved(self, batch: IterationBatch) -> None:
+        """An iteration with nothing to train on is the end of a run, unless every prompt is mastered.
+
+        Raises:
+            StarvationError: The batch is empty although prompts are left; the message shows the counts.
+        """
+        if batch.groups or not self.pool.left:
+            return
+        fates = batch.fates
+        raise StarvationError(
+            f"iteration {batch.iteration}: none of the {len(batch.sampled)} groups sampled can be trained on: "
+            f"{fates[Verdict.TOO_HARD]} too hard, {fates[Verdict.TOO_EASY]} too easy, {fates[Verdict.MASTERED]} "
+            f"mastered; {self.pool.left} prompts are left in the pool (loosen data.filter, raise "
+            "data.max_draws_per_iteration, or give problems that the policy solves sometimes)"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "responses_total": self.responses_total,
+            "prompts": self._fingerprint,
+            "pool": self.pool.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["prompts"] != self._fingerprint:
+            raise UserError(
+                f"data: the checkpoint was made with other training prompts ({state_dict['prompts'].split()[0]}) than "
+                f"the configuration gives ({len(self.prompts)}); resume with the same data.problems, cleaning, "
+                "template and max_prompt_tokens, and the same benchmarks"
+            )
+        self.iteration = state_dict["iteration"]
+        self.responses_total = state_dict["responses_total"]
+        self.pool.load_state_dict(state_dict["pool"])
+
+
+def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:
+    if group_size < 2:
+        raise UserError(f"data: group_size is {group_size}, but a contrast needs at least 2 responses a prompt")
+    if min(iteration, update, draws, 1 if draw is None else draw) < 1:
+        raise UserError(
+            "data: prompts_per_iteration, prompts_per_update, prompts_per_draw and max_draws_per_iteration must be >= 1"
+        )
+    if iteration % update:
+        raise UserError(
+            f"data: prompts_per_iteration {iteration} is not a multiple of prompts_per_update {update}: "
+            f"{iteration} / {update} = {iteration / update:.2f} updates an iteration"
+        )
+    if draw is not None and draw * draws < iteration:
+        raise UserError(
+            f"data: prompts_per_draw {draw} x max_draws_per_iteration {draws} = {draw * draws} prompts can never "
+            f"fill prompts_per_iteration {iteration}"
+        )

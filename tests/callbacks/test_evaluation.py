@@ -1,0 +1,225 @@
+"""Evaluations in runs: every sample kept, broken-off ones gone on with, two compared, and benchmarks held out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arithmetic_run import fresh_start, make_data, make_module, make_trainer, small_evaluation
+
+from rence_lightning.callbacks import Progress
+from rence_lightning.callbacks.benchmark_evaluation import score_problems, votes
+from rence_lightning.errors import UserError
+from rence_lightning.evaluation import SampleFolder, compare, find_samples, settings_that_differ
+from rence_lightning.evaluation.comparison import MACRO
+from rence_lightning.prompts import ArithmeticProblems, FileProblems
+from rence_lightning.rewards import MathReward, Score, math_equivalent
+from rence_lightning.rollouts import TransformersEngine
+from rence_lightning.text import last_boxed
+from rence_lightning.training.trainer import Trainer
+
+FIGURES = ("avg", "std", "avg_low", "avg_high", "pass", "maj", "boxed", "truncated", "length", "problems")
+
+
+def validate(run_dir: Path, engine: Any = None, **settings: Any) -> Trainer:
+    """A configuration is known, as on the command line."""
+    fresh_start()
+    trainer = make_trainer(run_dir, [Progress(bars=False), small_evaluation(repeats=3, **settings)])
+    trainer.config_yaml = "the same: configuration\n"
+    trainer.validate(make_module(), make_data(engine=engine or TransformersEngine(max_sequences=24)))
+    return trainer
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    (line,) = (folder / "evaluations.jsonl").read_text().splitlines()
+    figures = json.loads(line)["benchmarks"]["arithmetic"]
+    return {name: figures[name] for name in FIGURES}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    validate(tmp_path_factory.mktemp("whole") / "run")
+    return tmp_path_factory.getbasetemp() / "whole0" / "run-validate"
+
+
+def test_every_sample_is_kept_and_makes_the_table(whole: Path) -> None:
+    samples = find_samples(whole)
+    problems = samples.read("arithmetic")
+    assert samples.finished == ["arithmetic"]
+    assert list(problems) == [problem.id for problem in ArithmeticProblems("test").load()[:20]]
+    for row in problems.values():
+        assert row.prompt == f"{row.problem}\n"
+        assert len(row.samples) == 3
+        for sample in row.samples:
+            assert sample.extracted == last_boxed(sample.response)
+            right = sample.extracted is not None and math_equivalent(row.answer, sample.extracted)
+            assert sample.correct == right
+            assert sample.reward == (1.0 if right else 0.0 if sample.extracted is None else 0.1)
+    again = score_problems(list(problems.values()))
+    assert {name: again[name] for name in FIGURES} == figures_of(whole)
+
+
+class Broken(TransformersEngine):
+    """Ends as by a kill, after so many prompts."""
+
+    left = 9
+
+    def generate(self, *args: Any) -> Any:
+        prompts, group_size, sampling, seeds, progress, finished = args
+
+        def count(index: int, rollouts: Any) -> None:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            Broken.left -= 1
+            finished(index, rollouts)
+
+        return super().generate(prompts, group_size, sampling, seeds, progress, count)
+
+
+Broken.__name__ = "TransformersEngine"  # what the samples' description goes by
+
+
+def test_a_broken_off_evaluation_goes_on_and_gives_the_same_table(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "left", 9)
+    with pytest.raises(KeyboardInterrupt):
+        validate(tmp_path / "run", Broken(max_sequences=9))
+    folder = tmp_path / "run-validate"
+    assert f"the same command goes on with {folder}" in capsys.readouterr().out
+    part = folder / "evaluations" / "iteration-0000" / "arithmetic.part-0.jsonl"
+    done = part.read_text()
+    assert 6 <= len(done.splitlines()) <= 9
+    part.write_text(done[:-40])  # a kill within a line loses that line alone
+
+    asked: list[int] = []
+    original = TransformersEngine.generate
+
+    def generate(self: TransformersEngine, prompts: Any, *args: Any) -> Any:
+        asked.append(len(prompts))
+        return original(self, prompts, *args)
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+    validate(tmp_path / "run")
+    assert asked == [20 - (len(done.splitlines()) - 1)]
+    assert not (tmp_path / "run-validate-2").exists()
+    assert figures_of(folder) == figures_of(whole)
+    assert find_samples(folder).read("arithmetic") == find_samples(whole).read("arithmetic")
+    validate(tmp_path / "run")
+    assert (tmp_path / "run-validate-2" / "evaluations.jsonl").exists(), "a finished one is not gone on with"
+
+
+def test_samples_of_another_policy_are_not_gone_on_with(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run-validate"
+    shutil.copytree(whole, folder)
+    (folder / "evaluations.jsonl").unlink()
+    description = folder / "evaluations" / "iteration-0000" / "evaluation.json"
+    description.write_text(description.read_text().replace('"weights": "', '"weights": "0'))
+    rows = folder / "evaluations" / "iteration-0000" / "arithmetic.jsonl"
+    rows.write_text(rows.read_text().replace('"correct": true', '"correct": false'))
+    validate(tmp_path / "run")
+    assert "held samples of another policy, benchmark or setting" in capsys.readouterr().out
+    assert figures_of(folder) == figures_of(whole)
+
+
+def test_a_comparison_with_itself_finds_nothing(whole: Path) -> None:
+    difference = compare(find_samples(whole), find_samples(whole))["arithmetic"]
+    assert (difference.a - difference.b, difference.low, difference.high) == (0, 0, 0)
+    assert (difference.better, difference.worse, difference.sure) == (0, 0, False)
+
+
+def copy_with(source: Path, target: Path, change: Any, name: str = "arithmetic") -> SampleFolder:
+    """An evaluation whose rows are changed."""
+    samples = find_samples(source)
+    shutil.copytree(samples.path, target)
+    rows = [json.loads(line) for line in (samples.path / "arithmetic.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        change(number, row)
+    (target / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SampleFolder(target)
+
+
+def test_the_interval_is_of_paired_differences(whole: Path, tmp_path: Path) -> None:
+    """B solves every third problem and A none: the difference's interval is that of a share of 7 in 20."""
+
+    def none(number: int, row: dict[str, Any]) -> None:
+        for sample in row["samples"]:
+            sample["correct"] = False
+
+    def third(number: int, row: dict[str, Any]) -> None:
+        for sample in row["samples"]:
+            sample["correct"] = number % 3 == 0
+
+    a, b = copy_with(whole, tmp_path / "a", none), copy_with(whole, tmp_path / "b", third)
+    difference = compare(a, b)["arithmetic"]
+    assert difference.b - difference.a == pytest.approx(7 / 20)
+    assert (difference.low, difference.high) == pytest.approx((0.15, 0.55), abs=0.051)
+    assert difference.sure
+    assert (difference.better, difference.worse) == (7, 0)
+    copy_with(whole, tmp_path / "c", none, "other")
+    shutil.copy(tmp_path / "c" / "other.jsonl", a.path / "other.jsonl")
+    shutil.copy(tmp_path / "c" / "other.jsonl", b.path / "other.jsonl")
+    macro = compare(a, b)[MACRO]
+    assert macro.b - macro.a == pytest.approx(7 / 40)
+    assert (macro.low, macro.high) == pytest.approx((difference.low / 2, difference.high / 2), abs=0.02)
+
+
+def test_different_problems_are_not_compared(whole: Path, tmp_path: Path) -> None:
+    def other_answer(number: int, row: dict[str, Any]) -> None:
+        row["answer"] = "7" if number == 3 else row["answer"]
+
+    other = copy_with(whole, tmp_path / "other", other_answer)
+    with pytest.raises(UserError, match="of which 1 are not the same"):
+        compare(find_samples(whole), other)
+    (other.path / "arithmetic.jsonl").rename(other.path / "renamed.jsonl")
+    with pytest.raises(UserError, match="no benchmark in common"):
+        compare(find_samples(whole), other)
+    with pytest.raises(UserError, match="no evaluation in it"):
+        find_samples(tmp_path / "nowhere")
+
+
+def test_other_settings_are_told(whole: Path, tmp_path: Path) -> None:
+    other = copy_with(whole, tmp_path / "other", lambda number, row: None)
+    description = other.path / "evaluation.json"
+    description.write_text(description.read_text().replace('"temperature": 1.0', '"temperature": 0.7'))
+    assert settings_that_differ(find_samples(whole), other) == ["temperature: 1.0 and 0.7"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["1/2", r"\frac12", None, "0.5", "3", "3.0"], [0, 0, -1, 0, 1, 1]),
+        ([None, None], [-1, -1]),
+        (["", "7", ""], [0, 1, 0]),
+    ],
+)
+def test_equal_answers_vote_alike(answers: list[str | None], expected: list[int]) -> None:
+    reward = MathReward(workers=1)
+    wrong = [Score(0.1, False, answer) for answer in answers]
+    assert votes(wrong, reward.same) == expected
+    right = [Score(1.0, answer is not None, answer) for answer in answers]
+    assert set(votes(right, reward.same)) <= {0, -1}, "what equals the reference is equal"
+
+
+def test_what_is_evaluated_is_held_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = ArithmeticProblems("test").load()
+    for name, rows in (("mine", test[100:112]), ("hidden", test[:4])):
+        lines = [json.dumps({"problem": row.problem, "answer": row.answer, "id": f"{name}{row.id}"}) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    hidden = FileProblems(str(tmp_path / "hidden.jsonl"))
+    # Beyond `limit` as well: another evaluation would ask for them.
+    evaluation = small_evaluation(benchmarks={"mine": FileProblems(str(tmp_path / "mine.jsonl"))}, limit=2)
+    evaluation.held_out = {"hidden": hidden}
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [Progress(bars=False), evaluation], max_iterations=1)
+    trainer.fit(make_module(), make_data(problems=[ArithmeticProblems("test")]))
+    assert len(trainer.datamodule.prompts) == 500 - 12 - 4
+    out = capsys.readouterr().out
+    assert "training problems: 484 of 500; left out: 16 found in a benchmark" in out
+    assert "benchmark problems found in the training data, and left out: 4 of hidden, 12 of mine" in out
+    account = json.loads((tmp_path / "run" / "training_problems.json").read_text())
+    assert account["contamination"] == {"mine": {"problems": 12, "exact": 12}, "hidden": {"problems": 4, "exact": 4}}
+    assert len(account["details"]) == 16

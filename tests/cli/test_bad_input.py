@@ -1,0 +1,271 @@
+"""Bad input ends with one line that names the key or file and the mend, and with exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rence_lightning.cli.config_errors import explain, nearest_key
+from rence_lightning.cli.config_files import ConfigFiles
+from rence_lightning.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+ARITHMETIC = str(ROOT / "conf" / "arithmetic.yaml")
+
+
+def error_of(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command ends with."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    output = capfd.readouterr()
+    assert end.value.code == 2, output
+    errors = [line for line in output.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in output.err, output.err
+    assert output.err.rstrip().endswith(errors[0]), "the error must be one line, and the last"
+    assert len(errors[0]) < 400, f"too long to read: {errors[0]}"
+    assert "usage:" not in output.err and "Union" not in errors[0]
+    return errors[0]
+
+
+def fit(tmp_path: Path, *options: str) -> list[str]:
+    return ["fit", f"--config={ARITHMETIC}", f"--trainer.run_dir={tmp_path / 'run'}", *options]
+
+
+CHECKPOINT = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint}"
+NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--trainer.max_iteration=3", ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
+        ("--data.group_siz=4", ["data.group_siz", "did you mean data.group_size?"]),
+        ("--trainer.max_iter=3", ["--trainer.max_iter"]),  # an abbreviation is not taken for the key
+        ("--data.group_size=eight", ["data.group_size", "int", "eight"]),
+        ("--data.filter.init_args.t_esy=0.3", ["data.filter.t_esy", "PositiveRatioFilter", "did you mean t_easy?"]),
+        ("--data.filtr.init_args.t_easy=0.3", ["data.filtr", "did you mean data.filter?"]),
+        ("--max_iterations=3", ["--max_iterations", "did you mean trainer.max_iterations?"]),
+        ("--model.objective.beta=high", ["model.objective.beta: expected float, got high"]),
+        ("--model.objective.init_args.margin=adaptiv", ["model.objective.margin", "'adaptive', 'constant', 'none'"]),
+        ("--model.optimizer.lrr=1", ["model.optimizer.lrr", "did you mean lr?"]),
+        ("--model.optimizer.lr=fast", ["model.optimizer.lr: expected float, got fast"]),
+        ("--model.optimizer.lr=-1", ["model: optimizer", "Invalid learning rate: -1.0"]),
+        ("--model.optimizer=torch.optim.AdamX", ["model.optimizer", "no attribute 'AdamX'", "did you mean Adam"]),
+        ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", ["model.lr_scheduler", "needs step_size"]),
+        ("--data.filter=PositiveRatioFiltr", ["data.filter: there is no class", "did you mean PositiveRatioFilter?"]),
+        ("--data.problems=ArithmeticProblems", ["data.problems: expected list, got ArithmeticProblems"]),
+        ("--data.problems=[FileProblems]", ["data.problems: FileProblems needs path"]),
+        ("--data.problems=[]", ["there are no problems"]),
+        ("--evaluation.benchmarks={a: {class_path: rence_lightning.prompts.Nope}}", ["evaluation.benchmarks", "Nope"]),
+        ("--evaluation.limit=-1", ["limit is -1"]),
+        ("--seed_everything=-1", ["seed_everything", "from 0 to 2**32 - 1, got -1"]),
+        ("--seed_everything=x", ["seed_everything: expected bool or int, got x"]),
+        ("--model.trust_region.estimator=k9", ["model.trust_region.estimator", "k1", "k9"]),
+        ("--model.objective=rence_lightning.objectives.NoSuch", ["model.objective", "has no attribute 'NoSuch'"]),
+        (
+            "--model.objective=rence_lightning.sampling.PromptPool",
+            ["model.objective", "expected a subclass of Objective, got rence"],
+        ),
+        ("--data.group_size=1", ["group_size is 1", "at least 2"]),
+        ("--data.filter.init_args.t_easy=0.0", ["t_hard < t_easy", "t_easy 0.0"]),
+        ("--data.prompts_per_update=7", ["24 is not a multiple", "24 / 7 = 3.43"]),
+        ("--data.prompts_per_draw=2", ["2 x max_draws_per_iteration 10 = 20", "24"]),
+        ("--data.sampling.max_response_tokens=6000", ["32 + ", "6000 = 6032", "context is 256"]),
+        ("--evaluation.sampling.max_response_tokens=6000", ["evaluation", "6032", "256"]),
+        ("--data.sampling.temperature=-1", ["temperature is -1"]),
+        ("--adaptive_kl.target_kl=0", ["adaptive_kl", "must be > 0"]),
+        ("--model.trust_region.kl_coef=-1", ["kl_coef is -1"]),
+        ("--trainer.accelerator=gpu", ["accelerator gpu", "No supported gpu backend"]),
+        ("--trainer.precision=8-bit", ["precision", "8-bit"]),
+        ("--trainer.strategy=nonsense", ["strategy nonsense"]),
+        ("--trainer.devices=0", ["devices"]),
+        ("--trainer.precision=bf16-true", ["trainer.precision", "bf16-mixed"]),
+        ("--trainer.gradient_clip_val=-1", ["gradient_clip_val is -1", "null"]),
+        ("--data.sampling.temperature=0", ["no contrast"]),
+        (f"--trainer.callbacks=[{CHECKPOINT}]", ["use the key 'checkpoint'"]),
+        ("--ckpt_path=/nowhere", ["/nowhere is not", "'last', 'best'"]),
+        ("--ckpt_path=best", ["no best checkpoint"]),
+        ("--model.policy=./nofolder", ["no folder './nofolder'"]),
+        ("--data.template.init_args.chat=true", ["no chat template", "chat: false"]),
+        ("--evaluation.benchmarks={math50: null}", ["'math50' is unknown", "did you mean math500?"]),
+        (
+            "--data.max_prompt_tokens=3",
+            ["arithmetic: prompts: all 500 are longer than max_prompt_tokens 3"],
+        ),
+        (f"--data.problems=[{NOWHERE}]", ["nowhere.jsonl: no such file"]),
+    ],
+)
+def test_a_wrong_option_names_itself_and_the_mend(
+    option: str, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if option == "--trainer.accelerator=gpu":
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+    error = error_of(capfd, *fit(tmp_path, option))
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("checkpoints")), "nothing was trained"
+
+
+FILTER = "rence_lightning.sampling.PositiveRatioFilter"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("trainer:\n  max_iteration: 3\n", 2, ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
+        ("trainerr:\n  max_iterations: 3\n", 2, ["trainerr", "did you mean trainer.max_iterations?"]),
+        ("data:\n  group_size: eight\n", 2, ["data.group_size: expected int, got eight"]),
+        ("data:\n  sampling:\n    topp: 1\n", 3, ["data.sampling.topp", "did you mean data.sampling.top_p?"]),
+        ("data:\n  filter:\n    init_args:\n      t_esy: 1\n", 4, ["data.filter.t_esy", "did you mean t_easy?"]),
+        (f"data:\n  filter:\n    class_path: {FILTER}s\n", 2, ["data.filter", "did you mean PositiveRatioFilter?"]),
+        (
+            f"model:\n  objective:\n    class_path: {FILTER}\n",
+            2,
+            ["model.objective", "expected a subclass of Objective"],
+        ),
+        ("data:\n  problems:\n    - class_path: FileProblems\n      init_args:\n        pth: x\n", 5, ["path?"]),
+        ("data:\n  filter:\n    init_arg: {t_easy: 0.3}\n", 3, ["init_arg", "did you mean init_args?"]),
+        ("trainer:\n  callbacks:\n    - class_path: EarlyStoping\n", 2, ["did you mean EarlyStopping?"]),
+        ("trainer: 3\n", 1, ["trainer must hold settings"]),
+        ("seed_everything: 1\nevaluation:\n", 2, ["evaluation holds nothing"]),
+        ("data:\n  sampling:\n", 2, ["data.sampling holds nothing"]),
+        ("data:\n  seed: 1\nmodel:\n  dtype: float32\ndata:\n  seed: 2\n", 5, ["data is given in line 1 already"]),
+        ("data: [\n", 2, ["not valid YAML"]),
+        ("data:\n\tgroup_size: 3\n", 2, ["not valid YAML"]),
+        ("just words\n", None, ["holds no settings"]),
+        ("# nothing\n", None, ["holds no settings at all"]),
+        ("checkpoint:\n  every: ${nowhere.at.all}\n", 2, ["checkpoint.every", "nowhere.at.all", "not found"]),
+        ("checkpoint:\n  every: ${oc.env:NO_SUCH_VARIABLE}\n", 2, ["checkpoint.every", "'NO_SUCH_VARIABLE' not found"]),
+        ("checkpoint:\n  every: ${data.group_size\n", 2, ["checkpoint.every", "${...} is malformed"]),
+        ("checkpoint:\n  every: ${model.policy}\n", 2, ["checkpoint.every: expected int, got embedded:arithmetic"]),
+    ],
+)
+def test_a_wrong_file_names_the_line_and_the_key(
+    text: str, line: int | None, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    error = error_of(capfd, *fit(tmp_path, f"--config={overlay}"))
+    assert error.startswith(f"error: {overlay}" + (f", line {line}: " if line is not None else ": "))
+    for word in words:
+        assert word in error
+
+
+def test_a_key_required_and_set_to_null(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "overlay.yaml").write_text("model:\n  policy: null\n")
+    error = error_of(capfd, *fit(tmp_path, f"--config={tmp_path / 'overlay.yaml'}"))
+    assert error.startswith("error: missing: model.policy ")
+
+
+def test_an_option_hides_the_file_that_it_overrides(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "overlay.yaml").write_text("data:\n  group_size: 4\n")
+    error = error_of(capfd, *fit(tmp_path, f"--config={tmp_path / 'overlay.yaml'}", "--data.group_size=x"))
+    assert error == "error: data.group_size: expected int, got x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["subcommand", "fit or validate", "--config"]),
+        (["fitt"], ["invalid choice: 'fitt'", "fit", "validate"]),
+        (["fit"], ["missing: model.policy, data.problems", "conf/arithmetic.yaml"]),
+        (["--data.group_size=2", "fit"], ["--data.group_size=2", "options go after the subcommand"]),
+        ([f"--config={ARITHMETIC}", "fit"], ["name a subcommand", "then the options"]),
+        (["fit", ARITHMETIC], ["unrecognized", f"did you mean --config={ARITHMETIC}?"]),
+        (["fit", "--config"], ["--config", "expected one argument"]),
+        (["fit", "--config=nowhere.yaml"], ["does not exist", "nowhere.yaml"]),
+    ],
+)
+def test_a_wrong_command_says_what_is_missing(
+    arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capfd, *arguments)
+    for word in words:
+        assert word in error
+
+
+def test_a_row_without_an_answer_is_named_by_file_and_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"problem": "1+1=?", "answer": "2"}, {"problem": "1+2=?"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"[{{class_path: FileProblems, init_args: {{path: {tmp_path / 'rows.jsonl'}}}}}]"
+    error = error_of(capfd, *fit(tmp_path, f"--data.problems={source}"))
+    assert f"{tmp_path / 'rows.jsonl'}, line 2" in error and "answer" in error
+
+
+def test_long_prompts_are_dropped_and_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"problem": "12+3=?", "answer": "15"}, {"problem": "12+3+4+5+6+7=?", "answer": "37"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"[{{class_path: FileProblems, init_args: {{path: {tmp_path / 'rows.jsonl'}}}}}]"
+    options = ("--data.max_prompt_tokens=10", "--trainer.max_iterations=0", "--evaluation.every=0")
+    main(fit(tmp_path, f"--data.problems={source}", *options, "--evaluation.benchmarks=null"))
+    output = capfd.readouterr().out
+    assert "1 training prompts are longer than 10 tokens (data.max_prompt_tokens) and were dropped" in output
+
+
+def test_an_unwritable_run_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for wanted, words in {
+        "/proc/nothing/here": "trainer.run_dir: cannot create",
+        str(tmp_path / "file"): "is a file; name a folder",
+        str(tmp_path / "file" / "run"): "trainer.run_dir: cannot create",
+    }.items():
+        assert words in error_of(capfd, "fit", f"--config={ARITHMETIC}", f"--trainer.run_dir={wanted}")
+
+
+def test_validate_without_benchmarks_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["validate", f"--config={ARITHMETIC}", f"--trainer.run_dir={tmp_path / 'run'}"]
+    assert "name a benchmark" in error_of(capfd, *arguments, "--evaluation.benchmarks=null")
+
+
+def test_the_whole_process_ends_with_one_line() -> None:
+    command = [sys.executable, "-m", "rence_lightning", "fit", f"--config={ARITHMETIC}", "--data.group_siz=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: unrecognized arguments: --data.group_siz=1 (did you mean data.group_size?)\n"
+
+
+def test_a_page_of_alternatives_becomes_a_line() -> None:
+    message = (
+        'Parser key "model.objective":\n  Does not validate against any of the Union subtypes\n  Subtypes: [...]\n'
+        "  Errors:\n    - Problem with given class_path 'a.B':\n        module 'a' has no attribute 'B'\n"
+        "    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: a.B\n"
+    )
+    assert explain(message, ConfigFiles([])) == "model.objective: module 'a' has no attribute 'B'"
+
+
+def test_the_last_file_wins_in_naming_too(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("data:\n  group_size: 4\n  filter:\n    init_args: {t_easy: 1}\n")
+    second.write_text("data.group_size: 8\n")
+    files = ConfigFiles(["fit", "-c", str(first), f"--config={second}", "--trainer.devices=1"])
+    assert files.where("data.group_size") == f"{second}, line 1"
+    assert files.where("data.filter.t_easy") == f"{first}, line 4"
+    assert files.where("data.filter.t_hard") == f"{first}, line 3", "the nearest around it"
+    assert files.where("trainer.devices") is None
+
+
+def test_words_that_are_unknown_are_kept() -> None:
+    assert explain("Something\n  new is wrong", ConfigFiles([])) == "Something; new is wrong"
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("data.group_siz", "data.group_size"),
+        ("dta.group_size", "data.group_size"),
+        ("data.samplin.top_p", "data.sampling.top_p"),
+        ("data.sampling.topp", "data.sampling.top_p"),
+        ("group_size", "data.group_size"),
+        ("data.filtr.init_args.t_easy", "data.filter"),
+        ("data.foo", None),  # that both stand in `data` makes no likeness
+        ("verbose", None),
+    ],
+)
+def test_the_nearest_key_is_beside_it_or_in_a_like_section(key: str, near: str | None) -> None:
+    keys = ["seed_everything", "data", "data.group_size", "data.seed", "data.sampling.top_p", "data.filter"]
+    assert nearest_key(key, keys) == near

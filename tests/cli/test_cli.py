@@ -1,0 +1,233 @@
+"""The command line: configurations that are complete and run again, overrides, and parts by class_path."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import CONF, printed_config
+from lightning.pytorch.callbacks import EarlyStopping
+
+from rence_lightning.cli.main import CLI, main
+from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
+from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.trainer import Trainer
+
+ARITHMETIC = f"--config={CONF / 'arithmetic.yaml'}"
+SMALL = (
+    "--evaluation.limit=4",
+    "--evaluation.repeats=1",
+    "--data.prompts_per_iteration=2",
+    "--data.prompts_per_update=1",
+)
+
+# Every file of conf/; what lies in a folder is laid over a complete configuration.
+OVERLAYS = [
+    *([file] for file in sorted(CONF.glob("*.yaml"))),
+    *([CONF / "rence.yaml", file] for file in sorted(CONF.glob("*/*.yaml")) if file.stem != "easy_local"),
+    [CONF / "smollm2.yaml", CONF / "data" / "easy_local.yaml"],
+]
+
+
+def capture_fit(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
+    """What `fit` would be called with."""
+    seen: dict[str, Any] = {}
+
+    def fit(trainer: Trainer, model: Any, datamodule: Any, ckpt_path: str | None = None) -> None:
+        seen.update(trainer=trainer, model=model, data=datamodule, ckpt_path=ckpt_path)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    main(["fit", *arguments])
+    return seen
+
+
+@pytest.mark.parametrize("files", OVERLAYS, ids=lambda files: "+".join(file.stem for file in files))
+def test_every_configuration_is_complete_and_parses_to_itself(
+    files: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENCE_DATA", str(tmp_path))
+    config = printed_config(capfd, "fit", *(f"--config={file}" for file in files))
+    for section, kind in {
+        "trainer": Trainer,
+        "model": PolicyModule,
+        "data": RolloutDataModule,
+        **CLI.CALLBACKS,
+    }.items():
+        settings = set(inspect.signature(kind).parameters) - ({"seed"} if section == "data" else set())  # linked
+        assert settings <= config[section].keys(), section
+    for part in parts(config):
+        settings = set(inspect.signature(class_of(part)).parameters)
+        assert part.get("init_args", {}).keys() <= settings
+        if part["class_path"].startswith("rence_lightning."):
+            assert part.get("init_args", {}).keys() == settings, f"{part['class_path']} is not complete"
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(config))
+    assert printed_config(capfd, "fit", f"--config={tmp_path / 'again.yaml'}") == config
+    if "easy_local" in files[-1].stem:
+        assert config["data"]["problems"][0]["init_args"]["path"] == f"{tmp_path}/easy/svamp.jsonl"
+
+
+def class_of(part: dict[str, Any]) -> type:
+    module, _, name = part["class_path"].rpartition(".")
+    kind: type = getattr(import_module(module), name)
+    return kind
+
+
+def parts(config: Any) -> Iterator[dict[str, Any]]:
+    """Everything in a configuration that is named by class_path."""
+    if isinstance(config, dict):
+        if "class_path" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from parts(value)
+
+
+def test_the_papers_values_are_those_of_the_paper(capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+    model, data = config["model"], config["data"]
+    assert model["objective"]["init_args"] == {"beta": 0.1, "alpha": 0.5, "margin": "adaptive"}
+    assert model["optimizer"]["init_args"]["lr"] == 1e-6
+    assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.999]
+    assert model["optimizer"]["init_args"]["weight_decay"] == 0.01
+    assert model["trust_region"]["kl_coef"] == 0.001 and config["adaptive_kl"]["target_kl"] == 0.01
+    assert config["adaptive_kl"]["horizon"] == 25600
+    assert (data["group_size"], data["prompts_per_iteration"], data["prompts_per_update"]) == (8, 512, 32)
+    assert data["filter"]["init_args"] == {"t_hard": 0.0, "t_easy": 0.5, "t_master": 0.8, "positives": "correct"}
+    assert data["max_prompt_tokens"] == 1536 and data["sampling"]["max_response_tokens"] == 6656
+    assert data["sampling"]["temperature"] == 1.0 and config["evaluation"]["sampling"]["temperature"] == 0.7
+    assert config["evaluation"]["repeats"] == 4 and config["evaluation"]["every"] == 5
+    assert set(config["evaluation"]["benchmarks"]) == {
+        "math500", "aime2024", "aime2025", "amc", "minerva", "olympiadbench"
+    }  # fmt: skip
+    assert config["trainer"]["max_iterations"] == 50 and config["trainer"]["gradient_clip_val"] == 1.0
+
+
+def test_later_files_and_options_override_and_interpolation_follows(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "overlay.yaml").write_text("trainer:\n  max_iterations: 7\n  run_dir: runs/of-${data.group_size}\n")
+    overlay = f"--config={tmp_path / 'overlay.yaml'}"
+    config = printed_config(capfd, "fit", ARITHMETIC, overlay, "--data.group_size=4")
+    assert config["trainer"]["max_iterations"] == 7
+    assert config["trainer"]["run_dir"] == "runs/of-4"
+    assert config["data"]["prompts_per_iteration"] == 24, "what is not overridden stays"
+    config = printed_config(capfd, "fit", ARITHMETIC, overlay, "--trainer.max_iterations=9")
+    assert config["trainer"]["max_iterations"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["conf/arithmetic.yaml", "fit", "validate"]),
+        (["fit", "--help"], ["K, responses a prompt", "The mini-batch", "Resume from here"]),
+        (["validate", "--help"], ["K, responses a prompt", "Samples a problem: k of avg@k"]),
+    ],
+)
+def test_help_explains(arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    text = " ".join(capfd.readouterr().out.split())
+    assert end.value.code == 0
+    for word in words:
+        assert word in text
+
+
+def test_help_of_a_class_explains_its_settings(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.filter.help", "rence_lightning.sampling.PositiveRatioFilter"])
+    assert "Upper bound of rho, inclusive" in " ".join(capfd.readouterr().out.split())
+
+
+USERS_MODULE = '''
+from lightning.pytorch.callbacks import Callback
+from rence_lightning.objectives import ContrastiveObjective, multi_label_nce
+from rence_lightning.prompts import Problem, ProblemSource
+from rence_lightning.sampling import Judgement, PromptFilter, Verdict
+from rence_lightning.rewards import Reward, Score
+from rence_lightning.rollouts import TransformersEngine
+
+class Sharper(ContrastiveObjective):
+    """Multi-label NCE at half the temperature."""
+
+    def contrast(self, scores, groups):
+        return multi_label_nce(2 * scores, groups.positive)
+
+class Shortest(Reward):
+    def score(self, gold, responses):
+        return [Score(1 / (1 + len(text)), len(text) < 20, None) for text in responses]
+
+class KeepAll(PromptFilter):
+    def judge(self, rewards, correct):
+        return Judgement(Verdict.KEPT, tuple(reward == max(rewards) for reward in rewards))
+
+class Engine(TransformersEngine):
+    """Nothing of its own."""
+
+class Two(ProblemSource):
+    def load(self):
+        return [Problem("a", "12+3=?", "15"), Problem("b", "45-6=?", "39")]
+
+class Count(Callback):
+    updates = 0
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        Count.updates += 1
+'''
+
+
+def test_parts_of_a_users_own_module_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_parts.py").write_text(USERS_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    main(
+        [
+            *("fit", ARITHMETIC, *SMALL, f"--trainer.run_dir={tmp_path / 'run'}", "--trainer.max_iterations=1"),
+            *("--model.objective=users_parts.Sharper", "--model.objective.init_args.beta=0.3"),
+            *("--data.reward=users_parts.Shortest", "--data.filter=users_parts.KeepAll"),
+            *("--data.engine=users_parts.Engine", "--data.problems=[{class_path: users_parts.Two}]"),
+            *("--trainer.callbacks=[{class_path: users_parts.Count}]", "--evaluation.every=0"),
+            "--trainer.loggers=[{class_path: lightning.pytorch.loggers.CSVLogger, init_args: "
+            f"{{save_dir: {tmp_path / 'more'}}}}}]",
+        ]
+    )
+    assert sys.modules["users_parts"].Count.updates == 2
+    assert list((tmp_path / "more").rglob("metrics.csv")), "the logger of the configuration was not used"
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["objective"]["class_path"] == "users_parts.Sharper"
+    assert config["model"]["objective"]["init_args"]["beta"] == 0.3
+
+
+def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(capture_fit(monkeypatch, ARITHMETIC)["model"].objective) is MultiLabelNCE
+    changed = capture_fit(
+        monkeypatch,
+        ARITHMETIC,
+        "--model.objective=rence_lightning.objectives.SoftmaxContrast",
+        "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: rollouts/reward}}]",
+        "--seed_everything=5",
+        "--ckpt_path=last",
+    )
+    assert type(changed["model"].objective) is SoftmaxContrast
+    assert changed["data"].seed == 5
+    assert changed["ckpt_path"] == "last"
+    kinds = [type(callback).__name__ for callback in changed["trainer"].callbacks]
+    assert kinds.count("EarlyStopping") == 1
+    assert [kind for kind in kinds if kind != EarlyStopping.__name__] == [
+        *("OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation"),
+        *("Checkpoint", "ExportPolicy", "Report"),
+    ]
+
+
+def test_the_configuration_of_a_run_runs_again_beside_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    main(["fit", ARITHMETIC, *SMALL, f"--trainer.run_dir={run}", "--trainer.max_iterations=1"])
+    main(["fit", f"--config={run / 'config.yaml'}"])
+    first, second = ((path / "metrics.csv").read_text() for path in (run, tmp_path / "run-2"))
+    assert f"run directory {tmp_path / 'run-2'}" in capfd.readouterr().out
+    losses = [[line.split(",") for line in text.splitlines()] for text in (first, second)]
+    column = losses[0][0].index("train/loss")
+    assert [row[column] for row in losses[0]] == [row[column] for row in losses[1]], "the same run, figure for figure"

@@ -1,0 +1,137 @@
+"""What docs/methods.md says of files, keys, classes and values is so, and its example runs."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import CONF, ROOT, printed_config
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rence_lightning.cli.main import main
+
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+SPANS = sorted(set(re.findall(r"`([^`\n]+)`", METHODS)))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", [span for span in SPANS if re.fullmatch(r"[\w/.]+\.(py|yaml|md)", span)])
+def test_files_that_are_named_exist(path: str) -> None:
+    assert path in ("metrics.csv", "my_objective.py") or (ROOT / path).exists()
+
+
+def test_keys_that_are_named_exist_and_have_the_values_that_are_given(capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+    sections = "|".join(config)
+    keys = [span for span in SPANS if re.fullmatch(rf"({sections})(\.\w+)*", span)]
+    assert len(keys) > 25, "the pattern no longer finds the keys"
+    for key in keys:
+        value_of(config, key)
+    for row in re.findall(r"^\| .* \| (`.*`) \| (.*) \|$", METHODS.split("## Numbers")[1].split("\n## ")[0], re.M):
+        names, values = re.findall(r"`([^`]+)`", row[0]), row[1].split(", ")
+        for name, value in zip(names, values, strict=False):
+            if name != "model.optimizer" and (number := re.match(r"[\d.]+$|[\d.]+(?= )", value.removeprefix("avg@"))):
+                assert value_of(config, name) == float(number[0]), name
+
+
+def value_of(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        assert name in config, key
+        config = config[name]
+    return config
+
+
+def test_classes_and_functions_that_are_named_exist() -> None:
+    rooms = [importlib.import_module(f"rence_lightning.{room}") for room in ("objectives", "prompts", "sampling")]
+    table = METHODS.split("## Objectives")[1].split("\n## ")[0]
+    names = re.findall(r"^\| `(\w+)` \|", table, re.M) + re.findall(r"`(\w+(?:Filter|Skipping))`", table)
+    assert len(names) > 10
+    for name in names:
+        assert any(hasattr(room, name) for room in rooms), name
+    for path, name in re.findall(r"`(rence_lightning/[\w/]+)\.py`, `([\w.]+)`", METHODS):
+        part: Any = importlib.import_module(path.replace("/", "."))
+        for attribute in name.split("."):
+            part = getattr(part, attribute)
+
+
+def test_the_objective_of_the_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", METHODS, re.S)
+    (tmp_path / "my_objective.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    main(
+        [
+            *("fit", f"--config={CONF / 'arithmetic.yaml'}", "--model.objective=my_objective.Hinge"),
+            *("--model.objective.init_args.gap=0.2", f"--trainer.run_dir={run}", "--trainer.max_iterations=1"),
+            *("--data.prompts_per_iteration=4", "--data.prompts_per_update=2", "--evaluation.every=0"),
+        ]
+    )
+    assert "gap: 0.2" in (run / "config.yaml").read_text()
+    assert sys.modules["my_objective"].Hinge().gap == 0.1
+
+
+QWEN3 = {  # hidden size, intermediate size, layers, heads, tied embeddings; 8 key-value heads of 128 each
+    "Qwen3-4B": (2560, 9728, 36, 32, True),
+    "Qwen3-8B": (4096, 12288, 36, 32, False),
+    "Qwen3-14B": (5120, 17408, 40, 40, False),
+    "Qwen3-32B": (5120, 25600, 64, 64, False),
+}
+
+
+@pytest.mark.parametrize("name", QWEN3)
+def test_the_arithmetic_of_memory(name: str) -> None:
+    hidden, intermediate, layers, heads, tied = QWEN3[name]
+    config = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=tied,
+    )
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    rows = [line.strip("|").split("|") for line in SCALING.split("## Memory")[1].splitlines() if line.startswith("|")]
+    column = [cell.strip() for cell in rows[0]].index(name)
+    table = {row[0].strip(): float(row[column]) for row in rows[2:11]}
+    embeddings = (1 if tied else 2) * 151936 * hidden
+    expected = {
+        "parameters, 10^9": parameters,
+        "weights, gradients, AdamW: 16 P": 16 * parameters,
+        "... on each of 8 GPUs": 2 * parameters,
+        "... on each of 16 GPUs": parameters,
+        "embedding and output projection, gathered, bfloat16": 2 * embeddings / 1e9,
+        "activations kept, kB a token (gradient checkpointing)": 2 * layers * hidden / 1e3,
+        "engine's weights, bfloat16: 2 P": 2 * parameters,
+        "engine's keys and values, kB a token": 2 * 2 * layers * 8 * 128 / 1e3,
+    }
+    for row, value in expected.items():
+        assert table[row] == pytest.approx(value, abs=0.06 if value < 100 else 0.6), row
+
+
+@pytest.mark.parametrize("overlay", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda overlay: overlay.stem)
+def test_hardware_overlays_are_complete_and_in_the_table(overlay: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", f"--config={overlay}")
+    assert config["model"]["dtype"] == "float32" and config["data"]["group_size"] == 8
+    assert f"`conf/hardware/{overlay.name}`" in SCALING
+
+
+def test_keys_that_scaling_names_exist(capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+    sections = "|".join(config)
+    keys = set(re.findall(rf"`((?:{sections})(?:\.\w+)+)(?=[`:])", SCALING))
+    assert len(keys) > 12, "the pattern no longer finds the keys"
+    for key in keys:
+        value_of(config, key)

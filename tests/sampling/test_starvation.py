@@ -1,0 +1,137 @@
+"""What happens when an iteration does not find the groups it wants."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from arithmetic_run import fresh_start, make_data, make_module, make_trainer
+
+from rence_lightning.callbacks import Checkpoint, Progress
+from rence_lightning.errors import StarvationError, UserError
+from rence_lightning.prompts import ArithmeticProblems
+from rence_lightning.rewards import Reward, Score
+from rence_lightning.rollouts import Sampling
+from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.training.trainer import Trainer
+
+CORRECT, WRONG = Score(1.0, True, "1"), Score(0.1, False, "2")
+
+
+class Fixed(Reward):
+    """Gives every group the same verdicts; or, told so, only groups whose answer is in `solvable`."""
+
+    def __init__(self, verdicts: str, solvable: set[str] | None = None) -> None:
+        self.verdicts = verdicts
+        self.solvable = solvable
+
+    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        scores = []
+        for index, answer in enumerate(gold):
+            solvable = self.solvable is None or answer in self.solvable
+            right = solvable and self.verdicts[index % len(self.verdicts)] == "1"
+            scores.append(CORRECT if right else WRONG)
+        return scores
+
+
+def fit(run_dir: Path, data: RolloutDataModule, iterations: int = 3) -> Trainer:
+    fresh_start()
+    trainer = make_trainer(run_dir, [Progress()], max_iterations=iterations)
+    trainer.fit(make_module(), data)
+    return trainer
+
+
+def problems(count: int) -> list[ArithmeticProblems]:
+    return [ArithmeticProblems("train", count=count)]
+
+
+def test_a_mastered_pool_ends_the_run_cleanly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("11111111")))
+    assert trainer.datamodule.pool.left == 0
+    assert trainer.current_epoch == 1, "the iteration that mastered the last prompt is the last"
+    assert trainer.global_step == 0, "there was nothing to train on"
+    assert "every training prompt is mastered" in capsys.readouterr().out
+
+
+def test_all_too_hard_is_an_error_with_the_counts(tmp_path: Path) -> None:
+    with pytest.raises(
+        StarvationError, match=r"none of the 12 groups .* 12 too hard, 0 too easy, 0 mastered; 12 prompts"
+    ):
+        fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
+    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
+    assert [row["fate"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
+
+
+def test_all_too_easy_is_an_error_with_the_counts(tmp_path: Path) -> None:
+    with pytest.raises(StarvationError, match="0 too hard, 12 too easy, 0 mastered"):
+        fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("11111100")))
+
+
+def test_draws_are_capped(tmp_path: Path) -> None:
+    data = make_data(reward=Fixed("00000000"), max_draws_per_iteration=3)
+    with pytest.raises(StarvationError, match="none of the 24 groups"):
+        fit(tmp_path / "run", data)
+
+
+def test_a_partial_batch_is_trained_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [problem.answer for problem in ArithmeticProblems("train", count=12).load()]
+    solvable = {answer for answer in answers if answers.count(answer) == 1}
+    chosen = set(sorted(solvable)[:4])
+    trainer = fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("11000000", chosen)), iterations=1)
+    assert trainer.callback_metrics["rollouts/groups_trained"] == 4
+    # Four groups of at most three are two updates of two, not of three and one.
+    assert trainer.global_step == 2
+    assert "only 4 of 6 groups after 12 prompts" in capsys.readouterr().out
+
+
+def test_the_loss_of_a_partial_update_is_a_mean_over_its_groups(tmp_path: Path) -> None:
+    """At pi_old, where every group has 2 positives and 6 negatives of margin 0.9, the loss is known in closed form."""
+    answers = {problem.answer for problem in ArithmeticProblems("train", count=12).load()}
+    chosen = set(sorted(answers)[:3])
+    data = make_data(problems=problems(12), reward=Fixed("11000000", chosen), prompts_per_update=6)
+    trainer = fit(tmp_path / "run", data, iterations=1)
+    expected = torch.log1p(6 * torch.tensor(0.5 * 0.9).exp())
+    assert trainer.callback_metrics["iteration/objective"] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_left_over_groups_are_sampled_anew_first_thing(tmp_path: Path) -> None:
+    fit(tmp_path / "run", make_data(reward=Fixed("11000000")), iterations=2)
+    first, second = (
+        [json.loads(line) for line in (tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines()]
+        for i in (1, 2)
+    )
+    cached = [row["id"] for row in first if row["fate"] == "cached"]
+    assert len(first) == 8 and len(cached) == 2, "eight drawn, six wanted"
+    assert [row["id"] for row in second[:2]] == cached
+    assert len(second) == 10, "the cache is a draw of its own: two, then eight more"
+    texts = {row["id"]: [response["text"] for response in row["responses"]] for row in first}
+    assert all([response["text"] for response in row["responses"]] != texts[row["id"]] for row in second[:2]), (
+        "left-over groups must not be trained on: their prompts are sampled again"
+    )
+
+
+def test_the_draw_of_the_cache_takes_none_from_the_others(tmp_path: Path) -> None:
+    """One draw allowed, and two left-over prompts: the second iteration samples them and a draw besides."""
+    data = make_data(reward=Fixed("11000000"), max_draws_per_iteration=1)
+    trainer = fit(tmp_path / "run", data, iterations=2)
+    assert trainer.callback_metrics["rollouts/groups_sampled"] == 10
+
+
+def test_a_starved_run_keeps_what_it_learned(tmp_path: Path) -> None:
+    class OnlyOnce(Fixed):
+        def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+            scores = super().score(gold, responses)
+            self.verdicts = "00000000"
+            return scores
+
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [Checkpoint(every=100)], max_iterations=3)
+    with pytest.raises(StarvationError, match="iteration 2: none of the"):
+        trainer.fit(make_module(), make_data(reward=OnlyOnce("11000000")))
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "iteration-0001"
+
+
+def test_training_at_temperature_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no contrast"):
+        fit(tmp_path / "run", make_data(sampling=Sampling(temperature=0.0, max_response_tokens=64)))

@@ -1,0 +1,53 @@
+"""Rank 0 loads the weights, and every process gets its shards of them: the policy is whole again when gathered."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from lightning.fabric import Fabric
+from tiny_models import ARCHITECTURES, tiny_model
+from transformers import AutoTokenizer
+
+from rence_lightning.policy import load_policy
+from rence_lightning.policy.load import EMBEDDED
+from rence_lightning.training.strategy import FullyShardStrategy, full_state_dict
+
+
+def hand_out(rank: int, port: int, folder: Path) -> None:
+    """What one of two processes does for each architecture in the folder."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    for offload in (False, True):
+        for model in sorted(folder.iterdir()):
+            fabric = Fabric(accelerator="cpu", devices=2, strategy=FullyShardStrategy(cpu_offload=offload))
+            fabric.launch()
+            policy = load_policy(str(model), empty=rank > 0)
+            expected = {name: weight.clone() for name, weight in policy.state_dict().items()}
+            buffers = {name: buffer.clone() for name, buffer in load_policy(str(model)).named_buffers()}
+            wrapped = fabric.setup_module(policy)
+            weights = full_state_dict(policy)
+            assert not rank or not weights
+            assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+            assert rank or weights.keys() == expected.keys()
+            assert buffers.keys() == dict(policy.named_buffers()).keys() and buffers
+            assert all(torch.equal(buffer, buffers[name]) for name, buffer in policy.named_buffers())
+            tied = policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
+            assert tied == model.name.endswith("-tied")
+            tokens = torch.tensor([[5, 6, 7, 8]])
+            scores = wrapped(tokens, torch.ones_like(tokens, dtype=torch.bool)).log_probs
+            reference = load_policy(str(model))(tokens, torch.ones_like(tokens, dtype=torch.bool)).log_probs
+            torch.testing.assert_close(scores, reference)
+
+
+@pytest.mark.slow
+def test_every_process_gets_its_shards_of_what_rank_zero_loaded(tmp_path: Path) -> None:
+    for architecture in ARCHITECTURES:
+        tiny_model(architecture).save_pretrained(tmp_path / architecture)
+        AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / architecture)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(hand_out, args=(port, tmp_path), nprocs=2)

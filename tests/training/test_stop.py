@@ -1,0 +1,77 @@
+"""A run that is told to stop, or killed, goes on as if nothing had happened."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torture
+
+SHARDED = ("--trainer.devices=2", "--trainer.strategy=rence_lightning.training.FullyShardStrategy")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The uninterrupted run."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    process = torture.start(run_dir)
+    assert (torture.finish(process), process.returncode)[1] == 0
+    return torture.outcome(run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_exactly(
+    number: signal.Signals, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """Checkpoints are rare here: what is saved is saved because of the signal."""
+    run_dir = tmp_path / "run"
+    stop_after_three_iterations(run_dir, number)
+    assert not (run_dir / "hf").exists(), "a run that is told to stop should not spend its last seconds on an export"
+    resumed = torture.start(run_dir, "--checkpoint.every=100", "--ckpt_path=last")
+    assert (torture.finish(resumed), resumed.returncode)[1] == 0
+    torture.assert_same(torture.outcome(run_dir), whole)
+
+
+@pytest.mark.slow
+def test_ranks_stop_together_when_one_is_told(tmp_path: Path) -> None:
+    stop_after_three_iterations(tmp_path / "run", signal.SIGTERM, *SHARDED)
+    assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("rng-*"))) == 2
+
+
+def stop_after_three_iterations(run_dir: Path, number: signal.Signals, *options: str) -> None:
+    process = torture.start(run_dir, "--checkpoint.every=100", *options)
+    torture.wait_for(process, "iteration   3/")
+    process.send_signal(number)  # to rank 0 alone
+    output = torture.finish(process)
+    assert process.returncode == 128 + number, output
+    assert f"stopped by {number.name} after iteration" in output and "Traceback" not in output
+    assert (run_dir / "checkpoints" / "last" / "state").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL, wherever it strikes: while sampling, training, evaluating or writing a checkpoint."""
+    _, during = torture.torture(tmp_path / "run", kills=6)
+    assert during, "no kill struck while a checkpoint was being written: the test has lost its point"
+    killed = torture.outcome(tmp_path / "run")
+    torture.assert_same(killed, whole)
+    torture.assert_mastered_once(killed["fates"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("strategy", [(), SHARDED], ids=["one", "two"])
+def test_four_iterations_are_two_a_kill_and_two(strategy: tuple[str, ...], precision: str, tmp_path: Path) -> None:
+    options = (*strategy, f"--trainer.precision={precision}", "--trainer.max_iterations=4", "--checkpoint.every=2")
+    process = torture.start(tmp_path / "whole", *options)
+    output = torture.finish(process)
+    assert process.returncode == 0, output
+    process = torture.start(tmp_path / "killed", *options)
+    torture.wait_for(process, "iteration   3/")
+    torture.kill(process)
+    process = torture.start(tmp_path / "killed", *options, "--ckpt_path=last")
+    output = torture.finish(process)
+    assert process.returncode == 0, output
+    assert "iteration   2/" not in output and "iteration   3/" in output, "it went on from another iteration"
+    torture.assert_same(torture.outcome(tmp_path / "killed"), torture.outcome(tmp_path / "whole"))
