@@ -95,7 +95,7 @@ class Progress(Callback):
         if 0 < len(batch.groups) < batch.wanted:
             self._warn(
                 f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups after "
-                f"{len(batch.sampled)} prompts ({_fates(batch)}); training on those"
+                f"{len(batch.sampled)} prompts ({_outcomes(batch)}); training on those"
             )
 
     def on_train_batch_end(
@@ -111,7 +111,7 @@ class Progress(Callback):
         line = (
             f"iteration {trainer.current_epoch:>3}/{trainer.max_iterations}  "
             f"correct {figures['rollouts/correct']:6.1%}  reward {figures['rollouts/reward']:.3f}  "
-            f"length {figures['rollouts/length']:.0f}  groups {len(self._batch.groups)} ({_fates(self._batch)})"
+            f"length {figures['rollouts/length']:.0f}  groups {len(self._batch.groups)} ({_outcomes(self._batch)})"
         )
         if self._batch.groups:
             line += f"  loss {figures['iteration/loss']:.3f}  kl {figures['iteration/kl']:.1e}"
@@ -220,8 +220,8 @@ class Progress(Callback):
         self.console.print(text, style="yellow")
 
 
-def _fates(batch: IterationBatch) -> str:
-    return ", ".join(f"{count} {fate.replace('_', ' ')}" for fate, count in sorted(batch.fates.items()))
+def _outcomes(batch: IterationBatch) -> str:
+    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(batch.outcomes.items()))
 
 
 def _find(trainer: Trainer, kind: type[Any]) -> Any:

@@ -4,7 +4,8 @@ import json
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import UserError
-from rence_lightning.sampling.datamodule import IterationBatch, JudgedGroup
+from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -27,18 +28,18 @@ class RolloutLog(Callback):
         folder = trainer.run_dir / "rollouts"
         folder.mkdir(exist_ok=True)
         with (folder / f"iteration-{batch.iteration:04d}.jsonl").open("w", encoding="utf-8") as file:
-            for judged in batch.sampled:
+            for group in batch.sampled:
                 # ASCII JSON: model output may hold lone surrogates, which UTF-8 cannot.
-                file.write(json.dumps(_row(judged)) + "\n")
+                file.write(json.dumps(_row(group)) + "\n")
 
 
-def _row(judged: JudgedGroup) -> dict[str, object]:
-    group, problem = judged.group, judged.group.prompt.problem
+def _row(group: Group) -> dict[str, object]:
+    problem = group.prompt.problem
     return {
         "id": problem.id,
         "problem": problem.problem,
         "gold": problem.answer,
-        "fate": str(judged.fate),
+        "outcome": str(group.outcome),
         "responses": [
             {
                 "text": text,

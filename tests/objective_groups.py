@@ -14,10 +14,10 @@ from rence_lightning.objectives import (
     GSPO,
     ContrastiveObjective,
     DrGRPO,
-    Groups,
     Objective,
     PolicyGradient,
     RandomPair,
+    ResponseTensors,
     Totals,
 )
 
@@ -53,7 +53,7 @@ ORDERLY = [objective for objective in ALL if objective is not RandomPair]
 
 def random_groups(
     prompts: int = 6, responses: int = 5, seed: int = 0, scale: float = 0.3, tokens: int = TOKENS
-) -> Groups:
+) -> ResponseTensors:
     """Groups of random log-probabilities, lengths and rewards; a fourth of them of equal rewards.
 
     Args:
@@ -71,7 +71,7 @@ def random_groups(
     rewards = torch.rand(shape[:2], generator=generator, dtype=torch.float64)
     equal = torch.rand(prompts, generator=generator) < 0.25
     rewards[equal] = torch.randint(0, 2, (prompts, 1), generator=generator).expand(shape[:2])[equal].double()
-    return Groups(
+    return ResponseTensors(
         log_probs=log_probs.requires_grad_(),
         old_log_probs=old,
         mask=torch.arange(tokens) < lengths.unsqueeze(-1),
@@ -81,10 +81,10 @@ def random_groups(
     )
 
 
-def part(groups: Groups, prompts: Sequence[int]) -> Groups:
+def part(groups: ResponseTensors, prompts: Sequence[int]) -> ResponseTensors:
     """Some groups of an update, in the order given."""
     rows = torch.tensor(prompts, dtype=torch.long)
-    return Groups(
+    return ResponseTensors(
         log_probs=groups.log_probs[rows],
         old_log_probs=groups.old_log_probs[rows],
         mask=groups.mask[rows],
@@ -94,7 +94,7 @@ def part(groups: Groups, prompts: Sequence[int]) -> Groups:
     )
 
 
-def reorder(groups: Groups, order: Sequence[int]) -> Groups:
+def reorder(groups: ResponseTensors, order: Sequence[int]) -> ResponseTensors:
     """The same groups with the responses of each in another order."""
     places = torch.tensor(order)
     return replace(
@@ -107,13 +107,15 @@ def reorder(groups: Groups, order: Sequence[int]) -> Groups:
     )
 
 
-def totals_of(groups: Groups) -> Totals:
+def totals_of(groups: ResponseTensors) -> Totals:
     """The counts of an update that consists of `groups`."""
     prompts, responses = groups.rewards.shape
     return Totals(prompts, prompts * responses, int(groups.mask.sum()), int(groups.positive.sum()))
 
 
-def value_and_gradient(objective: Objective, groups: Groups, leaf: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def value_and_gradient(
+    objective: Objective, groups: ResponseTensors, leaf: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The loss of an update of `groups`, and its derivative by `leaf` (default: by their log-probabilities)."""
     loss = objective.loss(groups, totals_of(groups))
     (gradient,) = torch.autograd.grad(loss, groups.log_probs if leaf is None else leaf)

@@ -82,13 +82,13 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     return {
         "weights": load_file(run_dir / "hf" / "model.safetensors"),
         "evaluations": [(row["iteration"], row["average"]) for row in evaluations],
-        "fates": [[(row["id"], row["fate"]) for row in iteration] for iteration in rows],
+        "outcomes": [[(row["id"], row["outcome"]) for row in iteration] for iteration in rows],
     }
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     """To the bit."""
-    assert one["fates"] == other["fates"], "prompts were lost, repeated or judged otherwise"
+    assert one["outcomes"] == other["outcomes"], "prompts were lost, repeated or judged otherwise"
     assert one["evaluations"] == other["evaluations"]
     assert one["weights"].keys() == other["weights"].keys()
     assert all(torch.equal(weight, other["weights"][name]) for name, weight in one["weights"].items())
@@ -107,11 +107,11 @@ def assert_nothing_half_written(run_dir: Path) -> None:
         assert link.exists() or not link.is_symlink(), f"{name} leads nowhere"
 
 
-def assert_mastered_once(fates: list[list[tuple[str, str]]]) -> None:
-    mastered = [prompt for iteration in fates for prompt, fate in iteration if fate == "mastered"]
+def assert_mastered_once(outcomes: list[list[tuple[str, str]]]) -> None:
+    mastered = [prompt for iteration in outcomes for prompt, outcome in iteration if outcome == "mastered"]
     assert len(mastered) == len(set(mastered)), "a prompt was mastered twice"
-    for number, iteration in enumerate(fates):
-        gone = {prompt for earlier in fates[:number] for prompt, fate in earlier if fate == "mastered"}
+    for number, iteration in enumerate(outcomes):
+        gone = {prompt for earlier in outcomes[:number] for prompt, outcome in earlier if outcome == "mastered"}
         assert not gone & {prompt for prompt, _ in iteration}, "a mastered prompt was sampled again"
 
 
@@ -175,7 +175,7 @@ def main() -> None:
         assert process.returncode == 0, output
         kills, during = torture(killed, chosen.kills, chosen.seed, tuple(options))
         assert_same(outcome(killed), outcome(whole))
-        assert_mastered_once(outcome(killed)["fates"])
+        assert_mastered_once(outcome(killed)["outcomes"])
     print(f"{kills} kills, {during} of them during a checkpoint's writing: the run ended as if there had been none")
 
 

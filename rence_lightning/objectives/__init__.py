@@ -1,6 +1,6 @@
 """Training losses: one family a file, pure functions of scores or log-probabilities and rewards."""
 
-from rence_lightning.objectives.base import Groups, Objective, Totals
+from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
 from rence_lightning.objectives.dpo import AllPairs, RandomPair, all_pairs, random_pair
 from rence_lightning.objectives.nca import NCA, InfoNCA, info_nca, nca
 from rence_lightning.objectives.nce import (
@@ -20,12 +20,12 @@ __all__ = [
     "AllPairs",
     "ContrastiveObjective",
     "DrGRPO",
-    "Groups",
     "InfoNCA",
     "MultiLabelNCE",
     "Objective",
     "PolicyGradient",
     "RandomPair",
+    "ResponseTensors",
     "SoftmaxContrast",
     "Totals",
     "all_pairs",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Groups:
+class ResponseTensors:
     """Whole groups, responses padded on the right to one length.
 
     Attributes:
@@ -68,13 +68,13 @@ class Objective(ABC):
     """A training loss, chosen in YAML by `class_path`."""
 
     @abstractmethod
-    def loss(self, groups: Groups, totals: Totals) -> Tensor:
-        """The share of the update's loss that falls on `groups`: a scalar.
+    def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
+        """The share of the update's loss that falls on `responses`: a scalar.
 
         Shares of a partition of the update's groups add up to the loss of the update, so a mean over prompts divides
-        by `totals.prompts` and a mean over tokens by `totals.tokens`, never by a count of `groups`.
+        by `totals.prompts` and a mean over tokens by `totals.tokens`, never by a count of `responses`.
         """
 
-    def metrics(self, groups: Groups, totals: Totals) -> dict[str, Tensor]:
+    def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
         """Further figures of this objective for the run's log, as shares like the loss's (default: none)."""
         return {}

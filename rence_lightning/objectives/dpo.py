@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rence_lightning.objectives.base import Groups
+from rence_lightning.objectives.base import ResponseTensors
 from rence_lightning.objectives.nce import ContrastiveObjective
 
 
@@ -49,19 +49,19 @@ def random_pair(scores: Tensor, positive: Tensor, generator: torch.Generator) ->
 class AllPairs(ContrastiveObjective):
     """Group-DPO, the objective of semi-online DPO (Table 1) and *All-pairs pairwise* (Table 4)."""
 
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
-        return all_pairs(scores, groups.positive)
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        return all_pairs(scores, responses.positive)
 
 
 class RandomPair(ContrastiveObjective):
     """DPO on one pair a group (Table 4, *Random pair pairwise*).
 
-    The pair is drawn from the group's own seed, so once for its rollouts; `Groups.seeds` must be there.
+    The pair is drawn from the group's own seed, so once for its rollouts; `ResponseTensors.seeds` must be there.
     """
 
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
         losses = [
             random_pair(score.unsqueeze(0), positive.unsqueeze(0), torch.Generator().manual_seed(seed))
-            for score, positive, seed in zip(scores, groups.positive, groups.seeds, strict=True)
+            for score, positive, seed in zip(scores, responses.positive, responses.seeds, strict=True)
         ]
         return torch.cat(losses)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives.base import Groups
+from rence_lightning.objectives.base import ResponseTensors
 from rence_lightning.objectives.nce import ContrastiveObjective, Margin
 
 
@@ -67,12 +67,12 @@ class _RewardLabels(ContrastiveObjective):
 class InfoNCA(_RewardLabels):
     """InfoNCA online: the reward-weighted softmax loss of Chen et al. (2024) that the paper's Section 2 discusses."""
 
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
-        return info_nca(scores, groups.rewards, self.reward_temperature)
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        return info_nca(scores, responses.rewards, self.reward_temperature)
 
 
 class NCA(_RewardLabels):
     """NCA of Chen et al. (2024), online."""
 
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
-        return nca(scores, groups.rewards, self.reward_temperature)
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        return nca(scores, responses.rewards, self.reward_temperature)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives.base import Groups, Objective, Totals
+from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
 
 Margin = Literal["adaptive", "constant", "none"]
 
@@ -87,28 +87,28 @@ class ContrastiveObjective(Objective):
         self.alpha = alpha
         self.margin: Margin = margin
 
-    def scores(self, groups: Groups) -> Tensor:
+    def scores(self, responses: ResponseTensors) -> Tensor:
         """`(prompts, K)`, Eq. (2)."""
-        margin = reward_margin(groups.rewards, groups.positive, self.margin)
-        return self.beta * groups.sequence_log_ratio + self.alpha * margin
+        margin = reward_margin(responses.rewards, responses.positive, self.margin)
+        return self.beta * responses.sequence_log_ratio + self.alpha * margin
 
     @abstractmethod
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
-        """`(prompts, K)` scores of `groups` -> `(prompts,)` losses."""
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        """`(prompts, K)` scores of `responses` -> `(prompts,)` losses."""
 
-    def loss(self, groups: Groups, totals: Totals) -> Tensor:
-        return self.contrast(self.scores(groups), groups).sum() / totals.prompts
+    def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
+        return self.contrast(self.scores(responses), responses).sum() / totals.prompts
 
 
 class MultiLabelNCE(ContrastiveObjective):
     """The paper's objective, Eq. (1)."""
 
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
-        return multi_label_nce(scores, groups.positive)
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        return multi_label_nce(scores, responses.positive)
 
 
 class SoftmaxContrast(ContrastiveObjective):
     """Positives in the denominator, too (Table 4, *Softmax*)."""
 
-    def contrast(self, scores: Tensor, groups: Groups) -> Tensor:
-        return softmax_contrast(scores, groups.positive)
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        return softmax_contrast(scores, responses.positive)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives.base import Groups, Objective, Totals
+from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
 
 STD_EPSILON = 1e-6
 """Added to a group's standard deviation, as in verl (TRL: 1e-4)."""
@@ -53,14 +53,14 @@ def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> 
     return (-(lengths.double() - (max_response_tokens - buffer)) / buffer).clamp(-1.0, 0.0)
 
 
-def importance_weights(groups: Groups, cap: float) -> Tensor:
+def importance_weights(responses: ResponseTensors, cap: float) -> Tensor:
     """Truncated importance weights min(pi_old / pi_engine, cap): `(prompts, K, tokens)`, 1 on padding.
 
     Samples come from the engine's rounding of pi_old, not from pi_old itself; the cap bounds the variance.
     """
-    if groups.engine_log_probs is None:
-        raise RuntimeError("importance weights need the engine's log-probabilities (Groups.engine_log_probs)")
-    return (groups.old_log_probs - groups.engine_log_probs).masked_fill(~groups.mask, 0.0).exp().clamp(max=cap)
+    if responses.engine_log_probs is None:
+        raise RuntimeError("importance weights need the engine's log-probabilities (ResponseTensors.engine_log_probs)")
+    return (responses.old_log_probs - responses.engine_log_probs).masked_fill(~responses.mask, 0.0).exp().clamp(max=cap)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
@@ -87,38 +87,38 @@ class PolicyGradient(Objective):
         self.clip_high = clip_high
         self.importance_cap = importance_cap
 
-    def advantage(self, groups: Groups) -> Tensor:
+    def advantage(self, responses: ResponseTensors) -> Tensor:
         """`(prompts, K)`, A."""
-        return group_advantage(groups.rewards)
+        return group_advantage(responses.rewards)
 
-    def log_ratio(self, groups: Groups) -> Tensor:
+    def log_ratio(self, responses: ResponseTensors) -> Tensor:
         """`(prompts, K, tokens)`, log w of each token, 0 on padding."""
-        return groups.log_ratio
+        return responses.log_ratio
 
     @abstractmethod
-    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
-        """The share of the update's mean that falls on `groups`, from `(prompts, K, tokens)` values, 0 on padding."""
+    def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
+        """The share of the update's mean that falls on `responses`, of `(prompts, K, tokens)` values, 0 on padding."""
 
-    def loss(self, groups: Groups, totals: Totals) -> Tensor:
-        advantage = self.advantage(groups).unsqueeze(-1)
-        losses = clipped_surrogate(self.log_ratio(groups), advantage, self.clip_low, self.clip_high)
+    def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
+        advantage = self.advantage(responses).unsqueeze(-1)
+        losses = clipped_surrogate(self.log_ratio(responses), advantage, self.clip_low, self.clip_high)
         if self.importance_cap is not None:
-            losses = losses * importance_weights(groups, self.importance_cap)
-        return self.mean(losses.masked_fill(~groups.mask, 0.0), groups, totals)
+            losses = losses * importance_weights(responses, self.importance_cap)
+        return self.mean(losses.masked_fill(~responses.mask, 0.0), responses, totals)
 
-    def metrics(self, groups: Groups, totals: Totals) -> dict[str, Tensor]:
+    def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
         """`clip_share`: the share of the update's response tokens that are clipped, and so have no gradient."""
-        advantage, log_ratio = self.advantage(groups).unsqueeze(-1), self.log_ratio(groups)
+        advantage, log_ratio = self.advantage(responses).unsqueeze(-1), self.log_ratio(responses)
         ratio = log_ratio.exp()
         clipped = (advantage > 0) & (ratio > 1 + self.clip_high) | (advantage < 0) & (ratio < 1 - self.clip_low)
-        return {"clip_share": (clipped & groups.mask).sum() / totals.tokens}
+        return {"clip_share": (clipped & responses.mask).sum() / totals.tokens}
 
 
 class GRPO(PolicyGradient):
     """Group relative policy optimisation (Shao et al. 2024), without its penalty to a reference policy."""
 
-    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
-        return (values.sum(-1) / groups.lengths.clamp(min=1)).sum() / totals.responses
+    def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
+        return (values.sum(-1) / responses.lengths.clamp(min=1)).sum() / totals.responses
 
 
 class DAPO(PolicyGradient):
@@ -154,14 +154,14 @@ class DAPO(PolicyGradient):
         self.overlong_buffer = overlong_buffer
         self.max_response_tokens = max_response_tokens
 
-    def advantage(self, groups: Groups) -> Tensor:
-        rewards = groups.rewards
+    def advantage(self, responses: ResponseTensors) -> Tensor:
+        rewards = responses.rewards
         if self.overlong_buffer is not None and self.max_response_tokens is not None:
-            penalty = overlong_penalty(groups.lengths, self.max_response_tokens, self.overlong_buffer)
+            penalty = overlong_penalty(responses.lengths, self.max_response_tokens, self.overlong_buffer)
             rewards = rewards + penalty.to(rewards.dtype)
         return group_advantage(rewards)
 
-    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
+    def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
         return values.sum() / totals.tokens
 
 
@@ -177,9 +177,9 @@ class GSPO(GRPO):
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, importance_cap: float | None = None) -> None:
         super().__init__(clip_low, clip_high, importance_cap)
 
-    def log_ratio(self, groups: Groups) -> Tensor:
-        sequence = groups.sequence_log_ratio / groups.lengths.clamp(min=1)
-        return sequence.unsqueeze(-1) * groups.mask
+    def log_ratio(self, responses: ResponseTensors) -> Tensor:
+        sequence = responses.sequence_log_ratio / responses.lengths.clamp(min=1)
+        return sequence.unsqueeze(-1) * responses.mask
 
 
 class DrGRPO(PolicyGradient):
@@ -204,8 +204,8 @@ class DrGRPO(PolicyGradient):
             raise UserError(f"objective: max_response_tokens is {max_response_tokens}; it must be >= 1")
         self.max_response_tokens = max_response_tokens
 
-    def advantage(self, groups: Groups) -> Tensor:
-        return group_advantage(groups.rewards, standardise=False)
+    def advantage(self, responses: ResponseTensors) -> Tensor:
+        return group_advantage(responses.rewards, standardise=False)
 
-    def mean(self, values: Tensor, groups: Groups, totals: Totals) -> Tensor:
+    def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
         return values.sum() / (totals.responses * self.max_response_tokens)

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives.base import Groups, Totals
+from rence_lightning.objectives.base import ResponseTensors, Totals
 
 Estimator = Literal["k1", "k2", "k3"]
 Reduction = Literal["token", "sequence"]
@@ -66,7 +66,7 @@ class TrustRegion:
         if self.kl_coef < 0:
             raise UserError(f"trust_region: kl_coef is {self.kl_coef}, but a penalty cannot be negative")
 
-    def kl(self, groups: Groups, totals: Totals) -> Tensor:
-        """The share of the update's KL estimate that falls on `groups`: a scalar, in nats."""
-        per_token = kl_estimate(groups.log_ratio, self.estimator)
+    def kl(self, responses: ResponseTensors, totals: Totals) -> Tensor:
+        """The share of the update's KL estimate that falls on `responses`: a scalar, in nats."""
+        per_token = kl_estimate(responses.log_ratio, self.estimator)
         return per_token.sum() / (totals.tokens if self.reduction == "token" else totals.responses)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rence_lightning.report.run_record import RunRecord, Series
 
-FATES = {
+OUTCOMES = {
     "kept": ("kept and trained on", "#2a7f62"),
     "cached": ("kept for the next iteration", "#8fc1a9"),
     "mastered": ("mastered, leaves the pool", "#4a6fa5"),
@@ -101,18 +101,18 @@ def evaluation_curve(run: RunRecord) -> Plot | None:
     return Plot(_draw(draw, "Accuracy on the benchmarks", wide=True), caption)
 
 
-def fates(run: RunRecord) -> Plot | None:
+def outcomes(run: RunRecord) -> Plot | None:
     """What became of the sampled groups, over the iterations."""
-    shares = {fate: run.series(f"rollouts/share_{fate}") for fate in FATES}
-    shares = {fate: series for fate, series in shares.items() if series}
+    shares = {outcome: run.series(f"rollouts/share_{outcome}") for outcome in OUTCOMES}
+    shares = {outcome: series for outcome, series in shares.items() if series}
     if not shares or len(next(iter(shares.values()))) < 2:
         return None
 
     def draw(axes: Axes) -> None:
         xs = [x for x, _ in next(iter(shares.values()))]
         values = [[dict(series).get(x, 0.0) for x in xs] for series in shares.values()]
-        labels = [FATES[fate][0] for fate in shares]
-        axes.stackplot(xs, values, labels=labels, colors=[FATES[fate][1] for fate in shares])
+        labels = [OUTCOMES[outcome][0] for outcome in shares]
+        axes.stackplot(xs, values, labels=labels, colors=[OUTCOMES[outcome][1] for outcome in shares])
         axes.set_xlim(xs[0], xs[-1])
         axes.set_ylim(0, 1)
         axes.set_xlabel("iteration")

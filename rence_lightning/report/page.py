@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Difference, EvaluatedProblem, compare
 from rence_lightning.evaluation.comparison import MACRO
-from rence_lightning.report.figures import FATES, Plot, curves, distributions, evaluation_curve, every_plot, fates
+from rence_lightning.report.figures import OUTCOMES, Plot, curves, distributions, evaluation_curve, every_plot, outcomes
 from rence_lightning.report.run_record import RunRecord
 
 REPORT = "report.html"
@@ -69,12 +69,12 @@ def render(run: RunRecord) -> str:
         trained=trained,
         differences=differences,
         results=every_plot([evaluation_curve(run)]),
-        fates=every_plot([fates(run)]),
+        outcomes=every_plot([outcomes(run)]),
         curves=curves(run),
         distributions=distributions(run),
         comparisons=[comparison for name in run.benchmarks for comparison in _comparisons(run, name)],
         groups=_groups(run),
-        fate_names={fate: name for fate, (name, _) in FATES.items()},
+        outcome_names={outcome: name for outcome, (name, _) in OUTCOMES.items()},
     )
 
 
@@ -171,16 +171,16 @@ def _story(before: EvaluatedProblem | None, after: EvaluatedProblem) -> str:
 
 
 def _groups(run: RunRecord) -> list[tuple[int, str, dict[str, Any]]]:
-    """Of the first and the last iteration logged, a group of each fate: (iteration, fate, group)."""
+    """Of the first and the last iteration logged, a group of each outcome: (iteration, outcome, group)."""
     logged = sorted(run.rollout_files)
     shown = []
     for iteration in dict.fromkeys(logged[:1] + logged[-1:]):
         seen: Counter[str] = Counter()
         examples: dict[str, dict[str, Any]] = {}
         for group in run.groups(iteration):
-            seen[group["fate"]] += 1
-            examples.setdefault(group["fate"], group)
-        shown += [(iteration, fate, examples[fate]) for fate in FATES if fate in examples]
+            seen[group["outcome"]] += 1
+            examples.setdefault(group["outcome"], group)
+        shown += [(iteration, outcome, examples[outcome]) for outcome in OUTCOMES if outcome in examples]
     return shown
 
 

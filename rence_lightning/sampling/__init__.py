@@ -4,28 +4,29 @@ from rence_lightning.sampling.curriculum import (
     GRESOSkipping,
     Judgement,
     NoFilter,
+    Outcome,
     PositiveRatioFilter,
     PromptFilter,
     PromptPool,
     PromptSkipping,
-    Verdict,
     ZeroVarianceFilter,
 )
 from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
-from rence_lightning.sampling.groups import Group, GroupSampler
+from rence_lightning.sampling.groups import Group
+from rence_lightning.sampling.sampler import RolloutSampler
 
 __all__ = [
     "GRESOSkipping",
     "Group",
-    "GroupSampler",
     "IterationBatch",
     "Judgement",
     "NoFilter",
+    "Outcome",
     "PositiveRatioFilter",
     "PromptFilter",
     "PromptPool",
     "PromptSkipping",
     "RolloutDataModule",
-    "Verdict",
+    "RolloutSampler",
     "ZeroVarianceFilter",
 ]

@@ -26,16 +26,9 @@ from rence_lightning.prompts import (
 )
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
-from rence_lightning.sampling.curriculum import PositiveRatioFilter, PromptFilter, PromptPool, PromptSkipping, Verdict
-from rence_lightning.sampling.groups import Group, GroupSampler
-
-
-@dataclass
-class JudgedGroup:
-    """A group, and what became of it: a verdict, or `cached` when it passed but the batch was full."""
-
-    group: Group
-    fate: str
+from rence_lightning.sampling.curriculum import Outcome, PositiveRatioFilter, PromptFilter, PromptPool, PromptSkipping
+from rence_lightning.sampling.groups import Group
+from rence_lightning.sampling.sampler import RolloutSampler
 
 
 @dataclass
@@ -45,7 +38,7 @@ class IterationBatch:
     Attributes:
         iteration: Counted from 1.
         groups: The groups kept, at most B.
-        sampled: All groups sampled, with their fates.
+        sampled: All groups sampled, with their outcomes.
         prompts_per_update: The mini-batch.
         wanted: B.
         responses_total: Responses sampled in training since the start of the run, this iteration's included.
@@ -56,7 +49,7 @@ class IterationBatch:
     prompts_per_update: int
     wanted: int
     groups: list[Group] = field(default_factory=list)
-    sampled: list[JudgedGroup] = field(default_factory=list)
+    sampled: list[Group] = field(default_factory=list)
     responses_total: int = 0
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -69,15 +62,15 @@ class IterationBatch:
         return [self.groups[start:end] for start, end in pairwise(bounds)]
 
     @property
-    def fates(self) -> Counter[str]:
+    def outcomes(self) -> Counter[Outcome]:
         """How many groups were kept, cached, too easy, too hard, mastered."""
-        return Counter(judged.fate for judged in self.sampled)
+        return Counter(group.outcome for group in self.sampled if group.outcome is not None)
 
     def metrics(self) -> dict[str, float]:
         """Means over all that was sampled, before filtering."""
-        scores = [score for judged in self.sampled for score in judged.group.scores]
-        rollouts = [rollout for judged in self.sampled for rollout in judged.group.rollouts]
-        fates = self.fates
+        scores = [score for group in self.sampled for score in group.scores]
+        rollouts = [rollout for group in self.sampled for rollout in group.rollouts]
+        outcomes = self.outcomes
         return {
             "reward": sum(score.reward for score in scores) / len(scores),
             **{f"reward_{part}": sum(score.parts[part] for score in scores) / len(scores) for part in scores[0].parts},
@@ -89,7 +82,7 @@ class IterationBatch:
             "responses_total": float(self.responses_total),
             "groups_sampled": float(len(self.sampled)),
             "groups_trained": float(len(self.groups)),
-            **{f"share_{fate}": fates[fate] / len(self.sampled) for fate in (*Verdict, "cached")},
+            **{f"share_{outcome}": outcomes[outcome] / len(self.sampled) for outcome in Outcome},
             **self.figures,
         }
 
@@ -125,7 +118,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         pool.start_iteration()
         data.iteration += 1
         batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)
-        stack: list[JudgedGroup] = []
+        stack: list[Group] = []
         # The cache is a draw of its own, and takes nothing from the others.
         for _ in range(data.max_draws_per_iteration + bool(pool.cached)):
             prompts = [data.prompts[index] for index in pool.draw(data.prompts_per_draw)]
@@ -135,20 +128,19 @@ class RolloutDataset(IterableDataset[IterationBatch]):
                 data.responses_total += len(group.rollouts)
                 pool.record(group.prompt.index, group.correct)
                 judgement = data.filter.judge(group.rewards, group.correct)
-                group.positive = judgement.positive
-                judged = JudgedGroup(group, judgement.verdict)
-                batch.sampled.append(judged)
-                if judgement.verdict is Verdict.MASTERED:
+                group.positive, group.outcome = judgement.positive, judgement.outcome
+                batch.sampled.append(group)
+                if judgement.outcome is Outcome.MASTERED:
                     pool.master(group.prompt.index)
-                elif judgement.verdict is Verdict.KEPT:
-                    stack.append(judged)
-            batch.groups = [judged.group for judged in stack[: data.prompts_per_iteration]]
+                elif judgement.outcome is Outcome.KEPT:
+                    stack.append(group)
+            batch.groups = stack[: data.prompts_per_iteration]
             if len(stack) >= data.prompts_per_iteration:
                 break
         data.sampler.release()
         for left_over in stack[data.prompts_per_iteration :]:
-            left_over.fate = "cached"
-        pool.cache(judged.group.prompt.index for judged in stack[data.prompts_per_iteration :])
+            left_over.outcome = Outcome.CACHED
+        pool.cache(group.prompt.index for group in stack[data.prompts_per_iteration :])
         batch.responses_total = data.responses_total
         batch.figures.update(pool.end_iteration())
         counts = data.reward.figures()
@@ -247,7 +239,7 @@ class RolloutDataModule(LightningDataModule):
                 f"{self.sampling.max_response_tokens} = {needed}, but the policy's context is {context} tokens"
             )
         self.tokenizer = policy.tokenizer
-        self.sampler = GroupSampler(self.engine, self.reward, policy)
+        self.sampler = RolloutSampler(self.engine, self.reward, policy)
 
     def hold_out(self, benchmarks: Mapping[str, Sequence[Problem]]) -> None:
         """Names the problems, by benchmark, that training must not see; call before `setup`."""
@@ -293,12 +285,12 @@ class RolloutDataModule(LightningDataModule):
         """
         if batch.groups or not self.pool.left:
             return
-        fates = batch.fates
+        outcomes = batch.outcomes
         raise StarvationError(
             f"iteration {batch.iteration}: none of the {len(batch.sampled)} groups sampled can be trained on: "
-            f"{fates[Verdict.TOO_HARD]} too hard, {fates[Verdict.TOO_EASY]} too easy, {fates[Verdict.MASTERED]} "
-            f"mastered; {self.pool.left} prompts are left in the pool (loosen data.filter, raise "
-            "data.max_draws_per_iteration, or give problems that the policy solves sometimes)"
+            f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
+            f"{outcomes[Outcome.MASTERED]} mastered; {self.pool.left} prompts are left in the pool "
+            "(loosen data.filter, raise data.max_draws_per_iteration, or give problems that are solved sometimes)"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rence_lightning.objectives import Groups, Totals
+from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.policy.packing import Plan, collate, deal, plan_micro_batches
 from rence_lightning.sampling.groups import Group, engine_log_probs
 
@@ -29,10 +29,10 @@ class MicroBatch:
     input_ids: Tensor
     response_mask: Tensor
     temperature: float
-    constants: Groups | None = None
+    constants: ResponseTensors | None = None
     coefficients: Tensor | None = None
 
-    def groups(self, log_probs: Tensor) -> Groups:
+    def responses(self, log_probs: Tensor) -> ResponseTensors:
         """The whole groups with their log-probabilities `(rows, tokens)` filled in."""
         if self.constants is None:
             raise RuntimeError("a piece of a group has no groups")
@@ -101,7 +101,7 @@ def idle(pad_id: int, device: torch.device) -> MicroBatch:
     return MicroBatch(input_ids, response_mask, 1.0, coefficients=torch.zeros(1, 1, device=device))
 
 
-def constants_of(groups: Sequence[Group], device: torch.device) -> Groups:
+def constants_of(groups: Sequence[Group], device: torch.device) -> ResponseTensors:
     """Old log-probabilities, mask, rewards, positives `(prompts, K, ...)` and seeds of whole groups."""
     rows = [old for group in groups for old in group.old_log_probs]
     engine = [engine_log_probs(rollout) for group in groups for rollout in group.rollouts]
@@ -110,7 +110,7 @@ def constants_of(groups: Sequence[Group], device: torch.device) -> Groups:
     old = pad_sequence(rows, batch_first=True)
     mask = torch.arange(old.shape[1]) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
     shape = (len(groups), len(groups[0].rollouts), old.shape[1])
-    return Groups(
+    return ResponseTensors(
         log_probs=old.view(shape).to(device),
         old_log_probs=old.view(shape).to(device),
         mask=mask.view(shape).to(device),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import Groups, MultiLabelNCE, Objective, Totals
+from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy import Policy, TokenScores, load_policy
 from rence_lightning.policy.load import DType
@@ -94,22 +94,22 @@ class PolicyModule(LightningModule):
         log_probs = self(batch).log_probs
         if batch.coefficients is not None:
             return (log_probs * batch.coefficients).sum(), {}
-        return self.loss(batch.groups(log_probs), totals)
+        return self.loss(batch.responses(log_probs), totals)
 
-    def loss(self, groups: Groups, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. (1), to be minimised: a scalar share of the update's loss, and the shares of the figures to log."""
-        objective = self.objective.loss(groups, totals)
-        kl = self.trust_region.kl(groups, totals)
+        objective = self.objective.loss(responses, totals)
+        kl = self.trust_region.kl(responses, totals)
         loss = objective + self.trust_region.kl_coef * kl
         with torch.no_grad():
-            log_ratio = groups.sequence_log_ratio
+            log_ratio = responses.sequence_log_ratio
             metrics = {
                 "loss": loss,
                 "objective": objective,
                 "kl": kl,
-                "positive_log_ratio": (log_ratio * groups.positive).sum() / max(totals.positives, 1),
-                "negative_log_ratio": (log_ratio * ~groups.positive).sum() / max(totals.negatives, 1),
-                **self.objective.metrics(groups, totals),
+                "positive_log_ratio": (log_ratio * responses.positive).sum() / max(totals.positives, 1),
+                "negative_log_ratio": (log_ratio * ~responses.positive).sum() / max(totals.negatives, 1),
+                **self.objective.metrics(responses, totals),
             }
         return loss, {name: value.detach() for name, value in metrics.items()}
 

@@ -148,7 +148,7 @@ USERS_MODULE = '''
 from lightning.pytorch.callbacks import Callback
 from rence_lightning.objectives import ContrastiveObjective, multi_label_nce
 from rence_lightning.prompts import Problem, ProblemSource
-from rence_lightning.sampling import Judgement, PromptFilter, Verdict
+from rence_lightning.sampling import Judgement, PromptFilter, Outcome
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import TransformersEngine
 
@@ -164,7 +164,7 @@ class Shortest(Reward):
 
 class KeepAll(PromptFilter):
     def judge(self, rewards, correct):
-        return Judgement(Verdict.KEPT, tuple(reward == max(rewards) for reward in rewards))
+        return Judgement(Outcome.KEPT, tuple(reward == max(rewards) for reward in rewards))
 
 class Engine(TransformersEngine):
     """Nothing of its own."""

@@ -15,7 +15,7 @@ import torch
 from objective_groups import TOKENS, random_groups, totals_of, value_and_gradient
 from torch import Tensor
 
-from rence_lightning.objectives import DAPO, GRPO, GSPO, DrGRPO, Groups, PolicyGradient
+from rence_lightning.objectives import DAPO, GRPO, GSPO, DrGRPO, PolicyGradient, ResponseTensors
 from rence_lightning.objectives.policy_gradient import overlong_penalty
 from rence_lightning.policy import load_policy
 
@@ -67,7 +67,7 @@ class CannedTrainer(GRPOTrainer):
         return self.log_probs, torch.zeros_like(self.log_probs), None
 
 
-Build = Callable[[Groups, dict[str, Any]], CannedTrainer]
+Build = Callable[[ResponseTensors, dict[str, Any]], CannedTrainer]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     policy = load_policy("embedded:arithmetic")
     folder: Path = tmp_path_factory.mktemp("trl")
 
-    def builder(groups: Groups, settings: dict[str, Any]) -> CannedTrainer:
+    def builder(groups: ResponseTensors, settings: dict[str, Any]) -> CannedTrainer:
         """A trainer whose prompts are answered with responses of the lengths and rewards of `groups`."""
         rows = groups.rewards.numel()
         lengths = groups.lengths.flatten().tolist()
@@ -114,7 +114,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return builder
 
 
-def score(trainer: CannedTrainer, groups: Groups) -> dict[str, Any]:
+def score(trainer: CannedTrainer, groups: ResponseTensors) -> dict[str, Any]:
     """TRL's batch of these groups, with its own masks, counts and advantages, and their old log-probabilities."""
     with internals("_generate_and_score_completions"):
         batch = trainer._generate_and_score_completions([{"prompt": "1+1"}] * groups.rewards.numel())
@@ -122,7 +122,7 @@ def score(trainer: CannedTrainer, groups: Groups) -> dict[str, Any]:
     return {**batch, "old_per_token_logps": groups.old_log_probs.flatten(0, 1)}
 
 
-def loss_of(trainer: CannedTrainer, batch: dict[str, Any], groups: Groups) -> tuple[Tensor, Tensor]:
+def loss_of(trainer: CannedTrainer, batch: dict[str, Any], groups: ResponseTensors) -> tuple[Tensor, Tensor]:
     """TRL's loss and its gradient by the log-probabilities."""
     with internals("_compute_loss"):
         loss = trainer._compute_loss(trainer.model, batch)
@@ -130,7 +130,7 @@ def loss_of(trainer: CannedTrainer, batch: dict[str, Any], groups: Groups) -> tu
     return loss.detach(), gradient
 
 
-def groups_of_full_length(seed: int) -> Groups:
+def groups_of_full_length(seed: int) -> ResponseTensors:
     """TRL pads to the longest response, so one must be of full length."""
     groups = random_groups(seed=seed)
     mask = groups.mask.clone()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from objective_groups import assert_same, random_groups, totals_of, value_and_gradient
 from torch import Tensor
 
-from rence_lightning.objectives import AllPairs, Groups, RandomPair, all_pairs, multi_label_nce, random_pair
+from rence_lightning.objectives import AllPairs, RandomPair, ResponseTensors, all_pairs, multi_label_nce, random_pair
 
 
 def pair_losses(scores: list[float], positive: list[bool]) -> list[float]:
@@ -109,7 +109,7 @@ def test_extreme_scores_stay_finite(dtype: torch.dtype) -> None:
     assert gradient[0].tolist() == pytest.approx([-0.125, -0.375, 0.375, 0.125])
 
 
-def naive(groups: Groups, beta: float, alpha: float) -> Tensor:
+def naive(groups: ResponseTensors, beta: float, alpha: float) -> Tensor:
     """Eq. (2) with the adaptive margin and the mean over pairs, token by token, from autograd scalars."""
     total = torch.zeros((), dtype=torch.float64)
     prompts, responses, tokens = groups.log_probs.shape
@@ -144,7 +144,7 @@ def test_the_pair_of_a_group_goes_by_its_seed() -> None:
     assert groups.positive.sum() == 3
     losses = []
     for seed in range(300):
-        drawn = Groups(**{**vars(groups), "seeds": (seed,)})
+        drawn = ResponseTensors(**{**vars(groups), "seeds": (seed,)})
         losses.append(objective.loss(drawn, totals_of(drawn)).item())
         assert objective.loss(drawn, totals_of(drawn)).item() == losses[-1], "a group's pair changes between updates"
     pairs = pair_losses(objective.scores(groups)[0].tolist(), groups.positive[0].tolist())

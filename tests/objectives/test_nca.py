@@ -11,7 +11,7 @@ from objective_groups import assert_same, random_groups, value_and_gradient
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import NCA, Groups, InfoNCA, info_nca, nca, softmax_contrast
+from rence_lightning.objectives import NCA, InfoNCA, ResponseTensors, info_nca, nca, softmax_contrast
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -51,7 +51,7 @@ def test_losses_are_the_equations_written_out(group: list[tuple[float, float]], 
     assert nca(*batch, temperature).tolist() == pytest.approx([naive_nca(scores, rewards, temperature)] * 2)
 
 
-def naive(groups: Groups, beta: float, temperature: float, single: bool) -> Tensor:
+def naive(groups: ResponseTensors, beta: float, temperature: float, single: bool) -> Tensor:
     """The loss of the update token by token, from autograd scalars."""
     total = torch.zeros((), dtype=torch.float64)
     prompts, responses, tokens = groups.log_probs.shape

@@ -14,7 +14,14 @@ from objective_groups import random_groups as graded_groups
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import NCA, Groups, MultiLabelNCE, SoftmaxContrast, multi_label_nce, softmax_contrast
+from rence_lightning.objectives import (
+    NCA,
+    MultiLabelNCE,
+    ResponseTensors,
+    SoftmaxContrast,
+    multi_label_nce,
+    softmax_contrast,
+)
 from rence_lightning.objectives.nce import reward_margin
 
 REWARDS = torch.tensor([[1, 1, 0.1, 0.1, 0.1, 0, 0, 0]], dtype=torch.float64)
@@ -186,12 +193,12 @@ def test_float32_is_float64_rounded(loss: Callable[[Tensor, Tensor], Tensor]) ->
 # ---- the objective classes ----------------------------------------------------------------------------------------
 
 
-def random_groups(prompts: int = 5, responses: int = 4, tokens: int = 7) -> Groups:
+def random_groups(prompts: int = 5, responses: int = 4, tokens: int = 7) -> ResponseTensors:
     generator = torch.Generator().manual_seed(3)
     shape = (prompts, responses, tokens)
     lengths = torch.randint(1, tokens + 1, shape[:2], generator=generator)
     rewards = torch.tensor([1.0, 1.0, 0.1, 0.0], dtype=torch.float64).expand(prompts, responses)
-    return Groups(
+    return ResponseTensors(
         log_probs=torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(),
         old_log_probs=torch.randn(shape, generator=generator, dtype=torch.float64),
         mask=torch.arange(tokens) < lengths.unsqueeze(-1),

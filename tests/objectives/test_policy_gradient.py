@@ -13,7 +13,7 @@ from objective_groups import POLICY_GRADIENT, assert_same, build, random_groups,
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import DAPO, GRPO, GSPO, DrGRPO, Groups, PolicyGradient
+from rence_lightning.objectives import DAPO, GRPO, GSPO, DrGRPO, PolicyGradient, ResponseTensors
 from rence_lightning.objectives.policy_gradient import clipped_surrogate, group_advantage, overlong_penalty
 
 # ---- the equations, a token at a time, in floats and autograd scalars ----------------------------------------------
@@ -33,13 +33,13 @@ def term(ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
     return -ratio * advantage
 
 
-def log_ratios(groups: Groups, p: int, k: int) -> list[Tensor]:
+def log_ratios(groups: ResponseTensors, p: int, k: int) -> list[Tensor]:
     """log w of each token of a response."""
     here = [t for t in range(groups.mask.shape[-1]) if groups.mask[p, k, t]]
     return [groups.log_probs[p, k, t] - groups.old_log_probs[p, k, t] for t in here]
 
 
-def naive_grpo(groups: Groups) -> Tensor:
+def naive_grpo(groups: ResponseTensors) -> Tensor:
     total, count = torch.zeros((), dtype=torch.float64), 0
     for p, rewards in enumerate(groups.rewards.tolist()):
         for k, advantage in enumerate(standardised(rewards)):
@@ -48,7 +48,7 @@ def naive_grpo(groups: Groups) -> Tensor:
     return total / count
 
 
-def naive_dapo(groups: Groups) -> Tensor:
+def naive_dapo(groups: ResponseTensors) -> Tensor:
     """With a limit of 9 tokens and a buffer of 4."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     for p, rewards in enumerate(groups.rewards.tolist()):
@@ -60,7 +60,7 @@ def naive_dapo(groups: Groups) -> Tensor:
     return total / count
 
 
-def naive_gspo(groups: Groups) -> Tensor:
+def naive_gspo(groups: ResponseTensors) -> Tensor:
     """One term a response, of the geometric mean of its tokens' ratios."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     for p, rewards in enumerate(groups.rewards.tolist()):
@@ -71,7 +71,7 @@ def naive_gspo(groups: Groups) -> Tensor:
     return total / count
 
 
-def naive_dr_grpo(groups: Groups) -> Tensor:
+def naive_dr_grpo(groups: ResponseTensors) -> Tensor:
     """Each response over 9 tokens, whatever its length."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     for p, rewards in enumerate(groups.rewards.tolist()):
@@ -82,7 +82,7 @@ def naive_dr_grpo(groups: Groups) -> Tensor:
     return total / count
 
 
-EQUATIONS: list[tuple[PolicyGradient, Callable[[Groups], Tensor]]] = [
+EQUATIONS: list[tuple[PolicyGradient, Callable[[ResponseTensors], Tensor]]] = [
     (GRPO(clip_high=0.3), naive_grpo),
     (DAPO(clip_high=0.3, overlong_buffer=4, max_response_tokens=9), naive_dapo),
     (GSPO(clip_low=0.02, clip_high=0.03), naive_gspo),
@@ -93,7 +93,7 @@ EQUATIONS: list[tuple[PolicyGradient, Callable[[Groups], Tensor]]] = [
 @pytest.mark.parametrize(("objective", "equation"), EQUATIONS)
 @pytest.mark.parametrize("seed", range(4))
 def test_losses_are_the_equations_token_by_token(
-    objective: PolicyGradient, equation: Callable[[Groups], Tensor], seed: int
+    objective: PolicyGradient, equation: Callable[[ResponseTensors], Tensor], seed: int
 ) -> None:
     groups = random_groups(seed=seed)
     expected = equation(groups)
@@ -235,7 +235,7 @@ def test_clip_share_by_hand() -> None:
     ratios = torch.tensor([[[1.3, 1.1, 0.5, 9.0], [0.7, 1.3, 0.9, 0.1], [1.25, 1.0, 1.0, 9.0]]], dtype=torch.float64)
     rewards = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
     mask = torch.tensor([[[True, True, True, False]] * 3])
-    groups = Groups(ratios.log(), torch.zeros_like(ratios), mask, rewards, rewards == 1)
+    groups = ResponseTensors(ratios.log(), torch.zeros_like(ratios), mask, rewards, rewards == 1)
     for objective in (GRPO(), DAPO(clip_high=0.2), DrGRPO(max_response_tokens=4)):
         assert objective.metrics(groups, totals_of(groups))["clip_share"].item() == pytest.approx(3 / 9)
     assert DAPO(clip_high=0.28).metrics(groups, totals_of(groups))["clip_share"].item() == pytest.approx(2 / 9)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import Groups, Totals
+from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion, adapt_kl_coef, kl_estimate
 
 OLD = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_at_pi_old_kl_and_its_gradient_vanish() -> None:
 def test_reductions() -> None:
     log_probs = torch.tensor([[[0.1, 0.2, 9.0], [0.3, 9.0, 9.0]]], dtype=torch.float64)
     mask = torch.tensor([[[True, True, False], [True, False, False]]])
-    groups = Groups(
+    groups = ResponseTensors(
         log_probs, torch.zeros_like(log_probs), mask, torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool)
     )
     totals = Totals(prompts=4, responses=8, tokens=30, positives=3)

@@ -131,7 +131,11 @@ def test_a_run_that_lacks_something_is_reported_without(copy: Path, missing: str
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = page_of(copy).text
-    gone = {"rollouts": "Groups that were", "evaluations": "Samples of", "evaluations.jsonl": "Every evaluation"}
+    gone = {
+        "rollouts": "Groups that were",
+        "evaluations": "Samples of",
+        "evaluations.jsonl": "Every evaluation",
+    }
     gone |= {"metrics.csv": "Gradient norm", "config.yaml": "embedded:arithmetic"}
     assert gone[missing] not in text
     assert "Training problems" in text

@@ -37,10 +37,10 @@ def averages(run_dir: Path) -> list[float]:
     return [json.loads(line)["average"] for line in (run_dir / "evaluations.jsonl").read_text().splitlines()]
 
 
-def fates(run_dir: Path) -> list[list[tuple[str, str]]]:
+def outcomes(run_dir: Path) -> list[list[tuple[str, str]]]:
     files = sorted((run_dir / "rollouts").glob("*.jsonl"))
     rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    return [[(row["id"], row["fate"]) for row in iteration] for iteration in rows]
+    return [[(row["id"], row["outcome"]) for row in iteration] for iteration in rows]
 
 
 def largest_difference(one: Path, other: Path) -> float:
@@ -76,7 +76,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_several_processes_train_the_policy_of_one(options: tuple[str, ...], one: Path, tmp_path: Path) -> None:
     fit(tmp_path / "run", *SHORT, *options)
-    assert fates(one) == fates(tmp_path / "run"), "kept, mastered and cached must not depend on the ranks"
+    assert outcomes(one) == outcomes(tmp_path / "run"), "kept, mastered and cached must not depend on the ranks"
     assert largest_difference(one, tmp_path / "run") < 1e-5
 
 
@@ -85,6 +85,6 @@ def test_four_iterations_are_two_and_two(tmp_path: Path) -> None:
     fit(tmp_path / "whole", *short, "--trainer.max_iterations=4")
     fit(tmp_path / "parts", *short, "--trainer.max_iterations=2")
     fit(tmp_path / "parts", *short, "--trainer.max_iterations=4", "--ckpt_path=last")
-    assert fates(tmp_path / "whole") == fates(tmp_path / "parts")
+    assert outcomes(tmp_path / "whole") == outcomes(tmp_path / "parts")
     one, other = (load_file(tmp_path / run / "hf" / "model.safetensors") for run in ("whole", "parts"))
     assert all(torch.equal(weight, other[name]) for name, weight in one.items()), "resume is not exact"

@@ -60,7 +60,7 @@ def test_all_too_hard_is_an_error_with_the_counts(tmp_path: Path) -> None:
     ):
         fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
     rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
-    assert [row["fate"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
+    assert [row["outcome"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
 
 
 def test_all_too_easy_is_an_error_with_the_counts(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_left_over_groups_are_sampled_anew_first_thing(tmp_path: Path) -> None:
         [json.loads(line) for line in (tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines()]
         for i in (1, 2)
     )
-    cached = [row["id"] for row in first if row["fate"] == "cached"]
+    cached = [row["id"] for row in first if row["outcome"] == "cached"]
     assert len(first) == 8 and len(cached) == 2, "eight drawn, six wanted"
     assert [row["id"] for row in second[:2]] == cached
     assert len(second) == 10, "the cache is a draw of its own: two, then eight more"

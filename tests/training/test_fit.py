@@ -107,12 +107,12 @@ def test_run_directory_holds_all_of_the_run(run: tuple[Path, Trainer]) -> None:
 def test_rollout_log_says_what_was_sampled_and_why_it_was_kept(run: tuple[Path, Trainer]) -> None:
     lines = (run[0] / "rollouts" / "iteration-0003.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert sum(row["fate"] == "kept" for row in rows) == 16
+    assert sum(row["outcome"] == "kept" for row in rows) == 16
     for row in rows:
         correct = sum(response["correct"] for response in row["responses"])
         assert len(row["responses"]) == 8
         expected = "mastered" if correct > 6.4 else "too_easy" if correct > 4 else "kept" if correct else "too_hard"
-        assert row["fate"] in ({expected, "cached"} if expected == "kept" else {expected})
+        assert row["outcome"] in ({expected, "cached"} if expected == "kept" else {expected})
         for response in row["responses"]:
             assert response["reward"] == (1.0 if response["correct"] else 0.0 if response["answer"] is None else 0.1)
             assert response["positive"] == response["correct"]

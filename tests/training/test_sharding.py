@@ -49,11 +49,11 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "hf" / "model.safetensors")
 
 
-def fates(run_dir: Path) -> list[list[tuple[Any, Any]]]:
+def outcomes(run_dir: Path) -> list[list[tuple[Any, Any]]]:
     """What became of each prompt, in order, in each iteration."""
     files = sorted((run_dir / "rollouts").glob("*.jsonl"))
     rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    return [[(row["id"], row["fate"]) for row in iteration] for iteration in rows]
+    return [[(row["id"], row["outcome"]) for row in iteration] for iteration in rows]
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-5) -> None:
@@ -63,7 +63,7 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], a
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    assert fates(one) == fates(other), "kept, mastered and cached must not depend on the ranks"
+    assert outcomes(one) == outcomes(other), "kept, mastered and cached must not depend on the ranks"
     assert_close(weights(one), weights(other))
     # Before training the weights are the same to the bit, and so are the figures of what they sample.
     first, second = (SampleFolder(run / "evaluations" / "iteration-0000") for run in (one, other))
@@ -87,7 +87,7 @@ def test_the_comparison_has_a_point(one: Path) -> None:
     start = load_file(ROOT / "rence_lightning" / "embedded" / "arithmetic" / "model.safetensors")
     moved = weights(one)["model.norm.weight"] - start["model.norm.weight"].float()
     assert moved.abs().max() > 1e-5, "the policy did not move"
-    assert {fate for iteration in fates(one) for _, fate in iteration} >= {"kept", "mastered", "cached"}
+    assert {outcome for iteration in outcomes(one) for _, outcome in iteration} >= {"kept", "mastered", "cached"}
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[s
     assert during, "no kill struck while a checkpoint was being written: the test has lost its point"
     killed = torture.outcome(tmp_path / "run")
     torture.assert_same(killed, whole)
-    torture.assert_mastered_once(killed["fates"])
+    torture.assert_mastered_once(killed["outcomes"])
 
 
 @pytest.mark.slow

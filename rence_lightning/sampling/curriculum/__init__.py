@@ -3,9 +3,9 @@
 from rence_lightning.sampling.curriculum.filtering import (
     Judgement,
     NoFilter,
+    Outcome,
     PositiveRatioFilter,
     PromptFilter,
-    Verdict,
     ZeroVarianceFilter,
 )
 from rence_lightning.sampling.curriculum.pool import PromptPool
@@ -15,10 +15,10 @@ __all__ = [
     "GRESOSkipping",
     "Judgement",
     "NoFilter",
+    "Outcome",
     "PositiveRatioFilter",
     "PromptFilter",
     "PromptPool",
     "PromptSkipping",
-    "Verdict",
     "ZeroVarianceFilter",
 ]

@@ -16,10 +16,13 @@ from rence_lightning.errors import UserError
 Positives = Literal["correct", "best"]
 
 
-class Verdict(StrEnum):
+class Outcome(StrEnum):
     """What becomes of a sampled group."""
 
     KEPT = "kept"
+    """The group is trained on."""
+    CACHED = "cached"
+    """The group passed the filter when the batch was full: its prompt is sampled again in the next iteration."""
     TOO_HARD = "too_hard"
     TOO_EASY = "too_easy"
     MASTERED = "mastered"
@@ -28,9 +31,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, and the group's positive set P: `(K,)` bool."""
+    """The outcome of a group, and its positive set P: `(K,)` bool."""
 
-    verdict: Verdict
+    outcome: Outcome
     positive: tuple[bool, ...]
 
 
@@ -39,7 +42,7 @@ class PromptFilter(ABC):
 
     @abstractmethod
     def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
-        """The verdict on a group, from the reward and the correctness of each of its K responses."""
+        """The outcome of a group (never `cached`), from the reward and the correctness of each of its K responses."""
 
 
 class PositiveRatioFilter(PromptFilter):
@@ -72,19 +75,19 @@ class PositiveRatioFilter(PromptFilter):
         positive = tuple(correct)
         if self.positives == "best" and not any(correct):
             positive = tuple(reward == max(rewards) for reward in rewards)
-        return Judgement(self._verdict(sum(positive), sum(correct), len(rewards)), positive)
+        return Judgement(self._outcome(sum(positive), sum(correct), len(rewards)), positive)
 
-    def _verdict(self, positive: int, correct: int, responses: int) -> Verdict:
+    def _outcome(self, positive: int, correct: int, responses: int) -> Outcome:
         rho = positive / responses  # a quotient rounds to the decimal it equals: 29 of 100 is not above 0.29
         if correct / responses > self.t_master:
-            return Verdict.MASTERED
+            return Outcome.MASTERED
         if not correct and positive == responses:
-            return Verdict.TOO_HARD  # all fail alike: nothing to contrast
+            return Outcome.TOO_HARD  # all fail alike: nothing to contrast
         if rho <= self.t_hard:
-            return Verdict.TOO_HARD
+            return Outcome.TOO_HARD
         if rho > self.t_easy or positive == responses:
-            return Verdict.TOO_EASY
-        return Verdict.KEPT
+            return Outcome.TOO_EASY
+        return Outcome.KEPT
 
 
 class ZeroVarianceFilter(PromptFilter):
@@ -115,4 +118,4 @@ class NoFilter(PromptFilter):
     """
 
     def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
-        return Judgement(Verdict.KEPT, tuple(correct))
+        return Judgement(Outcome.KEPT, tuple(correct))

@@ -7,74 +7,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.sampling import NoFilter, PositiveRatioFilter, Verdict, ZeroVarianceFilter
+from rence_lightning.sampling import NoFilter, Outcome, PositiveRatioFilter, ZeroVarianceFilter
 
 REWARD = {"c": 1.0, "w": 0.1, "-": 0.0}  # correct, boxed but wrong, no box
 
 
-def judge(responses: str, **settings: object) -> tuple[Verdict, str]:
-    """The verdict on responses such as `ccw-`, and which of them are positive, as `1100`."""
+def judge(responses: str, **settings: object) -> tuple[Outcome, str]:
+    """The outcome on responses such as `ccw-`, and which of them are positive, as `1100`."""
     rewards = [REWARD[response] for response in responses]
     judgement = PositiveRatioFilter(**settings).judge(rewards, [r == "c" for r in responses])  # type: ignore[arg-type]
-    return judgement.verdict, "".join(str(int(positive)) for positive in judgement.positive)
+    return judgement.outcome, "".join(str(int(positive)) for positive in judgement.positive)
 
 
 @pytest.mark.parametrize(
-    ("responses", "verdict", "positive"),
+    ("responses", "outcome", "positive"),
     [
-        ("cwwwwwww", Verdict.KEPT, "10000000"),
-        ("ccccw---", Verdict.KEPT, "11110000"),  # rho = 0.5 = t_easy: inclusive
-        ("cccccw--", Verdict.TOO_EASY, "11111000"),
-        ("ccccccw-", Verdict.TOO_EASY, "11111100"),  # 0.75 <= t_master
-        ("cccccccw", Verdict.MASTERED, "11111110"),
-        ("cccccccc", Verdict.MASTERED, "11111111"),
-        ("wwww----", Verdict.TOO_HARD, "00000000"),
-        ("wwwwwwww", Verdict.TOO_HARD, "00000000"),  # all fail alike: rho read literally would be 1
-        ("--------", Verdict.TOO_HARD, "00000000"),
+        ("cwwwwwww", Outcome.KEPT, "10000000"),
+        ("ccccw---", Outcome.KEPT, "11110000"),  # rho = 0.5 = t_easy: inclusive
+        ("cccccw--", Outcome.TOO_EASY, "11111000"),
+        ("ccccccw-", Outcome.TOO_EASY, "11111100"),  # 0.75 <= t_master
+        ("cccccccw", Outcome.MASTERED, "11111110"),
+        ("cccccccc", Outcome.MASTERED, "11111111"),
+        ("wwww----", Outcome.TOO_HARD, "00000000"),
+        ("wwwwwwww", Outcome.TOO_HARD, "00000000"),  # all fail alike: rho read literally would be 1
+        ("--------", Outcome.TOO_HARD, "00000000"),
     ],
 )
-def test_correct_answers_decide(responses: str, verdict: Verdict, positive: str) -> None:
-    assert judge(responses) == (verdict, positive)
+def test_correct_answers_decide(responses: str, outcome: Outcome, positive: str) -> None:
+    assert judge(responses) == (outcome, positive)
 
 
 @pytest.mark.parametrize(
-    ("responses", "verdict", "positive"),
+    ("responses", "outcome", "positive"),
     [
-        ("www-----", Verdict.KEPT, "11100000"),  # the format reward makes positives
-        ("wwwww---", Verdict.TOO_EASY, "11111000"),
-        ("wwwwwwww", Verdict.TOO_HARD, "11111111"),  # never mastered: nobody solved it
-        ("--------", Verdict.TOO_HARD, "11111111"),
-        ("cw------", Verdict.KEPT, "10000000"),  # with a correct answer as by default
+        ("www-----", Outcome.KEPT, "11100000"),  # the format reward makes positives
+        ("wwwww---", Outcome.TOO_EASY, "11111000"),
+        ("wwwwwwww", Outcome.TOO_HARD, "11111111"),  # never mastered: nobody solved it
+        ("--------", Outcome.TOO_HARD, "11111111"),
+        ("cw------", Outcome.KEPT, "10000000"),  # with a correct answer as by default
     ],
 )
-def test_best_answers_stand_in_where_none_is_correct(responses: str, verdict: Verdict, positive: str) -> None:
-    assert judge(responses, positives="best") == (verdict, positive)
+def test_best_answers_stand_in_where_none_is_correct(responses: str, outcome: Outcome, positive: str) -> None:
+    assert judge(responses, positives="best") == (outcome, positive)
 
 
 def test_zero_variance_filtering_is_a_special_case() -> None:
     settings = {"t_easy": 0.99, "t_master": 1.0}
-    assert judge("cccccccw", **settings)[0] is Verdict.KEPT
-    assert judge("cccccccc", **settings)[0] is Verdict.TOO_EASY, "t_master 1 masters nothing"
-    assert judge("wwwwwwww", **settings)[0] is Verdict.TOO_HARD
-    assert judge("cccccccc", t_easy=1.0, t_master=1.0)[0] is Verdict.TOO_EASY, "no negative, no contrast"
+    assert judge("cccccccw", **settings)[0] is Outcome.KEPT
+    assert judge("cccccccc", **settings)[0] is Outcome.TOO_EASY, "t_master 1 masters nothing"
+    assert judge("wwwwwwww", **settings)[0] is Outcome.TOO_HARD
+    assert judge("cccccccc", t_easy=1.0, t_master=1.0)[0] is Outcome.TOO_EASY, "no negative, no contrast"
 
 
 @given(st.integers(2, 200), st.integers(0, 200), st.integers(1, 99))
 def test_thresholds_are_decimals_not_their_binary_neighbours(responses: int, correct: int, percent: int) -> None:
     correct = min(correct, responses)
-    verdict = PositiveRatioFilter(t_easy=percent / 100, t_master=1.0).judge(
+    outcome = PositiveRatioFilter(t_easy=percent / 100, t_master=1.0).judge(
         [1.0] * correct + [0.0] * (responses - correct), [True] * correct + [False] * (responses - correct)
     )
     kept = 0 < 100 * correct <= percent * responses and correct < responses  # in integers
-    assert (verdict.verdict is Verdict.KEPT) == kept
+    assert (outcome.outcome is Outcome.KEPT) == kept
 
 
 @given(st.integers(2, 200), st.integers(0, 200), st.integers(0, 89))
 def test_the_hard_threshold_is_exclusive(responses: int, correct: int, percent: int) -> None:
     correct = min(correct, responses - 1)
-    verdict, _ = judge("c" * correct + "w" * (responses - correct), t_hard=percent / 100, t_easy=1.0, t_master=1.0)
+    outcome, _ = judge("c" * correct + "w" * (responses - correct), t_hard=percent / 100, t_easy=1.0, t_master=1.0)
     too_hard = 100 * correct <= percent * responses  # in integers
-    assert verdict is (Verdict.TOO_HARD if too_hard else Verdict.KEPT)
+    assert outcome is (Outcome.TOO_HARD if too_hard else Outcome.KEPT)
 
 
 @given(st.integers(1, 200), st.integers(0, 200), st.integers(1, 99), st.sampled_from(["correct", "best"]))
@@ -82,8 +82,8 @@ def test_mastery_is_more_than_its_share_of_correct_answers(
     responses: int, correct: int, percent: int, positives: str
 ) -> None:
     correct = min(correct, responses)
-    verdict, _ = judge("c" * correct + "w" * (responses - correct), t_master=percent / 100, positives=positives)
-    assert (verdict is Verdict.MASTERED) == (100 * correct > percent * responses)  # in integers
+    outcome, _ = judge("c" * correct + "w" * (responses - correct), t_master=percent / 100, positives=positives)
+    assert (outcome is Outcome.MASTERED) == (100 * correct > percent * responses)  # in integers
 
 
 @pytest.mark.parametrize("correct", range(9))
@@ -94,13 +94,13 @@ def test_every_share_of_eight_at_every_threshold_of_eight(correct: int) -> None:
             for master in range(easy, 9):
                 settings = {"t_hard": hard / 8, "t_easy": easy / 8, "t_master": master / 8}
                 if correct > master:
-                    expected = Verdict.MASTERED
+                    expected = Outcome.MASTERED
                 elif correct <= hard:
-                    expected = Verdict.TOO_HARD
+                    expected = Outcome.TOO_HARD
                 else:
-                    expected = Verdict.KEPT if correct <= easy else Verdict.TOO_EASY
-                verdict, _ = judge("c" * correct + "-" * (8 - correct), **settings)
-                assert verdict is expected, f"{correct} of 8 correct with {settings}"
+                    expected = Outcome.KEPT if correct <= easy else Outcome.TOO_EASY
+                outcome, _ = judge("c" * correct + "-" * (8 - correct), **settings)
+                assert outcome is expected, f"{correct} of 8 correct with {settings}"
 
 
 @pytest.mark.parametrize("share", [(4, 5), (8, 10), (16, 20), (7, 10), (3, 5), (29, 100), (57, 100)])
@@ -109,24 +109,24 @@ def test_decimal_thresholds_meet_their_fractions(share: tuple[int, int]) -> None
     correct, responses = share
     answers = "c" * correct + "w" * (responses - correct)
     threshold = correct / responses
-    assert judge(answers, t_easy=0.99, t_master=threshold)[0] is Verdict.KEPT, "not more than t_master: not mastered"
-    assert judge(answers, t_easy=threshold, t_master=1.0)[0] is Verdict.KEPT, "t_easy is inclusive"
-    assert judge(answers, t_hard=threshold, t_easy=0.99, t_master=1.0)[0] is Verdict.TOO_HARD, "t_hard is exclusive"
+    assert judge(answers, t_easy=0.99, t_master=threshold)[0] is Outcome.KEPT, "not more than t_master: not mastered"
+    assert judge(answers, t_easy=threshold, t_master=1.0)[0] is Outcome.KEPT, "t_easy is inclusive"
+    assert judge(answers, t_hard=threshold, t_easy=0.99, t_master=1.0)[0] is Outcome.TOO_HARD, "t_hard is exclusive"
 
 
 @given(st.text(alphabet="w-", min_size=2, max_size=16), st.sampled_from(["correct", "best"]))
 def test_an_unsolved_prompt_is_never_mastered(responses: str, positives: str) -> None:
     for t_easy in (0.5, 1.0):
-        verdict, _ = judge(responses, positives=positives, t_easy=t_easy, t_master=0.01)
-        assert verdict is not Verdict.MASTERED
+        outcome, _ = judge(responses, positives=positives, t_easy=t_easy, t_master=0.01)
+        assert outcome is not Outcome.MASTERED
         if len(set(responses)) == 1:
-            assert verdict is Verdict.TOO_HARD, "all fail alike: nothing to contrast, and nothing learnt"
+            assert outcome is Outcome.TOO_HARD, "all fail alike: nothing to contrast, and nothing learnt"
 
 
 @given(st.text(alphabet="cw-", min_size=1, max_size=12), st.sampled_from(["correct", "best"]))
 def test_a_kept_group_has_positives_and_negatives(responses: str, positives: str) -> None:
-    verdict, positive = judge(responses, positives=positives, t_easy=1.0, t_master=1.0)
-    if verdict is Verdict.KEPT:
+    outcome, positive = judge(responses, positives=positives, t_easy=1.0, t_master=1.0)
+    if outcome is Outcome.KEPT:
         assert set(positive) == {"0", "1"}
         assert {responses[i] for i, p in enumerate(positive) if p == "1"}.isdisjoint(
             {responses[i] for i, p in enumerate(positive) if p == "0"}
@@ -138,7 +138,7 @@ def test_shaped_rewards_do_not_decide_difficulty() -> None:
     for positives in ("correct", "best"):
         judge_all = PositiveRatioFilter(positives=positives).judge  # type: ignore[arg-type]
         judgement = judge_all([0.4, 0.9, 0.1, 0.1], [True, True, False, False])
-        assert judgement.verdict is Verdict.KEPT
+        assert judgement.outcome is Outcome.KEPT
         assert judgement.positive == (True, True, False, False), f"positives: {positives}"
 
 
@@ -171,31 +171,31 @@ def test_zero_variance_is_the_positive_ratio_below_one(correct: list[bool], chan
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 100])
 def test_zero_variance_keeps_all_but_the_alike(size: int) -> None:
-    expected = {0: Verdict.TOO_HARD, size: Verdict.TOO_EASY}
+    expected = {0: Outcome.TOO_HARD, size: Outcome.TOO_EASY}
     for right in range(size + 1):
         correct = [True] * right + [False] * (size - right)
         judgement = ZeroVarianceFilter().judge([float(c) for c in correct], correct)
-        assert judgement.verdict is expected.get(right, Verdict.KEPT), f"{right} of {size} correct"
+        assert judgement.outcome is expected.get(right, Outcome.KEPT), f"{right} of {size} correct"
         assert judgement.positive == tuple(correct)
 
 
 def test_zero_variance_is_of_correctness_not_of_rewards() -> None:
     judge = ZeroVarianceFilter().judge
-    assert judge([0.1, 0.0], [False, False]).verdict is Verdict.TOO_HARD
-    assert judge([1.0, 0.4], [True, True]).verdict is Verdict.TOO_EASY
-    assert judge([0.4, 0.4], [True, False]).verdict is Verdict.KEPT
+    assert judge([0.1, 0.0], [False, False]).outcome is Outcome.TOO_HARD
+    assert judge([1.0, 0.4], [True, True]).outcome is Outcome.TOO_EASY
+    assert judge([0.4, 0.4], [True, False]).outcome is Outcome.KEPT
 
 
 def test_zero_variance_masters_above_its_share() -> None:
-    def verdict(right: int) -> Verdict:
-        return ZeroVarianceFilter(t_master=0.8).judge([0.0] * 10, [True] * right + [False] * (10 - right)).verdict
+    def outcome(right: int) -> Outcome:
+        return ZeroVarianceFilter(t_master=0.8).judge([0.0] * 10, [True] * right + [False] * (10 - right)).outcome
 
-    assert [verdict(right) for right in (0, 1, 8, 9, 10)] == [
-        Verdict.TOO_HARD,
-        Verdict.KEPT,
-        Verdict.KEPT,
-        Verdict.MASTERED,
-        Verdict.MASTERED,
+    assert [outcome(right) for right in (0, 1, 8, 9, 10)] == [
+        Outcome.TOO_HARD,
+        Outcome.KEPT,
+        Outcome.KEPT,
+        Outcome.MASTERED,
+        Outcome.MASTERED,
     ]
 
 
@@ -208,5 +208,5 @@ def test_an_impossible_mastery_is_refused(t_master: float) -> None:
 @given(st.lists(st.booleans(), min_size=1, max_size=16))
 def test_no_filter_keeps_everything(correct: list[bool]) -> None:
     judgement = NoFilter().judge([1.0] * len(correct), correct)
-    assert judgement.verdict is Verdict.KEPT
+    assert judgement.outcome is Outcome.KEPT
     assert judgement.positive == tuple(correct), "P is the correct responses, whatever their rewards"
