@@ -11,6 +11,12 @@ from rence_lightning.callbacks.report import Report
 from rence_lightning.callbacks.rollout_budget import RolloutBudget
 from rence_lightning.callbacks.rollout_log import RolloutLog
 
+
+def standard_callbacks() -> list[Callback]:
+    """The callbacks of a run that is not given any: everything a run needs except benchmarks."""
+    return [OldPolicySnapshot(), AdaptiveKL(), RolloutLog(), Progress(), Checkpoint(), ExportPolicy(), Report()]
+
+
 __all__ = [
     "AdaptiveKL",
     "BenchmarkEvaluation",
@@ -22,4 +28,5 @@ __all__ = [
     "Report",
     "RolloutBudget",
     "RolloutLog",
+    "standard_callbacks",
 ]

@@ -168,7 +168,7 @@ class BenchmarkEvaluation(Callback):
 
     def _run(self, trainer: Trainer, samples: SampleFolder, name: str) -> dict[str, float]:
         """Samples what is not there yet; the figures, on every rank."""
-        trainer.stop_if_told()
+        trainer.stop_if_requested()
         data, prompts = trainer.datamodule, self._prompts[name]
         done = trainer.fabric.broadcast(samples.read(name) if trainer.is_global_zero else {})
         missing = [prompt for prompt in prompts if prompt.problem.id not in done]

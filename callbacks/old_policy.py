@@ -31,6 +31,9 @@ class OldPolicySnapshot(Callback):
             has other weights than the policy. In float32 both agree to about 1e-5, in bfloat16 to about 1e-2.
     """
 
+    sets_old_log_probs = True
+    """Tells the trainer that the scores have their anchor."""
+
     def __init__(self, source: Literal["recompute", "engine"] = "recompute", verify_sync: float | None = None) -> None:
         if verify_sync is not None and (verify_sync <= 0 or source == "engine"):
             raise UserError(

@@ -12,12 +12,11 @@ from rich.progress import Progress as Bars
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.callbacks.benchmark_evaluation import BenchmarkEvaluation
 from rence_lightning.callbacks.export import ExportPolicy
-from rence_lightning.errors import EngineError
+from rence_lightning.errors import EngineError, Stopped
 from rence_lightning.evaluation import compare, comparison_table, evaluation_table, settings_that_differ
 from rence_lightning.sampling.datamodule import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.stop import Stopped
 from rence_lightning.training.trainer import Trainer
 
 LOG_WIDTH = 120

@@ -34,11 +34,11 @@ from rence_lightning.errors import (
     EngineMismatchError,
     NonFiniteError,
     StarvationError,
+    Stopped,
     UserError,
 )
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.stop import Stopped
 from rence_lightning.training.trainer import Trainer
 
 OUT_OF_MEMORY = (

@@ -1,9 +1,10 @@
 """Saving and loading everything that the next step depends on.
 
 A checkpoint is a folder: `state` (policy, optimizer and the run's own state, through Fabric, so a file or a folder of
-shards as the strategy has it), `rng-RANK` (each rank's random number generators) and `hf` (configuration and tokenizer,
-which make the weights a policy without the run's YAML). It is written beside its place and renamed into it, so a
-checkpoint that exists is whole. Only plain types are stored, and they are read with `weights_only`.
+shards as the strategy has it), `rng-RANK` (each rank's random number generators), `checkpoint.json` (which run it
+belongs to), `config.yaml` (the run's settings) and `hf` (configuration and tokenizer, which make the weights a policy
+without the settings). It is written under another name and then renamed, so a checkpoint that exists is whole. Only
+plain types are stored, and they are read with `weights_only`.
 
 Any checkpoint loads into any strategy and any number of processes.
 """
@@ -22,6 +23,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import ModelParallelStrategy
 from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -30,25 +32,34 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from rence_lightning.errors import CheckpointError, UserError
+from rence_lightning.distributed import gather
+from rence_lightning.errors import CheckpointError, one_line
 from rence_lightning.policy import Policy
+from rence_lightning.run.directory import SavedAt
 
 
 def save_checkpoint(
-    fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer, run: dict[str, Any], steps: int
+    fabric: Fabric,
+    folder: Path,
+    policy: Module,
+    optimizer: Optimizer,
+    run: dict[str, Any],
+    saved: SavedAt,
+    config: str | None,
 ) -> None:
     """Writes a checkpoint; every rank takes part.
 
     Args:
         fabric: Has set up the policy and the optimizer.
-        folder: Where to.
-        policy: What is trained.
-        optimizer: Its optimizer.
+        folder: Path of the checkpoint.
+        policy: Policy that is trained.
+        optimizer: Optimizer of the policy.
         run: Whatever else the next step depends on, in plain types.
-        steps: Updates taken, for `peek_steps`.
+        saved: Moment of the checkpoint, and the run it belongs to.
+        config: Settings of the run as YAML, None where it has none.
 
     Raises:
-        CheckpointError: On every rank, when one cannot write (a full disk); what was saved before stands.
+        CheckpointError: On every rank, when one cannot write (a full disk); what was saved before is intact.
     """
     draft = folder.with_name(f".tmp-{folder.name}")
 
@@ -61,7 +72,9 @@ def save_checkpoint(
         fabric.save(draft / "state", {"policy": policy, "optimizer": optimizer, "run": run})
         torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
         if fabric.is_global_zero:
-            (draft / "steps").write_text(f"{steps}\n")  # a small file, read without opening the large one
+            saved.write(draft)
+            if config is not None:
+                (draft / "config.yaml").write_text(config)
             _unwrapped(policy).save_config(draft / "hf")
 
     def publish() -> None:
@@ -70,26 +83,26 @@ def save_checkpoint(
 
     try:
         for step in (prepare, write, publish):
-            _together(fabric, folder, step)
+            _together(folder, step)
     finally:
         if fabric.is_global_zero:
             shutil.rmtree(draft, ignore_errors=True)  # a full disk has no room for half a checkpoint
 
 
-def _together(fabric: Fabric, folder: Path, step: Callable[[], None]) -> None:
+def _together(folder: Path, step: Callable[[], None]) -> None:
     """Takes a step on every rank, and fails on every rank if it fails on one: none waits for another that is gone."""
     failure: Exception | None = None
     try:
         step()
     except Exception as error:  # torch has several names for a full disk
         failure = error
-    if fabric.strategy.reduce_boolean_decision(failure is None, all=True):
+    reasons = [reason for reason in gather(None if failure is None else one_line(failure)) if reason is not None]
+    if not reasons:
         return
-    reason = "another rank could not" if failure is None else (str(failure).strip() or repr(failure)).splitlines()[0]
     free = shutil.disk_usage(folder.parent if folder.parent.exists() else folder.anchor or ".").free
     raise CheckpointError(
-        f"cannot write the checkpoint {folder}: {reason} ({free / 1e9:.1f} GB are free on that disk); what was saved "
-        "before stands: make room and go on with --ckpt_path last"
+        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on that disk); what was "
+        "saved before is intact: free some space and continue with --ckpt_path last"
     ) from failure
 
 
@@ -100,17 +113,22 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
     else:
         run = fabric.load(folder / "state", {"policy": policy, "optimizer": optimizer}, weights_only=True)["run"]
     rng = folder / f"rng-{fabric.global_rank}"
-    if rng.exists():  # a run resumed on more ranks has new ones, which start from the seed
+    if rng.exists():  # a run resumed on more ranks starts the new ones from the seed
         _set_rng_state(torch.load(rng, weights_only=True))
     return run
 
 
 def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[str, Any]:
-    """Loads a checkpoint's policy alone; returns the `run` that was saved with it."""
-    if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
+    """Loads a checkpoint's policy alone, without reading the optimizer's state; returns the `run` saved with it."""
+    if _has_shards(folder):
+        if isinstance(fabric.strategy, ModelParallelStrategy):
+            run: dict[str, Any] = fabric.load(folder / "state", {"policy": policy}, weights_only=True)["run"]
+            return run
         return _assemble(folder, _unwrapped(policy))
-    run: dict[str, Any] = fabric.load(folder / "state", {"policy": policy}, weights_only=True)["run"]
-    return run
+    state = _mapped(folder)
+    options = StateDictOptions(full_state_dict=True)  # every rank takes its shards of the file
+    set_model_state_dict(_unwrapped(policy), state["policy"], options=options)
+    return cast(dict[str, Any], state["run"])
 
 
 def read_policy_weights(folder: Path, policy: Policy) -> None:
@@ -118,8 +136,13 @@ def read_policy_weights(folder: Path, policy: Policy) -> None:
     if _has_shards(folder):
         _assemble(folder, policy)
         return
-    state = torch.load(folder / "state", weights_only=True, mmap=True, map_location="cpu")
-    policy.load_state_dict(state["policy"])
+    policy.load_state_dict(_mapped(folder)["policy"])
+
+
+def _mapped(folder: Path) -> dict[str, Any]:
+    """A checkpoint in one file, of which only what is used is read."""
+    state: dict[str, Any] = torch.load(folder / "state", weights_only=True, mmap=True, map_location="cpu")
+    return state
 
 
 def _has_shards(folder: Path) -> bool:
@@ -144,7 +167,7 @@ def _unwrapped(policy: Module) -> Policy:
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    """Renames a finished draft; an older folder of that name stands until the new one does."""
+    """Renames a finished draft; an older folder of that name stays until the new one is there."""
     _flush_to_disk(draft)
     older = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(older, ignore_errors=True)
@@ -153,14 +176,6 @@ def _put_in_place(draft: Path, folder: Path) -> None:
     draft.replace(folder)
     _fsync(folder.parent)
     shutil.rmtree(older, ignore_errors=True)
-
-
-def peek_steps(folder: Path) -> int:
-    """Updates taken when a checkpoint was made."""
-    try:
-        return int((folder / "steps").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"ckpt_path: {folder} is not a whole checkpoint; give another") from error
 
 
 def _rng_state() -> dict[str, Any]:

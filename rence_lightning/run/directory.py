@@ -1,82 +1,181 @@
-"""The folder that holds all of a run, and the names of its checkpoints."""
+"""A run on disk: its directory, its identity, and which of its checkpoints are kept."""
 
+import json
 import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from rence_lightning.errors import UserError
 
 CHECKPOINTS = "checkpoints"
+IDENTITY = "run.json"
+Command = Literal["fit", "validate"]
+
+_FOLDER = re.compile(r"iteration-(\d+)(?:-update-(\d+))?")
 
 
-def new_run_directory(wanted: Path) -> Path:
-    """Creates the folder; where a run is in it already, the next free `NAME-2`, `NAME-3`, ... beside it.
+@dataclass(frozen=True)
+class SavedAt:
+    """The moment of a checkpoint, and the run that it belongs to; `checkpoint.json` in its folder.
 
-    Raises:
-        UserError: It cannot be created.
+    Attributes:
+        run: Identity of the run.
+        iteration: Iterations done.
+        update: Updates done in the iteration that follows; 0 between iterations.
+        updates_total: Updates done since the start of the run.
     """
-    if wanted.is_file():
-        raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
-    number = 1
-    while True:
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+
+    run: str
+    iteration: int
+    update: int
+    updates_total: int
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint's folder."""
+        return f"iteration-{self.iteration:04d}" + (f"-update-{self.update:04d}" if self.update else "")
+
+    def write(self, folder: Path) -> None:
+        (folder / "checkpoint.json").write_text(json.dumps(asdict(self)) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "SavedAt":
+        """
+        Raises:
+            UserError: The folder is not a whole checkpoint.
+        """
         try:
-            path.mkdir(parents=True, exist_ok=False)
-            return path
-        except FileExistsError:
-            if path.is_dir() and not any(path.iterdir()):
-                return path
-        except OSError as error:
-            raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
-        number += 1
+            return cls(**json.loads((folder / "checkpoint.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"ckpt_path: {folder} is not a whole checkpoint; give another") from error
 
 
-def unfinished_evaluation(wanted: Path, config: str) -> Path | None:
-    """The newest `validate` directory of this name, if it has the same configuration and no results yet."""
-    for run in sorted(_runs(wanted), key=_number, reverse=True)[:1]:
-        begun = run / "config.yaml"
-        if begun.exists() and begun.read_text() == config and not (run / "evaluations.jsonl").exists():
-            return run
-    return None
+@dataclass(frozen=True)
+class Run:
+    """A run directory and what is written in its `run.json`.
 
-
-def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
-    """The checkpoint folder that `--ckpt_path` means.
-
-    Args:
-        ckpt_path: `last` or `best` (of the newest run at `wanted` that has one), a checkpoint folder, or a run
-            directory (its last).
-        wanted: The configured run directory.
-
-    Raises:
-        UserError: There is none.
+    Attributes:
+        directory: Path of the run directory.
+        name: Name that the run was started under, the last part of `trainer.run_dir`.
+        command: Command that started the run.
+        id: Unique identity.
+        created: Seconds since 1970 at which the run was started.
+        parent: For a run that branched from another: directory, identity and checkpoint it started from.
+        sessions: Each start and resume: the checkpoint it began with (null for a new run), the configuration file that
+            it wrote, and the settings that differed from the checkpoint's.
     """
-    if ckpt_path in ("last", "best"):
-        for run in sorted(_runs(wanted), key=_number, reverse=True):
-            if (run / CHECKPOINTS / ckpt_path).exists():
-                return (run / CHECKPOINTS / ckpt_path).resolve()
-        raise UserError(f"ckpt_path: no {ckpt_path} checkpoint in {wanted}/{CHECKPOINTS}; give the path of one")
-    path = Path(ckpt_path)
-    for candidate in (path, path / CHECKPOINTS / "last"):
-        if (candidate / "state").exists():
-            return candidate.resolve()
-    raise UserError(
-        f"ckpt_path: {path} is not a checkpoint: give 'last', 'best', a run directory or a checkpoint in it"
-    )
+
+    directory: Path
+    name: str
+    command: Command = "fit"
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: float = field(default_factory=time.time)
+    parent: dict[str, str] | None = None
+    sessions: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Folders of checkpoints, the oldest first."""
+        return [folder for _, folder in sorted(_numbered(self.directory / CHECKPOINTS))]
+
+    def checkpoint(self, link: str) -> Path | None:
+        """The checkpoint that `last` or `best` points at."""
+        path = self.directory / CHECKPOINTS / link
+        return path.resolve() if path.exists() else None
+
+    def folder_of(self, saved: SavedAt) -> Path:
+        return self.directory / CHECKPOINTS / saved.name
+
+    def write(self) -> None:
+        """Writes `run.json`, whole or not at all."""
+        content = {key: value for key, value in asdict(self).items() if key != "directory"}
+        draft = self.directory / f".tmp-{IDENTITY}"
+        draft.write_text(json.dumps(content, indent=1) + "\n")
+        draft.replace(self.directory / IDENTITY)
+
+    def with_session(self, checkpoint: Path | None, config: str | None, changed: list[str]) -> "Run":
+        """This run with one more session, written to disk."""
+        session = {
+            "started": time.time(),
+            "checkpoint": checkpoint.name if checkpoint is not None else None,
+            "config": config,
+            "changed": changed,
+        }
+        run = replace(self, sessions=(*self.sessions, session))
+        run.write()
+        return run
+
+    @classmethod
+    def open(cls, directory: Path) -> "Run | None":
+        """The run in a directory; None where there is none."""
+        try:
+            content = json.loads((directory / IDENTITY).read_text())
+            return cls(directory, **{**content, "sessions": tuple(content["sessions"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    @classmethod
+    def create(cls, wanted: Path, command: Command, parent: dict[str, str] | None = None) -> "Run":
+        """Creates the directory of a new run: `wanted`, or the next free `NAME-2`, `NAME-3`, ... beside it.
+
+        Raises:
+            UserError: It cannot be created.
+        """
+        if wanted.is_file():
+            raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
+        number = 1
+        while True:
+            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+                break
+            except FileExistsError:
+                if path.is_dir() and not any(path.iterdir()):
+                    break
+            except OSError as error:
+                raise UserError(
+                    f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder"
+                ) from error
+            number += 1
+        run = cls(path, wanted.name, command, parent=parent)
+        run.write()
+        return run
 
 
-def run_directory_of(checkpoint: Path) -> Path:
-    """The run that a checkpoint belongs to, which is where a resumed run goes on."""
-    return checkpoint.parent.parent
+# ---- retention ------------------------------------------------------------------------------------------------------
 
 
-def _runs(wanted: Path) -> list[Path]:
-    """The folder itself and those that `new_run_directory` made beside it."""
-    if not wanted.parent.is_dir():
-        return []
-    name = re.compile(rf"{re.escape(wanted.name)}(-[0-9]+)?")
-    return [path for path in wanted.parent.iterdir() if name.fullmatch(path.name)]
+def point(run: Run, link: Literal["last", "best"], folder: Path) -> None:
+    """Points a link at a checkpoint of the run; at no moment is there no link."""
+    draft = run.directory / CHECKPOINTS / f".tmp-{link}"
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(folder.name, target_is_directory=True)
+    draft.replace(draft.with_name(link))
 
 
-def _number(path: Path) -> int:
-    suffix = path.name.rpartition("-")[2]
-    return int(suffix) if suffix.isdigit() else 0
+def prune(run: Run, keep_last: int) -> None:
+    """Removes the run's own checkpoints but the newest `keep_last`, and those that `last` and `best` point at."""
+    kept = {run.checkpoint("last"), run.checkpoint("best")}
+    for folder in run.checkpoints[:-keep_last]:
+        if folder.resolve() not in kept:
+            shutil.rmtree(folder)
+
+
+def _numbered(checkpoints: Path) -> Iterator[tuple[tuple[int, int], Path]]:
+    for folder in checkpoints.glob("iteration-*"):
+        if folder.is_dir() and (match := _FOLDER.fullmatch(folder.name)):
+            yield (int(match[1]), int(match[2] or 0)), folder
+
+
+@contextmanager
+def rewritten(path: Path) -> Iterator[Path]:
+    """A file that takes the place of `path` when the block ends: readers find the old one or the new one."""
+    draft = path.with_name(f".tmp-{path.name}")
+    yield draft
+    draft.replace(path)

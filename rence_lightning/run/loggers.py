@@ -6,13 +6,15 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from rence_lightning.run.directory import rewritten
+
 
 class ResumableCSVLogger(CSVLogger):
-    """Writes `metrics.csv` straight into a run directory, and goes on with it when the run is resumed.
+    """Writes `metrics.csv` straight into a run directory, and continues it when the run is resumed.
 
     Args:
-        run_dir: The run directory.
-        steps_done: Rows of later steps are dropped: the resumed run takes those steps again.
+        run_dir: Path of the run directory.
+        steps_done: Updates of the checkpoint; rows of later ones are dropped, because the resumed run takes them again.
     """
 
     def __init__(self, run_dir: Path, steps_done: int) -> None:
@@ -22,21 +24,29 @@ class ResumableCSVLogger(CSVLogger):
     def attach(self) -> None:
         """Opens the file; on rank zero only."""
         file = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
-        earlier = []
+        self._experiment = _Writer(self.log_dir)
         if file.exists():
             with file.open(newline="") as lines:
-                earlier = [
-                    {key: value for key, value in row.items() if value}
-                    for row in csv.DictReader(lines)
-                    if int(row["step"]) <= self._steps_done
-                ]
-            file.unlink()
-        self._experiment = _Writer(self.log_dir)
-        self._experiment.metrics = earlier  # type: ignore[assignment]
-        self._experiment.save()
+                rows = csv.DictReader(lines)
+                kept = [row for row in rows if int(row["step"]) <= self._steps_done]
+                self._experiment.replace(list(rows.fieldnames or ()), kept)
 
 
 class _Writer(ExperimentWriter):
+    """Lightning's writer; the file is replaced as a whole where a new column changes its header."""
+
+    def replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        self.metrics_keys = columns
+        with rewritten(Path(self.metrics_file_path)) as draft, draft.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with Path(self.metrics_file_path).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        self.replace(fieldnames, rows)
+
     def _check_log_dir_exists(self) -> None:
         """The run directory holds other things; that deserves no warning."""
 
@@ -46,6 +56,6 @@ def run_loggers(run_dir: Path, steps_done: int, extra: list[Logger], is_global_z
     metrics = ResumableCSVLogger(run_dir, steps_done)
     if is_global_zero:
         metrics.attach()
-    # What an earlier life of the run logged after its last checkpoint happens again, perhaps differently.
+    # What an earlier session logged after its last checkpoint happens again, perhaps differently.
     events = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=steps_done + 1)
     return [metrics, events, *extra]

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import sum_over_ranks
-from rence_lightning.errors import StarvationError, UserError
+from rence_lightning.errors import StarvationError, UserError, calling, returned
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
     Cleaned,
@@ -26,7 +26,14 @@ from rence_lightning.prompts import (
 )
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
-from rence_lightning.sampling.curriculum import Outcome, PositiveRatioFilter, PromptFilter, PromptPool, PromptSkipping
+from rence_lightning.sampling.curriculum import (
+    Judgement,
+    Outcome,
+    PositiveRatioFilter,
+    PromptFilter,
+    PromptPool,
+    PromptSkipping,
+)
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import RolloutSampler
 
@@ -42,7 +49,9 @@ class IterationBatch:
         prompts_per_update: The mini-batch.
         wanted: B.
         responses_total: Responses sampled in training since the start of the run, this iteration's included.
-        figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks.
+        figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks;
+            all figures in a batch that was restored from a checkpoint.
+        updates_done: Figures of the updates that were taken on this batch.
     """
 
     iteration: int
@@ -52,6 +61,7 @@ class IterationBatch:
     sampled: list[Group] = field(default_factory=list)
     responses_total: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+    updates_done: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def updates(self) -> list[list[Group]]:
@@ -67,7 +77,9 @@ class IterationBatch:
         return Counter(group.outcome for group in self.sampled if group.outcome is not None)
 
     def metrics(self) -> dict[str, float]:
-        """Means over all that was sampled, before filtering."""
+        """Means over all that was sampled, before filtering, and further figures."""
+        if not self.sampled:
+            return dict(self.figures)
         scores = [score for group in self.sampled for score in group.scores]
         rollouts = [rollout for group in self.sampled for rollout in group.rollouts]
         outcomes = self.outcomes
@@ -127,12 +139,12 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             for group in self._sample(batch, prompts):
                 data.responses_total += len(group.rollouts)
                 pool.record(group.prompt.index, group.correct)
-                judgement = data.filter.judge(group.rewards, group.correct)
+                judgement = self._judge(group)
                 group.positive, group.outcome = judgement.positive, judgement.outcome
                 batch.sampled.append(group)
-                if judgement.outcome is Outcome.MASTERED:
+                if group.outcome is Outcome.MASTERED:
                     pool.master(group.prompt.index)
-                elif judgement.outcome is Outcome.KEPT:
+                elif group.outcome is Outcome.KEPT:
                     stack.append(group)
             batch.groups = stack[: data.prompts_per_iteration]
             if len(stack) >= data.prompts_per_iteration:
@@ -146,6 +158,14 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         counts = data.reward.figures()
         batch.figures.update(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return batch
+
+    def _judge(self, group: Group) -> Judgement:
+        chosen, doing = self._data.filter, f"judge(), problem {group.prompt.problem.id}"
+        judgement = calling(chosen, doing, lambda: chosen.judge(group.rewards, group.correct))
+        whole = isinstance(judgement, Judgement) and judgement.outcome in Outcome
+        if not whole or len(judgement.positive) != len(group.rollouts):
+            raise returned(chosen, doing, judgement, f"a Judgement with {len(group.rollouts)} positives")
+        return judgement
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:
         data, listener = self._data, self._listener

@@ -1,22 +1,29 @@
 """Sampling groups: prompts in, groups of graded responses out, split over the ranks."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDone
+from dataclasses import dataclass, field, replace
 
-from rence_lightning.distributed import on_every_rank, rank_and_world
+from rence_lightning.distributed import gather, rank_and_world
+from rence_lightning.errors import calling, returned
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Reward
+from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import EngineProgress, Rollout, RolloutEngine, Sampling
-from rence_lightning.sampling.grading import BesideSampling
 from rence_lightning.sampling.groups import Group
 
 GroupGraded = Callable[[Group], None]
 """Called on the grading thread with each group of this rank, as soon as it is graded."""
 
+GRADING_POLL_SECONDS = 0.2
+"""How often an interruption is looked for while grading is waited for."""
+
 
 class RolloutSampler:
-    """Prompts in, groups out: the engine samples, and the reward grades what is finished beside it.
+    """Prompts in, groups out: the engine samples, while a background thread grades the groups that are finished.
 
     Prompts are split over the ranks and the groups gathered on all of them, so that what follows (filtering, mastery,
     the cache) is decided alike everywhere.
@@ -28,16 +35,13 @@ class RolloutSampler:
         self._policy = policy
 
     def sync(self) -> None:
-        """Hands the policy's present weights to the engine: from here on they are pi_old.
-
-        Raises:
-            EngineError: On every rank, when the engine of one has failed.
-        """
-        on_every_rank(lambda: self._engine.sync(self._policy))
+        """Gives the policy's present weights to the engine: from here on they are pi_old."""
+        calling(self._engine, "sync()", lambda: self._engine.sync(self._policy))
+        gather(None)  # a rank whose engine failed is heard of before any rank samples
 
     def release(self) -> None:
         """Lets the engine give back memory: training follows."""
-        self._engine.release()
+        calling(self._engine, "release()", self._engine.release)
 
     def sample(
         self,
@@ -51,23 +55,23 @@ class RolloutSampler:
         """Samples and grades `group_size` responses to each prompt.
 
         Args:
-            prompts: In any order, the same on every rank.
+            prompts: Prompts in any order, the same on every rank.
             group_size: K.
-            sampling: How.
-            stream: Names the random stream, such as `"seed 0, iteration 3"`: a prompt answered again in the same stream
-                gets the same responses.
-            progress: Told of the responses finished on this rank.
-            graded: Given each group of this rank before all are there, on another thread.
+            sampling: Temperature, top-p and length limit.
+            stream: Name of the random stream, such as `"seed 0, iteration 3"`: a prompt answered again in the same
+                stream gets the same responses.
+            progress: Called with the responses finished on this rank.
+            graded: Called with each group of this rank before all are there, on another thread.
 
         Returns:
             The groups, in the order of the prompts, on every rank.
 
         Raises:
-            EngineError: On every rank, when the engine of one has failed.
+            PartError: The engine or the reward raised, or returned something wrong.
         """
         rank, world = rank_and_world()
         mine = list(prompts[rank::world])
-        shares = on_every_rank(lambda: self._sample(mine, group_size, sampling, stream, progress, graded))
+        shares = gather(self._sample(mine, group_size, sampling, stream, progress, graded))
         return [shares[index % world][index // world] for index in range(len(prompts))]
 
     def _sample(
@@ -81,51 +85,123 @@ class RolloutSampler:
     ) -> list[Group]:
         """`sample`, of this rank's own prompts."""
 
-        def grade(finished: Sequence[tuple[Prompt, list[Rollout]]]) -> list[Group]:
-            asked, answered = [prompt for prompt, _ in finished], [rollouts for _, rollouts in finished]
-            groups = self._grade(asked, answered, sampling.temperature)
-            for group in groups:
-                group.seed = _seed(f"{stream}, objective", group.prompt.problem.id)
-                if graded is not None:
-                    graded(group)
-            return groups
+        def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
+            seed = _seed(f"{stream}, objective", prompt.problem.id)
+            texts = self._texts(rollouts)
+            scores = self._scores(prompt, texts)
+            group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
+            if graded is not None:
+                graded(group)
+            return group
 
-        given: set[int] = set()
-        with BesideSampling(grade) as grading:
+        grading = _Grading(grade, progress)
 
-            def finished(index: int, rollouts: list[Rollout]) -> None:
-                given.add(index)
-                grading.add(index, (prompts[index], rollouts))
+        def finished(index: int, rollouts: list[Rollout]) -> None:
+            _check_rollouts(self._engine, prompts[index], rollouts, group_size)
+            grading.add(index, prompts[index], rollouts)
 
-            sampled = self._engine.generate(
+        def generate() -> list[list[Rollout]]:
+            return self._engine.generate(
                 [prompt.token_ids for prompt in prompts],
                 group_size,
                 sampling,
                 [_seed(stream, prompt.problem.id) for prompt in prompts],
-                progress,
+                grading.progress,
                 finished,
             )
-            for index, rollouts in enumerate(sampled):
-                if index not in given:  # an engine may hand over all at the end
-                    finished(index, rollouts)
-            groups = grading.results()
-        return [groups[index] for index in range(len(prompts))]
 
-    def _grade(self, prompts: Sequence[Prompt], sampled: Sequence[list[Rollout]], temperature: float) -> list[Group]:
-        texts = [
-            self._policy.tokenizer.batch_decode(
-                [rollout.token_ids.tolist() for rollout in rollouts],
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            )
-            for rollouts in sampled
-        ]
-        gold = [prompt.problem.answer for prompt, group in zip(prompts, texts, strict=True) for _ in group]
-        scores = iter(self._reward.score(gold, [text for group in texts for text in group]))
-        return [
-            Group(prompt, rollouts, group, [next(scores) for _ in group], temperature)
-            for prompt, rollouts, group in zip(prompts, sampled, texts, strict=True)
-        ]
+        try:
+            sampled = calling(self._engine, "generate()", generate)
+            if not isinstance(sampled, list) or len(sampled) != len(prompts):
+                raise returned(self._engine, "generate()", sampled, f"a list of {len(prompts)} groups of rollouts")
+            for index, rollouts in enumerate(sampled):
+                if index not in grading.futures:  # an engine may return all at the end
+                    finished(index, rollouts)
+            return grading.groups()
+        finally:
+            grading.end()
+
+    def _texts(self, rollouts: list[Rollout]) -> list[str]:
+        return self._policy.tokenizer.batch_decode(
+            [rollout.token_ids.tolist() for rollout in rollouts],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def _scores(self, prompt: Prompt, texts: list[str]) -> list[Score]:
+        """The scores of a group; a reward that is not what it must be is told as its own mistake."""
+        doing = f"score(), problem {prompt.problem.id}"
+        gold = [prompt.problem.answer] * len(texts)
+        scores = calling(self._reward, doing, lambda: self._reward.score(gold, texts))
+        whole = isinstance(scores, Sequence) and len(scores) == len(texts)
+        if not whole or not all(isinstance(score, Score) for score in scores):
+            raise returned(self._reward, doing, scores, f"a list of {len(texts)} Score, one a response")
+        for score in scores:
+            if not _is_finite(score.reward):
+                raise returned(self._reward, doing, score.reward, "a finite reward")
+        return [replace(score, reward=float(score.reward), correct=bool(score.correct)) for score in scores]
+
+
+@dataclass
+class _Grading:
+    """The groups of one draw that are graded on a background thread while the engine samples others."""
+
+    grade: Callable[[Prompt, list[Rollout]], Group]
+    told: EngineProgress | None
+    futures: dict[int, "Future[Group]"] = field(default_factory=dict)
+    errors: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grading")
+
+    def add(self, index: int, prompt: Prompt, rollouts: list[Rollout]) -> None:
+        future = self._executor.submit(self.grade, prompt, rollouts)
+        future.add_done_callback(self._note)
+        self.futures[index] = future
+
+    def _note(self, future: "Future[Group]") -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self.errors.append(error)
+
+    def progress(self, responses: int, tokens: int) -> None:
+        """Passes the engine's progress on; sampling does not go on in vain after grading has failed."""
+        if self.errors:
+            raise self.errors[0]
+        if self.told is not None:
+            self.told(responses, tokens)
+
+    def groups(self) -> list[Group]:
+        """Waits for all groups, in the order of their prompts."""
+        return [self._wait_for(self.futures[index]) for index in sorted(self.futures)]
+
+    def _wait_for(self, future: "Future[Group]") -> Group:
+        while True:
+            try:
+                return future.result(GRADING_POLL_SECONDS)
+            except NotDone:
+                if future.done():  # the reward itself raised a TimeoutError
+                    raise
+                self.progress(0, 0)
+
+    def end(self) -> None:
+        """Drops what waits to be graded; what is being graded on a thread cannot be interrupted."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
+    doing = f"generate(), problem {prompt.problem.id}"
+    if not isinstance(rollouts, list) or len(rollouts) != group_size:
+        raise returned(engine, doing, rollouts, f"a list of {group_size} rollouts")
+    for rollout in rollouts:
+        if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
+            raise returned(engine, doing, rollout, "a Rollout with at least one token and a log-probability for each")
+
+
+def _is_finite(reward: object) -> bool:
+    try:
+        return math.isfinite(reward)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 def _seed(stream: str, prompt: str) -> int:

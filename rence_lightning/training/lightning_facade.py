@@ -3,6 +3,7 @@
 An iteration (rollouts and all updates on them) is Lightning's epoch, an update is its training batch and global step.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
-from rence_lightning.errors import UserError
+from rence_lightning.distributed import agree_on, connect, disconnect, gather
+from rence_lightning.errors import UserError, calling, one_line
 
 
 class LightningFacade:
@@ -35,6 +37,8 @@ class LightningFacade:
     num_sanity_val_batches = 0
 
     run_dir: Path
+    in_collectives = False
+    """Whether the strategy's own collectives may be under way, in which other ranks would wait for one that fails."""
 
     def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:
         for callback in callbacks:
@@ -64,7 +68,8 @@ class LightningFacade:
         for callback in self.callbacks:
             method = getattr(callback, hook, None)
             if method is not None:
-                method(cast(pl.Trainer, self), self._module, *args)
+                arguments = (cast(pl.Trainer, self), self._module, *args)
+                calling(callback, f"{hook}()", functools.partial(method, *arguments))
         own = getattr(self._module, hook, None)
         if own is not None:
             own(*args)
@@ -108,27 +113,48 @@ class LightningFacade:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Tells callbacks and loggers how the run ended."""
+        """Ends all ranks alike, and tells callbacks and loggers how.
+
+        Raises:
+            BaseException: The error that all ranks end with, where one of them has failed.
+        """
+        connect()
         status = TrainerStatus.INTERRUPTED
         try:
             yield
+            gather(None)  # a rank that fails at its very end is still heard
             status = TrainerStatus.FINISHED
         except BaseException as error:
-            self.call("on_exception", error)
-            raise
+            agreed = agree_on(error, self.in_collectives)
+            self._tell(agreed)
+            if agreed is error:
+                raise
+            raise agreed from error
         finally:
             self.state.status = status
             if self.is_global_zero:
                 for logger in self.loggers:
                     logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
             self.call("teardown", str(self.state.fn))
+            self.close()
+            disconnect()
+
+    def close(self) -> None:
+        """Releases what the session holds."""
+
+    def _tell(self, error: BaseException) -> None:
+        """Tells callbacks of an error, which what they raise themselves must not hide."""
+        try:
+            self.call("on_exception", error)
+        except Exception as second:
+            error.add_note(f"besides, {one_line(second)}")
 
     def log_metrics(self, metrics: dict[str, float], iteration: int) -> None:
         """Sends figures to the loggers, at the present update, and to `callback_metrics` for other callbacks.
 
         Args:
-            metrics: By name.
-            iteration: That they belong to, counted from 1; 0 is before training.
+            metrics: Figures by name.
+            iteration: Iteration that they belong to, counted from 1; 0 is before training.
         """
         self.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if self.is_global_zero:

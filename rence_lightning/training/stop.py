@@ -1,46 +1,62 @@
-"""Being told to stop: by Ctrl-C (SIGINT) or by a scheduler that takes the machine back (SIGTERM)."""
+"""Interruption: by Ctrl-C (SIGINT), or by a scheduler that takes the machine back (SIGTERM)."""
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
-    """The run was told to stop; what it has learned is saved.
+class StopRequest:
+    """Remembers a signal until the run is at a place where it can end, and says at once what happens until then.
 
-    Attributes:
-        signal: The number of the signal, 0 where another rank was told.
+    A second signal ends the process immediately. Signals are read on a thread of their own: the main thread may be in a
+    computation, or wait in a collective, for minutes.
+
+    Args:
+        what_follows: What is printed at the first signal: what the run still does, and what a second signal would lose.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name if number else "another process")
-        self.signal = number
-
-
-class StopRequest:
-    """Remembers a signal until the run is at a place where it can stop; a second one stops it at once."""
-
-    def __init__(self) -> None:
+    def __init__(self, what_follows: Callable[[], str]) -> None:
         self.signal = 0
+        self._what_follows = what_follows
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals over. Only the main thread can; elsewhere they do what they did."""
+        """Takes the signals over. Only the main thread can; elsewhere they keep their meaning."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._read, args=(reader,), name="signals", daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            for number, handler in before.items():
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
+            os.close(writer)
+            thread.join()
+            os.close(reader)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _read(self, reader: int) -> None:
+        """Each byte is the number of a signal, which the interpreter writes when it arrives."""
+        while numbers := os.read(reader, 16):
+            for number in numbers:
+                if number in SIGNALS:
+                    self._receive(number)
+
+    def _receive(self, number: int) -> None:
         if self.signal:
-            raise KeyboardInterrupt
+            print(f"{signal.Signals(number).name} again: stopped", file=sys.stderr, flush=True)
+            os._exit(130 if number == signal.SIGINT else 128 + number)
         self.signal = number
+        if text := self._what_follows():
+            print(f"{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)

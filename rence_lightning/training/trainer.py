@@ -1,66 +1,69 @@
 """The training loop on Fabric: one iteration reads like Algorithm 1."""
 
-import json
 import math
+import os
+import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import yaml
+import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import Strategy
+from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim.lr_scheduler import LRScheduler
 
-from rence_lightning.distributed import gather, max_over_ranks
-from rence_lightning.errors import EngineError, NonFiniteError, UserError
-from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, peek_steps, save_checkpoint
-from rence_lightning.run.directory import find_checkpoint, new_run_directory, run_directory_of, unfinished_evaluation
-from rence_lightning.run.loggers import run_loggers
+from rence_lightning.distributed import check_peers, gather, max_over_ranks
+from rence_lightning.errors import NonFiniteError, Stopped, UserError
 from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.lightning_facade import LightningFacade
 from rence_lightning.training.micro_batches import UpdateShare, share_of_update
 from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.stop import Stopped, StopRequest
+from rence_lightning.training.resumable import ResumableTrainer
+from rence_lightning.training.stop import StopRequest
 from rence_lightning.training.strategy import FullyShardStrategy
 
-Precision = Literal["32-true", "bf16-mixed", "64-true"]
+Precision = Literal["32-true", "bf16-mixed"]
 
 SKIPS_IN_A_ROW = 10
 """Updates that may be skipped one after the other before the run stops: the policy itself must be broken."""
 
+PROCESSES_PER_CORE = 4
+"""More processes than this on a CPU never get through their set-up."""
 
-class Trainer(LightningFacade):
+STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
+"""Named, as in a configuration: the loop knows none of its callbacks."""
+
+
+class Trainer(ResumableTrainer):
     """Runs iterations of rollouts and updates, and calls Lightning's callbacks around them.
 
     Args:
         max_iterations: Iterations of the whole run, those before a resume included.
-        run_dir: Holds all of the run. Where a run is in it already, `RUN_DIR-2` and so on is taken instead; a resumed
-            run goes on in its own. `validate` writes to `RUN_DIR-validate`.
+        run_dir: Directory that holds all of the run. Where a run is in it already, `RUN_DIR-2` and so on is taken; a
+            resumed run goes on in its own. `validate` writes to `RUN_DIR-validate`.
         accelerator: `auto`, `cpu`, `gpu`, ...
-        devices: As in Lightning.
-        num_nodes: As in Lightning.
-        strategy: `auto`, `ddp`, ... as in Lightning Fabric, or the `class_path` of one: to shard the policy,
+        devices: Number of devices, or a list of them, as in Lightning.
+        num_nodes: Number of machines.
+        strategy: `auto`, `ddp`, or the `class_path` of a strategy: to shard the policy,
             `rence_lightning.training.FullyShardStrategy`.
         precision: `32-true` computes in the parameters' own type (`model.dtype`), `bf16-mixed` in bfloat16 with
             parameters in float32. Fabric's `bf16-true` is not offered: it rounds rotary frequencies as well.
-        micro_batch_tokens: Tokens (padding counted) of one forward and backward pass on one device. The one size that
+        micro_batch_tokens: Tokens (padding counted) of one forward and backward pass on one device. The only size that
             is per device; it changes memory and speed, never the gradient.
-        gradient_clip_val: Largest norm of an update's gradient; null leaves it as it is.
+        gradient_clip_val: Largest norm of an update's gradient; null does not clip it.
         on_nonfinite: What to do when an update's gradient is not finite: `stop` the run, or `skip` the update (and stop
             after ten in a row).
+        cpu_threads: Threads of a process on a CPU (default: torch's choice, one a core). Small policies gain nothing
+            from a second one, and lose much where another job runs on the same machine.
         loggers: Further loggers, by `class_path`.
-        callbacks: Further callbacks, by `class_path`.
+        callbacks: Callbacks, by `class_path`, besides those that have keys of their own. Without a command line, null
+            takes the standard set: everything a run needs except benchmarks.
     """
-
-    lightning_module: PolicyModule
-    datamodule: RolloutDataModule
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Trainer(LightningFacade):
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
         on_nonfinite: Literal["stop", "skip"] = "stop",
+        cpu_threads: int | None = None,
         loggers: list[Logger] | None = None,
         callbacks: list[Callback] | None = None,
     ) -> None:
@@ -83,33 +87,21 @@ class Trainer(LightningFacade):
             raise UserError(
                 f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
             )
-        try:
-            fabric = Fabric(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                strategy=strategy,
-                precision=precision,
-            )
-        except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways of saying that a setting is impossible
-            raise UserError(
-                f"trainer: accelerator {accelerator}, devices {devices}, strategy {strategy}, precision {precision}: "
-                f"{error}"
-            ) from error
-        super().__init__(fabric, callbacks or [])
+        if cpu_threads is not None:
+            if cpu_threads < 1:
+                raise UserError(f"trainer: cpu_threads is {cpu_threads}; it must be >= 1, or null for torch's choice")
+            torch.set_num_threads(cpu_threads)
+        if callbacks is None:
+            callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
+        super().__init__(_fabric(accelerator, devices, num_nodes, strategy, precision), callbacks)
         self.max_iterations = max_iterations
-        self.wanted_run_dir = Path(run_dir)
-        self.run_dir = Path(run_dir)
         self.micro_batch_tokens = micro_batch_tokens
         self.gradient_clip_val = gradient_clip_val
         self.on_nonfinite = on_nonfinite
-        self.updates_skipped = 0
         self._skipped_in_a_row = 0
-        self._scheduler: LRScheduler | None = None
-        self.config_yaml: str | None = None
-        self._extra_loggers = loggers or []
-        self._resumed_from: Path | None = None
-        self._stop_request = StopRequest()
+        self._stop_request = StopRequest(self._what_follows)
+        self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
+        self._prepare(Path(run_dir), loggers or [])
 
     @property
     def max_epochs(self) -> int:
@@ -123,48 +115,107 @@ class Trainer(LightningFacade):
 
         Args:
             model: The policy, its objective and trust region.
-            datamodule: Samples, grades and filters what is trained on.
-            ckpt_path: Resume from here: `last`, `best`, a run directory or a checkpoint in one.
+            datamodule: The rollouts, their grading and filtering.
+            ckpt_path: Checkpoint to resume from: `last`, `best`, a run directory or a checkpoint in one.
         """
-        self._set_up(model, datamodule, TrainerFn.FITTING, ckpt_path)
-        with self.running(), self._stop_request.listening():
+        with self._session(model, datamodule, TrainerFn.FITTING, ckpt_path):
+            if self.already_finished:
+                self.call("on_already_finished")
+                return
             self.call("on_fit_start")
             self.call("on_train_start")
             batches = iter(datamodule.train_dataloader(self))
             while self.current_epoch < self.max_iterations and not self.should_stop:
                 self.call("on_train_epoch_start")
-                with self._whole_or_not_begun(), self.fabric.autocast():  # the engine computes in our precision
-                    batch = next(batches, None)  # lines 2-18: sample from pi_old, grade, filter, master, cache
-                if batch is None:
-                    break  # every prompt is mastered
-                self.call("on_rollouts_end", batch)  # log pi_old of what is trained on
-                datamodule.check_starved(batch)
-                updates = [self._update(groups, index) for index, groups in enumerate(batch.updates)]  # lines 19-21
-                self.current_epoch += 1
-                self._log_iteration(batch, updates)
-                self.stop_if_told()
+                with self._iteration():
+                    if self.batch is None:
+                        self.batch = self._rollouts(batches)  # lines 2-18: sample from pi_old, grade, filter, cache
+                    if self.batch is None:
+                        break  # every prompt is mastered
+                    for groups in self.batch.updates[len(self.batch.updates_done) :]:  # lines 19-21
+                        self._update(groups, len(self.batch.updates_done))
+                        self.stop_if_requested()
+                    self._end_iteration(self.batch)
+                self.stop_if_requested()
                 self.call("on_train_epoch_end")
             self.call("on_train_end")
             self.call("on_fit_end")
 
     def validate(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
         """Evaluates the policy, or the one of a checkpoint, on the configured benchmarks; nothing is trained."""
-        self._set_up(model, datamodule, TrainerFn.VALIDATING, ckpt_path)
-        with self.running():
+        with self._session(model, datamodule, TrainerFn.VALIDATING, ckpt_path):
             self.evaluate()
 
     def evaluate(self) -> None:
         """Runs every callback's `on_evaluate`, in training or on its own."""
+        before, self._doing = self._doing, "evaluation"
         self.lightning_module.eval()
         self.call("on_validation_start")
         self.call("on_evaluate")
         self.call("on_validation_end")
         self.lightning_module.train()
+        self._doing = before
+
+    @contextmanager
+    def _session(
+        self, model: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
+    ) -> Iterator[None]:
+        """Set-up, then the loop, which a signal or a failure on any rank ends in good order."""
+        self.enter(function)
+        self.fabric.launch()
+        self.lightning_module, self.datamodule = model, datamodule
+        with self.running():
+            if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
+                raise UserError(
+                    "trainer: no callback takes the log-probabilities of pi_old; add "
+                    "rence_lightning.callbacks.OldPolicySnapshot, or leave callbacks out for the standard set"
+                )
+            self._set_up(model, datamodule, function, ckpt_path)
+            with self._stop_request.listening():
+                yield
+
+    # ---- one iteration ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _iteration(self) -> Iterator[None]:
+        """An iteration that ends before its first update leaves no trace: no prompt is drawn, mastered or cached."""
+        before = self.datamodule.state_dict()
+        try:
+            yield
+        except BaseException:
+            if not self.moment[1] and not self._in_step:
+                self.datamodule.load_state_dict(before)
+                self.batch = None
+            raise
+        finally:
+            self._doing = ""
+
+    def _rollouts(self, batches: Iterator[IterationBatch]) -> IterationBatch | None:
+        """The next batch, sampled from the policy as it is, with log pi_old of what is trained on."""
+        self._doing = "rollouts"
+        with self.fabric.autocast():  # the engine computes in our precision
+            batch = next(batches, None)
+        if batch is not None:
+            self.call("on_rollouts_end", batch)
+            self.datamodule.check_starved(batch)
+        return batch
+
+    def _end_iteration(self, batch: IterationBatch) -> None:
+        """Logs the figures of an iteration, and counts it."""
+        figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
+        figures["rollouts/prompts_left"] = self.datamodule.pool.left
+        figures["train/updates_skipped"] = self.updates_skipped
+        updates = batch.updates_done
+        for name in updates[0] if updates else ():
+            figures[f"iteration/{name}"] = sum(update[name] for update in updates) / len(updates)
+        self.log_metrics(figures, self.current_epoch + 1)
+        self.current_epoch, self.batch = self.current_epoch + 1, None
 
     # ---- one update -------------------------------------------------------------------------------------------------
 
-    def _update(self, groups: list[Group], index: int) -> dict[str, float]:
+    def _update(self, groups: list[Group], index: int) -> None:
         """Line 20: one optimizer step on the groups of a mini-batch."""
+        self._doing = "updates"
         self.call("on_train_batch_start", groups, index)
         share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
         metrics = self._backward(share)
@@ -174,13 +225,16 @@ class Trainer(LightningFacade):
         self.global_step += 1
         self.call("on_train_batch_end", metrics, groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
-        return metrics
+        assert self.batch is not None
+        self.batch.updates_done.append(metrics)
+        self._in_step = False
 
     def _backward(self, share: UpdateShare) -> dict[str, float]:
         """Accumulates the gradient of an update; returns its figures, summed over micro-batches and ranks."""
         module = self.lightning_module
         policy = cast(_FabricModule, module.policy)
         module.train()
+        self.in_collectives = True
         with self.fabric.autocast():
             passes, figures = module.micro_batches(share)
         for number, micro_batch in enumerate(passes, start=1):
@@ -190,6 +244,7 @@ class Trainer(LightningFacade):
                 # Strategies average gradients over ranks, but the shares of a loss add up.
                 self.fabric.backward(loss * self.world_size)
             figures.append(metrics)
+        self.in_collectives = False
         mine: Counter[str] = Counter()
         for metrics in figures:
             mine.update({name: float(value) for name, value in metrics.items()})
@@ -201,12 +256,15 @@ class Trainer(LightningFacade):
         clipping."""
         optimizer, module = self.optimizers[0], self.lightning_module
         limit = self.gradient_clip_val if self.gradient_clip_val is not None else float("inf")
+        self.in_collectives = True
         norm = self.fabric.clip_gradients(
             module.policy, optimizer, max_norm=limit, norm_type=2.0, error_if_nonfinite=False
         )
         assert norm is not None
         total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        self.in_collectives = False
         if math.isfinite(total) and math.isfinite(loss):
+            self._in_step = True
             optimizer.step()
             self._skipped_in_a_row = 0
             if self._scheduler is not None:
@@ -223,140 +281,60 @@ class Trainer(LightningFacade):
         optimizer.zero_grad(set_to_none=True)
         return total
 
-    @contextmanager
-    def _whole_or_not_begun(self) -> Iterator[None]:
-        """Rollouts that end early leave no trace: no prompt is drawn, mastered or cached by half an iteration."""
-        before = self.datamodule.state_dict()
-        try:
-            yield
-        except (Stopped, EngineError):
-            self.datamodule.load_state_dict(before)
-            raise
-
     # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
 
     def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
-        self.stop_if_told()
+        self.stop_if_requested()
         self.call("on_draw", batch, prompts, group_size)
 
     def on_tokens(self, responses: int, tokens: int) -> None:
+        """Sampling ends at once where this rank is interrupted or another has failed: it can be taken back."""
+        if self._stop_request.signal:
+            raise Stopped(self._stop_request.signal)
+        check_peers()
         self.call("on_tokens", responses, tokens)
 
-    # ---- being told to stop: after the updates of an iteration, or before the next rollouts ------------------------
+    # ---- interruptions ----------------------------------------------------------------------------------------------
 
-    def _told_to_stop(self) -> bool:
-        """Whether any rank was: all must stop at the same place."""
-        return max_over_ranks(float(self._stop_request.signal)) > 0
-
-    def stop_if_told(self) -> None:
-        """Ends the run here if it was told to stop; called where nothing is half done, or can be taken back."""
-        if self._told_to_stop():
+    def stop_if_requested(self) -> None:
+        """Ends the run here if any rank was interrupted; called where the state can be saved or taken back."""
+        if max_over_ranks(float(self._stop_request.signal)) > 0:
             raise Stopped(self._stop_request.signal)
 
-    # ---- set-up and figures -----------------------------------------------------------------------------------------
+    def _what_follows(self) -> str:
+        """What the run still does after a first signal, and what a second one would lose."""
+        if not self.is_global_zero:
+            return ""
+        iteration, again = self.current_epoch + 1, "again to stop now"
+        if not self.training:
+            return f"ending the evaluation; what it has sampled is kept ({again})"
+        if self._doing == "rollouts":
+            return f"ending the rollouts of iteration {iteration}, then saving iteration {self.current_epoch} ({again})"
+        if self._doing == "updates" and self.batch is not None:
+            of = f"{self.moment[1] + 1} of {len(self.batch.updates)}"
+            return f"finishing update {of} of iteration {iteration}, then saving ({again} and lose the iteration)"
+        if self._doing == "evaluation":
+            return f"ending the evaluation, then saving iteration {self.current_epoch} ({again})"
+        return f"ending the run, with what it has learned saved ({again})"
 
-    def _set_up(
-        self, module: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
-    ) -> None:
-        self.enter(function)
-        self.fabric.launch()
-        self.lightning_module, self.datamodule = module, datamodule
-        module.trainer = datamodule.trainer = self  # type: ignore[assignment]
-        checkpoint = find_checkpoint(ckpt_path, self.wanted_run_dir) if ckpt_path is not None else None
-        self._resumed_from = checkpoint
-        self._load_policy(module)
-        datamodule.connect(module.policy)
-        # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
-        module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
-        self.call("setup", str(function.value))  # callbacks check their settings; nothing is written yet
-        datamodule.setup(str(function.value))  # what they evaluate on is held out
-        if function == TrainerFn.FITTING:
-            optimizer, self._scheduler = module.configure_optimizers()
-            self.optimizers = [self.fabric.setup_optimizers(optimizer)]
-            if checkpoint is not None:
-                self._load_run_state(load_checkpoint(self.fabric, checkpoint, module.policy, self.optimizers[0]))
-        elif checkpoint is not None:
-            self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
-        self._open_run_directory(checkpoint)
 
-    def _load_policy(self, module: PolicyModule) -> None:
-        """Loads the policy, on rank 0 alone where the strategy hands the shards out from there."""
-        if not isinstance(self.fabric.strategy, FullyShardStrategy):
-            module.configure_model()
-            return
-        failure = None
-        if self.is_global_zero:
-            try:
-                module.configure_model()
-            except UserError as error:
-                failure = str(error)
-        failure = self.fabric.broadcast(failure)
-        if failure is not None:
-            raise UserError(failure)
-        module.configure_model(empty=not self.is_global_zero)  # does nothing where there is a policy
-
-    def _open_run_directory(self, checkpoint: Path | None) -> None:
-        steps_done = 0
-        if checkpoint is not None and self.training:
-            self.run_dir, steps_done = run_directory_of(checkpoint), peek_steps(checkpoint)
-        elif self.is_global_zero:
-            self.run_dir = new_run_directory(self.wanted_run_dir) if self.training else self._validate_directory()
-        self.run_dir = self.fabric.broadcast(self.run_dir)
-        if self.is_global_zero and self.training:
-            account = json.dumps(self.datamodule.cleaned.record(), indent=1)
-            (self.run_dir / "training_problems.json").write_text(account + "\n")
-        if self.is_global_zero and self.config_yaml is not None:
-            name = "config.yaml" if checkpoint is None or not self.training else f"config-from-{checkpoint.name}.yaml"
-            (self.run_dir / name).write_text(self.config_yaml)
-        self.loggers = run_loggers(self.run_dir, steps_done, self._extra_loggers, self.is_global_zero)
-        if self.is_global_zero and self.config_yaml is not None:
-            for logger in self._extra_loggers:
-                logger.log_hyperparams(yaml.safe_load(self.config_yaml))
-
-    def _validate_directory(self) -> Path:
-        """A new one, or that of an evaluation of the same configuration that was broken off."""
-        wanted = self.wanted_run_dir.with_name(f"{self.wanted_run_dir.name}-validate")
-        unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
-        return unfinished if unfinished is not None else new_run_directory(wanted)
-
-    @property
-    def resumed_from(self) -> Path | None:
-        """The checkpoint this run started from, if any."""
-        return self._resumed_from
-
-    def save_checkpoint(self, folder: Path) -> None:
-        """Saves everything that the next step depends on; called on every rank."""
-        policy, optimizer = self.lightning_module.policy, self.optimizers[0]
-        save_checkpoint(self.fabric, folder, policy, optimizer, self._run_state(), self.global_step)
-
-    def _run_state(self) -> dict[str, Any]:
-        run: dict[str, Any] = {
-            "global_step": self.global_step,
-            "iteration": self.current_epoch,
-            "updates_skipped": self.updates_skipped,
-            "data": self.datamodule.state_dict(),
-            "lr_scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
-            "callbacks": {callback.state_key: state for callback in self.callbacks if (state := callback.state_dict())},
-        }
-        self.lightning_module.on_save_checkpoint(run)
-        return run
-
-    def _load_run_state(self, run: dict[str, Any]) -> None:
-        self.global_step = run["global_step"]
-        self.current_epoch = run["iteration"]
-        self.updates_skipped = run["updates_skipped"]
-        self.lightning_module.on_load_checkpoint(run)
-        self.datamodule.load_state_dict(run["data"])
-        if self._scheduler is not None:
-            self._scheduler.load_state_dict(run["lr_scheduler"])
-        for callback in self.callbacks:
-            if callback.state_key in run["callbacks"]:
-                callback.load_state_dict(run["callbacks"][callback.state_key])
-
-    def _log_iteration(self, batch: IterationBatch, updates: list[dict[str, float]]) -> None:
-        figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
-        figures["rollouts/prompts_left"] = self.datamodule.pool.left
-        figures["train/updates_skipped"] = self.updates_skipped
-        for name in updates[0] if updates else ():
-            figures[f"iteration/{name}"] = sum(update[name] for update in updates) / len(updates)
-        self.log_metrics(figures, self.current_epoch)
+def _fabric(
+    accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
+) -> Fabric:
+    """Fabric, with its ways of saying that a setting is impossible as one line."""
+    try:
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
+        )
+    except (ValueError, RuntimeError, TypeError) as error:
+        given = f"accelerator {accelerator}, devices {devices}, strategy {strategy}, precision {precision}"
+        raise UserError(f"trainer: {given}: {error}") from error
+    if not isinstance(fabric.strategy, SingleDeviceStrategy | DDPStrategy | FullyShardStrategy):
+        raise UserError(
+            f"trainer: strategy {type(fabric.strategy).__name__} cannot give weights to an engine and save them; use "
+            "auto, ddp or rence_lightning.training.FullyShardStrategy"
+        )
+    processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
+    if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
+        raise UserError(f"trainer: devices is {processes} on a CPU with {cores} cores; lower it")
+    return fabric

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, export_policy
 from rence_lightning.run.checkpoint import read_policy_weights
-from rence_lightning.run.directory import find_checkpoint
+from rence_lightning.run.lineage import find_checkpoint
 
 
 def export_command(arguments: list[str]) -> None:

@@ -1,0 +1,76 @@
+"""An iteration's batch in plain types, so that a run can be saved between two of its updates."""
+
+from array import array
+from typing import Any
+
+import torch
+
+from rence_lightning.distributed import gather
+from rence_lightning.prompts import Prompt
+from rence_lightning.rewards import Score
+from rence_lightning.rollouts import Rollout
+from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.groups import Group
+
+
+def pending_state(batch: IterationBatch) -> dict[str, Any]:
+    """What the remaining updates of an iteration depend on; every rank takes part, because pi_old's log-probabilities
+    are on the rank that trains on a group. Texts and answers are left out: they are in the rollouts' log."""
+    mine = {index: group.old_log_probs for index, group in enumerate(batch.groups) if group.old_log_probs}
+    old_log_probs = {index: values for share in gather(mine) for index, values in share.items()}
+    return {
+        "iteration": batch.iteration,
+        "prompts_per_update": batch.prompts_per_update,
+        "wanted": batch.wanted,
+        "responses_total": batch.responses_total,
+        "summary": batch.metrics(),
+        "updates_done": batch.updates_done,
+        "groups": [{**_state(group), "old_log_probs": old_log_probs[i]} for i, group in enumerate(batch.groups)],
+    }
+
+
+def restored(state: dict[str, Any], prompts: dict[int, Prompt]) -> IterationBatch:
+    """The batch that `pending_state` saved."""
+    return IterationBatch(
+        state["iteration"],
+        state["prompts_per_update"],
+        state["wanted"],
+        groups=[_group(group, prompts) for group in state["groups"]],
+        responses_total=state["responses_total"],
+        figures=state["summary"],
+        updates_done=state["updates_done"],
+    )
+
+
+def _state(group: Group) -> dict[str, Any]:
+    return {
+        "prompt": group.prompt.index,
+        "token_ids": [torch.tensor(rollout.token_ids, dtype=torch.int32) for rollout in group.rollouts],
+        "log_probs": [torch.tensor(rollout.log_probs, dtype=torch.float32) for rollout in group.rollouts],
+        "finish_reasons": [rollout.finish_reason for rollout in group.rollouts],
+        "rewards": group.rewards,
+        "correct": group.correct,
+        "positive": list(group.positive),
+        "temperature": group.temperature,
+        "seed": group.seed,
+    }
+
+
+def _group(state: dict[str, Any], prompts: dict[int, Prompt]) -> Group:
+    rollouts = [
+        Rollout(array("i", ids.tolist()), array("f", log_probs.tolist()), reason)
+        for ids, log_probs, reason in zip(state["token_ids"], state["log_probs"], state["finish_reasons"], strict=True)
+    ]
+    scores = [Score(reward, correct, None) for reward, correct in zip(state["rewards"], state["correct"], strict=True)]
+    return Group(
+        prompts[state["prompt"]],
+        rollouts,
+        [""] * len(rollouts),
+        scores,
+        state["temperature"],
+        state["seed"],
+        tuple(state["positive"]),
+        Outcome.KEPT,
+        state["old_log_probs"],
+    )

@@ -1,0 +1,230 @@
+"""The life of a run around its loop: set-up, its directory, checkpoints, and going on from one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rence_lightning.distributed import gather, on_rank_zero
+from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
+from rence_lightning.run.directory import Run, SavedAt
+from rence_lightning.run.lineage import Resumption, find_checkpoint, inherit, resume, unfinished_evaluation
+from rence_lightning.run.lock import Lock
+from rence_lightning.run.loggers import run_loggers
+from rence_lightning.run.settings import Change, changes
+from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
+from rence_lightning.sampling.pending import pending_state, restored
+from rence_lightning.training.lightning_facade import LightningFacade
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.strategy import FullyShardStrategy
+
+
+class ResumableTrainer(LightningFacade):
+    """Opens a run, new or resumed, and saves it.
+
+    Attributes:
+        run: Identity and directory of the run.
+        resumed_from: Checkpoint that the run started from, None for a new run.
+        resumed_in_place: Whether the run goes on in the directory of that checkpoint.
+        branch_reason: Why a resumed run does not go on in place, for the user.
+        changed_settings: Settings that differ from those of the checkpoint.
+        config_yaml: The run's complete configuration, where it was started from one.
+        batch: Batch of the iteration whose updates are being taken, None between iterations.
+    """
+
+    lightning_module: PolicyModule
+    datamodule: RolloutDataModule
+    max_iterations: int
+    run: Run
+
+    def _prepare(self, wanted_run_dir: Path, extra_loggers: list[Logger]) -> None:
+        self.wanted_run_dir = wanted_run_dir
+        self.run_dir = wanted_run_dir
+        self.resumed_from: Path | None = None
+        self.resumed_in_place = False
+        self.branch_reason = ""
+        self.changed_settings: list[Change] = []
+        self.config_yaml: str | None = None
+        self.batch: IterationBatch | None = None
+        self.updates_skipped = 0
+        self._scheduler: LRScheduler | None = None
+        self._extra_loggers = extra_loggers
+        self._lock: Lock | None = None
+        self._in_step = False
+        self._opened = False
+
+    # ---- set-up -----------------------------------------------------------------------------------------------------
+
+    def _set_up(
+        self, module: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
+    ) -> None:
+        self.lightning_module, self.datamodule = module, datamodule
+        module.trainer = datamodule.trainer = self  # type: ignore[assignment]
+        checkpoint = find_checkpoint(ckpt_path, self.wanted_run_dir) if ckpt_path is not None else None
+        self.resumed_from = checkpoint
+        if checkpoint is not None and self.training:
+            self._compare_settings(checkpoint)
+        self._load_policy(module)
+        datamodule.connect(module.policy)
+        # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
+        module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
+        self.call("setup", str(function.value))  # callbacks check their settings; nothing is written yet
+        datamodule.setup(str(function.value))  # what they evaluate on is held out
+        if function == TrainerFn.FITTING:
+            optimizer, self._scheduler = module.configure_optimizers()
+            self.optimizers = [self.fabric.setup_optimizers(optimizer)]
+            if checkpoint is not None:
+                configured = _hyperparameters(optimizer)
+                self._load_run_state(load_checkpoint(self.fabric, checkpoint, module.policy, self.optimizers[0]))
+                _apply(configured, optimizer, self._scheduler)
+        elif checkpoint is not None:
+            self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
+        if not self.already_finished:
+            self._open_run_directory(checkpoint)
+
+    @property
+    def already_finished(self) -> bool:
+        """Whether a resumed run has all of its iterations: then nothing is trained, and no file is touched."""
+        done = self.batch is None and self.current_epoch >= self.max_iterations
+        return self.training and self.resumed_from is not None and not self._opened and done
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _compare_settings(self, checkpoint: Path) -> None:
+        saved = checkpoint / "config.yaml"
+        if self.config_yaml is not None and saved.exists():
+            self.changed_settings = changes(saved.read_text(), self.config_yaml)
+
+    def _load_policy(self, module: PolicyModule) -> None:
+        """Loads the policy, on rank 0 alone where the strategy distributes the shards from there."""
+        sharded = isinstance(self.fabric.strategy, FullyShardStrategy)
+        if self.is_global_zero or not sharded:
+            module.configure_model()
+        gather(None)  # where rank 0 cannot load it, the others end as well
+        module.configure_model(empty=sharded and not self.is_global_zero)  # does nothing where there is a policy
+
+    # ---- the run directory ------------------------------------------------------------------------------------------
+
+    def _open_run_directory(self, checkpoint: Path | None) -> None:
+        self._opened = True
+        self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(lambda: self._open_run(checkpoint))
+        self.run_dir = self.run.directory
+        if self.is_global_zero:
+            self._lock = Lock(self.run_dir)
+            if self.training:
+                account = json.dumps(self.datamodule.cleaned.record(), indent=1)
+                (self.run_dir / "training_problems.json").write_text(account + "\n")
+            changed = [str(change) for change in self.changed_settings]
+            self.run = self.run.with_session(checkpoint, self._write_config(checkpoint), changed)
+        self.loggers = run_loggers(self.run_dir, self.global_step, self._extra_loggers, self.is_global_zero)
+        if self.is_global_zero and self.config_yaml is not None:
+            for logger in self._extra_loggers:
+                logger.log_hyperparams(yaml.safe_load(self.config_yaml))
+
+    def _open_run(self, checkpoint: Path | None) -> tuple[Run, bool, str]:
+        """The run to write to, whether it is the checkpoint's own, and why not."""
+        if not self.training:
+            wanted = self.wanted_run_dir.with_name(f"{self.wanted_run_dir.name}-validate")
+            unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
+            return unfinished or Run.create(wanted, "validate"), False, ""
+        if checkpoint is None:
+            return Run.create(self.wanted_run_dir, "fit"), False, ""
+        resumption: Resumption = resume(checkpoint, self.wanted_run_dir)
+        if resumption.run is not None:
+            return resumption.run, True, ""
+        branch = Run.create(self.wanted_run_dir, "fit", resumption.parent)
+        if resumption.parent and resumption.parent["directory"]:
+            inherit(Path(resumption.parent["directory"]), branch.directory)
+        return branch, False, resumption.reason
+
+    def _write_config(self, checkpoint: Path | None) -> str | None:
+        """Writes the configuration, a changed one in a file of its own; returns the name of the file."""
+        if self.config_yaml is None:
+            return None
+        first = self.run_dir / "config.yaml"
+        if not first.exists() or first.read_text() == self.config_yaml or checkpoint is None:
+            first.write_text(self.config_yaml)
+            return first.name
+        name, number = f"config-from-{checkpoint.name}", 1
+        file = self.run_dir / f"{name}.yaml"
+        while file.exists() and file.read_text() != self.config_yaml:
+            number += 1
+            file = self.run_dir / f"{name}-{number}.yaml"
+        file.write_text(self.config_yaml)
+        return file.name
+
+    # ---- saving and restoring ---------------------------------------------------------------------------------------
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Iterations done, and updates done in the one that follows."""
+        return self.current_epoch, len(self.batch.updates_done) if self.batch is not None else 0
+
+    @property
+    def saved_at(self) -> SavedAt:
+        """This moment, as a checkpoint records it."""
+        return SavedAt(self.run.id, *self.moment, self.global_step)
+
+    def can_be_saved(self) -> bool:
+        """Whether all ranks are at the same moment, and none within an optimizer's step; every rank takes part."""
+        moments = gather(None if self._in_step or not self._opened else (self.moment, self.global_step))
+        return None not in moments and len(set(moments)) == 1
+
+    def save_checkpoint(self) -> Path:
+        """Saves everything that the next step depends on; every rank takes part. Returns the checkpoint's folder."""
+        folder, policy = self.run.folder_of(self.saved_at), self.lightning_module.policy
+        state = self._run_state()
+        save_checkpoint(self.fabric, folder, policy, self.optimizers[0], state, self.saved_at, self.config_yaml)
+        return folder
+
+    def _run_state(self) -> dict[str, Any]:
+        run: dict[str, Any] = {
+            "global_step": self.global_step,
+            "iteration": self.current_epoch,
+            "updates_skipped": self.updates_skipped,
+            "data": self.datamodule.state_dict(),
+            "pending": pending_state(self.batch) if self.batch is not None and self.moment[1] else None,
+            "lr_scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
+            "callbacks": {callback.state_key: state for callback in self.callbacks if (state := callback.state_dict())},
+        }
+        self.lightning_module.on_save_checkpoint(run)
+        return run
+
+    def _load_run_state(self, run: dict[str, Any]) -> None:
+        self.global_step = run["global_step"]
+        self.current_epoch = run["iteration"]
+        self.updates_skipped = run["updates_skipped"]
+        configured = self.lightning_module.trust_region.kl_coef
+        self.lightning_module.on_load_checkpoint(run)
+        if any(change.key == "model.trust_region.kl_coef" for change in self.changed_settings):
+            self.lightning_module.trust_region.kl_coef = configured
+        self.datamodule.load_state_dict(run["data"])
+        if run["pending"] is not None:
+            self.batch = restored(run["pending"], self.datamodule.prompts)
+        if self._scheduler is not None and run["lr_scheduler"] is not None:
+            self._scheduler.load_state_dict(run["lr_scheduler"])
+        for callback in self.callbacks:
+            if callback.state_key in run["callbacks"]:
+                callback.load_state_dict(run["callbacks"][callback.state_key])
+
+
+def _hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def _apply(configured: list[dict[str, Any]], optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
+    """Gives a restored optimizer the configured hyperparameters; a schedule goes on from the new learning rate."""
+    for index, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
+        if scheduler is not None:
+            before, now = group.get("initial_lr", group["lr"]), settings["initial_lr"]
+            settings = {**settings, "lr": group["lr"] if before == now else group["lr"] * now / before}
+            if hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs[index] = now
+        group.update(settings)
