@@ -29,61 +29,48 @@ class Checkpoint(Callback):
         self._best: float | None = None
         self._best_at: tuple[int, int] | None = None
         self._saved: tuple[int, int] | None = None
+        self._evaluated = False
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        """A run that stopped between an update and its evaluation has just been evaluated."""
-        if trainer.resumed_in_place:
+        """A run that stopped between an update and its evaluation has just been evaluated: that is kept."""
+        if trainer.resumed_in_place and not self._evaluated:
             self._saved = trainer.moment
-        if self._best_at == trainer.moment:
-            self._keep_best(trainer)
+        if trainer.resumed_from is not None and self._evaluated:
+            self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """Remembers whether this evaluation is the best so far; the policy before training does not count."""
         average = trainer.callback_metrics.get("evaluation/average")
-        if not trainer.training or not trainer.current_epoch or average is None:
+        if not trainer.training or average is None:
             return
-        if self._best is None or float(average) > self._best:
+        self._saved, self._evaluated = None, True  # a checkpoint of this moment does not know of the evaluation
+        if trainer.current_epoch and (self._best is None or float(average) > self._best):
             self._best, self._best_at = float(average), trainer.moment
-            if self._saved == trainer.moment:
-                self._keep_best(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        if self.every and trainer.current_epoch % self.every == 0:
+        if self._best_at == trainer.moment or (self.every and trainer.current_epoch % self.every == 0):
             self._save(trainer)
-        if self._best_at == trainer.moment:
-            self._keep_best(trainer)
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        if self.every:
-            self._save(trainer)
-        if self._best_at == trainer.moment:
-            self._keep_best(trainer)
+        self._save(trainer)
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         """Nothing is lost that a run learned since its last checkpoint."""
         in_doubt = isinstance(exception, NonFiniteError | EngineMismatchError | CheckpointError)
-        if not self.every or in_doubt or not isinstance(exception, Exception) or not trainer.can_be_saved():
-            return
-        self._save(trainer)
+        if isinstance(exception, Exception) and not in_doubt and trainer.can_be_saved():
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         """Saves the present state, unless that is done."""
-        if self._saved == trainer.moment:
+        if not self.every or self._saved == trainer.moment:
             return
-        self._saved = trainer.moment
+        self._saved, self._evaluated = trainer.moment, False
         folder = trainer.save_checkpoint()
         if trainer.is_global_zero:
             point(trainer.run, "last", folder)
             if self._best_at == trainer.moment:
-                point(trainer.run, "best", folder)  # before the pruning, which would take an older one
+                point(trainer.run, "best", folder)
             prune(trainer.run, self.keep_last)
-
-    def _keep_best(self, trainer: Trainer) -> None:
-        if not self.every:
-            return
-        self._save(trainer)
-        if trainer.is_global_zero:
-            point(trainer.run, "best", trainer.run.folder_of(trainer.saved_at))
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "best_at": self._best_at}

@@ -174,7 +174,7 @@ class ResumableTrainer(LightningFacade):
 
     def can_be_saved(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank takes part."""
-        moments = gather(None if self._in_step or not self._opened else (self.moment, self.global_step))
+        moments = gather(None if self._in_step or not self._opened or not self.training else (self.moment, self.global_step))
         return None not in moments and len(set(moments)) == 1
 
     def save_checkpoint(self) -> Path:
