@@ -2,7 +2,6 @@
 
 import io
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
