@@ -1,4 +1,4 @@
-"""Benchmark figures against NumPy on the whole arrays, however the problems come in."""
+"""Benchmark figures against NumPy on the whole arrays, in whatever parts the problems are added."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def arrays(problems: int, repeats: int, seed: int) -> Arrays:
-    """Answers 0 to 2 and none; for each problem one answer is right, which may be one that nobody gave."""
+    """Answers 0 to 2 and none; one answer to each problem is correct, which may be one that no response gives."""
     random = np.random.default_rng(seed)
     votes = random.integers(-1, 3, size=(problems, repeats))
     right = random.integers(0, 4, size=(problems, 1))
@@ -85,7 +85,7 @@ def test_figures_are_numpys(problems: int, repeats: int, seed: int, cut: int) ->
 @settings(deadline=None, max_examples=10)
 @given(**sizes, cut=st.integers(0, 40), repeated=st.integers(0, 5))
 def test_ranks_make_one_process_to_the_bit(problems: int, repeats: int, seed: int, cut: int, repeated: int) -> None:
-    """The states as torchmetrics gathers them, the second rank's first, some problems on both ranks."""
+    """The states are joined as torchmetrics does, the second rank's first; some problems are on both ranks."""
     values = arrays(problems, repeats, seed)
     whole, first, second = BenchmarkMetrics(repeats), BenchmarkMetrics(repeats), BenchmarkMetrics(repeats)
     update(whole, values)

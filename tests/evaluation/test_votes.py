@@ -36,7 +36,7 @@ def fractions_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
 
 
 def test_correct_and_incorrect_answers_never_share_a_vote() -> None:
-    """The verdict decides, although the comparison of answers would call these equal."""
+    """The verdicts decide, although the comparison finds these answers equal."""
     scores = [Score(0.1, False, "1/2"), Score(1.0, True, "2/4"), Score(0.1, False, "3/6"), Score(1.0, True, "0.5")]
     assert votes(scores, fractions_equal) == [0, 1, 0, 1]
 
@@ -62,7 +62,7 @@ def test_a_record_is_made_from_the_parts_of_a_group() -> None:
 
 
 def test_evaluation_imports_only_the_rooms_below() -> None:
-    """The rooms of its own floor and above stay unknown to it."""
+    """It must not depend on sampling, training, run, report or callbacks."""
     allowed = {"evaluation", "prompts", "rewards", "rollouts", "policy", "objectives", "distributed", "text", "errors"}
     imported = set()
     for file in Path(rence_lightning.evaluation.__file__).parent.glob("*.py"):
