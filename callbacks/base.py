@@ -1,4 +1,4 @@
-"""The hooks a callback may have: Lightning's, and a few for what Lightning does not know of.
+"""The hooks of callbacks: those of Lightning, and further ones for rollouts, evaluations and exports.
 
 An *iteration* is Lightning's epoch, an *update* its training batch.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback as LightningCallback
 
+from rence_lightning.evaluation import Evaluation
 from rence_lightning.sampling.datamodule import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -15,65 +16,100 @@ from rence_lightning.training.trainer import Trainer
 
 
 class Callback(LightningCallback):
-    """Base class of this project's callbacks. Lightning's own callbacks work beside them (see the documentation).
+    """Base class of this project's callbacks, which can be combined with Lightning's own (see the documentation).
 
     The hooks, in the order of a run: `setup`, `on_fit_start`, `on_train_start`, then for each iteration
     `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`, for each update
-    `on_train_batch_start` and `on_train_batch_end`, and `on_train_epoch_end`; at last `on_train_end`, `on_fit_end` and
-    `teardown`. An evaluation is `on_validation_start`, `on_evaluate`, `on_validation_end`.
+    `on_train_batch_start` and `on_train_batch_end`, and `on_train_epoch_end`; at last `on_train_end`, `on_export`,
+    `on_fit_end` and `teardown`. An evaluation is `on_validation_start`, `on_evaluate` (in which `on_benchmark_start`,
+    `on_tokens` and `on_evaluation_end` are called) and `on_validation_end`.
+
+    A callback that has something to tell others calls a hook, `trainer.call("on_export", folder)`; no callback searches
+    `trainer.callbacks` for another.
     """
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        """The policy is loaded and placed; `stage` is `fit` or `validate`."""
+        """Called once the policy is loaded and on its device; `stage` is `fit` or `validate`."""
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        """The run is over, in whatever way."""
+        """Called when the run is over, whether it finished or failed."""
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        """A checkpoint, if there is one, is restored."""
+        """Called before the first iteration, after the checkpoint of a resumed run is loaded."""
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        """An iteration begins; nothing has been sampled."""
+        """Called at the start of an iteration, before anything is sampled."""
 
     def on_draw(
         self, trainer: Trainer, module: PolicyModule, batch: IterationBatch, prompts: int, group_size: int
     ) -> None:
-        """So many prompts are about to be sampled; `batch` is what the iteration has so far."""
+        """Called before responses are sampled.
+
+        Args:
+            trainer: The trainer.
+            module: The policy and its objective.
+            batch: What the iteration has sampled and kept so far.
+            prompts: Number of prompts to sample, over all ranks.
+            group_size: Number of responses to each prompt.
+        """
 
     def on_tokens(self, trainer: Trainer, module: PolicyModule, responses: int, tokens: int) -> None:
-        """So many more responses finished, and tokens sampled, on this rank."""
+        """Called while responses are sampled.
+
+        Args:
+            trainer: The trainer.
+            module: The policy and its objective.
+            responses: Number of responses finished on this rank since the last call.
+            tokens: Number of tokens sampled on this rank since the last call.
+        """
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        """The iteration's groups are ready; the policy still is pi_old."""
+        """Called when the groups of an iteration are complete, before the first update: the policy is pi_old."""
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
-        """An update was taken; `outputs` are its figures over all ranks. What is added to them is logged with them."""
+        """Called after an update. `outputs` are its figures over all ranks; figures added to it are logged as well."""
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        """An iteration is done; its figures are in `trainer.callback_metrics`."""
+        """Called at the end of an iteration; its figures are in `trainer.callback_metrics`."""
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        """No more iterations follow."""
+        """Called after the last iteration."""
+
+    def on_already_finished(self, trainer: Trainer, module: PolicyModule) -> None:
+        """Called instead of all that follows `setup` where a resumed run has all of its iterations."""
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        """Everything of the run is written."""
+        """Called when all files of the run are written."""
+
+    def on_export(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
+        """Called on every rank when the trained policy has been exported to `folder`, in Hugging Face format."""
 
     def on_validation_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        """An evaluation begins."""
+        """Called at the start of an evaluation."""
 
     def on_evaluate(self, trainer: Trainer, module: PolicyModule) -> None:
-        """Evaluate the policy as it is now."""
+        """Called to evaluate the current policy."""
 
     def on_benchmark_start(self, trainer: Trainer, module: PolicyModule, name: str, responses: int) -> None:
-        """A benchmark is about to be sampled: so many responses over all ranks."""
+        """Called before a benchmark is sampled.
+
+        Args:
+            trainer: The trainer.
+            module: The policy and its objective.
+            name: Name of the benchmark.
+            responses: Number of responses to sample, over all ranks.
+        """
 
     def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        """The folder held samples of another evaluation, which were removed; on rank zero only."""
+        """Called on rank zero when samples of a different evaluation were found in the folder and removed."""
+
+    def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
+        """Called on every rank when all benchmarks are evaluated and the results are logged and written."""
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        """An evaluation is over."""
+        """Called at the end of an evaluation."""
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        """The run is ended by an error or an interrupt."""
+        """Called when the run is ended by an error or an interrupt."""

@@ -1,6 +1,5 @@
-"""The trained policy as a Hugging Face folder, at the end of a run."""
+"""Export of the trained policy in Hugging Face format, at the end of a run."""
 
-from pathlib import Path
 from typing import cast
 
 from lightning.fabric.wrappers import _FabricModule
@@ -13,22 +12,22 @@ from rence_lightning.training.trainer import Trainer
 
 
 class ExportPolicy(Callback):
-    """Writes `hf/` in the run directory: safetensors, config and tokenizer, for plain `transformers`.
+    """Writes the trained policy to `hf/` in the run directory: safetensors, config and tokenizer, for `transformers`.
 
     Args:
-        enabled: False leaves the policy in the checkpoints only.
+        enabled: Whether to export the policy; it is in the checkpoints in any case.
     """
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self.folder: Path | None = None
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
         if not self.enabled:
             return
-        self.folder = trainer.run_dir / "hf"
+        folder = trainer.run_dir / "hf"
         policy = cast(Policy, cast(_FabricModule, module.policy).module)
         weights = full_state_dict(policy.model) if is_sharded(policy) else None
         if trainer.is_global_zero:
-            export_policy(policy, self.folder, weights)
+            export_policy(policy, folder, weights)
         trainer.fabric.barrier()
+        trainer.call("on_export", folder)

@@ -1,36 +1,39 @@
-"""What a person sees of a run: bars while something is going on, a line an iteration, and a summary at the end."""
+"""The output of a run on the terminal: progress bars, a line for each iteration, and a summary at the end."""
 
 import time
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from torch import Tensor
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.callbacks.benchmark_evaluation import BenchmarkEvaluation
-from rence_lightning.callbacks.export import ExportPolicy
-from rence_lightning.errors import EngineError, Stopped
-from rence_lightning.evaluation import compare, comparison_table, evaluation_table, settings_that_differ
+from rence_lightning.callbacks.iteration_table import LEGEND, IterationLine, rate
+from rence_lightning.errors import Stopped
+from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
 from rence_lightning.sampling.datamodule import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
 LOG_WIDTH = 120
-"""Columns of a table where there is no terminal to ask."""
+"""Width of tables, in columns, where the output is not a terminal."""
+
+LINES_PER_HEADING = 20
+"""Number of iterations after which the headings of their lines are printed again."""
 
 ALARM_AFTER = 3
-"""Iterations in a row in which the log-probability of correct responses falls before a warning is printed."""
+"""Number of consecutive iterations with falling log-probability of correct responses that leads to a warning."""
 
 
 class Progress(Callback):
-    """Progress bars and the run's printed account.
+    """Progress bars, a line for each iteration, and a summary at the end of the run.
 
     Args:
-        bars: Show bars. Without a terminal none are drawn in any case, and the lines are all there is.
+        bars: Whether to show progress bars; where the output is not a terminal, there are none in any case.
     """
 
     def __init__(self, bars: bool = True) -> None:
@@ -42,11 +45,15 @@ class Progress(Callback):
         self._task: TaskID | None = None
         self._tokens = 0
         self._task_start = 0.0
+        self._first_start: float | None = None
         self._iteration_start = 0.0
-        self._stopped_by: str | None = None
         self._sampling_seconds = 0.0
-        self._batch: IterationBatch | None = None
+        self._iterations = 0
+        self._lines = 0
         self._falling = 0
+        self._evaluation: Evaluation | None = None
+        self._exported: Path | None = None
+        self._stopped_by: str | None = None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -59,18 +66,35 @@ class Progress(Callback):
         for line in data.cleaned.lines():
             self._say(line)
         if data.dropped_too_long:
-            self._warn(f"{data.dropped_too_long} training prompts are longer than {data.max_prompt_tokens} "
-                      "tokens (data.max_prompt_tokens) and were dropped")  # fmt: skip
+            self._warn(
+                f"{data.dropped_too_long} training prompts are longer than {data.max_prompt_tokens} tokens "
+                "(data.max_prompt_tokens) and were dropped"
+            )
         parameters = sum(parameter.numel() for parameter in module.policy.parameters())
         self._say(
             f"{module.policy_name}: {parameters:,} parameters, {len(trainer.datamodule.prompts):,} training prompts; "
             f"run directory {trainer.run_dir}"
         )
         if trainer.resumed_from is not None:
-            self._say(f"resumed from {trainer.resumed_from}: iteration {trainer.current_epoch} is done")
+            done, updates = trainer.moment
+            within = f", and {updates} updates of the next" if updates else ""
+            self._say(f"resumed from {trainer.resumed_from}: {done} iterations are done{within}")
+            if trainer.branch_reason:
+                self._say(f"a new run, because {trainer.branch_reason}")
+            for change in trainer.changed_settings:
+                self._warn(f"changed since the checkpoint: {change}")
+
+    def on_already_finished(self, trainer: Trainer, module: PolicyModule) -> None:
+        self._say(
+            f"{trainer.resumed_from} has all {trainer.max_iterations} iterations of the run: nothing is left to train; "
+            "raise trainer.max_iterations to continue it"
+        )
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
         self._iteration_start = time.perf_counter()
+        self._sampling_seconds = 0.0  # where the rollouts were restored with a checkpoint
+        if self._first_start is None:
+            self._first_start = self._iteration_start
 
     def on_draw(
         self, trainer: Trainer, module: PolicyModule, batch: IterationBatch, prompts: int, group_size: int
@@ -84,103 +108,117 @@ class Progress(Callback):
 
     def on_tokens(self, trainer: Trainer, module: PolicyModule, responses: int, tokens: int) -> None:
         self._tokens += tokens
-        rate = self._tokens / max(time.perf_counter() - self._task_start, 1e-9)
-        self._advance(responses, f"{rate:,.0f} tokens/s")
+        per_second = self._tokens / max(time.perf_counter() - self._task_start, 1e-9)
+        self._advance(responses, f"{per_second:,.0f} tokens/s")
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        self._batch = batch
         self._sampling_seconds = time.perf_counter() - self._iteration_start
         self._begin(f"iteration {batch.iteration}/{trainer.max_iterations}  updates", len(batch.updates))
         if 0 < len(batch.groups) < batch.wanted:
             self._warn(
-                f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups after "
-                f"{len(batch.sampled)} prompts ({_outcomes(batch)}); training on those"
+                f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups were kept of "
+                f"{len(batch.sampled)} sampled ({_outcomes(batch)}); training on these"
             )
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
-        self._advance(1, f"loss {outputs['loss']:.3f}  kl {outputs['kl']:.1e}  |g| {outputs['grad_norm']:.2f}")
+        speed = rate(batch_idx + 1, time.perf_counter() - self._task_start, "update")
+        self._advance(1, f"{speed}  loss {outputs['loss']:.3f}  kl {outputs['kl']:.1e}")
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
+        line = self._iteration_line(trainer)
+        if self._lines % LINES_PER_HEADING == 0:
+            if self._iterations == 1:
+                self._say(LEGEND)
+            self._say(line.heading)
+        self._lines += 1
+        self._say(str(line))
+        if line.loss is not None:
+            self._watch_positives(trainer.callback_metrics.get("iteration/positive_log_ratio"))
+
+    def _iteration_line(self, trainer: Trainer) -> IterationLine:
+        assert self._first_start is not None
+        self._iterations += 1
+        now = time.perf_counter()
+        mean = (now - self._first_start) / self._iterations  # with the evaluations and checkpoints between iterations
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        assert self._batch is not None
-        seconds = time.perf_counter() - self._iteration_start
-        line = (
-            f"iteration {trainer.current_epoch:>3}/{trainer.max_iterations}  "
-            f"correct {figures['rollouts/correct']:6.1%}  reward {figures['rollouts/reward']:.3f}  "
-            f"length {figures['rollouts/length']:.0f}  groups {len(self._batch.groups)} ({_outcomes(self._batch)})"
+        trained = (
+            figures["rollouts/groups_trained"] > 0
+        )  # without an update, these figures are those of an earlier iteration
+        return IterationLine(
+            iteration=trainer.current_epoch,
+            iterations=trainer.max_iterations,
+            correct=figures["rollouts/correct"],
+            reward=figures["rollouts/reward"],
+            length=figures["rollouts/length"],
+            kept=int(figures["rollouts/groups_trained"]),
+            sampled=int(figures["rollouts/groups_sampled"]),
+            loss=figures["iteration/loss"] if trained else None,
+            kl=figures["iteration/kl"] if trained else None,
+            rollouts=self._sampling_seconds,
+            updates=now - self._iteration_start - self._sampling_seconds,
+            left=mean * (trainer.max_iterations - trainer.current_epoch),
         )
-        if self._batch.groups:
-            line += f"  loss {figures['iteration/loss']:.3f}  kl {figures['iteration/kl']:.1e}"
-        self._say(f"{line}  {seconds:.1f}s ({self._sampling_seconds:.1f}s rollouts)")
-        self._watch_positives(figures.get("iteration/positive_log_ratio"))
 
     def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        self._say(f"{folder} held samples of another policy, benchmark or setting: evaluating anew")
+        self._say(f"{folder} held samples of a different policy, benchmark or setting; they were removed")
+
+    def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
+        self._end()
+        self._evaluation = evaluation
+        policy = f"after iteration {evaluation.iteration}" if trainer.training else _policy(trainer, module)
+        title = f"{policy}, temperature {evaluation.temperature:g}"
+        self.console.print(evaluation_table(evaluation.results, evaluation.repeats, title))
+        self._lines = 0
+        if evaluation.against is not None and not self.console.quiet:
+            a, b = evaluation.against, evaluation.samples
+            self.console.print(comparison_table(compare(a, b), str(a.path), str(b.path)))
+            for line in settings_that_differ(a, b):
+                self._warn(f"the two evaluations also differ in a setting: {line}")
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
-        evaluation = _find(trainer, BenchmarkEvaluation)
-        if evaluation is not None and evaluation.history:
-            latest = evaluation.history[-1]
-            title = (
-                f"after iteration {latest['iteration']}"
-                if trainer.training
-                else str(trainer.resumed_from or module.policy_name)
-            )
-            title += f", temperature {evaluation.sampling.temperature:g}"
-            self.console.print(evaluation_table(latest["benchmarks"], evaluation.repeats, title))
         if not trainer.training:
-            self._compare(evaluation)
             self._say(f"written to {trainer.run_dir}")
 
-    def _compare(self, evaluation: BenchmarkEvaluation | None) -> None:
-        if evaluation is None or evaluation.against is None or evaluation.samples is None or self.console.quiet:
-            return
-        a, b = evaluation.against, evaluation.samples
-        self.console.print(comparison_table(compare(a, b), str(a.path), str(b.path)))
-        for line in settings_that_differ(a, b):
-            self._warn(f"not the policy alone differs: {line}")
+    def on_export(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
+        self._exported = folder
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
         if trainer.datamodule.pool.left == 0:
             self._say("every training prompt is mastered: the run is complete")
-        evaluation, export = _find(trainer, BenchmarkEvaluation), _find(trainer, ExportPolicy)
-        if evaluation is not None and len(evaluation.history) > 1:
-            self._say("\n" + "\n".join(_before_and_after(evaluation)))
+        if self._evaluation is not None and self._evaluation.first is not None:
+            self._say("\n" + "\n".join(_before_and_after(self._evaluation)))
         self._say(f"\nrun directory   {trainer.run_dir}  (metrics.csv, evaluations.jsonl, rollouts/, checkpoints/)")
-        if export is not None and export.folder is not None:
-            self._say(f"trained policy  {export.folder}\n\nuse it with plain transformers:\n")
-            self._say(_usage(str(export.folder), trainer))
+        if self._exported is not None:
+            self._say(f"trained policy  {self._exported}\n\nuse it with transformers alone:\n")
+            self._say(_usage(str(self._exported), trainer))
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
-        causes = {
-            Stopped: str(exception),
-            KeyboardInterrupt: "a second interrupt",
-            EngineError: "a failure of the engine",
-        }
-        self._stopped_by = causes.get(type(exception))
+        self._stopped_by = str(exception) if isinstance(exception, Stopped) else type(exception).__name__
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         self._end()
-        if stage == str(TrainerFn.VALIDATING) and trainer.state.status != TrainerStatus.FINISHED:
-            self._say(f"broken off; the same command goes on with {trainer.run_dir}")
-        # Only now has every callback heard of it, and saved what it saves.
-        if self._stopped_by is not None and (trainer.run_dir / "checkpoints" / "last").exists():
+        if self._stopped_by is None:
+            return
+        if stage == str(TrainerFn.VALIDATING):
+            self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
+        # Not in on_exception: only now have all callbacks been called, and a checkpoint is saved.
+        elif trainer.opened and (last := trainer.run.checkpoint("last")) is not None:
             self._say(
-                f"stopped by {self._stopped_by} after iteration {trainer.current_epoch}; "
-                f"go on with --ckpt_path {trainer.run_dir}"
+                f"stopped by {self._stopped_by}; the last checkpoint is {last.name}: continue with "
+                f"--ckpt_path {trainer.run_dir}"
             )
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
 
-    def _watch_positives(self, log_ratio: float | None) -> None:
-        """The alarm of likelihood displacement: the policy moves away from the very answers it should learn."""
-        self._falling = self._falling + 1 if log_ratio is not None and log_ratio < 0 else 0
+    def _watch_positives(self, log_ratio: Tensor | None) -> None:
+        """Warn of likelihood displacement: the policy moves away from the answers that it should learn."""
+        self._falling = self._falling + 1 if log_ratio is not None and float(log_ratio) < 0 else 0
         if self._falling == ALARM_AFTER:
             self._warn(
                 f"the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
@@ -193,9 +231,10 @@ class Progress(Callback):
         if self.bars and self.console.is_terminal:
             self._live = Bars(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                BarColumn(bar_width=12),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}", markup=False),
                 console=self.console,
                 transient=True,
@@ -223,19 +262,19 @@ def _outcomes(batch: IterationBatch) -> str:
     return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(batch.outcomes.items()))
 
 
-def _find(trainer: Trainer, kind: type[Any]) -> Any:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)
+def _policy(trainer: Trainer, module: PolicyModule) -> str:
+    return str(trainer.resumed_from or module.policy_name)
 
 
-def _before_and_after(evaluation: BenchmarkEvaluation) -> list[str]:
-    first, last = evaluation.history[0], evaluation.history[-1]
+def _before_and_after(evaluation: Evaluation) -> list[str]:
+    """The change since the run's first evaluation, one line for each benchmark that both have."""
+    first, last = evaluation.first or {}, evaluation.results
     return [
-        f"{name}: sampled pass@1 {first['benchmarks'][name]['avg']:.1%} -> {last['benchmarks'][name]['avg']:.1%} "
-        f"(avg@{evaluation.repeats} at temperature {evaluation.sampling.temperature:g}, "
-        f"{last['benchmarks'][name]['problems']:.0f} problems; std over repeats "
-        f"{first['benchmarks'][name]['std']:.1%} and {last['benchmarks'][name]['std']:.1%})"
-        for name in last["benchmarks"]
-        if name in first["benchmarks"]
+        f"{name}: sampled pass@1 {first[name]['avg']:.1%} -> {last[name]['avg']:.1%} "
+        f"(avg@{evaluation.repeats} at temperature {evaluation.temperature:g}, {last[name]['problems']:.0f} problems; "
+        f"std over repeats {first[name]['std']:.1%} and {last[name]['std']:.1%})"
+        for name in last
+        if name in first
     ]
 
 

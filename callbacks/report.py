@@ -1,4 +1,4 @@
-"""The run as an HTML page, once it is over."""
+"""The report of a run as an HTML page, at the end of the run."""
 
 from rich.console import Console
 
@@ -12,7 +12,7 @@ class Report(Callback):
     """Writes `report.html` in the run directory at the end of `fit` and of `validate`.
 
     Args:
-        enabled: Whether to; `python -m rence_lightning report RUN` makes it at any time.
+        enabled: Whether to write the report; `python -m rence_lightning report RUN` writes it at any later time.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -31,8 +31,9 @@ class Report(Callback):
         console = Console(highlight=False, soft_wrap=True, markup=False)
         try:
             console.print(f"report          {write_report(trainer.run_dir)}")
-        except Exception as error:  # the run is done and saved: its account in HTML can be made again
+        except Exception as error:  # the run is complete and saved: the report can be written later
             console.print(
-                f"the report was not written ({error}); python -m rence_lightning report {trainer.run_dir} tries again",
+                f"the report was not written ({error}); try again with python -m rence_lightning report "
+                f"{trainer.run_dir}",
                 style="yellow",
             )

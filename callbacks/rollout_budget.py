@@ -1,4 +1,4 @@
-"""A budget of rollouts, for comparing methods that sample differently much in an iteration."""
+"""A limit on the number of rollouts, for comparing methods that sample different numbers in an iteration."""
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import UserError
@@ -7,11 +7,11 @@ from rence_lightning.training.trainer import Trainer
 
 
 class RolloutBudget(Callback):
-    """Ends training with the iteration in which the budget is used up; responses of evaluations do not count.
+    """Ends training after the iteration in which the budget is used up; responses of evaluations are not counted.
 
     Args:
-        responses: The budget. The last iteration is finished, so a run can sample somewhat more:
-            `rollouts/responses_total` in metrics.csv says how many.
+        responses: Number of responses that training may sample. The last iteration is completed, so that a run can
+            sample more; `rollouts/responses_total` in metrics.csv is the actual number.
     """
 
     def __init__(self, responses: int) -> None:

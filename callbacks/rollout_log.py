@@ -1,4 +1,4 @@
-"""What was sampled, with rewards and why it was kept or dropped: one JSONL file an iteration."""
+"""The log of rollouts: all groups sampled, with rewards and outcomes, in one JSON Lines file for each iteration."""
 
 import json
 
@@ -11,10 +11,10 @@ from rence_lightning.training.trainer import Trainer
 
 
 class RolloutLog(Callback):
-    """Writes `rollouts/iteration-0003.jsonl` in the run directory: a line a group.
+    """Writes the sampled groups to `rollouts/iteration-0003.jsonl` in the run directory, one line for each group.
 
     Args:
-        every: Log every so many iterations; 0 never logs.
+        every: Number of iterations from one logged iteration to the next; 0 disables the log.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -29,7 +29,7 @@ class RolloutLog(Callback):
         folder.mkdir(exist_ok=True)
         with (folder / f"iteration-{batch.iteration:04d}.jsonl").open("w", encoding="utf-8") as file:
             for group in batch.sampled:
-                # ASCII JSON: model output may hold lone surrogates, which UTF-8 cannot.
+                # ASCII: model output may contain lone surrogates, which cannot be encoded in UTF-8.
                 file.write(json.dumps(_row(group)) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: benchmarks, their figures over repeated sampling, and how they are reported."""
+"""Evaluation: benchmarks, samples of a policy on them, and figures computed from these samples."""
 
 from rence_lightning.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFile, load_benchmark
 from rence_lightning.evaluation.comparison import (
@@ -8,14 +8,25 @@ from rence_lightning.evaluation.comparison import (
     comparison_table,
     settings_that_differ,
 )
-from rence_lightning.evaluation.metrics import BenchmarkMetrics, macro_average
+from rence_lightning.evaluation.metrics import BenchmarkMetrics, macro_average, score_problems
 from rence_lightning.evaluation.record import (
+    Evaluation,
+    Results,
     append_evaluation,
     evaluation_table,
     forget_evaluations_after,
     read_evaluations,
 )
-from rence_lightning.evaluation.samples import Description, EvaluatedProblem, Sample, SampleFolder, find_samples
+from rence_lightning.evaluation.samples import (
+    Description,
+    EvaluatedProblem,
+    Sample,
+    SampleFolder,
+    evaluated_problem,
+    find_samples,
+    iteration_of,
+)
+from rence_lightning.evaluation.votes import SameAnswers, votes
 
 __all__ = [
     "BENCHMARKS",
@@ -25,17 +36,24 @@ __all__ = [
     "Description",
     "Difference",
     "EvaluatedProblem",
+    "Evaluation",
+    "Results",
+    "SameAnswers",
     "Sample",
     "SampleFolder",
     "append_evaluation",
     "compare",
     "compare_paths",
     "comparison_table",
+    "evaluated_problem",
     "evaluation_table",
     "find_samples",
     "forget_evaluations_after",
+    "iteration_of",
     "load_benchmark",
     "macro_average",
     "read_evaluations",
+    "score_problems",
     "settings_that_differ",
+    "votes",
 ]

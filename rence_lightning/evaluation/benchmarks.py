@@ -1,4 +1,4 @@
-"""The benchmarks: where each is on the hub, its fields, how its answers are read, and its number of problems."""
+"""The registry of benchmarks: location on the hub, fields, form of the answers, and number of problems of each."""
 
 import difflib
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from rence_lightning.prompts.rows import RowSchema, iter_file
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A test set whose rows are known.
+    """A test set with known rows.
 
     Attributes:
-        hub: Its name on the hub.
-        split: Its split there.
-        counts: The numbers of problems that are right; more than one where copies in use differ.
-        config: Its configuration there.
-        fields: Arguments of `HubProblems` that say where problem, answer and id stand in the hub's rows.
-        answers: Arguments that say how its answers are read, in any copy.
+        hub: Name of the data set on the hub.
+        split: Split of the data set.
+        counts: Accepted numbers of problems; more than one where the copies in use differ.
+        config: Configuration of the data set.
+        fields: Arguments of `HubProblems` that name the fields of problem, answer and id in the hub's rows.
+        answers: Arguments of `HubProblems` and `FileProblems` that say how answers are read, in any copy.
     """
 
     hub: str
@@ -30,11 +30,11 @@ class Benchmark:
     answers: dict[str, Any] = field(default_factory=dict)
 
     def on_hub(self) -> HubProblems:
-        """The hub's copy."""
+        """The copy on the hub."""
         return HubProblems(self.hub, self.split, self.config, **self.fields, **self.answers)
 
     def in_file(self, path: str) -> FileProblems:
-        """A copy on this machine: rows with the hub's fields, or with `problem`, `answer` and perhaps `id`."""
+        """A copy in a local file, with the hub's fields or with `problem`, `answer` and optionally `id`."""
         schema = {"problem_field": "problem", "answer_field": "answer", "id_field": None, "answer_format": "plain"}
         hub = RowSchema(**{**schema, **self.fields})
         row = next((row for _, _, row in iter_file(FileProblems(path).path)), {})
@@ -47,12 +47,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "aime2025": Benchmark("math-ai/aime25", "test", (30,)),
     # AMC 12 of 2022 and 2023; the 40 problems often called AMC23 are among them.
     "amc": Benchmark("AI-MO/aimo-validation-amc", "train", (83,)),
-    # Undergraduate science: answers are numbers as a textbook rounds them, without the unit that the problem asks for.
+    # Undergraduate science: answers are rounded as in a textbook, without the unit that the problem asks for.
     "minerva": Benchmark(
         "math-ai/minervamath", "test", (272,), fields={"problem_field": "question"}, answers={"rounded": True}
     ),
-    # Open-ended, text-only, English, competition mathematics: 674 problems on the hub, 675 in older copies. An answer
-    # of several values holds them with commas; the unit, if any, is a field of its own.
+    # Open-ended, text-only, English, competition mathematics: 674 problems on the hub, 675 in older copies. Several
+    # values of an answer are separated by commas; the unit, if any, is in a separate field.
     "olympiadbench": Benchmark(
         "math-ai/olympiadbench",
         "test",
@@ -64,18 +64,18 @@ BENCHMARKS: dict[str, Benchmark] = {
         "openai/gsm8k", "test", (1319,), "main", fields={"problem_field": "question", "answer_format": "gsm8k"}
     ),
 }
-"""The benchmarks that need no source, by name. The paper's six are all but GSM8K."""
+"""The benchmarks that need no source, by name. The paper's six are all of them except GSM8K."""
 
 
 class BenchmarkFile(ProblemSource):
-    """A benchmark of the registry from a file on this machine, for use without a network.
+    """A benchmark of the registry from a local file, for use without a network.
 
     Args:
-        name: Its name in the registry: `math500`, `aime2024`, `aime2025`, `amc`, `minerva`, `olympiadbench`, `gsm8k`.
-        path: A `.jsonl`, `.jsonl.gz` or `.parquet` file, with the hub's fields or with `problem` and `answer`.
+        name: Name in the registry: `math500`, `aime2024`, `aime2025`, `amc`, `minerva`, `olympiadbench` or `gsm8k`.
+        path: Path of a `.jsonl`, `.jsonl.gz` or `.parquet` file, with the hub's fields or with `problem` and `answer`.
 
     Raises:
-        UserError: The name is unknown.
+        UserError: The name is not in the registry.
     """
 
     def __init__(self, name: str, path: str) -> None:
@@ -87,7 +87,7 @@ class BenchmarkFile(ProblemSource):
         """Read the file.
 
         Raises:
-            UserError: It cannot be read, or has not the number of problems that the benchmark has.
+            UserError: The file cannot be read, or does not have the benchmark's number of problems.
         """
         return _counted(self.name, self._benchmark, self._benchmark.in_file(self.path).load(), self.path)
 
@@ -96,12 +96,12 @@ def load_benchmark(name: str, source: ProblemSource | None = None) -> list[Probl
     """The problems of a benchmark.
 
     Args:
-        name: What it is called in configurations, logs and tables.
-        source: Where its problems are. None: the hub, for the names of `BENCHMARKS`.
+        name: Name of the benchmark in configurations, logs and tables.
+        source: Source of the problems; None for the hub, where the name is in `BENCHMARKS`.
 
     Raises:
-        UserError: The name is unknown and no source is given, the data cannot be read, or the hub's copy has not the
-            number of problems it is known to have (a score on other problems would not be comparable).
+        UserError: The name is unknown and no source is given, the data cannot be read, or the copy on the hub does not
+            have the expected number of problems (a score on different problems would not be comparable).
     """
     if source is not None:
         return source.load()
@@ -114,7 +114,7 @@ def _known(name: str) -> Benchmark:
         close = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(
-            f"benchmark {name!r} is unknown{hint}; known are {', '.join(BENCHMARKS)}, and any other name with a source "
+            f"benchmark {name!r} is unknown{hint}; known are {', '.join(BENCHMARKS)}; any other name needs a source "
             "of its own"
         )
     return BENCHMARKS[name]
@@ -125,6 +125,7 @@ def _counted(name: str, benchmark: Benchmark, problems: list[Problem], where: st
         expected = " or ".join(map(str, benchmark.counts))
         raise UserError(
             f"benchmark {name!r}: {where} has {len(problems)} problems, not {expected}: it has changed, and a score on "
-            "other problems could not be compared; give a source of your own: a file, or the hub's at a known revision"
+            "different problems is not comparable; give a source: a file, or the data set on the hub at a known "
+            "revision"
         )
     return problems

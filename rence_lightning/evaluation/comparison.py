@@ -1,4 +1,4 @@
-"""Two evaluations of the same problems against each other: the difference, and how sure it is."""
+"""Comparison of two evaluations on the same problems: the difference and its confidence interval."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from rich.text import Text
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation.bootstrap import interval, resampled_means
+from rence_lightning.evaluation.bootstrap import RESAMPLES, interval, resampled_means
 from rence_lightning.evaluation.samples import EvaluatedProblem, SampleFolder, find_samples
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on a benchmark, in avg@k.
+    """The difference in avg@k between two evaluations, A and B, on one benchmark.
 
     Attributes:
-        problems: That both have.
-        a: avg of A.
-        b: avg of B.
-        low: Of the 95% interval of b - a, by paired bootstrap over problems.
-        high: Of the same.
-        better: Problems of which B solves a larger share than A.
-        worse: Problems of which it solves a smaller one.
+        problems: Number of problems.
+        a: avg@k of A.
+        b: avg@k of B.
+        low: Lower end of the 95% interval of b - a, by paired bootstrap over problems.
+        high: Upper end of the 95% interval of b - a.
+        better: Number of problems that B solves more often than A.
+        worse: Number of problems that B solves less often than A.
     """
 
     problems: int
@@ -39,7 +39,7 @@ class Difference:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -47,10 +47,11 @@ MACRO = "macro average"
 
 
 def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
-    """The differences of all benchmarks that both have finished, and of their macro average where they are several.
+    """The differences on all benchmarks that both evaluations have finished, and of their macro average if there are
+    several.
 
     Raises:
-        UserError: They have no benchmark in common, or not the same problems of one.
+        UserError: The evaluations have no benchmark in common, or their problems of a benchmark differ.
     """
     names = [name for name in first.finished if name in second.finished]
     if not names:
@@ -62,7 +63,7 @@ def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
     result: dict[str, Difference] = {}
     resampled: list[Tensor] = []
     for number, (name, (a, b)) in enumerate(shares.items()):
-        # Each benchmark has draws of its own, so that the macro average's are independent.
+        # A seed for each benchmark: the macro average needs independent draws.
         resampled.append(resampled_means(b - a, seed=number))
         result[name] = _difference(a, b, resampled[-1])
     if len(names) > 1:
@@ -86,14 +87,14 @@ def _difference(a: Tensor, b: Tensor, resampled: Tensor) -> Difference:
 
 
 def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Tensor, Tensor]:
-    """The share of correct responses to each problem, `(problems,)` of both."""
+    """The share of correct responses to each problem in both evaluations, `(problems,)` each."""
     one, other = first.read(name), second.read(name)
     asked = [{row.id: (row.problem, row.answer) for row in rows.values()} for rows in (one, other)]
     if asked[0] != asked[1]:
         differing = sum(asked[0].get(key) != asked[1].get(key) for key in asked[0].keys() | asked[1].keys())
         raise UserError(
             f"compare: {name} has {len(one)} problems in {first.path} and {len(other)} in {second.path}, of which "
-            f"{differing} are not the same; evaluate both on the same problems"
+            f"{differing} are different; evaluate both policies on the same problems"
         )
     return _shares(one, one), _shares(other, one)
 
@@ -103,7 +104,7 @@ def _shares(rows: Mapping[str, EvaluatedProblem], order: Mapping[str, object]) -
 
 
 def comparison_table(differences: Mapping[str, Difference], first: str, second: str) -> Table:
-    """A row a benchmark, in percent."""
+    """A table with one row for each benchmark, in percent."""
     table = Table(title=Text(f"A: {first}\nB: {second}"), title_justify="left")
     for heading in ("benchmark", "problems", "A %", "B %", "B - A", "95% interval", "better / worse"):
         table.add_column(heading, justify="left" if heading == "benchmark" else "right")
@@ -120,13 +121,13 @@ def comparison_table(differences: Mapping[str, Difference], first: str, second: 
             f"{row.better} / {row.worse}",
             style="bold" if name == MACRO else None,
         )
-    table.caption = "paired bootstrap over problems, 10,000 resamples; * the interval leaves 0 out"
+    table.caption = f"paired bootstrap over problems, {RESAMPLES:,} resamples; * the interval excludes 0"
     table.caption_justify = "left"
     return table
 
 
 def settings_that_differ(first: SampleFolder, second: SampleFolder) -> list[str]:
-    """What else than the policy differs between two evaluations, in words; a comparison should say so."""
+    """The settings that differ between two evaluations, each as `key: value and value`."""
     a, b = first.description(), second.description()
     settings = {**a.settings, "engine": a.engine}, {**b.settings, "engine": b.engine}
     keys = dict.fromkeys([*settings[0], *settings[1]])
@@ -138,6 +139,6 @@ def settings_that_differ(first: SampleFolder, second: SampleFolder) -> list[str]
 
 
 def compare_paths(first: Path, second: Path) -> tuple[Table, list[str]]:
-    """The table for two run directories or evaluation folders, and what else differs between them."""
+    """The comparison table of two run directories or evaluation folders, and the settings that differ between them."""
     a, b = find_samples(first), find_samples(second)
     return comparison_table(compare(a, b), str(a.path), str(b.path)), settings_that_differ(a, b)

@@ -1,6 +1,6 @@
-"""avg@k, pass@k, maj@k and what explains them, of one benchmark sampled k times."""
+"""The figures of one benchmark sampled k times: avg@k, pass@k, maj@k, and those that help to explain them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import comb
 from statistics import fmean
 
@@ -10,10 +10,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rence_lightning.evaluation.bootstrap import interval, resampled_means
+from rence_lightning.evaluation.samples import EvaluatedProblem, Sample
 
 
 class BenchmarkMetrics(Metric):
-    """Accuracy over repeated sampling of a benchmark, over problems as they come in and over all ranks.
+    """Accuracy over repeated sampling of a benchmark, accumulated over problems and over all ranks.
 
     With c[i, j] = 1 where the j-th of k responses to problem i of n is correct, and a[j] = mean over i of c[i, j]:
 
@@ -23,12 +24,12 @@ class BenchmarkMetrics(Metric):
     - `pass`, pass@k: the share of problems with a correct response among the k. `pass@2`, `pass@4`, ... below k: the
       unbiased estimate 1 - C(k - c, m) / C(k, m) of the chance that one of m responses is correct (Chen et al. 2021).
     - `maj`, maj@k: the share of problems whose most frequent answer is correct; where several are equally frequent,
-      the share of them that are. Responses without an answer do not vote.
+      the share of these that is correct. Responses without an answer do not vote.
     - `boxed`: the share of responses that give a final answer at all.
-    - `truncated`: the share of responses cut off at the length limit.
+    - `truncated`: the share of responses that reached the length limit.
     - `length`: the mean response length in tokens.
 
-    All but `length` are shares in [0, 1]. A problem that several ranks add counts once.
+    All but `length` are shares in [0, 1]. A problem that several ranks add is counted once.
     """
 
     full_state_update = False
@@ -54,15 +55,15 @@ class BenchmarkMetrics(Metric):
         """Add problems.
 
         Args:
-            index: The problem's number in the benchmark, `(problems,)` int.
-            correct: Whether the response's answer is right, `(problems, repeats)` bool.
-            votes: Which answer it gives: equal numbers for equal answers to a problem, -1 for none, `(problems,
-                repeats)` int.
-            truncated: Whether the response was cut off, `(problems, repeats)` bool.
+            index: Number of each problem in the benchmark, `(problems,)` int.
+            correct: Whether each response's answer is correct, `(problems, repeats)` bool.
+            votes: Number of each response's answer, equal for equal answers to a problem and -1 for no answer,
+                `(problems, repeats)` int.
+            truncated: Whether each response reached the length limit, `(problems, repeats)` bool.
             lengths: Response lengths in tokens, `(problems, repeats)` int.
 
         Raises:
-            ValueError: A shape is not `(problems, repeats)`.
+            ValueError: The shape of an argument is not `(problems, repeats)`.
         """
         for name, values in (("correct", correct), ("votes", votes), ("truncated", truncated), ("lengths", lengths)):
             if values.shape != (len(index), self.repeats):
@@ -74,15 +75,16 @@ class BenchmarkMetrics(Metric):
         self.lengths.append(lengths.long())
 
     def compute(self) -> dict[str, float]:
-        """The figures by name, as above.
+        """The figures by name, as listed in the class's docstring.
 
         Raises:
-            ValueError: No problem was added.
+            ValueError: No problem has been added.
         """
         index = dim_zero_cat(self.index) if len(self.index) else torch.empty(0)
         if not len(index):
             raise ValueError("no problem was evaluated")
-        # In the benchmark's order, each once: the figures are the same to the bit however problems are spread.
+        # Each problem once, in the benchmark's order: the figures do not depend, to the last bit, on how problems are
+        # distributed over ranks.
         rows = torch.tensor([int((index == number).nonzero()[0]) for number in index.unique(sorted=True)])
         correct, votes = dim_zero_cat(self.correct)[rows].cpu(), dim_zero_cat(self.votes)[rows].cpu()
         truncated, lengths = dim_zero_cat(self.truncated)[rows].cpu(), dim_zero_cat(self.lengths)[rows].cpu()
@@ -104,8 +106,36 @@ class BenchmarkMetrics(Metric):
         }
 
 
+def score_problems(
+    problems: Sequence[EvaluatedProblem], rank: int = 0, world: int = 1, device: torch.device | None = None
+) -> dict[str, float]:
+    """The figures of one benchmark: those of `BenchmarkMetrics`, and the number of `problems`.
+
+    Args:
+        problems: All problems of the benchmark with their samples, the same on every rank.
+        rank: Number of this rank; each rank counts every `world`-th problem, and the metric adds them up.
+        world: Number of ranks.
+        device: Device for the exchange between ranks.
+    """
+    repeats, numbers = len(problems[0].samples), range(rank, len(problems), world)
+
+    def table(value: Callable[[Sample], float], dtype: torch.dtype) -> Tensor:
+        rows = [[value(sample) for sample in problems[number].samples] for number in numbers]
+        return torch.tensor(rows, dtype=dtype, device=device).reshape(len(numbers), repeats)
+
+    metrics = BenchmarkMetrics(repeats).to(device or torch.device("cpu"))
+    metrics.update(
+        torch.tensor(list(numbers), device=device),
+        correct=table(lambda sample: sample.correct, torch.bool),
+        votes=table(lambda sample: sample.vote, torch.long),
+        truncated=table(lambda sample: sample.finish_reason == "length", torch.bool),
+        lengths=table(lambda sample: sample.tokens, torch.long),
+    )
+    return {**metrics.compute(), "problems": float(len(problems))}
+
+
 def pass_at(m: int, k: int, correct: int) -> float:
-    """The unbiased estimate of the chance that one of m responses is correct, from `correct` of k."""
+    """The unbiased estimate of the chance that one of m responses is correct, where `correct` of k are."""
     return 1.0 - comb(k - correct, m) / comb(k, m)
 
 
@@ -118,10 +148,10 @@ def _majority(correct: list[bool], votes: list[int]) -> float:
 
 
 def macro_average(results: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean of the benchmarks' `avg`, each weighing the same however many problems it has.
+    """The mean of `avg` over benchmarks, each with the same weight whatever its number of problems.
 
     Raises:
-        ValueError: There is no benchmark.
+        ValueError: `results` is empty.
     """
     if not results:
         raise ValueError("no benchmark was evaluated")

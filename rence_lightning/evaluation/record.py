@@ -1,8 +1,9 @@
-"""What an evaluation leaves behind: a table on the screen and a line in the run's `evaluations.jsonl`."""
+"""The results of an evaluation: as an object, as a table, and as a line of the run's `evaluations.jsonl`."""
 
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,9 +13,33 @@ from rich.text import Text
 
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation.metrics import macro_average
+from rence_lightning.evaluation.samples import SampleFolder
 
 Results = Mapping[str, Mapping[str, float]]
-"""Benchmark -> figure -> value, as `BenchmarkMetrics.compute` names them."""
+"""Benchmark -> figure -> value, with the names of `BenchmarkMetrics`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation of the policy on all configured benchmarks.
+
+    Attributes:
+        iteration: Iterations of training before the evaluation.
+        results: Figures of each benchmark.
+        repeats: Number of responses to each problem, k.
+        temperature: Sampling temperature of the responses.
+        samples: Folder with all responses.
+        first: Figures of the run's first evaluation, None where this is the first.
+        against: Samples of an earlier evaluation to compare with, None where no comparison is configured.
+    """
+
+    iteration: int
+    results: Results
+    repeats: int
+    temperature: float
+    samples: SampleFolder
+    first: Results | None = None
+    against: SampleFolder | None = None
 
 
 def _percent(value: float) -> str:
@@ -36,16 +61,15 @@ _FIGURES: dict[str, Callable[[float], str]] = {
 
 
 def evaluation_table(results: Results, repeats: int, title: str) -> Table:
-    """A row a benchmark, in percent and tokens; a last row with the unweighted means when there are several.
+    """A table with one row for each benchmark, in percent and tokens, and a last row with unweighted means.
 
-    The ± is the standard deviation over the k repeats; the interval is over problems.
-
-    Figures that not every benchmark has are left out.
+    The ± is the standard deviation over the k repeats; the interval is over problems. Figures that are missing for a
+    benchmark are omitted, and so is the last row where there is only one benchmark.
 
     Args:
-        results: The figures of each benchmark.
-        repeats: k, the number of responses to each problem.
-        title: Above the table.
+        results: Figures of each benchmark.
+        repeats: Number of responses to each problem, k.
+        title: Title of the table.
     """
     figures = {key: show for key, show in _FIGURES.items() if all(key in result for result in results.values())}
     headings = {"maj": f"maj@{repeats} %", "pass": f"pass@{repeats} %", "boxed": "boxed %", "truncated": "truncated %"}
@@ -70,12 +94,12 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
 
 
 def append_evaluation(path: Path, iteration: int, results: Results) -> None:
-    """Add a line to an `evaluations.jsonl`: `{"iteration": 0, "average": 0.26, "benchmarks": {...}}`, shares in [0, 1].
+    """Append a line to an `evaluations.jsonl`: `{"iteration": 0, "average": 0.26, "benchmarks": {...}}`.
 
-    The line is written at once and reaches the disk before this returns, so that a killed run loses none.
+    Shares are in [0, 1]. The line is on the disk when this returns, so that a killed run loses none.
 
     Raises:
-        ValueError: A figure is not finite, which JSON cannot say.
+        ValueError: A figure is not finite, which JSON cannot represent.
     """
     record = {
         "iteration": iteration,
@@ -90,7 +114,7 @@ def append_evaluation(path: Path, iteration: int, results: Results) -> None:
 
 
 def forget_evaluations_after(path: Path, iteration: int) -> None:
-    """Drop the lines of later iterations, which a run resumed from this one will go through again."""
+    """Remove the lines of later iterations, which a run resumed from this iteration will repeat."""
     kept = [line for line in read_evaluations(path) if line["iteration"] <= iteration]
     if path.exists():
         draft = path.with_name(f".tmp-{path.name}")
@@ -99,10 +123,10 @@ def forget_evaluations_after(path: Path, iteration: int) -> None:
 
 
 def read_evaluations(path: Path) -> list[dict[str, Any]]:
-    """The lines of an `evaluations.jsonl`, in order; empty when there is no such file yet.
+    """The lines of an `evaluations.jsonl`, in order; empty where the file does not exist.
 
     Raises:
-        UserError: A line is not what `append_evaluation` writes.
+        UserError: A line does not have the form that `append_evaluation` writes.
     """
     if not path.exists():
         return []

@@ -1,19 +1,26 @@
-"""What an evaluation sampled: a folder with a JSON lines file a benchmark, written as it comes, read back to go on.
+"""The samples of an evaluation: a folder with one JSON Lines file for each benchmark.
 
 evaluations/iteration-0000/
   evaluation.json       what was evaluated and how
-  math500.jsonl         a line a problem, in the benchmark's order, once all are there
-  aime2024.part-0.jsonl while it is being sampled: what rank 0 has done
+  math500.jsonl         a finished benchmark: one line for each problem, in the benchmark's order
+  aime2024.part-0.jsonl an unfinished benchmark: the problems that rank 0 has completed so far
+
+Each problem is written as soon as it is graded, so that an interrupted evaluation can be continued.
 """
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rence_lightning.errors import UserError
+from rence_lightning.evaluation.votes import SameAnswers, votes
+from rence_lightning.prompts import Problem
+from rence_lightning.rewards import Score
+from rence_lightning.rollouts import Rollout
 
 DESCRIPTION = "evaluation.json"
 
@@ -23,13 +30,13 @@ class Sample:
     """A response of an evaluation.
 
     Attributes:
-        response: Its text.
-        extracted: The final answer that was judged, or None.
-        correct: The verdict.
-        reward: Of the configured reward.
-        vote: Equal numbers are equal answers, counted from 0 within the problem; -1 where there is none.
-        tokens: Its length.
-        finish_reason: `stop` or `length`.
+        response: Text of the response.
+        extracted: Final answer that was graded, None where the response gives none.
+        correct: Whether the answer is correct.
+        reward: Reward of the response.
+        vote: Number of the answer, equal for equal answers to the problem; -1 where there is none.
+        tokens: Length of the response in tokens.
+        finish_reason: `stop`, or `length` for a truncated response.
     """
 
     response: str
@@ -46,10 +53,10 @@ class EvaluatedProblem:
     """A problem of a benchmark with its sampled responses.
 
     Attributes:
-        id: Of the problem.
-        problem: Its text.
-        prompt: What the policy read, template and special tokens included.
-        answer: The reference.
+        id: Identifier of the problem.
+        problem: Text of the problem.
+        prompt: Text that the policy was given, template and special tokens included.
+        answer: Reference answer.
         samples: The k responses.
     """
 
@@ -60,17 +67,42 @@ class EvaluatedProblem:
     samples: tuple[Sample, ...]
 
 
+def evaluated_problem(
+    problem: Problem,
+    prompt: str,
+    responses: Sequence[str],
+    rollouts: Sequence[Rollout],
+    scores: Sequence[Score],
+    same: SameAnswers,
+) -> EvaluatedProblem:
+    """The record of a problem with its k responses.
+
+    Args:
+        problem: The problem.
+        prompt: Text that the policy was given, template and special tokens included.
+        responses: Texts of the k responses.
+        rollouts: Token ids and finish reasons of the responses.
+        scores: Rewards and verdicts of the responses.
+        same: Comparison of answers, for the votes.
+    """
+    samples = tuple(
+        Sample(text, score.answer, score.correct, score.reward, vote, len(rollout.token_ids), rollout.finish_reason)
+        for text, rollout, score, vote in zip(responses, rollouts, scores, votes(scores, same), strict=True)
+    )
+    return EvaluatedProblem(problem.id, problem.problem, prompt, problem.answer, samples)
+
+
 @dataclass(frozen=True)
 class Description:
     """What was evaluated, and how; two evaluations of equal `identity` draw the same samples.
 
     Attributes:
-        policy: What it is called.
-        iteration: Of training, 0 before it.
-        weights: A digest of the policy's parameters.
-        engine: The class that sampled.
-        settings: Repeats, sampling, seed and template.
-        benchmarks: Digests of the problems, by name.
+        policy: Name of the policy, or path of its checkpoint.
+        iteration: Iterations of training that the policy has had.
+        weights: Digest of the policy's parameters.
+        engine: Class name of the rollout engine.
+        settings: Repeats, sampling settings, seed, reward and template.
+        benchmarks: Digest of each benchmark's problems, by name.
     """
 
     policy: str
@@ -82,7 +114,7 @@ class Description:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the samples depend on."""
+        """Everything that the samples depend on."""
         return {"weights": self.weights, "engine": self.engine, **self.settings, **self.benchmarks}
 
 
@@ -90,18 +122,18 @@ class SampleFolder:
     """The folder of one evaluation.
 
     Args:
-        path: Of the folder.
+        path: Path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def open(self, description: Description) -> bool:
-        """Begins the evaluation, or goes on with it where the folder holds the beginning of the same one; what it holds
-        of another is removed.
+        """Begin the evaluation, or continue it where the folder holds samples of the same one; samples of a different
+        evaluation are removed.
 
         Returns:
-            Whether samples of another evaluation were removed.
+            Whether samples of a different evaluation were removed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         former = self.description() if (self.path / DESCRIPTION).exists() else None
@@ -116,38 +148,41 @@ class SampleFolder:
         return stale
 
     def description(self) -> Description:
-        """What is evaluated here.
+        """Read what was evaluated, and how.
 
         Raises:
-            UserError: There is no such file, or it is not ours.
+            UserError: The folder has no description, or the file is not one.
         """
         file = self.path / DESCRIPTION
         try:
             return Description(**json.loads(file.read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{file}: not the description of an evaluation ({error})") from error
+            raise UserError(
+                f"{file}: not the description of an evaluation ({error}); give a run directory or a folder in its "
+                "evaluations/"
+            ) from error
 
     @property
     def finished(self) -> list[str]:
-        """Names of the benchmarks that are complete."""
+        """Names of the benchmarks of which every problem has been sampled."""
         return sorted(file.stem for file in self.path.glob("*.jsonl") if ".part-" not in file.name)
 
     def read(self, name: str) -> dict[str, EvaluatedProblem]:
-        """The problems of a benchmark that are done, by id. A last line that a kill cut off is not one."""
+        """The completed problems of a benchmark, by id; an incomplete last line, left by a kill, is skipped."""
         files = [self._whole(name), *sorted(self.path.glob(f"{name}.part-*.jsonl"))]
         return {problem.id: problem for file in files if file.exists() for problem in _read(file)}
 
     def append(self, name: str, rank: int, problem: EvaluatedProblem) -> None:
-        """Adds a problem to this rank's part; it reaches the disk before this returns."""
+        """Append a problem to this rank's part; it is on the disk when this returns."""
         file = self.path / f"{name}.part-{rank}.jsonl"
         with file.open("ab+", buffering=0) as part:
             if part.tell() and _last_byte(file) != b"\n":
-                part.write(b"\n")  # after a line that a kill cut off, which reading passes over
+                part.write(b"\n")  # ends an incomplete line, left by a killed process, which reading skips
             part.write(_line(problem).encode())
             os.fsync(part.fileno())
 
     def finish(self, name: str, problems: Sequence[EvaluatedProblem]) -> None:
-        """Puts the parts together: the benchmark is complete."""
+        """Replace the parts by one file with all problems of the benchmark."""
         draft = self.path / f".tmp-{name}"
         draft.write_text("".join(map(_line, problems)))
         draft.replace(self._whole(name))
@@ -179,15 +214,24 @@ def _read(file: Path) -> Iterable[EvaluatedProblem]:
                 raise UserError(f"{file}, line {number}: not a problem of an evaluation; remove the file") from error
 
 
+def iteration_of(path: Path) -> int | None:
+    """The number in a name such as `iteration-0003` or `iteration-0003.jsonl`; None for any other name.
+
+    Sort by it: as text, `iteration-10000` comes before `iteration-9999`.
+    """
+    match = re.fullmatch(r"iteration-(\d+)(\.\w+)?", path.name)
+    return int(match[1]) if match else None
+
+
 def find_samples(path: Path) -> SampleFolder:
-    """The samples that a path means: an evaluation's own folder, or a run directory's last evaluation.
+    """The samples that a path refers to: the folder of one evaluation, or the last evaluation of a run directory.
 
     Raises:
-        UserError: There are none.
+        UserError: There are no samples at this path.
     """
     if (path / DESCRIPTION).exists():
         return SampleFolder(path)
-    folders = sorted(file.parent for file in path.glob(f"evaluations/*/{DESCRIPTION}"))
+    folders = [file.parent for file in path.glob(f"evaluations/*/{DESCRIPTION}")]
     if not folders:
         raise UserError(f"{path}: no evaluation in it; give a run directory, or a folder in its evaluations/")
-    return SampleFolder(folders[-1])
+    return SampleFolder(max(folders, key=lambda folder: (iteration_of(folder) or 0, folder.name)))

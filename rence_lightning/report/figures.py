@@ -20,7 +20,7 @@ OUTCOMES = {
     "too_easy": ("too easy", "#a9bcd6"),
     "too_hard": ("too hard", "#c8553d"),
 }
-"""What becomes of a group: its name for people, its colour."""
+"""Description and colour of each outcome of a group."""
 
 LINES = ("#2a7f62", "#c8553d", "#4a6fa5", "#b8860b", "#7b5ea7", "#5f6b6d", "#d98880")
 _STYLE: Any = {
@@ -48,8 +48,8 @@ class Plot:
     """A figure of the report.
 
     Attributes:
-        svg: The image.
-        caption: What it shows, and what to look for in it.
+        svg: SVG source of the image.
+        caption: Description of what the figure shows, and of what to look for.
     """
 
     svg: str
@@ -82,7 +82,7 @@ def _lines(axes: Axes, lines: Mapping[str, Series], by: str, percent: bool) -> N
 
 
 def evaluation_curve(run: RunRecord) -> Plot | None:
-    """avg@k of every benchmark over training, with its confidence interval."""
+    """avg@k of every benchmark over training, with confidence intervals."""
     if len(run.evaluations) < 2:
         return None
 
@@ -97,12 +97,12 @@ def evaluation_curve(run: RunRecord) -> Plot | None:
                 axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         _lines(axes, curves, "iteration", percent=True)
 
-    caption = "Accuracy (avg@k), before the first and after the iterations evaluated; the band is its 95% interval."
+    caption = "Accuracy (avg@k) before training and after each evaluated iteration; the band is the 95% interval."
     return Plot(_draw(draw, "Accuracy on the benchmarks", wide=True), caption)
 
 
 def outcomes(run: RunRecord) -> Plot | None:
-    """What became of the sampled groups, over the iterations."""
+    """The outcomes of the sampled groups over the iterations."""
     shares = {outcome: run.series(f"rollouts/share_{outcome}") for outcome in OUTCOMES}
     shares = {outcome: series for outcome, series in shares.items() if series}
     if not shares or len(next(iter(shares.values()))) < 2:
@@ -122,9 +122,9 @@ def outcomes(run: RunRecord) -> Plot | None:
 
     caption = (
         "The share of sampled prompts that were kept, too easy, too hard or mastered. As the policy learns, prompts "
-        "move from too hard to kept to too easy; a run with nothing left to keep has run out of prompts."
+        "move from too hard to kept to too easy; a run in which no group is kept has run out of useful prompts."
     )
-    return Plot(_draw(draw, "What became of the sampled prompts", wide=True), caption)
+    return Plot(_draw(draw, "Outcomes of the sampled prompts", wide=True), caption)
 
 
 @dataclass(frozen=True)
@@ -137,50 +137,56 @@ class _Curve:
 
 _CURVES = (
     _Curve(
-        "Right answers while training",
+        "Correct answers in training",
         {"rollouts/correct": "correct", "rollouts/boxed": "boxed", "rollouts/truncated": "truncated"},
-        "Of all responses sampled, before filtering: right, with a boxed answer, cut off at the length limit.",
+        "Shares of all sampled responses, before filtering: correct, with a boxed answer, truncated.",
         percent=True,
     ),
-    _Curve("Response length", {"rollouts/length": "tokens"}, "Mean tokens of the responses sampled."),
+    _Curve("Response length", {"rollouts/length": "tokens"}, "Mean number of tokens of the sampled responses."),
     _Curve(
         "Reward",
         {"rollouts/reward": "mean reward"},
-        "Mean reward of the responses sampled.",
+        "Mean reward of the sampled responses.",
     ),
-    _Curve("Loss", {"train/loss": "loss"}, "Of each update: the objective and the KL penalty."),
+    _Curve("Loss", {"train/loss": "loss"}, "Loss of each update: the objective plus the KL penalty."),
     _Curve(
         "KL to the old policy",
         {"train/kl": "KL"},
-        "Of each update, from the policy that sampled. It starts each iteration at zero.",
+        "KL divergence at each update from the policy that sampled. It is zero at the start of each iteration.",
     ),
-    _Curve("KL coefficient", {"train/kl_coef": "lambda"}, "Adapted after each update so that the KL meets its target."),
     _Curve(
-        "Gradient norm", {"train/grad_norm": "norm"}, "Of each update, before clipping. Spikes announce instability."
+        "KL coefficient",
+        {"train/kl_coef": "lambda"},
+        "Coefficient of the KL penalty, adapted after each update to keep the KL near its target.",
+    ),
+    _Curve(
+        "Gradient norm",
+        {"train/grad_norm": "norm"},
+        "Gradient norm of each update, before clipping. Spikes are a sign of instability.",
     ),
     _Curve(
         "Log-probability since sampling",
-        {"train/positive_log_ratio": "right responses", "train/negative_log_ratio": "wrong responses"},
-        "How much likelier responses became within an iteration, in nats. The two should part; where right responses "
-        "fall, the policy moves away from what it should learn.",
+        {"train/positive_log_ratio": "correct responses", "train/negative_log_ratio": "incorrect responses"},
+        "Change of the responses' log-probability within an iteration, in nats. The two curves should separate; where "
+        "the one of correct responses falls, the policy moves away from what it should learn.",
     ),
     _Curve(
         "Entropy",
         {"rollouts/entropy": "entropy"},
-        "Nats a token, of what is trained on. At zero nothing is explored.",
+        "Entropy of the policy in nats per token, on the responses trained on. At zero there is no exploration.",
     ),
-    _Curve("Prompts left", {"rollouts/prompts_left": "prompts"}, "Training prompts that are not mastered."),
+    _Curve("Prompts left", {"rollouts/prompts_left": "prompts"}, "Number of training prompts that are not mastered."),
     _Curve(
         "Engine against trainer",
         {"rollouts/engine_log_prob_difference": "mean", "rollouts/engine_log_prob_difference_max": "largest"},
-        "Difference of a token's log-probability between the engine that sampled and the trainer: near zero, or the "
-        "engine samples from another policy.",
+        "Difference between the engine and the trainer in the log-probability of a token. It should be near zero; "
+        "otherwise the engine samples from a different policy.",
     ),
 )
 
 
 def curves(run: RunRecord) -> list[Plot]:
-    """The figures of `metrics.csv` that tell how a run went."""
+    """The figures of `metrics.csv` that show the course of a run."""
     plots = []
     for curve in _CURVES:
         lines = {label: run.series(name) for name, label in curve.names.items()}
@@ -197,7 +203,7 @@ def curves(run: RunRecord) -> list[Plot]:
 
 
 def distributions(run: RunRecord) -> list[Plot]:
-    """Response lengths and rewards in the first, a middle and the last iteration that was logged."""
+    """Response lengths and rewards in the first, the middle and the last logged iteration."""
     logged = sorted(run.rollout_files)
     if not logged:
         return []
@@ -214,11 +220,11 @@ def distributions(run: RunRecord) -> list[Plot]:
     return [
         Plot(
             _draw(lambda axes: _histogram(axes, lengths, "tokens", 24), "Response lengths"),
-            "Of all responses sampled. A heap at the right end are responses cut off at the limit.",
+            "Lengths of all sampled responses. A peak at the right end consists of truncated responses.",
         ),
         Plot(
             _draw(lambda axes: _bars(axes, rewards), "Rewards"),
-            "Of all responses sampled.",
+            "Rewards of all sampled responses.",
         ),
     ]
 
@@ -235,7 +241,7 @@ def _histogram(axes: Axes, values: Mapping[str, Sequence[float]], unit: str, bin
 
 
 def _bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
-    """A bar for each reward where they are few, a histogram where they are many."""
+    """A bar for each distinct reward, or a histogram where there are more than eight."""
     levels = sorted({round(value, 6) for each in values.values() for value in each})
     if len(levels) > 8:
         _histogram(axes, values, "reward", 20)
@@ -252,5 +258,5 @@ def _bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
 
 
 def every_plot(plots: Iterable[Plot | None]) -> list[Plot]:
-    """Those that there is something to draw for."""
+    """The figures for which there are data."""
     return [plot for plot in plots if plot is not None]

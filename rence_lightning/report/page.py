@@ -1,4 +1,4 @@
-"""The page: what a run directory says, for someone who did not make the run."""
+"""The report page: the contents of a run directory, for readers who did not make the run."""
 
 import base64
 from collections import Counter
@@ -18,29 +18,29 @@ from rence_lightning.report.run_record import RunRecord
 
 REPORT = "report.html"
 LONGEST_TEXT = 6_000
-"""Characters of a response that are shown; of a longer one, the beginning and the end."""
+"""Number of characters of a response that are shown; a longer one is shortened in the middle."""
 
 PROBLEMS_SHOWN = 6
-"""Problems of each kind whose samples are shown, for each benchmark."""
+"""Number of problems of each kind whose samples are shown, for each benchmark."""
 
 
 def write_report(run_dir: Path, file: Path | None = None) -> Path:
-    """Writes the page of a run.
+    """Write the report of a run.
 
     Args:
-        run_dir: A run directory, of `fit` or of `validate`.
-        file: Default: `report.html` in it.
+        run_dir: Run directory of `fit` or of `validate`.
+        file: File to write (default: `report.html` in the run directory).
 
     Returns:
-        Where it is.
+        The file written.
 
     Raises:
-        UserError: It is not a run directory, or the page cannot be written.
+        UserError: `run_dir` is not a run directory, or the page cannot be written.
     """
     page = render(RunRecord(run_dir))
     file = file if file is not None else run_dir / REPORT
     try:
-        # Half a surrogate pair, which model output may hold, has no place in UTF-8.
+        # Model output may contain lone surrogates, which cannot be encoded in UTF-8.
         file.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"report: {file} cannot be written ({error.strerror})") from error
@@ -48,10 +48,10 @@ def write_report(run_dir: Path, file: Path | None = None) -> Path:
 
 
 def render(run: RunRecord) -> str:
-    """The page's HTML."""
+    """The HTML of the report."""
     environment = Environment(
         loader=PackageLoader("rence_lightning.report", "."),
-        autoescape=True,  # what a model wrote is text, whatever it looks like
+        autoescape=True,  # model output is text, even where it looks like HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -79,7 +79,7 @@ def render(run: RunRecord) -> str:
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
-    """What was done, in a few words."""
+    """The main settings and sizes of the run, by name."""
     objective = run.setting("model.objective.class_path")
     facts = {
         "policy": run.setting("model.policy"),
@@ -87,20 +87,20 @@ def _facts(run: RunRecord) -> dict[str, str]:
         "iterations": f"{run.iterations} of {run.setting('trainer.max_iterations') or '?'}" if run.iterations else None,
         "updates": run.updates or None,
         "group size (K)": run.setting("data.group_size") if run.iterations else None,
-        "prompts an iteration (B)": run.setting("data.prompts_per_iteration") if run.iterations else None,
+        "prompts per iteration (B)": run.setting("data.prompts_per_iteration") if run.iterations else None,
         "training prompts": run.training_problems.get("kept"),
         "seed": run.setting("seed_everything"),
     }
     if run.evaluations:
         facts["evaluation"] = (
-            f"{run.setting('evaluation.repeats') or '?'} samples a problem at temperature "
+            f"{run.setting('evaluation.repeats') or '?'} samples per problem at temperature "
             f"{run.setting('evaluation.sampling.temperature')}"
         )
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 def _summary(run: RunRecord, differences: Mapping[str, Difference]) -> str:
-    """The result in a sentence, where there is one."""
+    """The result of training in one sentence; empty where there are not two evaluations to compare."""
     if not run.iterations or len(run.evaluations) < 2:
         return ""
     first, last = run.evaluations[0], run.evaluations[-1]
@@ -117,27 +117,28 @@ def _summary(run: RunRecord, differences: Mapping[str, Difference]) -> str:
 
 
 def _differences(run: RunRecord) -> Mapping[str, Difference]:
-    """Last against first evaluation, where the samples of both are there."""
+    """The differences between the first and the last evaluation; empty where samples are missing."""
     first, last = (run.sample_folder(run.evaluations[which]["iteration"]) for which in (0, -1))
     try:
         return compare(first, last)
-    except UserError:  # samples were removed, or the benchmarks changed on the way
+    except UserError:  # samples were removed, or the benchmarks changed during the run
         return {}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Problems of a benchmark whose samples tell the same story.
+    """Problems of a benchmark with the same change from the first to the last evaluation.
 
     Attributes:
-        benchmark: Its name.
-        story: Of these problems.
-        count: How many there are; fewer may be shown.
-        problems: Each with its samples in the first and in the last evaluation; only the last where there is one.
+        benchmark: Name of the benchmark.
+        change: Description of the change, such as "solved more often than before".
+        count: Number of such problems, of which `problems` may be the first few.
+        problems: Samples of each problem in the first and in the last evaluation; None for the first where there is
+            only one evaluation.
     """
 
     benchmark: str
-    story: str
+    change: str
     count: int
     problems: list[tuple[EvaluatedProblem | None, EvaluatedProblem]]
 
@@ -147,20 +148,22 @@ def _comparisons(run: RunRecord, benchmark: str) -> list[Comparison]:
     after = run.samples(run.evaluations[-1]["iteration"], benchmark)
     if len(run.evaluations) == 1 or not before:
         before = {}
-    stories: dict[str, list[tuple[EvaluatedProblem | None, EvaluatedProblem]]] = {}
+    changes: dict[str, list[tuple[EvaluatedProblem | None, EvaluatedProblem]]] = {}
     for key, row in after.items():
         pair = (before.get(key), row)
-        stories.setdefault(_story(*pair), []).append(pair)
-    order = sorted(stories, key=_STORIES.index)
-    return [Comparison(benchmark, story, len(stories[story]), stories[story][:PROBLEMS_SHOWN]) for story in order]
+        changes.setdefault(_change(*pair), []).append(pair)
+    return [
+        Comparison(benchmark, change, len(changes[change]), changes[change][:PROBLEMS_SHOWN])
+        for change in sorted(changes, key=_CHANGES.index)
+    ]
 
 
 _BETTER, _WORSE = "solved more often than before", "solved less often than before"
 _NEVER, _STILL, _OFTEN = "never solved", "solved sometimes, as often as before", "solved every time, as before"
-_STORIES = [_BETTER, _WORSE, _NEVER, _STILL, _OFTEN, "solved sometimes", "solved every time"]
+_CHANGES = [_BETTER, _WORSE, _NEVER, _STILL, _OFTEN, "solved sometimes", "solved every time"]
 
 
-def _story(before: EvaluatedProblem | None, after: EvaluatedProblem) -> str:
+def _change(before: EvaluatedProblem | None, after: EvaluatedProblem) -> str:
     now = fmean(sample.correct for sample in after.samples)
     if before is None:
         return _NEVER if now == 0 else "solved every time" if now == 1 else "solved sometimes"
@@ -171,7 +174,7 @@ def _story(before: EvaluatedProblem | None, after: EvaluatedProblem) -> str:
 
 
 def _groups(run: RunRecord) -> list[tuple[int, str, dict[str, Any]]]:
-    """Of the first and the last iteration logged, a group of each outcome: (iteration, outcome, group)."""
+    """One group of each outcome from the first and the last logged iteration: (iteration, outcome, group)."""
     logged = sorted(run.rollout_files)
     shown = []
     for iteration in dict.fromkeys(logged[:1] + logged[-1:]):
@@ -196,5 +199,5 @@ def _shorten(text: str) -> str:
 
 
 def _image(plot: Plot) -> str:
-    """The figure as an address of its own, in which nothing of the page can be."""
+    """The figure as a data URI, which isolates it from the page."""
     return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()

@@ -34,6 +34,7 @@ class ResumableTrainer(LightningFacade):
         branch_reason: Why a resumed run does not go on in place, for the user.
         changed_settings: Settings that differ from those of the checkpoint.
         config_yaml: The run's complete configuration, where it was started from one.
+        opened: Whether the run has its directory.
         batch: Batch of the iteration whose updates are being taken, None between iterations.
     """
 
@@ -56,7 +57,7 @@ class ResumableTrainer(LightningFacade):
         self._extra_loggers = extra_loggers
         self._lock: Lock | None = None
         self._in_step = False
-        self._opened = False
+        self.opened = False
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ class ResumableTrainer(LightningFacade):
     def already_finished(self) -> bool:
         """Whether a resumed run has all of its iterations: then nothing is trained, and no file is touched."""
         done = self.batch is None and self.current_epoch >= self.max_iterations
-        return self.training and self.resumed_from is not None and not self._opened and done
+        return self.training and self.resumed_from is not None and not self.opened and done
 
     def close(self) -> None:
         if self._lock is not None:
@@ -113,7 +114,7 @@ class ResumableTrainer(LightningFacade):
     # ---- the run directory ------------------------------------------------------------------------------------------
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
-        self._opened = True
+        self.opened = True
         self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(lambda: self._open_run(checkpoint))
         self.run_dir = self.run.directory
         if self.is_global_zero:
@@ -174,7 +175,9 @@ class ResumableTrainer(LightningFacade):
 
     def can_be_saved(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank takes part."""
-        moments = gather(None if self._in_step or not self._opened or not self.training else (self.moment, self.global_step))
+        moments = gather(
+            None if self._in_step or not self.opened or not self.training else (self.moment, self.global_step)
+        )
         return None not in moments and len(set(moments)) == 1
 
     def save_checkpoint(self) -> Path:

@@ -1,4 +1,4 @@
-"""Lightning's own callbacks beside the project's, and the adaptive KL coefficient in a run."""
+"""Lightning's own callbacks together with the project's, and the adaptive KL coefficient in a run."""
 
 import csv
 from datetime import timedelta
@@ -34,7 +34,7 @@ def fit(
 
 
 def test_early_stopping_on_a_figure_of_the_run(tmp_path: Path) -> None:
-    """A figure that never falls below -1 has no improvement to show after the first look."""
+    """The largest value of this figure is 0, and it is reached at once: there is no improvement after that."""
     stop = EarlyStopping("rollouts/truncated", mode="max", patience=1, check_on_train_epoch_end=True)
     trainer = fit(tmp_path / "run", [stop])
     assert trainer.current_epoch == 2
@@ -65,7 +65,7 @@ def test_model_summary_and_lambda_callback(tmp_path: Path, caplog: pytest.LogCap
     assert "496 K" in caplog.text, "the summary must count the policy's parameters"
 
 
-def test_lightnings_checkpoint_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_lightnings_checkpoint_is_refused_and_the_message_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="use the key 'checkpoint' instead"):
         Trainer(run_dir=str(tmp_path / "run"), accelerator="cpu", callbacks=[ModelCheckpoint()])
 

@@ -1,4 +1,4 @@
-"""Evaluations in runs: every sample kept, broken-off ones gone on with, two compared, and benchmarks held out."""
+"""Evaluations in runs: samples are saved, interrupted ones continued, two compared, and benchmarks held out."""
 
 import json
 import shutil
@@ -9,12 +9,11 @@ import pytest
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer, small_evaluation
 
 from rence_lightning.callbacks import Progress
-from rence_lightning.callbacks.benchmark_evaluation import score_problems, votes
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import SampleFolder, compare, find_samples, settings_that_differ
+from rence_lightning.evaluation import SampleFolder, compare, find_samples, score_problems, settings_that_differ
 from rence_lightning.evaluation.comparison import MACRO
 from rence_lightning.prompts import ArithmeticProblems, FileProblems
-from rence_lightning.rewards import MathReward, Score, math_equivalent
+from rence_lightning.rewards import math_equivalent
 from rence_lightning.rollouts import TransformersEngine
 from rence_lightning.text import last_boxed
 from rence_lightning.training.trainer import Trainer
@@ -23,7 +22,7 @@ FIGURES = ("avg", "std", "avg_low", "avg_high", "pass", "maj", "boxed", "truncat
 
 
 def validate(run_dir: Path, engine: Any = None, **settings: Any) -> Trainer:
-    """A configuration is known, as on the command line."""
+    """Evaluate with a configuration set, as the command line does."""
     fresh_start()
     trainer = make_trainer(run_dir, [Progress(bars=False), small_evaluation(repeats=3, **settings)])
     trainer.config_yaml = "the same: configuration\n"
@@ -43,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.getbasetemp() / "whole0" / "run-validate"
 
 
-def test_every_sample_is_kept_and_makes_the_table(whole: Path) -> None:
+def test_the_figures_follow_from_the_saved_samples(whole: Path) -> None:
     samples = find_samples(whole)
     problems = samples.read("arithmetic")
     assert samples.finished == ["arithmetic"]
@@ -61,7 +60,7 @@ def test_every_sample_is_kept_and_makes_the_table(whole: Path) -> None:
 
 
 class Broken(TransformersEngine):
-    """Ends as by a kill, after so many prompts."""
+    """An engine that stops the process after some prompts, as an interrupt does."""
 
     left = 9
 
@@ -77,21 +76,21 @@ class Broken(TransformersEngine):
         return super().generate(prompts, group_size, sampling, seeds, progress, count)
 
 
-Broken.__name__ = "TransformersEngine"  # what the samples' description goes by
+Broken.__name__ = "TransformersEngine"  # the samples' description holds the engine's class name
 
 
-def test_a_broken_off_evaluation_goes_on_and_gives_the_same_table(
+def test_an_interrupted_evaluation_is_continued_with_the_same_result(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Broken, "left", 9)
     with pytest.raises(KeyboardInterrupt):
         validate(tmp_path / "run", Broken(max_sequences=9))
     folder = tmp_path / "run-validate"
-    assert f"the same command goes on with {folder}" in capsys.readouterr().out
+    assert f"run the same command again to continue in {folder}" in capsys.readouterr().out
     part = folder / "evaluations" / "iteration-0000" / "arithmetic.part-0.jsonl"
     done = part.read_text()
     assert 6 <= len(done.splitlines()) <= 9
-    part.write_text(done[:-40])  # a kill within a line loses that line alone
+    part.write_text(done[:-40])  # a kill in the middle of a line loses only that line
 
     asked: list[int] = []
     original = TransformersEngine.generate
@@ -107,10 +106,10 @@ def test_a_broken_off_evaluation_goes_on_and_gives_the_same_table(
     assert figures_of(folder) == figures_of(whole)
     assert find_samples(folder).read("arithmetic") == find_samples(whole).read("arithmetic")
     validate(tmp_path / "run")
-    assert (tmp_path / "run-validate-2" / "evaluations.jsonl").exists(), "a finished one is not gone on with"
+    assert (tmp_path / "run-validate-2" / "evaluations.jsonl").exists(), "a finished evaluation is not continued"
 
 
-def test_samples_of_another_policy_are_not_gone_on_with(
+def test_samples_of_a_different_policy_are_removed(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run-validate"
@@ -121,7 +120,7 @@ def test_samples_of_another_policy_are_not_gone_on_with(
     rows = folder / "evaluations" / "iteration-0000" / "arithmetic.jsonl"
     rows.write_text(rows.read_text().replace('"correct": true', '"correct": false'))
     validate(tmp_path / "run")
-    assert "held samples of another policy, benchmark or setting" in capsys.readouterr().out
+    assert "held samples of a different policy, benchmark or setting" in capsys.readouterr().out
     assert figures_of(folder) == figures_of(whole)
 
 
@@ -132,7 +131,7 @@ def test_a_comparison_with_itself_finds_nothing(whole: Path) -> None:
 
 
 def copy_with(source: Path, target: Path, change: Any, name: str = "arithmetic") -> SampleFolder:
-    """An evaluation whose rows are changed."""
+    """A copy of an evaluation with changed rows."""
     samples = find_samples(source)
     shutil.copytree(samples.path, target)
     rows = [json.loads(line) for line in (samples.path / "arithmetic.jsonl").read_text().splitlines()]
@@ -172,7 +171,7 @@ def test_different_problems_are_not_compared(whole: Path, tmp_path: Path) -> Non
         row["answer"] = "7" if number == 3 else row["answer"]
 
     other = copy_with(whole, tmp_path / "other", other_answer)
-    with pytest.raises(UserError, match="of which 1 are not the same"):
+    with pytest.raises(UserError, match="of which 1 are different"):
         compare(find_samples(whole), other)
     (other.path / "arithmetic.jsonl").rename(other.path / "renamed.jsonl")
     with pytest.raises(UserError, match="no benchmark in common"):
@@ -181,27 +180,11 @@ def test_different_problems_are_not_compared(whole: Path, tmp_path: Path) -> Non
         find_samples(tmp_path / "nowhere")
 
 
-def test_other_settings_are_told(whole: Path, tmp_path: Path) -> None:
+def test_differing_settings_are_named(whole: Path, tmp_path: Path) -> None:
     other = copy_with(whole, tmp_path / "other", lambda number, row: None)
     description = other.path / "evaluation.json"
     description.write_text(description.read_text().replace('"temperature": 1.0', '"temperature": 0.7'))
     assert settings_that_differ(find_samples(whole), other) == ["temperature: 1.0 and 0.7"]
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [
-        (["1/2", r"\frac12", None, "0.5", "3", "3.0"], [0, 0, -1, 0, 1, 1]),
-        ([None, None], [-1, -1]),
-        (["", "7", ""], [0, 1, 0]),
-    ],
-)
-def test_equal_answers_vote_alike(answers: list[str | None], expected: list[int]) -> None:
-    reward = MathReward(workers=1)
-    wrong = [Score(0.1, False, answer) for answer in answers]
-    assert votes(wrong, reward.same) == expected
-    right = [Score(1.0, answer is not None, answer) for answer in answers]
-    assert set(votes(right, reward.same)) <= {0, -1}, "what equals the reference is equal"
 
 
 def test_what_is_evaluated_is_held_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +193,7 @@ def test_what_is_evaluated_is_held_out_of_training(tmp_path: Path, capsys: pytes
         lines = [json.dumps({"problem": row.problem, "answer": row.answer, "id": f"{name}{row.id}"}) for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     hidden = FileProblems(str(tmp_path / "hidden.jsonl"))
-    # Beyond `limit` as well: another evaluation would ask for them.
+    # Problems beyond `limit` are held out as well: another evaluation may use them.
     evaluation = small_evaluation(benchmarks={"mine": FileProblems(str(tmp_path / "mine.jsonl"))}, limit=2)
     evaluation.held_out = {"hidden": hidden}
     fresh_start()

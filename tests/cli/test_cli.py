@@ -126,7 +126,7 @@ def test_later_files_and_options_override_and_interpolation_follows(
     [
         (["--help"], ["conf/arithmetic.yaml", "fit", "validate"]),
         (["fit", "--help"], ["K, responses a prompt", "The mini-batch", "Resume from here"]),
-        (["validate", "--help"], ["K, responses a prompt", "Samples a problem: k of avg@k"]),
+        (["validate", "--help"], ["K, responses a prompt", "Number of responses to each problem, the k of avg@k"]),
     ],
 )
 def test_help_explains(arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "olympiadbench": {"id": 1606, "question": "q", "final_answer": [r"$\frac{1}{2 n+2}$"], "solution": ["s"]},
     "gsm8k": {"question": "q", "answer": "so <<1+1=2>>2\n#### 1,200"},
 }
-"""A row of each hub data set, its numbers ids counting up."""
+"""A row of each data set on the hub; ids that are numbers are replaced by the row's number."""
 
 ANSWERS = {
     "math500": "3",
@@ -35,7 +35,7 @@ ANSWERS = {
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """A hub of one row over and over; the returned dictionary changes how many rows a data set has."""
+    """A hub whose data sets repeat one row; the returned dictionary sets the number of rows of a data set."""
     import datasets
 
     counts: dict[str, int] = {}
@@ -130,7 +130,7 @@ def test_local_copies_have_the_right_counts(name: str, file: str, data_folder: P
     path = str(data_folder / "eval" / f"{file}.jsonl")
     problems = load_benchmark(name, BenchmarkFile(name, path))
     assert len(problems) in BENCHMARKS[name].counts
-    # Every reference is right when it is boxed as it stands.
+    # Every reference answer is graded as correct when it is boxed unchanged.
     reward = MathReward(workers=2)
     scores = reward.score([p.answer for p in problems], [f"so \\boxed{{{p.answer}}}" for p in problems])
     reward.close()

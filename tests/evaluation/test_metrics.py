@@ -1,5 +1,6 @@
-"""Benchmark figures against NumPy on the whole arrays, however the problems come in."""
+"""Benchmark figures against NumPy on the whole arrays, in whatever parts the problems are added."""
 
+import time
 from collections import Counter
 from itertools import combinations
 from math import comb
@@ -10,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rence_lightning.evaluation import BenchmarkMetrics, macro_average
-from rence_lightning.evaluation.bootstrap import LEVEL, interval, resampled_means
+from rence_lightning.evaluation import BenchmarkMetrics, bootstrap, macro_average
+from rence_lightning.evaluation.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
 from rence_lightning.evaluation.metrics import pass_at
 
 Arrays = dict[str, np.ndarray]
 
 
 def arrays(problems: int, repeats: int, seed: int) -> Arrays:
-    """Answers 0 to 2 and none; for each problem one answer is right, which may be one that nobody gave."""
+    """Answers 0 to 2 and none; one answer to each problem is correct, which may be one that no response gives."""
     random = np.random.default_rng(seed)
     votes = random.integers(-1, 3, size=(problems, repeats))
     right = random.integers(0, 4, size=(problems, 1))
@@ -84,7 +85,7 @@ def test_figures_are_numpys(problems: int, repeats: int, seed: int, cut: int) ->
 @settings(deadline=None, max_examples=10)
 @given(**sizes, cut=st.integers(0, 40), repeated=st.integers(0, 5))
 def test_ranks_make_one_process_to_the_bit(problems: int, repeats: int, seed: int, cut: int, repeated: int) -> None:
-    """The states as torchmetrics gathers them, the second rank's first, some problems on both ranks."""
+    """The states are joined as torchmetrics does, the second rank's first; some problems are on both ranks."""
     values = arrays(problems, repeats, seed)
     whole, first, second = BenchmarkMetrics(repeats), BenchmarkMetrics(repeats), BenchmarkMetrics(repeats)
     update(whole, values)
@@ -116,14 +117,58 @@ def test_the_interval_of_a_share_is_the_binomials() -> None:
     assert (low, high) == interval(resampled_means(values)), "the same each time"
 
 
+@pytest.mark.parametrize("values", ["shares", "paired differences", "all distinct"])
+def test_resampled_means_are_those_of_problems_drawn_one_by_one(values: str) -> None:
+    """Against a plain loop over resamples: mean, spread and quantiles agree within the error of 10,000 draws."""
+    random = np.random.default_rng(5)
+    shares = random.binomial(4, 0.3, size=90) / 4
+    sample = {
+        "shares": shares,
+        "paired differences": random.binomial(3, 0.5, size=90) / 3 - random.binomial(3, 0.3, size=90) / 3,
+        "all distinct": random.normal(size=90),
+    }[values]
+    plain = np.array([sample[random.integers(len(sample), size=len(sample))].mean() for _ in range(RESAMPLES)])
+    means = resampled_means(torch.from_numpy(sample)).numpy()
+    assert means.shape == (RESAMPLES,)
+    error = plain.std() / RESAMPLES**0.5
+    assert means.mean() == pytest.approx(plain.mean(), abs=6 * error)
+    assert means.std() == pytest.approx(plain.std(), rel=0.05)
+    tails = [0.025, 0.25, 0.5, 0.75, 0.975]
+    assert np.quantile(means, tails) == pytest.approx(np.quantile(plain, tails), abs=12 * error)
+
+
+def test_resampled_means_follow_the_seed_alone() -> None:
+    values = torch.from_numpy(np.random.default_rng(1).binomial(4, 0.4, size=200) / 4)
+    shuffled = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(2))]
+    assert torch.equal(resampled_means(values), resampled_means(shuffled))
+    assert not torch.equal(resampled_means(values), resampled_means(values, seed=1))
+
+
+def test_the_memory_limit_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.from_numpy(np.random.default_rng(1).normal(size=60))
+    whole = resampled_means(values)
+    monkeypatch.setattr(bootstrap, "CHUNK", 7 * 60)
+    assert torch.equal(resampled_means(values), whole)
+
+
+def test_an_interval_takes_no_longer_for_many_problems() -> None:
+    """A loop that draws a million problems ten thousand times takes minutes."""
+    values = torch.randint(0, 5, (1_000_000,), generator=torch.Generator().manual_seed(0)) / 4
+    start = time.perf_counter()
+    low, high = interval(resampled_means(values))
+    assert time.perf_counter() - start < 10
+    mean, half_width = float(values.double().mean()), 1.96 * float(values.double().std()) / 1000
+    assert (low, high) == pytest.approx((mean - half_width, mean + half_width), abs=1e-4)
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     covered = 0
-    for _ in range(60):
+    for _ in range(400):
         sample = torch.from_numpy(random.binomial(4, 0.4, size=120) / 4)
-        low, high = interval(resampled_means(sample)[:2000])
+        low, high = interval(resampled_means(sample))
         covered += low <= 0.4 <= high
-    assert 50 <= covered <= 60
+    assert 0.92 * 400 <= covered <= 0.98 * 400
 
 
 def test_no_problem_is_an_error() -> None:

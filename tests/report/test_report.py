@@ -1,8 +1,9 @@
-"""The report: what it says, of whole and of broken runs, and that nothing a model wrote becomes part of the page."""
+"""The report: its contents for complete and incomplete runs, and that model output never becomes part of the page."""
 
 import base64
 import json
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +12,14 @@ from xml.etree import ElementTree
 import pytest
 from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer, small_evaluation
 
-from rence_lightning.callbacks import Report
+from rence_lightning.callbacks import Checkpoint, Report
 from rence_lightning.cli.main import main
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import read_evaluations
 from rence_lightning.report import write_report
+from rence_lightning.report.figures import OUTCOMES
+from rence_lightning.report.run_record import RunRecord
+from rence_lightning.sampling.curriculum import Outcome
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}\ud835"
 
@@ -71,7 +75,7 @@ def page_of(run_dir: Path) -> Page:
     return Page(write_report(run_dir).read_text())
 
 
-def test_it_says_what_the_run_directory_says(run: Path) -> None:
+def test_the_page_shows_what_is_in_the_run_directory(run: Path) -> None:
     page = Page((run / "report.html").read_text())
     first, last = read_evaluations(run / "evaluations.jsonl")
     assert (
@@ -80,14 +84,14 @@ def test_it_says_what_the_run_directory_says(run: Path) -> None:
     assert f"{100 * last['average']:.1f}% (95% interval of the difference" in page.text
     assert "embedded:arithmetic" in page.text
     assert "seed 7" in page.text
-    assert "No problem of a benchmark was found among them." in page.text
+    assert "No benchmark problem was found in the training data." in page.text
     for section in ("Results", "Training", "Samples", "Groups", "Configuration"):
         assert section in page.text
     example = json.loads((run / "rollouts" / "iteration-0004.jsonl").read_text().splitlines()[0])
     assert example["problem"] in page.text
 
 
-def test_it_needs_nothing_from_elsewhere_and_runs_nothing(run: Path) -> None:
+def test_the_page_is_self_contained_and_has_no_scripts(run: Path) -> None:
     html = (run / "report.html").read_text()
     page = Page(html)
     assert "script" not in page.tags
@@ -99,7 +103,7 @@ def test_it_needs_nothing_from_elsewhere_and_runs_nothing(run: Path) -> None:
         assert ElementTree.fromstring(base64.b64decode(figure)).tag.endswith("svg")
 
 
-def test_what_a_model_wrote_stays_text(copy: Path) -> None:
+def test_model_output_stays_text(copy: Path) -> None:
     for file in [*copy.glob("evaluations/*/arithmetic.jsonl"), *copy.glob("rollouts/*.jsonl")]:
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         for row in rows:
@@ -127,14 +131,14 @@ def test_long_responses_are_shortened(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["rollouts", "evaluations", "evaluations.jsonl", "metrics.csv", "config.yaml"])
-def test_a_run_that_lacks_something_is_reported_without(copy: Path, missing: str) -> None:
+def test_a_run_with_a_missing_file_is_reported_without_it(copy: Path, missing: str) -> None:
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = page_of(copy).text
     gone = {
-        "rollouts": "Groups that were",
+        "rollouts": "Groups sampled",
         "evaluations": "Samples of",
-        "evaluations.jsonl": "Every evaluation",
+        "evaluations.jsonl": "All evaluations",
     }
     gone |= {"metrics.csv": "Gradient norm", "config.yaml": "embedded:arithmetic"}
     assert gone[missing] not in text
@@ -146,8 +150,8 @@ def test_a_run_that_was_killed_is_reported(copy: Path) -> None:
     log.write_text(log.read_text()[:-50])
     (copy / "evaluations.jsonl").write_text((copy / "evaluations.jsonl").read_text().splitlines()[0] + "\n")
     text = page_of(copy).text
-    assert "Every evaluation" in text
-    assert "After iteration" not in text, "one evaluation has nothing to be set beside it"
+    assert "All evaluations" in text
+    assert "After iteration" not in text, "there is no second evaluation to compare with"
 
 
 def test_a_validate_directory_is_reported(tmp_path: Path) -> None:
@@ -155,9 +159,84 @@ def test_a_validate_directory_is_reported(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", [small_evaluation(), Report()])
     trainer.validate(make_module(), make_data())
     text = Page((tmp_path / "run-validate" / "report.html").read_text()).text
-    assert "Every evaluation" in text
+    assert "All evaluations" in text
     assert re.search(r"arithmetic: \d+ solved sometimes", text)
     assert "Training problems" not in text
+
+
+def rerun_command(page: Page) -> list[str]:
+    """The arguments of the command on the page that runs the configuration again."""
+    (text,) = [text for text in page.texts if text.startswith("python -m rence_lightning")]
+    return shlex.split(text)
+
+
+CONFIG = "seed_everything: 7\n"
+
+
+def test_the_page_gives_the_command_that_made_the_run(tmp_path: Path) -> None:
+    """`validate` for a directory of `validate`, with the checkpoint that was evaluated; paths are quoted."""
+    for name, settings in (("a run", {}), ("a run", {"ckpt_path": str(tmp_path / "a run")})):
+        fresh_start()
+        trainer = make_trainer(tmp_path / name, [small_evaluation(limit=4, every=0), Checkpoint(), Report()])
+        trainer.config_yaml = CONFIG
+        if not settings:
+            trainer.fit(make_module(), make_data())
+        else:
+            trainer.validate(make_module(), make_data(), **settings)
+    config = ["--config", str(tmp_path / "a run" / "config.yaml")]
+    assert rerun_command(page_of(tmp_path / "a run")) == ["python", "-m", "rence_lightning", "fit", *config]
+    config = ["--config", str(tmp_path / "a run-validate" / "config.yaml")]
+    checkpoint = f"--ckpt_path={(tmp_path / 'a run' / 'checkpoints' / 'last').resolve()}"
+    page = Page((tmp_path / "a run-validate" / "report.html").read_text())
+    assert rerun_command(page) == ["python", "-m", "rence_lightning", "validate", *config, checkpoint]
+
+
+def test_the_command_of_a_validated_policy_names_no_checkpoint(tmp_path: Path) -> None:
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [small_evaluation(limit=4), Report()])
+    trainer.config_yaml = CONFIG
+    trainer.validate(make_module(), make_data())
+    folder = tmp_path / "run-validate"
+    command = ["python", "-m", "rence_lightning", "validate", "--config", str(folder / "config.yaml")]
+    assert rerun_command(Page((folder / "report.html").read_text())) == command
+
+
+@pytest.mark.parametrize("content", ['{"command": "validate"}', '{"command": "fit"}', "[]", "{}", "{"])
+def test_run_json_decides_what_the_command_was(copy: Path, content: str) -> None:
+    """Against the other signs, where they differ; a file without a command decides nothing."""
+    (copy / "run.json").write_text(content)
+    expected = "validate" if "validate" in content else "fit"
+    assert rerun_command(page_of(copy))[3] == expected
+
+
+def test_a_fit_without_an_iteration_is_no_validate(copy: Path) -> None:
+    """Killed before the first iteration ended: no figure of training, but the training problems are listed."""
+    (copy / "metrics.csv").unlink()
+    assert rerun_command(page_of(copy))[3] == "fit"
+
+
+def test_iterations_are_in_the_order_of_their_numbers(copy: Path) -> None:
+    """As text, iteration-10000 comes before iteration-9999."""
+    (copy / "rollouts" / "iteration-0001.jsonl").rename(copy / "rollouts" / "iteration-9999.jsonl")
+    (copy / "rollouts" / "iteration-0002.jsonl").rename(copy / "rollouts" / "iteration-10000.jsonl")
+    shutil.copy(copy / "rollouts" / "iteration-9999.jsonl", copy / "rollouts" / "iteration-9999 (copy).jsonl")
+    record = RunRecord(copy)
+    assert list(record.rollout_files) == [3, 4, 9999, 10000]
+    assert record.rollout_files[10000].name == "iteration-10000.jsonl"
+    assert "iteration 10000" in page_of(copy).text
+
+
+def test_every_outcome_is_named(copy: Path) -> None:
+    """A logged group of each outcome is shown under the outcome's description."""
+    file = copy / "rollouts" / "iteration-0004.jsonl"
+    row = json.loads(file.read_text().splitlines()[0])
+    outcomes = [str(outcome) for outcome in Outcome]
+    file.write_text("".join(json.dumps({**row, "outcome": outcome}) + "\n" for outcome in outcomes))
+    page = page_of(copy)
+    for name in ("kept and trained on", "kept for the next iteration", "too easy", "too hard", "mastered"):
+        assert any(text.startswith(name) for text in page.texts), name
+    assert set(OUTCOMES) == set(outcomes)
+    assert "fate" not in page.text.lower()
 
 
 def test_the_command(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +245,7 @@ def test_the_command(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert Page((tmp_path / "page.html").read_text()).text
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, copy: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere is not a folder; give a run directory"):
         write_report(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -1,0 +1,74 @@
+"""Votes of equal answers, and the record of a problem made from the parts of a group."""
+
+import ast
+from array import array
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+import rence_lightning.evaluation
+from rence_lightning.evaluation import EvaluatedProblem, Sample, evaluated_problem, score_problems, votes
+from rence_lightning.prompts import Problem
+from rence_lightning.rewards import MathReward, Score
+from rence_lightning.rollouts import Rollout
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["1/2", r"\frac12", None, "0.5", "3", "3.0"], [0, 0, -1, 0, 1, 1]),
+        ([None, None], [-1, -1]),
+        (["", "7", ""], [0, 1, 0]),
+    ],
+)
+def test_equal_answers_vote_alike(answers: list[str | None], expected: list[int]) -> None:
+    reward = MathReward(workers=1)
+    wrong = [Score(0.1, False, answer) for answer in answers]
+    assert votes(wrong, reward.same) == expected
+    right = [Score(1.0, answer is not None, answer) for answer in answers]
+    assert set(votes(right, reward.same)) <= {0, -1}, "answers that equal the reference are equal"
+
+
+def fractions_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    return [Fraction(a) == Fraction(b) for a, b in pairs]
+
+
+def test_correct_and_incorrect_answers_never_share_a_vote() -> None:
+    """The verdicts decide, although the comparison finds these answers equal."""
+    scores = [Score(0.1, False, "1/2"), Score(1.0, True, "2/4"), Score(0.1, False, "3/6"), Score(1.0, True, "0.5")]
+    assert votes(scores, fractions_equal) == [0, 1, 0, 1]
+
+
+def test_a_record_is_made_from_the_parts_of_a_group() -> None:
+    problem = Problem("7", "What is 1/2 + 1/2?", "1")
+    rollouts = [
+        Rollout(array("i", [5, 6, 7]), array("f", [0.0] * 3), "stop"),
+        Rollout(array("i", [5, 6]), array("f", [0.0] * 2), "length"),
+        Rollout(array("i", [5]), array("f", [0.0]), "stop"),
+    ]
+    scores = [Score(1.0, True, "2/2"), Score(0.0, False, None), Score(1.0, True, "1")]
+    record = evaluated_problem(problem, "<user>1+1", ["a", "b", "c"], rollouts, scores, fractions_equal)
+    samples = (
+        Sample("a", "2/2", True, 1.0, 0, 3, "stop"),
+        Sample("b", None, False, 0.0, -1, 2, "length"),
+        Sample("c", "1", True, 1.0, 0, 1, "stop"),
+    )
+    assert record == EvaluatedProblem("7", "What is 1/2 + 1/2?", "<user>1+1", "1", samples)
+    figures = score_problems([record])
+    assert (figures["avg"], figures["boxed"], figures["truncated"]) == pytest.approx((2 / 3, 2 / 3, 1 / 3))
+    assert (figures["maj"], figures["pass"], figures["length"], figures["problems"]) == (1, 1, 2, 1)
+
+
+def test_evaluation_imports_only_the_rooms_below() -> None:
+    """It must not depend on sampling, training, run, report or callbacks."""
+    allowed = {"evaluation", "prompts", "rewards", "rollouts", "policy", "objectives", "distributed", "text", "errors"}
+    imported = set()
+    for file in Path(rence_lightning.evaluation.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported |= {name.split(".")[1] for name in names if name.startswith("rence_lightning.")}
+    assert "prompts" in imported
+    assert imported <= allowed
