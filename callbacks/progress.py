@@ -144,9 +144,7 @@ class Progress(Callback):
         now = time.perf_counter()
         mean = (now - self._first_start) / self._iterations  # with the evaluations and checkpoints between iterations
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        trained = (
-            figures["rollouts/groups_trained"] > 0
-        )  # without an update, these figures are those of an earlier iteration
+        trained = figures["rollouts/groups_trained"] > 0  # else, the figures are an earlier iteration's
         return IterationLine(
             iteration=trainer.current_epoch,
             iterations=trainer.max_iterations,

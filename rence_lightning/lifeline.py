@@ -76,7 +76,8 @@ class Lifeline:
             port, key = exchange(None)[0]
             self._connection = Client((host, port), authkey=bytes.fromhex(key))
             _send(self._connection, {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()})
-            threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+            self._watcher = threading.Thread(target=self._watch, name="lifeline", daemon=True)
+            self._watcher.start()
 
     def announce(self, failure: Failure, grace: float = GRACE_SECONDS) -> None:
         """Tells the others of this rank's failure; after `grace` seconds without agreement, all are ended."""
@@ -88,11 +89,10 @@ class Lifeline:
             _send(self._connection, {"agreed": True})
 
     def close(self) -> None:
-        """This rank has finished; a connection that closes from now on is no failure."""
+        """This rank has finished, and waits for the others to: a launcher may end rank 0 when another process exits."""
         self._closing = True
         _send(self._connection, {"finished": True})
-        if self.rank == 0:
-            self._hub.join()
+        (self._hub.thread if self.rank == 0 else self._watcher).join(GRACE_SECONDS)
 
     def _watch(self) -> None:
         """Listens to the hub, on ranks other than 0."""
@@ -124,12 +124,8 @@ class _Hub:
         self._failure: Failure | None = None
         self._deadline: float | None = None
         self._world = world
-        self._thread = threading.Thread(target=self._serve, name="lifeline-hub", daemon=True)
-        self._thread.start()
-
-    def join(self) -> None:
-        """Waits until every rank has finished."""
-        self._thread.join(GRACE_SECONDS)
+        self.thread = threading.Thread(target=self._serve, name="lifeline-hub", daemon=True)
+        self.thread.start()
 
     def _serve(self) -> None:
         while len(self._ranks) < self._world:
@@ -144,6 +140,8 @@ class _Hub:
                 self._hear(cast(Connection, ready))
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._end_all()
+        for connection in self._ranks:
+            connection.close()
 
     def _hear(self, connection: Connection) -> None:
         rank = self._ranks[connection]

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from rence_lightning.run.directory import SavedAt
+
 ROOT = Path(__file__).parent.parent
 ITERATIONS = 8
 
@@ -100,7 +102,7 @@ def assert_nothing_half_written(run_dir: Path) -> None:
     for folder in checkpoints.glob("iteration-*"):
         state = folder / "state"
         run = torch.load(state / "meta.pt" if state.is_dir() else state, weights_only=True)["run"]
-        assert int((folder / "steps").read_text()) == run["global_step"]
+        assert SavedAt.read(folder).updates_total == run["global_step"]
         assert all(torch.load(file, weights_only=True) for file in folder.glob("rng-*"))
     for name in ("last", "best"):
         link = checkpoints / name

@@ -1,14 +1,11 @@
 """The command line: `fit` and `validate`, from layered YAML files, interpolation and dotted overrides."""
 
-import errno
+import os
 import re
-import signal
 import sys
-import traceback
 from argparse import RawDescriptionHelpFormatter
 from typing import Any, NoReturn, cast
 
-import torch
 import torch.distributed as dist
 from jsonargparse import DefaultHelpFormatter, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,23 +25,11 @@ from rence_lightning.callbacks import (
 from rence_lightning.cli.commands import COMMANDS
 from rence_lightning.cli.config_errors import explain, nearest_key, sections_of
 from rence_lightning.cli.config_files import ConfigFiles
-from rence_lightning.errors import (
-    CheckpointError,
-    EngineError,
-    EngineMismatchError,
-    NonFiniteError,
-    StarvationError,
-    Stopped,
-    UserError,
-)
+from rence_lightning.distributed import rank_and_world
+from rence_lightning.errors import UserError, exit_code, explanation, one_line
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-
-OUT_OF_MEMORY = (
-    "While training: lower trainer.micro_batch_tokens, set model.gradient_checkpointing, shard over more devices. "
-    "While sampling: lower the engine's gpu_memory_utilization or max_sequences. docs/scaling.md has the arithmetic."
-)
 
 DESCRIPTION = """Train a language model on verifiable problems with ReNCE, or evaluate one.
 
@@ -166,48 +151,44 @@ def seed_of(seed_everything: bool | int | None) -> int:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the command line; bad input ends it with one line and exit code 2, a starved or diverged run with 1."""
+    """Runs the command line; bad input ends it with one line and exit code 2, other errors with 1."""
     if not sys.stderr.isatty():
         disable_progress_bar()  # transformers' bars over weights: a log file would hold every step of them
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     code = run(args)
-    # Left to itself, a gloo thread that outlives the interpreter aborts the process. vLLM takes the groups down with
-    # its engine, at exit, and stumbles where they are gone.
-    if dist.is_initialized() and "vllm" not in sys.modules:
-        dist.destroy_process_group()
+    if dist.is_initialized():
+        _end_process(code)
     if code:
         sys.exit(code)
 
 
 def run(args: list[str] | None) -> int:
-    """Runs a command; returns the exit code of an end that all ranks come to. What strikes one rank exits there."""
+    """Runs a command, and prints an error once, on rank 0; returns the exit code."""
     arguments = sys.argv[1:] if args is None else args
     try:
         if arguments and arguments[0] in COMMANDS:
             COMMANDS[arguments[0]](arguments[1:])
         else:
             fit_or_validate(args)
-    except (UserError, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print("error: " + "; ".join(lines), file=sys.stderr)
+    except OmegaConfBaseException as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except (StarvationError, NonFiniteError, EngineError, EngineMismatchError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"error: {error}: make room and go on with --ckpt_path last", file=sys.stderr)
-        sys.exit(1)
-    except torch.OutOfMemoryError as error:
-        traceback.print_exc()  # where it was tells what to lower
-        print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
-        sys.exit(1)
-    except Stopped as stopped:
-        return 128 + (stopped.signal or signal.SIGTERM)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (Exception, KeyboardInterrupt) as error:
+        if rank_and_world()[0] == 0 and (text := explanation(error)):
+            print(text, file=sys.stderr)
+        return exit_code(error)
     return 0
+
+
+def _end_process(code: int) -> None:
+    """Ends one of several processes, without the interpreter's own end: a gloo thread that outlives it aborts the
+    process, and a launcher kills rank 0 as soon as another one has exited."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    if "vllm" not in sys.modules:  # vLLM takes the groups down with its engine, at exit, and fails where they are gone
+        dist.destroy_process_group()
 
 
 def fit_or_validate(args: list[str] | None) -> None:

@@ -175,9 +175,8 @@ class ResumableTrainer(LightningFacade):
 
     def can_be_saved(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank takes part."""
-        moments = gather(
-            None if self._in_step or not self.opened or not self.training else (self.moment, self.global_step)
-        )
+        possible = self.training and self.opened and not self._in_step
+        moments = gather((self.moment, self.global_step) if possible else None)
         return None not in moments and len(set(moments)) == 1
 
     def save_checkpoint(self) -> Path:

@@ -2,14 +2,28 @@
 
 import csv
 import json
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from arithmetic_run import assert_same, finishing_callbacks, fresh_start, make_data, make_module, make_trainer, state_of
+import torch
+from arithmetic_run import (
+    assert_same,
+    finishing_callbacks,
+    fresh_start,
+    make_data,
+    make_module,
+    make_trainer,
+    small_evaluation,
+    state_of,
+)
 
-from rence_lightning.errors import UserError
+from rence_lightning.callbacks import Callback, Checkpoint
+from rence_lightning.errors import Stopped, UserError
 from rence_lightning.prompts import ArithmeticProblems
+from rence_lightning.training.trainer import Trainer
 
 
 def run(
@@ -48,16 +62,163 @@ def test_a_resumed_run_goes_on_in_its_directory(tmp_path: Path) -> None:
     assert [line["iteration"] for line in evaluations] == [0, 2, 4]
 
 
-@pytest.mark.slow
-def test_what_happened_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
-    """A run of four, resumed from its second iteration, tells of the third and fourth once."""
+def test_a_branch_has_the_past_of_its_parent_and_no_other_future(tmp_path: Path) -> None:
+    """A run of four, resumed from its second iteration, leaves the first run as it is."""
     run(tmp_path / "run", 4, keep_last=9)
-    run(tmp_path / "run", 4, ckpt_path=str(tmp_path / "run" / "checkpoints" / "iteration-0002"))
-    evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in evaluations] == [0, 4]
-    with (tmp_path / "run" / "metrics.csv").open() as file:
+    before = contents(tmp_path / "run")
+    run(tmp_path / "run", 3, ckpt_path=str(tmp_path / "run" / "checkpoints" / "iteration-0002"))
+    assert contents(tmp_path / "run") == before
+    branch = tmp_path / "run-2"
+    evaluations = [json.loads(line) for line in (branch / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in evaluations] == [0, 3]
+    with (branch / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert steps == list(range(1, 9))
+    assert steps == list(range(1, 7))
+    assert [path.name for path in sorted((branch / "rollouts").iterdir())] == ["iteration-0003.jsonl"]
+    identity = json.loads((branch / "run.json").read_text())
+    assert identity["parent"]["checkpoint"] == "iteration-0002"
+    assert identity["parent"]["run"] == json.loads((tmp_path / "run" / "run.json").read_text())["id"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+GROWING = ("metrics.csv", "evaluations.jsonl", "tensorboard/")
+"""Files that a run continued in place adds to."""
+REWRITTEN = ("run.json", ".lock", "checkpoints/last", "checkpoints/best", "hf/", "training_problems.json")
+
+
+def assert_nothing_lost(before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    for name, content in before.items():
+        assert name in after, f"{name} was deleted"
+        if name.startswith(GROWING):
+            assert after[name].startswith(content) or name == "metrics.csv", f"{name} was overwritten"
+        elif not name.startswith(REWRITTEN):
+            assert after[name] == content, f"{name} was overwritten"
+
+
+@pytest.mark.slow
+def test_two_runs_side_by_side_do_not_touch_one_another(tmp_path: Path) -> None:
+    """`exp` and the unrelated `exp-7`, each resumed twice from last, from best and from a copy."""
+    names = ("exp", "exp-7")
+    for seed, name in enumerate(names):
+        run(tmp_path / name, 2, seed=seed, keep_last=9)
+    for name in names:
+        other = next(each for each in names if each != name)
+        copy = tmp_path / f"copy-of-{name}" / "iteration-0050"
+        shutil.copytree((tmp_path / name / "checkpoints" / "last").resolve(), copy)
+        for iterations in (3, 4):
+            for source in ("last", "best", str(copy)):
+                before = {path.name: contents(path) for path in tmp_path.iterdir()}
+                run(tmp_path / name, iterations, ckpt_path=source, keep_last=9)
+                after = {path.name: contents(path) for path in tmp_path.iterdir()}
+                assert after[other] == before[other], f"{name} resumed from {source} touched {other}"
+                assert after[copy.parent.name] == before[copy.parent.name]
+                for folder, files in before.items():
+                    assert_nothing_lost(files, after[folder])
+
+
+def test_a_finished_run_says_so_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run", 2)
+    before = contents(tmp_path)
+    capsys.readouterr()
+    run(tmp_path / "run", 2, ckpt_path="last")
+    assert "has all 2 iterations of the run: nothing is left to train; raise trainer.max_iterations" in (
+        capsys.readouterr().out
+    )
+    assert contents(tmp_path) == before
+
+
+def resumed_optimizer(tmp_path: Path, first: Any, then: Any, **settings: Any) -> list[float]:
+    """Learning rates of the updates of a run of one iteration, resumed for a second one with other settings."""
+    for iterations, optimizer, ckpt_path in ((1, first, None), (2, then, "last")):
+        fresh_start()
+        trainer = make_trainer(tmp_path / "run", finishing_callbacks(), max_iterations=iterations)
+        trainer.fit(make_module(optimizer=optimizer, **settings), make_data(), ckpt_path=ckpt_path)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        return [float(row["train/learning_rate"]) for row in csv.DictReader(file) if row["train/learning_rate"]]
+
+
+def adamw(lr: float) -> Any:
+    return lambda parameters: torch.optim.AdamW(parameters, lr=lr)
+
+
+def test_a_learning_rate_that_was_changed_is_applied(tmp_path: Path) -> None:
+    assert resumed_optimizer(tmp_path, adamw(1e-4), adamw(5e-5)) == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5])
+
+
+def test_a_schedule_goes_on_from_the_new_learning_rate(tmp_path: Path) -> None:
+    """The schedule halves the rate at each update: 1, 1/2, then 1/4 and 1/8 of the new one."""
+    halving = lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)  # noqa: E731
+    rates = resumed_optimizer(tmp_path, adamw(8e-5), adamw(16e-5), lr_scheduler=halving)
+    assert rates == pytest.approx([8e-5, 4e-5, 4e-5, 2e-5])
+
+
+class StopsBeforeEvaluation(Callback):
+    """Interrupts the run between the last update of an iteration and its evaluation."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch + 1 == self.iteration and batch_idx == 1:
+            trainer._stop_request.signal = signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_best_is_not_missed_where_a_run_stops_before_its_evaluation(tmp_path: Path) -> None:
+    def callbacks() -> list[Any]:
+        return [small_evaluation(every=1), Checkpoint(every=1, keep_last=9)]
+
+    fresh_start()
+    make_trainer(tmp_path / "whole", callbacks(), max_iterations=3).fit(make_module(), make_data())
+    for iteration in (1, 2, 3):
+        name = f"stopped-{iteration}"
+        fresh_start()
+        first = make_trainer(tmp_path / name, [*callbacks(), StopsBeforeEvaluation(iteration)], max_iterations=3)
+        with pytest.raises(Stopped):
+            first.fit(make_module(), make_data())
+        resumed = make_trainer(tmp_path / name, callbacks(), max_iterations=3)
+        resumed.fit(make_module(), make_data(), ckpt_path="last")
+        best = [(tmp_path / run / "checkpoints" / "best").resolve().name for run in ("whole", name)]
+        assert best[0] == best[1], f"stopped before the evaluation of iteration {iteration}"
+
+
+class StopsAfterUpdate(Callback):
+    """Interrupts the run while an update is being taken."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step + 1 == self.update:
+            trainer._stop_request.signal = signal.SIGINT
+
+
+@pytest.mark.parametrize("update", [4, 5, 6])
+def test_a_run_that_is_interrupted_between_updates_goes_on_exactly(update: int, tmp_path: Path) -> None:
+    """Three updates an iteration: after its first, its second and its last."""
+
+    def fit(name: str, *callbacks: Any, ckpt_path: str | None = None, seed: int = 0) -> None:
+        fresh_start(seed)
+        trainer = make_trainer(tmp_path / name, [*callbacks, Checkpoint(every=9)], max_iterations=3)
+        trainer.fit(make_module(), make_data(prompts_per_update=2), ckpt_path=ckpt_path)
+
+    fit("whole")
+    with pytest.raises(Stopped):
+        fit("parts", StopsAfterUpdate(update))
+    saved = (tmp_path / "parts" / "checkpoints" / "last").resolve().name
+    assert saved == f"iteration-0001-update-{update - 3:04d}"
+    fit("parts", ckpt_path="last", seed=9)
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    assert_same(whole, parts)
+    rows = []
+    for name in ("whole", "parts"):
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            rows.append([{k: v for k, v in row.items() if v} for row in csv.DictReader(file)])
+    assert rows[0] == rows[1], "the log of the resumed run differs"
 
 
 def test_other_data_are_refused_at_resume(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_partial_batch_is_trained_on_with_a_warning(tmp_path: Path, capsys: py
     assert trainer.callback_metrics["rollouts/groups_trained"] == 4
     # Four groups of at most three are two updates of two, not of three and one.
     assert trainer.global_step == 2
-    assert "only 4 of 6 groups after 12 prompts" in capsys.readouterr().out
+    assert "only 4 of 6 groups were kept of 12 sampled" in capsys.readouterr().out
 
 
 def test_the_loss_of_a_partial_update_is_a_mean_over_its_groups(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Parts that fail on one rank, in one place: named by `class_path` in the tests of failures."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rence_lightning.callbacks import Callback
+from rence_lightning.distributed import rank_and_world
+from rence_lightning.errors import UserError
+from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
+from rence_lightning.rewards import MathReward, Score
+from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling, TransformersEngine
+from rence_lightning.sampling import IterationBatch, Judgement, PositiveRatioFilter
+from rence_lightning.training import PolicyModule, Trainer
+
+
+class RewardOfTheirOwnError(Exception):
+    """An error that this project does not know."""
+
+
+def fail(kind: str) -> None:
+    if "FAILED_AT" in os.environ:
+        Path(os.environ["FAILED_AT"]).write_text(str(time.time()))
+    if kind == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    errors: dict[str, Callable[[], Exception]] = {
+        "UserError": lambda: UserError("the cause"),
+        "OutOfMemoryError": lambda: torch.OutOfMemoryError("the cause"),
+        "AssertionError": lambda: AssertionError("the cause"),
+        "RewardOfTheirOwnError": lambda: RewardOfTheirOwnError("the cause"),
+    }
+    raise errors[kind]()
+
+
+class Failing(Callback):
+    """Makes one rank fail in one place of an iteration, and the transport of the others deaf to it.
+
+    Args:
+        kind: Name of the error, or `SIGKILL`.
+        rank: Number of the failing rank.
+        place: `build`, `sync`, `generate`, `reward`, `filter`, `update`, `save` or `callback`.
+        iteration: Iteration in which it fails.
+    """
+
+    active: "Failing | None" = None
+
+    def __init__(self, kind: str, rank: int, place: str, iteration: int = 2) -> None:
+        self.kind, self.rank, self.place, self.iteration = kind, rank, place, iteration
+        self.now = 0
+        Failing.active = self
+        deafen()
+
+    def at(self, place: str) -> None:
+        if (
+            place == self.place
+            and rank_and_world()[0] == self.rank
+            and (self.now == self.iteration or place == "build")
+        ):
+            fail(self.kind)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        self.now = trainer.current_epoch + 1
+
+    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+        self.at("callback")
+
+    def on_save_checkpoint(self, trainer: Trainer, module: PolicyModule, checkpoint: dict[str, Any]) -> None:
+        self.at("save")
+
+    def state_dict(self) -> dict[str, Any]:
+        self.at("save")
+        return {}
+
+
+def at(place: str) -> None:
+    if Failing.active is not None:
+        Failing.active.at(place)
+
+
+def deafen() -> None:
+    """A transport that notices nothing, as NCCL: a collective whose partner is gone waits instead of raising."""
+
+    def wrap(collective: Callable[..., Any]) -> Callable[..., Any]:
+        def deaf(*arguments: Any, **settings: Any) -> Any:
+            try:
+                return collective(*arguments, **settings)
+            except RuntimeError as error:
+                if "onnection" in str(error) or "peer" in str(error) or "gloo" in str(error).lower():
+                    time.sleep(3600)
+                raise
+
+        return deaf
+
+    for name in ("all_gather_object", "all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast"):
+        setattr(dist, name, wrap(getattr(dist, name)))
+    torch.Tensor.backward = wrap(torch.Tensor.backward)  # type: ignore[method-assign]
+
+
+class Engine(TransformersEngine):
+    def sync(self, policy: object) -> None:
+        if self._model is None:
+            at("build")
+        at("sync")
+        super().sync(policy)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: EngineProgress | None = None,
+        finished: GroupFinished | None = None,
+    ) -> list[list[Rollout]]:
+        at("generate")
+        return super().generate(prompts, group_size, sampling, seeds, progress, finished)
+
+
+class Reward(MathReward):
+    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        at("reward")
+        return super().score(gold, responses)
+
+
+class Filter(PositiveRatioFilter):
+    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+        at("filter")
+        return super().judge(rewards, correct)
+
+
+class Objective(MultiLabelNCE):
+    """Fails in the forward pass of an update, where the others wait in the strategy's collectives."""
+
+    def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
+        at("update")
+        return super().contrast(scores, responses)
