@@ -21,7 +21,7 @@ from rence_lightning.sampling import IterationBatch, Judgement, PositiveRatioFil
 from rence_lightning.training import PolicyModule, Trainer
 
 
-class RewardOfTheirOwnError(Exception):
+class UnknownError(Exception):
     """An error that this project does not know."""
 
 
@@ -34,7 +34,7 @@ def fail(kind: str) -> None:
         "UserError": lambda: UserError("the cause"),
         "OutOfMemoryError": lambda: torch.OutOfMemoryError("the cause"),
         "AssertionError": lambda: AssertionError("the cause"),
-        "RewardOfTheirOwnError": lambda: RewardOfTheirOwnError("the cause"),
+        "UnknownError": lambda: UnknownError("the cause"),
     }
     raise errors[kind]()
 

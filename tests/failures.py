@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torture
 
-KINDS = ("UserError", "OutOfMemoryError", "AssertionError", "RewardOfTheirOwnError")
+KINDS = ("UserError", "OutOfMemoryError", "AssertionError", "UnknownError")
 PLACES = ("build", "sync", "generate", "reward", "filter", "update", "save")
 RANKS = (0, 1)
 SECONDS = 60

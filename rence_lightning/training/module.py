@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, calling
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy import Policy, TokenScores, load_policy
@@ -98,7 +98,7 @@ class PolicyModule(LightningModule):
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. (1), to be minimised: a scalar share of the update's loss, and the shares of the figures to log."""
-        objective = self.objective.loss(responses, totals)
+        objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
         kl = self.trust_region.kl(responses, totals)
         loss = objective + self.trust_region.kl_coef * kl
         with torch.no_grad():
