@@ -1,8 +1,8 @@
-r"""Text that several rooms share: the last `\boxed{...}` of a solution or response, and the advice to install an extra."""
+r"""Text shared by several rooms: the last `\boxed{...}` of a solution or response, and how to install an extra."""
 
 import re
 
-# One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens and closes nothing.
+# One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
 # The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
 _TOKEN = re.compile(r"(?<=\\)boxed\s*+\{|\\[\\{}]|[{}]")
 

@@ -33,8 +33,8 @@ def load_policy(
     """Loads a model and its tokenizer on the CPU.
 
     Args:
-        name: A folder in the Hugging Face format; `embedded:NAME` for a policy shipped with this package; `gguf:FILE` or
-            `gguf:PYTHON_PACKAGE/FILE` for a GGUF file on disk or inside an installed package (converted once and
+        name: A folder in the Hugging Face format; `embedded:NAME` for a policy shipped with this package; `gguf:FILE`
+            or `gguf:PYTHON_PACKAGE/FILE` for a GGUF file on disk or inside an installed package (converted once and
             cached); or a name on the Hugging Face hub.
         dtype: Data type of the parameters.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.

@@ -153,7 +153,7 @@ def _score_tokens(
 
 
 def _unflatten(values: Tensor, mask: Tensor) -> Tensor:
-    """The values of the True positions of `mask` `(rows, length)`, row by row, as `(rows, most per row)` padded with 0."""
+    """The values at the True positions of `mask` `(rows, length)`, by row, as `(rows, most per row)` padded with 0."""
     counts = mask.sum(-1)
     columns = torch.arange(int(counts.max()) if len(counts) else 0, device=mask.device)
     places = columns < counts.unsqueeze(1)

