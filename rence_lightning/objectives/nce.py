@@ -1,8 +1,8 @@
 """Noise contrastive estimation over the responses of a group.
 
 The method of the paper is Eq. (1), `multi_label_nce`: each positive against itself and the negatives. Section 3.3
-prints a denominator over P and N together, which is the *Softmax* ablation of Table 4, `softmax_contrast`. The two are equal
-for a group with one positive.
+prints a denominator over P and N together, which is the *Softmax* ablation of Table 4, `softmax_contrast`. The two
+are equal for a group with one positive.
 """
 
 import math
