@@ -229,7 +229,7 @@ class Measurement:
             ("greedy pass@1 (500 problems)", f"{self.greedy:.1%}"),
             ("boxed share of samples", f"{self.boxed:.1%}"),
             ("mean length of samples", f"{self.length:.1f} tokens"),
-            ("mean entropy", f"{self.entropy:.3f} nats a token"),
+            ("mean entropy", f"{self.entropy:.3f} nats per token"),
         ]
 
 

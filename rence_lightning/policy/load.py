@@ -16,7 +16,7 @@ from rence_lightning.policy.model import Policy
 from rence_lightning.text import install_extra
 
 if TYPE_CHECKING:  # `transformers` takes seconds to import: the functions that call it import it
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -59,16 +59,8 @@ def load_policy(
         raise UserError(
             f"policy: cannot load '{name}': {_reason(error)} (give a folder in the Hugging Face format, or a hub name)"
         ) from error
-    if missing:
-        raise UserError(
-            f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
-            "would be drawn at random; give a whole model"
-        )
-    if not tokenizer("1").input_ids:  # the empty tokenizer of transformers, for a folder without tokenizer files
-        raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files into its folder")
+    _check_complete(name, missing, tokenizer)
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
         activation_checkpointing(model)
@@ -76,6 +68,18 @@ def load_policy(
     if not empty:
         policy.check_head()
     return policy
+
+
+def _check_complete(name: str, missing: list[str], tokenizer: "PreTrainedTokenizerBase") -> None:
+    if missing:
+        raise UserError(
+            f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
+            "would be drawn at random; give a whole model"
+        )
+    if not tokenizer("1").input_ids:  # the empty tokenizer of transformers, for a folder without tokenizer files
+        raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files into its folder")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
 
 
 _Loaded = tuple["PreTrainedModel", list[str]]
