@@ -1,27 +1,27 @@
-r"""What reading a reference solution and reading a response have in common: the content of the last `\boxed{...}`."""
+r"""Text shared by several rooms: the last `\boxed{...}` of a solution or response, and how to install an extra."""
 
 import re
 
-# One left-to-right scan. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens and closes nothing. The
-# lookbehind lets `\\boxed{` count as a box: models that quote LaTeX double the backslash.
+# One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
+# The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
 _TOKEN = re.compile(r"(?<=\\)boxed\s*+\{|\\[\\{}]|[{}]")
 
 
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last balanced `\boxed{...}` of `text`, or None when there is none.
 
-    Rules, by example:
+    The rules by example:
 
     - `\boxed{1} so \boxed{2}` gives `2`: the box that *opens* last wins, hence `\boxed{\boxed{3}+1}` gives `3`.
-    - `\boxed{1} so \boxed{2` gives `1`: a box that never closes (a truncated response) is passed over.
+    - `\boxed{1} so \boxed{2` gives `1`: a box that is never closed (in a truncated response) is ignored.
     - `\boxed{\{1, 2\}}` gives `\{1, 2\}`: escaped braces do not count, `\\` is a line break and escapes nothing.
-    - `\boxed {4}` gives `4`, as in LaTeX. `\boxed 4` and `\fbox{4}` are not what the prompt asks for: no box.
-    - `\boxed{}` gives the empty string: a box, without an answer.
+    - `\boxed {4}` gives `4`, as in LaTeX. `\boxed 4` and `\fbox{4}` are not what the prompt asks for and are no boxes.
+    - `\boxed{}` gives the empty string: a box without an answer.
 
-    The content is returned as it stands, blanks included. Time and memory are linear in the text's length: each brace
+    The content is returned unchanged, with its blanks. Time and memory are linear in the length of the text: each brace
     is pushed and popped once, however many boxes are nested or left open.
     """
-    open_braces: list[tuple[int, bool]] = []  # (where the content begins, whether a box opened it)
+    open_braces: list[tuple[int, bool]] = []  # (start of the content, whether a box opened it)
     start, stop = -1, -1
     for token in _TOKEN.finditer(text):
         symbol = token.group()
@@ -33,3 +33,11 @@ def last_boxed(text: str) -> str | None:
         elif symbol[0] != "\\":
             open_braces.append((token.end(), symbol != "{"))
     return text[start:stop] if start >= 0 else None
+
+
+def install_extra(extra: str) -> str:
+    """How to install the optional dependencies `extra`: a clause for an error message.
+
+    The package is installed from a clone and is not on PyPI, where `pip install 'rence_lightning[...]'` would look.
+    """
+    return f"run pip install -e '.[{extra}]' in the root of the clone"

@@ -16,7 +16,7 @@ from rence_lightning.distributed import rank_and_world
 from rence_lightning.errors import UserError
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
 from rence_lightning.rewards import MathReward, Score
-from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling, TransformersEngine
 from rence_lightning.sampling import IterationBatch, Judgement, PositiveRatioFilter
 from rence_lightning.training import PolicyModule, Trainer
 
@@ -104,7 +104,7 @@ def deafen() -> None:
 
 
 class Engine(TransformersEngine):
-    def sync(self, policy: object) -> None:
+    def sync(self, policy: SampledPolicy) -> None:
         if self._model is None:
             at("build")
         at("sync")

@@ -22,7 +22,7 @@ from rence_lightning.policy import Policy
 from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
 from rence_lightning.prompts import Problem, ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward, Score
-from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling
+from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling
 from rence_lightning.sampling import NoFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
@@ -74,7 +74,7 @@ class RandomPolicyModule(PolicyModule):
 class LongestResponses:
     """An engine that samples nothing: random tokens, up to the limit."""
 
-    def sync(self, policy: object) -> None: ...
+    def sync(self, policy: SampledPolicy) -> None: ...
 
     def release(self) -> None: ...
 

@@ -1,1 +1,1 @@
-"""Policies shipped inside the package, as folders in the Hugging Face format; load one as `embedded:NAME`."""
+"""Policies that are part of the package, as folders in the Hugging Face format, loaded by the name `embedded:NAME`."""

@@ -1,11 +1,11 @@
-r"""Make the embedded policy: half a million parameters that half know how to add.
+r"""Makes the embedded policy: half a million parameters that solve a part of the arithmetic task.
 
     python -m rence_lightning.embedded.make_arithmetic OUT [--seed 0]
 
-The policy is warmed up from scratch on worked examples of the demo task, then on sloppy ones: guesses, forgotten boxes,
-dropped operations, slips. What results knows the method and does not always use it, which is where reinforcement
-learning from verifiable rewards has something to do. The skill appears abruptly during warm-up, so the result is
-shipped instead of being trained at the start of a run.
+The policy is warmed up from scratch on worked examples of the demo task, then on sloppy ones: guesses, missing boxes,
+skipped operations, wrong intermediate results. The resulting policy knows the method but does not always apply it,
+which reinforcement learning from verifiable rewards can improve. The skill appears abruptly during warm-up, so the
+result is part of the package instead of being trained at the start of a run.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from rence_lightning.policy.load import load_policy
 from rence_lightning.prompts.arithmetic import Chain, boxed, draw_new_chain, held_out_chains, worked
-from rence_lightning.rewards import last_boxed
 from rence_lightning.rollouts.engine import Rollout, Sampling
 from rence_lightning.rollouts.transformers import TransformersEngine
+from rence_lightning.text import last_boxed
 
 TEMPLATE = "{problem}\n"
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
-# The last two occur in no example: room for a task with products or spaces without a new vocabulary.
+# The last two occur in no example: they allow a task with products or spaces without a new vocabulary.
 CHARACTERS = "0123456789+-=?,\n\\boxed{} *"
 BATCH_SIZE = 32
 MAX_RESPONSE_TOKENS = 64
@@ -41,7 +41,14 @@ PASS_AT = 8
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the warm-up. The learning rate is flat, or falls to zero along a cosine."""
+    """A phase of the warm-up.
+
+    Attributes:
+        steps: Number of optimizer steps.
+        learning_rate: Learning rate at the start of the phase.
+        cosine: Whether the learning rate falls to zero along a cosine; otherwise it is constant.
+        sloppy: Whether the examples contain deliberate mistakes.
+    """
 
     steps: int
     learning_rate: float
@@ -49,7 +56,8 @@ class Phase:
     sloppy: bool
 
 
-# Sloppy data from the start never gets to the skill; the flat phase does, and the cosine makes it reliable.
+# With sloppy examples from the start the skill never appears. It does in the constant phase, and the cosine makes it
+# reliable.
 PHASES = (
     Phase(450, 3e-3, cosine=False, sloppy=False),
     Phase(200, 3e-3, cosine=True, sloppy=False),
@@ -59,16 +67,16 @@ PHASES = (
 
 MODEL_CARD = r"""# The embedded arithmetic policy
 
-A Qwen3 model of 496,128 parameters (bfloat16) with a token a character, which half knows how to work out chains of
-additions and subtractions. It is the start of a demonstration of reinforcement learning, and good for nothing else.
+A Qwen3 model of 496,128 parameters (bfloat16) with one token for each character, which solves some chains of
+additions and subtractions. It is the start of a demonstration of reinforcement learning and has no other use.
 
 - Prompt: `76+4+9+8=?` and a newline; nothing is prepended, and there is no chat template.
 - Response: `76+4=80,80+9=89,89+8=97,\boxed{{97}}` and `<eos>`.
 - Task: a start of 10-99, then 1-4 steps of plus or minus one digit, never below zero.
-- Data: examples written by a program, first right, then sloppy on purpose. None asks a held-out problem.
+- Data: examples written by a program, first right, then with deliberate mistakes. None asks a held-out problem.
 
 Made by `python -m rence_lightning.embedded.make_arithmetic OUT --seed {seed}` with torch {torch} and transformers
-{transformers}, on one CPU thread; another machine may round differently and end up elsewhere.
+{transformers}, on one CPU thread; another machine may round differently and give other weights.
 
 Measured on the held-out problems, this file loaded as float32:
 
@@ -79,10 +87,10 @@ Measured on the held-out problems, this file loaded as float32:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A token a character.
+    """The tokenizer, with one token for each character.
 
-    There is a `<bos>` for programs that ask for one, but encoding does not prepend it: a prompt has the same tokens
-    with and without special tokens, so training and sampling cannot disagree.
+    There is a `<bos>` for programs that need one, but encoding does not prepend it. A prompt has the same tokens with
+    and without special tokens, so that training and sampling agree.
     """
     vocabulary = {token: index for index, token in enumerate([PAD, BOS, EOS, UNKNOWN, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -125,8 +133,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def sloppy_response(chain: Chain, rng: random.Random) -> str:
-    """A response as a careless pupil gives it: 25% guesses, 12% without a box, 20% with an operation dropped, the rest
-    worked with a slip in one of ten steps. Slips are carried on; other mistakes are not combined."""
+    """A response with deliberate mistakes: 25% are guesses, 12% have no box, 20% skip an operation, and in the others
+    one step in ten has a wrong result, with which the calculation continues. Other mistakes are not combined."""
     kind = rng.random()
     if kind < 0.25:
         return boxed(max(0, chain.values[-1] + rng.randint(-9, 9)))
@@ -143,7 +151,7 @@ def sloppy_response(chain: Chain, rng: random.Random) -> str:
 
 
 def encode_examples(examples: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """Tokens and labels of prompts and their responses, each `(examples, longest)`, padded on the right.
+    """Token ids and labels of prompts and their responses, each `(examples, longest)`, padded on the right.
 
     Labels are -100 on the prompt and the padding; the end-of-sequence token is part of the response.
     """
@@ -157,7 +165,7 @@ def encode_examples(examples: Sequence[tuple[str, str]], tokenizer: PreTrainedTo
 
 
 def warm_up(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
-    """Train `model` in place on fresh examples, none of them about a held-out problem."""
+    """Trains `model` in place on new examples, none of which asks a held-out problem."""
     rng = random.Random(seed)
     held_out = {chain.problem for chain in held_out_chains()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -183,8 +191,8 @@ def warm_up(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: i
 
 
 def update(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, token_ids: Tensor, labels: Tensor) -> float:
-    """One optimizer step on the mean cross-entropy (nats) of the response tokens, which is returned."""
-    # No attention mask: padding stands on the right, where causal attention never looks.
+    """Takes one optimizer step on the mean cross-entropy (nats) of the response tokens, and returns it."""
+    # No attention mask is needed, because padding on the right does not influence causal attention.
     loss = model(input_ids=token_ids, labels=labels).loss
     optimizer.zero_grad()
     loss.backward()
@@ -195,15 +203,15 @@ def update(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, token_ids:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a policy does on the held-out problems. Shares are in [0, 1].
+    """The performance of a policy on the held-out problems. Shares are in [0, 1].
 
     Attributes:
-        sampled: pass@1 at temperature 1.
+        sampled: Accuracy (pass@1) at temperature 1.
         best_of: Share of the problems with a right answer among `PASS_AT` samples.
-        greedy: pass@1 at temperature 0.
+        greedy: Accuracy (pass@1) at temperature 0.
         boxed: Share of samples with a boxed answer.
-        length: Mean tokens of a sample, end of sequence included.
-        entropy: Mean -log p of the sampled tokens, nats: an unbiased estimate of the policy's entropy a token.
+        length: Mean number of tokens of a sample, including the end-of-sequence token.
+        entropy: Mean -log p of the sampled tokens in nats, an unbiased estimate of the policy's entropy per token.
     """
 
     sampled: float
@@ -214,19 +222,19 @@ class Measurement:
     entropy: float
 
     def lines(self) -> list[tuple[str, str]]:
-        """Names and formatted values, for a table."""
+        """The names and formatted values, for a table."""
         return [
             ("sampled pass@1 (T 1.0, 500 problems x 4)", f"{self.sampled:.1%}"),
             (f"pass@{PASS_AT} (T 1.0, first 200 problems)", f"{self.best_of:.1%}"),
             ("greedy pass@1 (500 problems)", f"{self.greedy:.1%}"),
             ("boxed share of samples", f"{self.boxed:.1%}"),
             ("mean length of samples", f"{self.length:.1f} tokens"),
-            ("mean entropy", f"{self.entropy:.3f} nats a token"),
+            ("mean entropy", f"{self.entropy:.3f} nats per token"),
         ]
 
 
 def measure(folder: Path) -> Measurement:
-    """Measure a saved policy on the held-out problems, in float32 as a run loads it."""
+    """Measures a saved policy on the held-out problems, in float32 as a run loads it."""
     policy = load_policy(str(folder))
     engine = TransformersEngine()
     engine.sync(policy)
@@ -244,7 +252,7 @@ def measure(folder: Path) -> Measurement:
         return [[last_boxed(text) for text in group] for group in texts]
 
     def right(groups: list[list[Rollout]]) -> list[list[bool]]:
-        # Answers are integers in plain digits: equal text is equal value.
+        # Answers are integers in plain digits, so equal values have equal text.
         return [[a == chain.answer for a in group] for group, chain in zip(answers(groups), chains, strict=False)]
 
     sampled = sample(len(chains), 4, 1.0)
@@ -266,22 +274,22 @@ def model_card(seed: int, measurement: Measurement) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, save, load what was saved, measure it."""
+    """Trains a policy, saves it, loads the saved files and measures them."""
     parser = argparse.ArgumentParser(
         prog="python -m rence_lightning.embedded.make_arithmetic",
         description="Warm up the embedded arithmetic policy from scratch and save it as a Hugging Face folder (about "
         "two minutes on one CPU core; the same seed gives the same file on the same machine and libraries).",
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; made if it does not exist")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the examples (default: 0)")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; created if it does not exist")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights and the examples (default: 0)")
     options = parser.parse_args(arguments)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f"OUT cannot be made: {error}")
+        parser.error(f"OUT cannot be created: {error}")
 
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(1)  # sums, hence results, depend on the number of threads
+    torch.set_num_threads(1)  # sums, and so the results, depend on the number of threads
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)

@@ -1,4 +1,4 @@
-"""Training losses: one family a file, pure functions of scores or log-probabilities and rewards."""
+"""Training losses: pure functions of scores or log-probabilities and rewards, one file for each family."""
 
 from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
 from rence_lightning.objectives.dpo import AllPairs, RandomPair, all_pairs, random_pair

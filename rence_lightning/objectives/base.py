@@ -1,8 +1,8 @@
-"""What an objective sees, and what it returns.
+"""The input and the output of an objective.
 
-An objective is a pure function of the token log-probabilities, rewards and positive sets of *whole groups*. It knows
-nothing of models, micro-batches or ranks: the caller hands it any subset of an update's groups together with the
-update's global counts, and the shares that come back add up to the loss of the update.
+An objective is a pure function of the token log-probabilities, rewards and positive sets of *whole groups*. It does not
+depend on models, micro-batches or ranks: the caller passes any subset of an update's groups together with the global
+counts of the update, and the parts that are returned add up to the loss of the update.
 """
 
 from abc import ABC, abstractmethod
@@ -10,20 +10,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+LOG_RATIO_LIMIT = 20.0
+"""Largest log-ratio of which exp() is taken: beyond it the sums overflow. It guards against overflow alone. A policy
+that comes near it is far from pi_old already, and is restrained by the clipping of the gradient's norm. There is no
+lower limit, so that a token whose probability has collapsed is pulled back by the KL penalty."""
+
 
 @dataclass(frozen=True)
 class ResponseTensors:
-    """Whole groups, responses padded on the right to one length.
+    """Whole groups, with the responses padded on the right to one length.
 
     Attributes:
-        log_probs: `(prompts, K, tokens)`, log pi_theta of each response token; carries the gradient.
-        old_log_probs: `(prompts, K, tokens)`, log pi_old of the same tokens; a constant.
-        mask: `(prompts, K, tokens)` bool, True on response tokens (EOS included), False on padding.
-        rewards: `(prompts, K)`, r(x, y).
-        positive: `(prompts, K)` bool, True on the responses in P.
-        seeds: For each prompt a seed, for an objective that draws at random: with it a group's loss is the same in any
-            micro-batch and on any rank.
-        engine_log_probs: `(prompts, K, tokens)`, the rollout engine's own log-probabilities of the tokens it sampled.
+        log_probs: Log-probabilities log pi_theta of the response tokens, `(prompts, K, tokens)`, with their gradient.
+        old_log_probs: Log-probabilities log pi_old of the same tokens, `(prompts, K, tokens)`, without a gradient.
+        mask: Mask `(prompts, K, tokens)` of bool, True on response tokens (EOS included), False on padding.
+        rewards: Rewards r(x, y) of the responses, `(prompts, K)`.
+        positive: Mask `(prompts, K)` of bool, True on the responses in P.
+        seeds: Seed of each prompt, for an objective that draws random numbers. With it, the loss of a group is the same
+            in any micro-batch and on any rank.
+        engine_log_probs: Log-probabilities of the same tokens by the rollout engine, `(prompts, K, tokens)`.
     """
 
     log_probs: Tensor
@@ -36,23 +41,30 @@ class ResponseTensors:
 
     @property
     def lengths(self) -> Tensor:
-        """`(prompts, K)`, tokens of each response."""
+        """Number of tokens of each response, `(prompts, K)`."""
         return self.mask.sum(-1)
 
     @property
     def log_ratio(self) -> Tensor:
-        """`(prompts, K, tokens)`, log pi_theta - log pi_old per token, 0 on padding."""
+        """Log-ratio log pi_theta - log pi_old of each token, `(prompts, K, tokens)`, 0 on padding."""
         return (self.log_probs - self.old_log_probs).masked_fill(~self.mask, 0.0)
 
     @property
     def sequence_log_ratio(self) -> Tensor:
-        """`(prompts, K)`, log pi_theta(y|x) - log pi_old(y|x), summed over the response."""
+        """Log-ratio log pi_theta(y|x) - log pi_old(y|x) of each response, `(prompts, K)`, summed over its tokens."""
         return self.log_ratio.sum(-1)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts over one whole update, all micro-batches and ranks together: the denominators of its means."""
+    """Counts over a whole update, on all ranks and in all micro-batches: the denominators of its means.
+
+    Attributes:
+        prompts: Number of prompts.
+        responses: Number of responses.
+        tokens: Number of response tokens.
+        positives: Number of responses in P.
+    """
 
     prompts: int
     responses: int
@@ -61,6 +73,7 @@ class Totals:
 
     @property
     def negatives(self) -> int:
+        """Number of responses in N."""
         return self.responses - self.positives
 
 
@@ -69,12 +82,12 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        """The share of the update's loss that falls on `responses`: a scalar.
+        """The part of the update's loss that comes from `responses`: a scalar.
 
-        Shares of a partition of the update's groups add up to the loss of the update, so a mean over prompts divides
-        by `totals.prompts` and a mean over tokens by `totals.tokens`, never by a count of `responses`.
+        The parts of a partition of the update's groups add up to the loss of the update. A mean over prompts therefore
+        divides by `totals.prompts` and a mean over tokens by `totals.tokens`, never by a count of `responses`.
         """
 
     def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
-        """Further figures of this objective for the run's log, as shares like the loss's (default: none)."""
+        """Further figures for the log of the run, as parts that add up like those of the loss (default: none)."""
         return {}

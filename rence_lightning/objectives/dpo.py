@@ -1,7 +1,7 @@
 """Pairwise contrast: DPO over the responses of a group, with pi_old as the reference policy.
 
-Refreshing the reference with every iteration's rollouts is semi-online DPO (Lanchantin et al. 2025): s, the updates
-between two synchronisations, is updates_per_iteration.
+With a reference that is refreshed at each iteration's rollouts this is semi-online DPO (Lanchantin et al. 2025), whose
+s, the number of updates between two synchronisations, is updates_per_iteration.
 """
 
 import torch
@@ -16,11 +16,11 @@ def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
     """Group-DPO: the mean over all pairs (y in P, y' in N) of -log sigmoid(s(y) - s(y')).
 
     Args:
-        scores: `(prompts, K)` float, s(x, y).
-        positive: `(prompts, K)` bool, True on P, False on N.
+        scores: Scores s(x, y), `(prompts, K)` float.
+        positive: Mask `(prompts, K)` of bool, True on P, False on N.
 
     Returns:
-        `(prompts,)`, the loss of each prompt; 0 where P or N is empty, for then there is no pair.
+        The loss of each prompt, `(prompts,)`; 0 where P or N is empty and there is no pair.
     """
     pairs = positive.unsqueeze(-1) & ~positive.unsqueeze(-2)  # (prompts, K, K): y by y'
     losses = -F.logsigmoid(scores.unsqueeze(-1) - scores.unsqueeze(-2))
@@ -28,17 +28,17 @@ def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def random_pair(scores: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:
-    """-log sigmoid(s(y) - s(y')) of one pair a prompt, y drawn uniformly from P and y' from N.
+    """-log sigmoid(s(y) - s(y')) of one pair for each prompt, with y drawn uniformly from P and y' from N.
 
     Args:
-        scores: `(prompts, K)` float, s(x, y).
-        positive: `(prompts, K)` bool, True on P, False on N.
-        generator: On the CPU, so that the pairs do not depend on the device.
+        scores: Scores s(x, y), `(prompts, K)` float.
+        positive: Mask `(prompts, K)` of bool, True on P, False on N.
+        generator: Random number generator on the CPU, so that the pairs do not depend on the device.
 
     Returns:
-        `(prompts,)`, the loss of each prompt; 0 where P or N is empty.
+        The loss of each prompt, `(prompts,)`; 0 where P or N is empty.
     """
-    # The place of the largest of iid uniforms is uniform: one draw a response chooses in P and in N.
+    # The position of the largest of iid uniform numbers is uniform, so one number per response chooses in P and in N.
     draws = torch.rand(scores.shape, generator=generator).to(scores.device)
     y = draws.masked_fill(~positive, -1.0).argmax(-1, keepdim=True)
     y_prime = draws.masked_fill(positive, -1.0).argmax(-1, keepdim=True)
@@ -54,9 +54,10 @@ class AllPairs(ContrastiveObjective):
 
 
 class RandomPair(ContrastiveObjective):
-    """DPO on one pair a group (Table 4, *Random pair pairwise*).
+    """DPO on one pair of each group (Table 4, *Random pair pairwise*).
 
-    The pair is drawn from the group's own seed, so once for its rollouts; `ResponseTensors.seeds` must be there.
+    The pair is drawn from the seed of the group (`ResponseTensors.seeds`), so that it is the same in every pass over
+    the group's rollouts.
     """
 
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:

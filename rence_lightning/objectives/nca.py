@@ -1,7 +1,7 @@
-"""Noise contrastive alignment with explicit rewards (Chen et al. 2024): no positive set, but soft labels.
+"""Noise contrastive alignment with explicit rewards (Chen et al. 2024): soft labels instead of a positive set.
 
-Each response is a positive to the degree of its reward, softmax(r / temperature) over the group. As the temperature
-falls, the labels become uniform over the responses of the highest reward.
+The label of a response is softmax(r / temperature) over the group. As the temperature falls, the labels become uniform
+over the responses of the highest reward.
 """
 
 import torch.nn.functional as F
@@ -16,43 +16,39 @@ def info_nca(scores: Tensor, rewards: Tensor, temperature: float) -> Tensor:
     """InfoNCA: the cross-entropy of softmax(s) with the labels softmax(r / temperature).
 
     Args:
-        scores: `(prompts, K)` float, s(x, y).
-        rewards: `(prompts, K)`, r(x, y).
-        temperature: Of the rewards (alpha in the source), > 0.
+        scores: Scores s(x, y), `(prompts, K)` float.
+        rewards: Rewards r(x, y), `(prompts, K)`.
+        temperature: Temperature of the labels, > 0 (alpha in the source).
 
     Returns:
-        `(prompts,)`, the loss of each prompt.
+        The loss of each prompt, `(prompts,)`.
     """
-    labels = (rewards / temperature).softmax(-1)
-    return -(labels * scores.log_softmax(-1)).sum(-1)
+    return -(_labels(rewards, temperature) * scores.log_softmax(-1)).sum(-1)
 
 
 def nca(scores: Tensor, rewards: Tensor, temperature: float) -> Tensor:
     """NCA: -sum over y of [softmax(r / temperature) log sigmoid(s) + (1 / K) log sigmoid(-s)].
 
-    Each response by itself is told from noise (pi_old), not from the others: the loss sees absolute likelihoods, and
-    unlike the other contrasts changes when all scores are shifted.
-
-    Args:
-        scores: `(prompts, K)` float, s(x, y).
-        rewards: `(prompts, K)`, r(x, y).
-        temperature: Of the rewards (alpha in the source), > 0.
-
-    Returns:
-        `(prompts,)`, the loss of each prompt.
+    Each response is distinguished from noise (pi_old), not from the other responses. The loss therefore depends on
+    absolute likelihoods and, unlike the other contrasts, changes when all scores are shifted. The arguments and the
+    result are those of `info_nca`.
     """
-    labels = (rewards / temperature).softmax(-1)
+    labels = _labels(rewards, temperature)
     return -(labels * F.logsigmoid(scores)).sum(-1) - F.logsigmoid(-scores).mean(-1)
 
 
+def _labels(rewards: Tensor, temperature: float) -> Tensor:
+    return (rewards / temperature).softmax(-1)
+
+
 class _RewardLabels(ContrastiveObjective):
-    """A contrast with labels from rewards.
+    """A contrast whose labels are computed from the rewards.
 
     Args:
-        beta: Scale of the log-ratio.
-        reward_temperature: Of the labels softmax(r / reward_temperature).
+        beta: Scale of the log-ratio in the score.
+        reward_temperature: Temperature of the labels softmax(r / reward_temperature).
         alpha: Scale of the margin (Eq. 2).
-        margin: `none` in the source; `adaptive` or `constant` add that of Eq. (2).
+        margin: Kind of margin: `none` as in the source, or `adaptive` or `constant` for that of Eq. (2).
     """
 
     def __init__(
@@ -65,14 +61,14 @@ class _RewardLabels(ContrastiveObjective):
 
 
 class InfoNCA(_RewardLabels):
-    """InfoNCA online: the reward-weighted softmax loss of Chen et al. (2024) that the paper's Section 2 discusses."""
+    """InfoNCA with online samples: the reward-weighted softmax loss of Chen et al. (2024), discussed in Section 2."""
 
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
         return info_nca(scores, responses.rewards, self.reward_temperature)
 
 
 class NCA(_RewardLabels):
-    """NCA of Chen et al. (2024), online."""
+    """NCA of Chen et al. (2024) with online samples."""
 
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
         return nca(scores, responses.rewards, self.reward_temperature)

@@ -1,8 +1,8 @@
 """Noise contrastive estimation over the responses of a group.
 
-The paper's method is Eq. (1), `multi_label_nce`: each positive against itself and the negatives. Section 3.3 prints the
-denominator over P and N together; that is the *Softmax* ablation of Table 4, `softmax_contrast`. They agree when a
-group has one positive.
+The method of the paper is Eq. (1), `multi_label_nce`: each positive against itself and the negatives. Section 3.3
+prints a denominator over P and N together, which is the *Softmax* ablation of Table 4, `softmax_contrast`. The two
+are equal for a group with one positive.
 """
 
 import math
@@ -23,14 +23,14 @@ def multi_label_nce(scores: Tensor, positive: Tensor) -> Tensor:
     """Multi-label NCE, Eq. (1): -(1/|P|) sum over y in P of log(e^s(y) / sum over {y} and N of e^s).
 
     Args:
-        scores: `(prompts, K)` float, s(x, y).
-        positive: `(prompts, K)` bool, True on P, False on N.
+        scores: Scores s(x, y), `(prompts, K)` float.
+        positive: Mask `(prompts, K)` of bool, True on P, False on N.
 
     Returns:
-        `(prompts,)`, the loss of each prompt; 0 where P or N is empty, for then there is nothing to contrast.
+        The loss of each prompt, `(prompts,)`; 0 where P or N is empty and there is nothing to contrast.
     """
-    # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest float stands for an empty N: a
-    # logsumexp over nothing but minus infinities has a gradient only by courtesy of the library.
+    # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest finite number stands for an empty N,
+    # because the gradient of a logsumexp over minus infinities alone is not well defined.
     negatives = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
     return _mean_over_positives(F.softplus(negatives - scores), positive)
 
@@ -39,11 +39,11 @@ def softmax_contrast(scores: Tensor, positive: Tensor) -> Tensor:
     """The *Softmax* ablation of Table 4: as `multi_label_nce`, but the other positives are in the denominator.
 
     Args:
-        scores: `(prompts, K)` float, s(x, y).
-        positive: `(prompts, K)` bool, True on P, False on N.
+        scores: Scores s(x, y), `(prompts, K)` float.
+        positive: Mask `(prompts, K)` of bool, True on P, False on N.
 
     Returns:
-        `(prompts,)`, the loss of each prompt; 0 where P is empty.
+        The loss of each prompt, `(prompts,)`; 0 where P is empty.
     """
     return _mean_over_positives(scores.logsumexp(-1, keepdim=True) - scores, positive)
 
@@ -53,7 +53,7 @@ def _mean_over_positives(values: Tensor, positive: Tensor) -> Tensor:
 
 
 def reward_margin(rewards: Tensor, positive: Tensor, margin: Margin) -> Tensor:
-    """m(x, y) of Eq. (5): `(prompts, K)`.
+    """The margins m(x, y) of Eq. (5), `(prompts, K)`.
 
     `adaptive` is r_max - r (0 on the best responses), `constant` is 1 on every negative and 0 on positives (Table 2),
     `none` is 0.
@@ -71,16 +71,16 @@ class ContrastiveObjective(Objective):
     Both log-probabilities are summed over the response's tokens. The loss of an update is the mean over its prompts.
 
     Args:
-        beta: Scale of the log-ratio.
-        alpha: Scale of the margin.
-        margin: `adaptive` (r_max - r), `constant` (1 for every negative) or `none`.
+        beta: Scale of the log-ratio in the score.
+        alpha: Scale of the margin in the score.
+        margin: Kind of margin: `adaptive` (r_max - r), `constant` (1 for every negative) or `none`.
     """
 
     def __init__(self, beta: float = 0.1, alpha: float = 0.5, margin: Margin = "adaptive") -> None:
         if not 0 < beta < math.inf:
             raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
         if not 0 <= alpha < math.inf:
-            raise UserError(f"objective: alpha is {alpha}; a margin that helps bad responses is none: it must be >= 0")
+            raise UserError(f"objective: alpha is {alpha}, it must be >= 0: a negative one favours bad responses")
         if margin not in get_args(Margin):
             raise UserError(f"objective: margin is {margin!r}, it must be one of {', '.join(get_args(Margin))}")
         self.beta = beta
@@ -88,13 +88,13 @@ class ContrastiveObjective(Objective):
         self.margin: Margin = margin
 
     def scores(self, responses: ResponseTensors) -> Tensor:
-        """`(prompts, K)`, Eq. (2)."""
+        """The scores of Eq. (2), `(prompts, K)`."""
         margin = reward_margin(responses.rewards, responses.positive, self.margin)
         return self.beta * responses.sequence_log_ratio + self.alpha * margin
 
     @abstractmethod
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
-        """`(prompts, K)` scores of `responses` -> `(prompts,)` losses."""
+        """The loss of each prompt, `(prompts,)`, from the scores `(prompts, K)` of `responses`."""
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         return self.contrast(self.scores(responses), responses).sum() / totals.prompts
@@ -108,7 +108,7 @@ class MultiLabelNCE(ContrastiveObjective):
 
 
 class SoftmaxContrast(ContrastiveObjective):
-    """Positives in the denominator, too (Table 4, *Softmax*)."""
+    """The *Softmax* ablation of Table 4, with the positives in the denominator."""
 
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
         return softmax_contrast(scores, responses.positive)

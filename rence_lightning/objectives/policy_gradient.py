@@ -1,7 +1,7 @@
-"""Policy gradient with group-relative advantages: GRPO and its refinements DAPO, GSPO and Dr. GRPO.
+"""Policy gradients with group-relative advantages: GRPO and its refinements DAPO, GSPO and Dr. GRPO.
 
-All minimise the clipped surrogate of PPO, -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = pi_theta / pi_old,
-A constant over a response. They differ in the advantage, the ratio and the mean:
+All minimise the clipped surrogate of PPO, -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = pi_theta / pi_old
+and an advantage A that is constant over a response. They differ in the advantage, the ratio and the mean:
 
              advantage                          ratio w         mean over
     GRPO     (r - mean) / std                   of the token    tokens of a response, then responses
@@ -9,7 +9,7 @@ A constant over a response. They differ in the advantage, the ratio and the mean
     GSPO     (r - mean) / std                   of the response responses
     DrGRPO   r - mean                           of the token    tokens, over responses * a constant length
 
-None has a penalty to a reference policy here; the trust region's KL to pi_old can be added to each.
+None has a penalty to a reference policy here. The KL penalty to pi_old of the trust region can be added to each.
 """
 
 from abc import abstractmethod
@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
+from rence_lightning.objectives.base import LOG_RATIO_LIMIT, Objective, ResponseTensors, Totals
 
 STD_EPSILON = 1e-6
-"""Added to a group's standard deviation, as in verl (TRL: 1e-4)."""
-
-LOG_RATIO_LIMIT = 20.0
-"""exp() of a log-ratio past this overflows the sums. Clipping stops good responses long before; bad ones that have
-become so much likelier keep their value and lose their gradient. It guards against overflow alone: what comes near it
-is up to the clipping of the gradient's norm."""
+"""Summand that is added to the standard deviation of a group, as in verl (TRL: 1e-4)."""
 
 
 def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
-    """`(prompts, K)` rewards -> `(prompts, K)` advantages: r minus the group's mean, over its standard deviation.
+    """The advantages `(prompts, K)`: r minus the mean of the group, divided by its standard deviation.
 
-    The standard deviation is the sample's (K - 1), plus `STD_EPSILON`. Where all rewards are equal it is 0.
+    The standard deviation is that of a sample (K - 1), plus `STD_EPSILON`. Where all rewards are equal, the advantages
+    are 0.
+
+    Args:
+        rewards: Rewards `(prompts, K)`.
+        standardise: Whether to divide by the standard deviation.
     """
     rewards = rewards - rewards.amax(-1, keepdim=True)  # equal rewards become zeros, whose mean has no rounding error
     advantage = rewards - rewards.mean(-1, keepdim=True)
@@ -40,23 +40,24 @@ def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> Tensor:
-    """DAPO's soft overlong punishment: 0 up to max - buffer tokens, then falling linearly to -1 at max.
+    """The soft overlong punishment of DAPO: 0 up to max - buffer tokens, then falling linearly to -1 at max.
 
     Args:
-        lengths: Tokens of each response, any shape.
-        max_response_tokens: max, the limit of a response.
-        buffer: Tokens over which the penalty grows.
+        lengths: Number of tokens of each response, in any shape.
+        max_response_tokens: Largest number of tokens of a response, max.
+        buffer: Number of tokens over which the penalty grows.
 
     Returns:
-        `-(length - (max - buffer)) / buffer` within [-1, 0], of the shape of `lengths`, to be added to the reward.
+        `-(length - (max - buffer)) / buffer`, clipped to [-1, 0], in the shape of `lengths`, to be added to the reward.
     """
     return (-(lengths.double() - (max_response_tokens - buffer)) / buffer).clamp(-1.0, 0.0)
 
 
 def importance_weights(responses: ResponseTensors, cap: float) -> Tensor:
-    """Truncated importance weights min(pi_old / pi_engine, cap): `(prompts, K, tokens)`, 1 on padding.
+    """The truncated importance weights min(pi_old / pi_engine, cap), `(prompts, K, tokens)`, 1 on padding.
 
-    Samples come from the engine's rounding of pi_old, not from pi_old itself; the cap bounds the variance.
+    They correct for the rounding of the engine, which samples from pi_engine instead of pi_old. The cap bounds their
+    variance.
     """
     if responses.engine_log_probs is None:
         raise RuntimeError("importance weights need the engine's log-probabilities (ResponseTensors.engine_log_probs)")
@@ -64,18 +65,22 @@ def importance_weights(responses: ResponseTensors, cap: float) -> Tensor:
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), of the shape of `log_ratio` = log w."""
+    """-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), in the shape of `log_ratio` = log w.
+
+    With a positive advantage, clipping ends the gradient long before `LOG_RATIO_LIMIT`. With a negative one, a response
+    beyond the limit keeps its loss and loses its gradient.
+    """
     ratio = log_ratio.clamp(max=LOG_RATIO_LIMIT).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
 
 
 class PolicyGradient(Objective):
-    """The frame of the family; GRPO's advantage and ratio.
+    """The base class of the family, with the advantage and the ratio of GRPO.
 
     Args:
-        clip_low: A response with a negative advantage no longer counts once w < 1 - clip_low.
-        clip_high: One with a positive advantage no longer counts once w > 1 + clip_high.
-        importance_cap: Weigh each token by `importance_weights`, truncated at this; null for no weights.
+        clip_low: Lower clipping range: with a negative advantage, the gradient is 0 where w < 1 - clip_low.
+        clip_high: Upper clipping range: with a positive advantage, the gradient is 0 where w > 1 + clip_high.
+        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, importance_cap: float | None = None) -> None:
@@ -88,16 +93,22 @@ class PolicyGradient(Objective):
         self.importance_cap = importance_cap
 
     def advantage(self, responses: ResponseTensors) -> Tensor:
-        """`(prompts, K)`, A."""
+        """The advantages A, `(prompts, K)`."""
         return group_advantage(responses.rewards)
 
     def log_ratio(self, responses: ResponseTensors) -> Tensor:
-        """`(prompts, K, tokens)`, log w of each token, 0 on padding."""
+        """The log-ratio log w of each token, `(prompts, K, tokens)`, 0 on padding."""
         return responses.log_ratio
 
     @abstractmethod
     def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
-        """The share of the update's mean that falls on `responses`, of `(prompts, K, tokens)` values, 0 on padding."""
+        """The part of the update's mean that comes from `responses`.
+
+        Args:
+            values: Values `(prompts, K, tokens)` to be averaged, 0 on padding.
+            responses: The responses of the values.
+            totals: Counts over the whole update.
+        """
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         advantage = self.advantage(responses).unsqueeze(-1)
@@ -107,7 +118,7 @@ class PolicyGradient(Objective):
         return self.mean(losses.masked_fill(~responses.mask, 0.0), responses, totals)
 
     def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
-        """`clip_share`: the share of the update's response tokens that are clipped, and so have no gradient."""
+        """`clip_share`: the share of the update's response tokens that are clipped and have no gradient."""
         advantage, log_ratio = self.advantage(responses).unsqueeze(-1), self.log_ratio(responses)
         ratio = log_ratio.exp()
         clipped = (advantage > 0) & (ratio > 1 + self.clip_high) | (advantage < 0) & (ratio < 1 - self.clip_low)
@@ -124,15 +135,16 @@ class GRPO(PolicyGradient):
 class DAPO(PolicyGradient):
     """DAPO (Yu et al. 2025): asymmetric clipping, token-level mean, overlong penalty.
 
-    Its fourth part, dynamic sampling, is `rence_lightning.sampling.ZeroVarianceFilter`. Filters judge correctness, so
-    the overlong penalty enters here, where it cannot make a group look informative.
+    Its fourth part, dynamic sampling, is `rence_lightning.sampling.ZeroVarianceFilter`. Filters judge correctness. The
+    overlong penalty is applied here, where it cannot make a group look informative to a filter.
 
     Args:
-        clip_low: See `PolicyGradient`.
-        clip_high: Larger than `clip_low`: rare tokens of good responses may grow more.
-        importance_cap: See `PolicyGradient`.
-        overlong_buffer: Tokens before `max_response_tokens` over which the penalty grows to -1; null for no penalty.
-        max_response_tokens: The limit of a response, `data.sampling.max_response_tokens`.
+        clip_low: Lower clipping range: with a negative advantage, the gradient is 0 where w < 1 - clip_low.
+        clip_high: Upper clipping range, larger than `clip_low`, so that rare tokens of good responses can grow more.
+        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
+        overlong_buffer: Number of tokens before `max_response_tokens` over which the penalty grows to -1; null for no
+            penalty.
+        max_response_tokens: Largest number of tokens of a response, `data.sampling.max_response_tokens`.
     """
 
     def __init__(
@@ -166,12 +178,12 @@ class DAPO(PolicyGradient):
 
 
 class GSPO(GRPO):
-    """Group sequence policy optimisation (Zheng et al. 2025a): the ratio of a whole response, length-normalised.
+    """Group sequence policy optimisation (Zheng et al. 2025a), with the length-normalised ratio of a whole response.
 
     Args:
-        clip_low: Of the sequence ratio, which moves far less than a token's.
-        clip_high: Likewise.
-        importance_cap: See `PolicyGradient`.
+        clip_low: Lower clipping range of the ratio of a response, which changes far less than that of a token.
+        clip_high: Upper clipping range of the ratio of a response.
+        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, importance_cap: float | None = None) -> None:
@@ -183,13 +195,13 @@ class GSPO(GRPO):
 
 
 class DrGRPO(PolicyGradient):
-    """Dr. GRPO (Liu et al. 2025): no division by the standard deviation, and none by a response's own length.
+    """Dr. GRPO (Liu et al. 2025), without division by the standard deviation or by the length of the response.
 
     Args:
-        clip_low: See `PolicyGradient`.
-        clip_high: See `PolicyGradient`.
-        importance_cap: See `PolicyGradient`.
-        max_response_tokens: The constant that stands for the length, `data.sampling.max_response_tokens`.
+        max_response_tokens: Constant that replaces the length of a response, `data.sampling.max_response_tokens`.
+        clip_low: Lower clipping range: with a negative advantage, the gradient is 0 where w < 1 - clip_low.
+        clip_high: Upper clipping range: with a positive advantage, the gradient is 0 where w > 1 + clip_high.
+        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The trust region of Section 3.5: a KL penalty to pi_old, and the adaptive coefficient's arithmetic.
+"""The trust region of Section 3.5: a KL penalty to pi_old, and the formula of the adaptive coefficient.
 
-The penalty is KL(pi_old || pi_theta), estimated on samples *of pi_old*. With ratio = pi_theta / pi_old that makes
-k3 = ratio - 1 - log ratio (Schulman 2020): non-negative, and unbiased because E_old[ratio] = 1. The more familiar
-k3 of PPO-style trainers has the ratio the other way up; it estimates KL(pi_theta || pi_ref) on samples of pi_theta.
+The penalty is KL(pi_old || pi_theta), estimated on samples *of pi_old*. With ratio = pi_theta / pi_old the estimator is
+k3 = ratio - 1 - log ratio (Schulman 2020), which is non-negative, and unbiased because E_old[ratio] = 1. The usual
+k3 of PPO-style trainers has the inverse ratio, because it estimates KL(pi_theta || pi_ref) on samples of pi_theta.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,19 @@ from typing import Literal
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives.base import ResponseTensors, Totals
+from rence_lightning.objectives.base import LOG_RATIO_LIMIT, ResponseTensors, Totals
 
 Estimator = Literal["k1", "k2", "k3"]
 Reduction = Literal["token", "sequence"]
 
-LOG_RATIO_LIMIT = 20.0
-"""exp() of a log-ratio past this overflows the sums; a policy that far from pi_old is lost anyway. There is no limit
-below: a token whose probability has collapsed is pulled back."""
-
 
 def kl_estimate(log_ratio: Tensor, estimator: Estimator = "k3") -> Tensor:
-    """KL(pi_old || pi_theta) per token, in nats, from samples of pi_old; same shape as `log_ratio`.
+    """KL(pi_old || pi_theta) per token, in nats, from samples of pi_old, in the shape of `log_ratio`.
 
     Args:
-        log_ratio: log pi_theta - log pi_old of sampled tokens.
-        estimator: `k1` = -log ratio (unbiased, can be negative), `k2` = (log ratio)^2 / 2 (low variance, biased),
-            `k3` = ratio - 1 - log ratio (unbiased and non-negative).
+        log_ratio: Log-ratio log pi_theta - log pi_old of the sampled tokens.
+        estimator: Name of the estimator: `k1` = -log ratio (unbiased, can be negative), `k2` = (log ratio)^2 / 2 (low
+            variance, biased) or `k3` = ratio - 1 - log ratio (unbiased and non-negative).
     """
     if estimator == "k1":
         return -log_ratio
@@ -40,8 +36,8 @@ def kl_estimate(log_ratio: Tensor, estimator: Estimator = "k3") -> Tensor:
 def adapt_kl_coef(kl_coef: float, kl: float, target_kl: float, horizon: int, responses: int) -> float:
     """The coefficient after an update: lambda * (1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon).
 
-    Ziegler et al. (2019), Section 2.2. `responses` is n, the trajectories in the update: their code counts
-    trajectories, so the horizon is in trajectories, too.
+    Source: Ziegler et al. (2019), Section 2.2. `responses` is n, the number of trajectories in the update. As in the
+    authors' code, the horizon is counted in trajectories as well.
     """
     error = min(max(kl / target_kl - 1.0, -0.2), 0.2)
     return kl_coef * (1.0 + error * responses / horizon)
@@ -52,10 +48,11 @@ class TrustRegion:
     """The penalty lambda * KL(pi_old || pi_theta) of Eq. (1).
 
     Args:
-        kl_coef: lambda, the (initial) coefficient; 0 switches the penalty off, KL is still logged.
-        estimator: `k1`, `k2` or `k3`.
-        reduction: `token`: mean over the update's response tokens; `sequence`: summed over each response, mean over
-            the update's responses.
+        kl_coef: Coefficient lambda of the penalty at the start; with 0 there is no penalty, but KL is still logged.
+        estimator: Estimator of the KL divergence: `k1` (unbiased, can be negative), `k2` (low variance, biased) or `k3`
+            (unbiased and non-negative).
+        reduction: Mean that is taken: `token` over the update's response tokens, or `sequence` over its responses, with
+            the sum over the tokens of each.
     """
 
     kl_coef: float = 0.001
@@ -64,9 +61,9 @@ class TrustRegion:
 
     def __post_init__(self) -> None:
         if self.kl_coef < 0:
-            raise UserError(f"trust_region: kl_coef is {self.kl_coef}, but a penalty cannot be negative")
+            raise UserError(f"trust_region: kl_coef is {self.kl_coef}, it must be >= 0")
 
     def kl(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        """The share of the update's KL estimate that falls on `responses`: a scalar, in nats."""
+        """The part of the update's KL estimate that comes from `responses`: a scalar, in nats."""
         per_token = kl_estimate(responses.log_ratio, self.estimator)
         return per_token.sum() / (totals.tokens if self.reduction == "token" else totals.responses)

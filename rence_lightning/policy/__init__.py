@@ -1,4 +1,4 @@
-"""The policy: loading, token log-probabilities, fitting sequences into forward passes, export."""
+"""The policy: loading, log-probabilities of tokens, micro-batches, export, a digest of the weights."""
 
 from rence_lightning.policy.digest import weights_digest
 from rence_lightning.policy.load import export_policy, load_policy

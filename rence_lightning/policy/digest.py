@@ -1,4 +1,4 @@
-"""A digest of a policy's weights: equal for equal weights, however they are sharded."""
+"""A digest of a policy's weights, which is equal for equal weights, however they are sharded."""
 
 import hashlib
 
@@ -12,9 +12,9 @@ _AS_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 @torch.no_grad()
 def weights_digest(policy: nn.Module) -> str:
-    """The digest, on every rank; where the policy is sharded, all ranks take part.
+    """The digest, the same on every rank. Where the policy is sharded, this is a collective: all ranks must call it.
 
-    It is of the integer sum of each parameter's bits, which no order of adding changes.
+    It digests the sum of each parameter's bits as integers, which does not depend on the order of summation.
     """
     digest = hashlib.blake2b(digest_size=16)
     for parameter in policy.parameters():
@@ -29,5 +29,5 @@ def _sum_of_bits(parameter: Tensor) -> int:
     if isinstance(parameter, DTensor):
         mesh = parameter.device_mesh
         total = total.to(mesh.device_type)
-        dist.all_reduce(total, group=mesh.get_group(mesh.ndim - 1))  # the last dimension is the one that shards
+        dist.all_reduce(total, group=mesh.get_group(mesh.ndim - 1))  # the last dimension of the mesh shards
     return int(total)

@@ -1,4 +1,4 @@
-"""Where a policy comes from, and where it goes: Hugging Face folders and hub names, the embedded policy, GGUF files."""
+"""Loading and exporting a policy: Hugging Face folders and hub names, the embedded policy, GGUF files."""
 
 import importlib.util
 import os
@@ -6,22 +6,17 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    GgufConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy.model import Policy
+from rence_lightning.text import install_extra
+
+if TYPE_CHECKING:  # `transformers` takes seconds to import: the functions that call it import it
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -38,17 +33,20 @@ def load_policy(
     """Loads a model and its tokenizer on the CPU.
 
     Args:
-        name: A folder in the Hugging Face format; `embedded:NAME`, a policy shipped with this package; `gguf:FILE` or
-            `gguf:PYTHON_PACKAGE/FILE`, a GGUF file on disk or inside an installed package (converted once and cached);
-            or a name on the Hugging Face hub.
-        dtype: Of the parameters.
-        gradient_checkpointing: Recompute activations in the backward pass.
-        attn_implementation: As in `transformers`; None lets it choose.
-        empty: Shapes alone, without weights or memory for them (torch's meta device): another process has the weights.
+        name: A folder in the Hugging Face format; `embedded:NAME` for a policy shipped with this package; `gguf:FILE`
+            or `gguf:PYTHON_PACKAGE/FILE` for a GGUF file on disk or inside an installed package (converted once and
+            cached); or a name on the Hugging Face hub.
+        dtype: Data type of the parameters.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        attn_implementation: Name of the attention implementation, as in `transformers`; None lets it choose.
+        empty: Whether to build the shapes alone on torch's meta device, without weights or memory for them, because
+            another process has the weights.
 
     Raises:
-        UserError: There is no such policy.
+        UserError: The policy does not exist, cannot be loaded, is incomplete, or transforms its logits.
     """
+    from transformers import AutoConfig, AutoTokenizer
+
     folder = resolve_policy(name)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attn_implementation is not None:
@@ -61,16 +59,8 @@ def load_policy(
         raise UserError(
             f"policy: cannot load '{name}': {_reason(error)} (give a folder in the Hugging Face format, or a hub name)"
         ) from error
-    if missing:
-        raise UserError(
-            f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
-            "would be drawn at random; give a whole model"
-        )
-    if not tokenizer("1").input_ids:  # what transformers makes up where there are no tokenizer files
-        raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files beside its weights")
+    _check_complete(name, missing, tokenizer)
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
         activation_checkpointing(model)
@@ -80,19 +70,38 @@ def load_policy(
     return policy
 
 
-def _whole_model(folder: str, config: PretrainedConfig, options: dict[str, Any]) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of weights that its files lack."""
-    loaded = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
-    model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+def _check_complete(name: str, missing: list[str], tokenizer: "PreTrainedTokenizerBase") -> None:
+    if missing:
+        raise UserError(
+            f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
+            "would be drawn at random; give a whole model"
+        )
+    if not tokenizer("1").input_ids:  # the empty tokenizer of transformers, for a folder without tokenizer files
+        raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files into its folder")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
+
+
+_Loaded = tuple["PreTrainedModel", list[str]]
+"""A model, and the names of the weights that its files lack."""
+
+
+def _whole_model(folder: str, config: "PretrainedConfig", options: dict[str, Any]) -> _Loaded:
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    model, report = loaded
     return model, sorted(report["missing_keys"])
 
 
-def _empty_model(folder: str, config: PretrainedConfig, options: dict[str, Any]) -> tuple[PreTrainedModel, list[str]]:
+def _empty_model(folder: str, config: "PretrainedConfig", options: dict[str, Any]) -> _Loaded:
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **options)
-    with suppress(OSError):  # a model need not have one
+    with suppress(OSError):  # the folder need not hold a generation config
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return cast(PreTrainedModel, model), []
+    return cast("PreTrainedModel", model), []
 
 
 def _reason(error: Exception) -> str:
@@ -101,28 +110,29 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    """Dropout off, for good: the ratio pi_theta / pi_old would compare two different random networks."""
+def _without_dropout(config: "PretrainedConfig") -> "PretrainedConfig":
+    """The configuration with all dropout removed, because the ratio pi_theta / pi_old would otherwise compare two
+    different random networks."""
     for name, value in config.to_dict().items():
         if name.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return config
 
 
-def activation_checkpointing(model: PreTrainedModel) -> None:
-    """Has a model recompute its activations in the backward pass."""
-    # Renamed in transformers 5.2x: the old name warns there, the new one is unknown before.
+def activation_checkpointing(model: "PreTrainedModel") -> None:
+    """Makes a model recompute its activations in the backward pass."""
+    # Renamed in transformers 5.2x, where the old name warns; earlier releases do not know the new name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def resolve_policy(name: str) -> str:
-    """The folder, or hub name, behind the name of a policy (see `load_policy`)."""
+    """The folder or hub name to which the name of a policy refers (see `load_policy`)."""
     scheme, _, rest = name.partition(":")
     if scheme == "embedded":
         known = sorted(path.name for path in EMBEDDED.iterdir() if (path / "config.json").exists())
         if rest not in known:
-            raise UserError(f"policy: no embedded policy '{rest}'; there is: {', '.join(known)}")
+            raise UserError(f"policy: no embedded policy '{rest}'; choose one of: {', '.join(known)}")
         return str(EMBEDDED / rest)
     if scheme == "gguf":
         return str(_convert_gguf(_find_gguf(rest)))
@@ -136,8 +146,8 @@ def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tens
 
     Args:
         policy: The policy, unwrapped.
-        folder: Written whole or not at all.
-        state_dict: Full weights where `policy` holds only shards of them.
+        folder: Folder to write, whole or not at all. An existing folder is replaced.
+        state_dict: Full weights, needed where `policy` holds only shards of them.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
@@ -149,7 +159,7 @@ def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tens
         policy.tokenizer.save_pretrained(draft)
         draft.chmod(0o755)
         for file in draft.iterdir():
-            file.chmod(0o644)  # safetensors writes 600
+            file.chmod(0o644)  # safetensors gives its files mode 600
         if folder.exists():
             shutil.rmtree(folder)
         draft.replace(folder)
@@ -177,21 +187,21 @@ def _find_gguf(rest: str) -> Path:
 
 
 def _convert_gguf(file: Path) -> Path:
-    """Dequantises a GGUF file into a cached Hugging Face folder; a broken conversion leaves nothing behind."""
+    """The cached Hugging Face folder of a dequantised GGUF file. A conversion that fails leaves nothing behind."""
     cache = Path(os.environ.get("RENCE_CACHE", Path.home() / ".cache" / "rence_lightning"))
     folder = cache / f"{file.stem}-{file.stat().st_size}"
     if (folder / "config.json").exists():
         return folder
     if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"policy: reading a GGUF file needs {' and '.join(missing)}: pip install 'rence_lightning[smollm2]'"
-        )
+        raise UserError(f"policy: reading a GGUF file needs {' and '.join(missing)}; {install_extra('smollm2')}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     try:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"policy: cannot read {file} as GGUF: {_reason(error)}; give another file") from error
+        raise UserError(f"policy: cannot read {file} as GGUF: {_reason(error)}; give another GGUF file") from error
     export_policy(Policy(model, tokenizer), folder)
     return folder

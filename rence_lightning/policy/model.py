@@ -1,26 +1,30 @@
 """The policy: a Hugging Face causal language model whose forward pass is the log-probabilities of response tokens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rence_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 LOGITS_PER_CHUNK = 2**26
-"""Logits held at a time: 256 MiB in float32. All logits of a batch at once, `[rows, length, vocabulary]`, are what runs
-out of memory first with long responses."""
+"""Largest number of logits held at a time: 256 MiB in float32. With long responses, all logits of a batch together,
+`[rows, length, vocabulary]`, would be the first tensor to exceed the memory."""
 
 
 class TokenScores(NamedTuple):
-    """What a forward pass says of the response tokens.
+    """The result of a forward pass for the response tokens.
 
     Attributes:
-        log_probs: `(rows, tokens)`, log pi(token | prefix), in float32 or better; 0 on padding.
-        entropy: `(rows, tokens)`, entropy of pi(. | prefix) in nats, 0 on padding; None unless asked for.
+        log_probs: Log-probabilities log pi(token | prefix), `(rows, tokens)`, in float32 or better; 0 on padding.
+        entropy: Entropies of pi(. | prefix) in nats, `(rows, tokens)`, 0 on padding; None unless requested.
     """
 
     log_probs: Tensor
@@ -30,27 +34,27 @@ class TokenScores(NamedTuple):
 class Policy(nn.Module):
     """A causal language model and its tokenizer.
 
-    The transformer runs once over the padded batch; the vocabulary projection runs over the response tokens alone, in
+    The transformer runs once over the padded batch. The vocabulary projection runs over the response tokens alone, in
     chunks that are recomputed in the backward pass.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
 
     @property
     def context_length(self) -> int | None:
-        """Tokens of prompt and response together that the model was built for; None if its config does not say."""
+        """Largest number of tokens of prompt and response together; None if the model's config does not name it."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def compute_device(self) -> torch.device:
-        """Where forward passes run. Offloaded parameters rest in main memory, buffers never do."""
+        """Device of the forward passes. Offloaded parameters are in main memory, but buffers never are."""
         return next(self.model.buffers(), next(self.model.parameters())).device
 
     def save_config(self, folder: Path) -> None:
-        """Writes all of a Hugging Face folder but the weights: configurations and tokenizer."""
+        """Writes a Hugging Face folder without the weights: the configurations and the tokenizer."""
         self.model.config.save_pretrained(folder)
         if self.model.can_generate() and self.model.generation_config is not None:
             self.model.generation_config.save_pretrained(folder)
@@ -62,11 +66,12 @@ class Policy(nn.Module):
         """Log-probabilities of the response tokens.
 
         Args:
-            input_ids: `(rows, length)`, prompt then response, padded on the right. Attention is causal, so what stands
-                to the right of a token cannot reach it, and no attention mask is needed.
-            response_mask: `(rows, length)` bool, True on response tokens (EOS included): one run a row.
-            temperature: Divides the logits: the log-probabilities are those of the distribution sampled from.
-            entropy: Also return the entropy at each response token.
+            input_ids: Token ids `(rows, length)` of prompt and response, padded on the right. No attention mask is
+                needed, because attention is causal: padding on the right cannot influence a token.
+            response_mask: Mask `(rows, length)` of bool, True on response tokens (EOS included), which are contiguous
+                in each row.
+            temperature: Divisor of the logits, so that the log-probabilities are those of the sampled distribution.
+            entropy: Whether to return the entropy at each response token as well.
         """
         hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         predicts = response_mask[:, 1:]  # the state before a token predicts it
@@ -89,16 +94,20 @@ class Policy(nn.Module):
     def check_head(self) -> None:
         """Compares a few log-probabilities with the model's own logits.
 
+        Attention is computed by the eager implementation, because the configured one (such as FlashAttention) may need
+        a GPU, and the policy is checked on the device where it is loaded.
+
         Raises:
             UserError: The model does more than a linear projection after its last hidden state (soft-capped or scaled
                 logits), which `forward` would get wrong.
         """
         input_ids = torch.arange(1, 9, device=self.model.device).unsqueeze(0)
         mask = torch.ones_like(input_ids, dtype=torch.bool)
-        ours = self.forward(input_ids, mask).log_probs
-        logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+        with _eager_attention(self.model):
+            ours = self.forward(input_ids, mask).log_probs
+            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
         theirs = logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.2  # bf16 rounds logits of ~20 by 0.1
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.2  # bfloat16 rounds logits of about 20 by 0.1
         if not torch.allclose(ours, theirs, atol=tolerance):
             raise UserError(
                 f"policy: {type(self.model).__name__} transforms its logits after the output projection "
@@ -106,12 +115,35 @@ class Policy(nn.Module):
             )
 
 
+@contextmanager
+def _eager_attention(model: "PreTrainedModel") -> Iterator[None]:
+    """Switches a model to the eager attention implementation, where it can be switched, and back."""
+    # Not `set_attn_implementation`: switching back would check the implementation again, or load its kernel again.
+    configs = list(_with_parts(model.config)) if model._can_set_attn_implementation() else []
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):  # each part after the whole, which sets both
+            config._attn_implementation = implementation
+
+
+def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
+    """A configuration and, after it, the configurations of its parts."""
+    yield config
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            yield from _with_parts(part)
+
+
 def _score_tokens(
     head: nn.Module, states: Tensor, targets: Tensor, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor]:
-    """`(tokens, hidden)` states and `(tokens,)` targets -> `(tokens,)` log-probabilities and entropies."""
+    """Log-probabilities and entropies `(tokens,)` of states `(tokens, hidden)` and targets `(tokens,)`."""
     logits = head(states)
-    # A softmax over a large vocabulary needs float32 at least; a float64 model keeps its precision.
+    # A softmax over a large vocabulary needs at least float32; a float64 model keeps its precision.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     normaliser = logits.logsumexp(-1)
     log_probs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
@@ -121,7 +153,7 @@ def _score_tokens(
 
 
 def _unflatten(values: Tensor, mask: Tensor) -> Tensor:
-    """Values of the True places of `mask` `(rows, length)`, row by row -> `(rows, most in a row)`, padded with 0."""
+    """The values at the True positions of `mask` `(rows, length)`, by row, as `(rows, most per row)` padded with 0."""
     counts = mask.sum(-1)
     columns = torch.arange(int(counts.max()) if len(counts) else 0, device=mask.device)
     places = columns < counts.unsqueeze(1)

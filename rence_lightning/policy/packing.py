@@ -1,8 +1,8 @@
-"""Fitting groups into forward passes: micro-batches by token budget, and groups dealt to ranks.
+"""Planning of forward passes: micro-batches within a token budget, and the assignment of groups to ranks.
 
-A group's responses are coupled by the objective, so a group stays whole in a micro-batch where it fits. A group that
-does not fit is cut into pieces; their gradient stays exact because the caller back-propagates them with coefficients
-computed for the whole group first.
+The objective couples the responses of a group, so a group stays whole in a micro-batch where it fits. A group that does
+not fit is cut into pieces. Their gradient stays exact, because the caller back-propagates them with coefficients that
+are computed for the whole group first.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class Plan:
     """One gradient computation.
 
     Attributes:
-        groups: Indices of the groups it covers, whole.
-        pieces: Forward passes it takes: each a list of `(group, response)` indices. More than one only where a single
-            group exceeds the budget.
+        groups: Indices of the groups, which are covered as a whole.
+        pieces: Forward passes of the computation, each as a list of `(group, response)` indices. There is more than one
+            only where a single group exceeds the budget.
     """
 
     groups: list[int]
@@ -27,14 +27,14 @@ class Plan:
 
 
 def plan_micro_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[Plan]:
-    """Splits groups into forward passes of at most `budget` tokens, padding counted.
+    """Splits groups into forward passes of at most `budget` tokens, including padding.
 
-    Groups of like length go together, to pad little. A single response longer than the budget still gets a pass of its
-    own: a sequence cannot be cut.
+    Groups of similar length share a pass, which needs little padding. A single response that is longer than the budget
+    gets its own pass, because a sequence cannot be cut.
 
     Args:
-        lengths: For each group, the tokens (prompt and response) of each of its sequences.
-        budget: `micro_batch_tokens`, rows times longest row.
+        lengths: Number of tokens (prompt and response) of each sequence of each group.
+        budget: Largest number of rows times length of the longest row, `micro_batch_tokens`.
     """
     plans: list[Plan] = []
     whole: list[int] = []
@@ -59,7 +59,7 @@ def _whole(groups: list[int], lengths: Sequence[Sequence[int]]) -> Plan:
 
 
 def _cut(index: int, group: Sequence[int], budget: int) -> list[list[tuple[int, int]]]:
-    """Pieces of one group, in the order of its responses."""
+    """The pieces of one group, in the order of its responses."""
     pieces: list[list[tuple[int, int]]] = []
     longest = 0
     for response, length in enumerate(group):
@@ -71,18 +71,20 @@ def _cut(index: int, group: Sequence[int], budget: int) -> list[list[tuple[int, 
     return pieces
 
 
-def deal(weights: Sequence[int], hands: int) -> list[list[int]]:
-    """Deals items to `hands` as evenly as their weights allow: heaviest first, always to the lightest hand.
+def assign(weights: Sequence[int], ranks: int) -> list[list[int]]:
+    """Assigns items to ranks with loads as even as greedy assignment makes them: the heaviest item first, each to the
+    rank with the smallest load. It is deterministic, so that every rank computes the same assignment.
 
-    Deterministic, so that every rank computes the same deal. Returns the item indices of each hand.
+    Returns:
+        The indices of the items of each rank, ascending.
     """
-    dealt: list[list[int]] = [[] for _ in range(hands)]
-    loads = [0] * hands
+    assigned: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
     for item in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
-        lightest = min(range(hands), key=lambda hand: (loads[hand], len(dealt[hand]), hand))
-        dealt[lightest].append(item)
+        lightest = min(range(ranks), key=lambda rank: (loads[rank], len(assigned[rank]), rank))
+        assigned[lightest].append(item)
         loads[lightest] += weights[item]
-    return [sorted(hand) for hand in dealt]
+    return [sorted(items) for items in assigned]
 
 
 def collate(
@@ -91,7 +93,7 @@ def collate(
     """Pads (prompt, response) pairs on the right.
 
     Returns:
-        `(rows, length)` token ids, and `(rows, length)` bool, True on response tokens.
+        Token ids `(rows, length)`, and a mask `(rows, length)` of bool, True on response tokens.
     """
     length = max(len(prompt) + len(response) for prompt, response in sequences)
     input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)

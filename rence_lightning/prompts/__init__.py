@@ -1,4 +1,4 @@
-"""Prompts: data sets of problems, how they are cleaned, and the template that makes prompts of them."""
+"""Prompts: data sets of problems, their cleaning, and the template that turns problems into prompts."""
 
 from rence_lightning.prompts.arithmetic import ArithmeticProblems
 from rence_lightning.prompts.cleaning import Cleaned, Cleaning

@@ -1,6 +1,6 @@
-r"""The demo task: chains of small additions and subtractions, generated rather than downloaded.
+r"""The demo task: chains of small additions and subtractions, which are generated, not downloaded.
 
-`76+4+9+8=?` has the answer `97`, and a policy is meant to work it out a step at a time:
+`76+4+9+8=?` has the answer `97`, which a policy is expected to compute step by step:
 `76+4=80,80+9=89,89+8=97,\boxed{97}`.
 """
 
@@ -14,17 +14,17 @@ from rence_lightning.prompts.problems import Problem, ProblemSource
 
 SPLIT_SIZES = {"train": 2000, "validation": 500, "test": 500}
 
-# Seeds of the data sets, and nothing else: another seed is another data set, and published numbers no longer compare.
+# Seeds of the data sets. Another seed gives another data set, with which published results cannot be compared.
 _SPLIT_SEEDS = {"train": 20_001, "validation": 20_003, "test": 20_002}
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A start value and what is added to it, step by step.
+    """A start value and the numbers that are added to it, step by step.
 
     Attributes:
-        start: The first number.
-        steps: Signed digits, none of them 0.
+        start: First number of the chain.
+        steps: Signed digits that are added, none of them 0.
     """
 
     start: int
@@ -32,7 +32,7 @@ class Chain:
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The running value: `start`, then the value after each step (one more than there are steps)."""
+        """The running value: `start`, then the value after each step (one value more than steps)."""
         return tuple(accumulate(self.steps, initial=self.start))
 
     @property
@@ -52,12 +52,12 @@ class Chain:
 
 
 def worked(values: Sequence[int], steps: Sequence[int], box: bool = True) -> str:
-    r"""Write out a calculation, right or wrong: `76+4=80,80-9=71,\boxed{71}`.
+    r"""Writes out a calculation, right or wrong, such as `76+4=80,80-9=71,\boxed{71}`.
 
     Args:
-        values: The start, then what each step is said to give (one more than there are steps).
-        steps: What is added at each step.
-        box: End in the last value, boxed.
+        values: Start value, then the stated result of each step (one value more than steps).
+        steps: Numbers that are added, one at each step.
+        box: Whether the last value follows in a box.
     """
     parts = [f"{a}{step:+d}={b}" for a, step, b in zip(values[:-1], steps, values[1:], strict=True)]
     return ",".join([*parts, boxed(values[-1])] if box else parts)
@@ -69,10 +69,10 @@ def boxed(value: int) -> str:
 
 
 def draw_chain(rng: random.Random) -> Chain:
-    """Draw a chain: a start of 10 to 99 and 1 to 4 steps of plus or minus 1 to 9, all uniform.
+    """Draws a chain: a start of 10 to 99 and 1 to 4 steps of plus or minus 1 to 9, all uniform.
 
-    No running value is negative: a step that would lead below zero is drawn again. The minus sign is thus an operation
-    only, which keeps the task learnable for half a million parameters.
+    No running value is negative: a step that would lead below zero is drawn again. The minus sign is thus only an
+    operation, so that half a million parameters can learn the task.
     """
     value = start = rng.randrange(10, 100)
     steps: list[int] = []
@@ -90,7 +90,7 @@ def _draw_step(rng: random.Random) -> int:
 
 
 def draw_new_chain(rng: random.Random, taken: Collection[str]) -> Chain:
-    """Draw chains until one's problem is not among those `taken`."""
+    """Draws chains until the problem of one is not in `taken`."""
     chain = draw_chain(rng)
     while chain.problem in taken:
         chain = draw_chain(rng)
@@ -130,12 +130,12 @@ _SPLITS: dict[str, Callable[[], list[Chain]]] = {
 class ArithmeticProblems(ProblemSource):
     """Chains such as `76+4+9+8=?`: a start of 10-99 and 1-4 steps of plus or minus one digit.
 
-    The data sets are fixed: 2,000 problems to train on, 500 to choose settings by and 500 held out, all different, the
-    same in every process. The embedded policy's warm-up kept clear of the test split alone.
+    The data sets are fixed and the same in every process: 2,000 problems for training, 500 for the choice of settings
+    and 500 held out, all different. The warm-up of the embedded policy excluded the test split alone.
 
     Args:
-        split: `train` (2,000 problems), `validation` (500 others) or `test` (500 others again).
-        count: Take only the first problems, this many. None: all.
+        split: Name of the split: `train` (2,000 problems), `validation` (500 others) or `test` (another 500).
+        count: Number of problems to take from the start of the split. None: all.
     """
 
     def __init__(self, split: str = "train", count: int | None = None) -> None:
@@ -151,7 +151,7 @@ class ArithmeticProblems(ProblemSource):
         self.count = count
 
     def load(self) -> list[Problem]:
-        """Generate the split: a few milliseconds, no file."""
+        """Generates the split, which takes a few milliseconds and needs no file."""
         chains = _SPLITS[self.split]()[: self.count]
         return [
             Problem(f"arithmetic/{self.split}/{number}", chain.problem, chain.answer, "arithmetic")

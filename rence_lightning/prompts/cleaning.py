@@ -1,4 +1,4 @@
-"""Cleaning of training problems: other scripts, copies, contradicting copies, and what is held out for evaluation."""
+"""Cleaning of training problems: other scripts, copies, contradicting copies, and problems held out for evaluation."""
 
 import re
 import unicodedata
@@ -15,11 +15,11 @@ What = Literal["drop", "keep"]
 Reason = Literal["script", "duplicate", "conflict", "contaminated"]
 
 _MATHEMATICAL = ("GREEK", "MATHEMATICAL")
-"""Letters that stand in problems of any language."""
+"""First words of the Unicode names of letters that occur in problems of any language."""
 
 OTHER_LETTERS = 0.05
-"""A problem is in another script when more than this share of its words' letters are. Variables and LaTeX commands are
-Latin in every language."""
+"""Share of the letters of words that may be in another script; a problem with more is in another script. Variables and
+LaTeX commands are excluded, because they are Latin in every language."""
 
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WRITTEN_WORD = re.compile(r"[^\W\d_]{2,}|[^\W\d_a-zA-Z]")
@@ -28,13 +28,13 @@ _DEGREES = re.compile(r"\^\\circ|\\mathbf")
 
 @dataclass(frozen=True)
 class Dropped:
-    """A problem that is not trained on, or that would not be if contamination were dropped.
+    """A problem that is left out of training, or would be if contaminated problems were dropped.
 
     Attributes:
-        problem: The problem.
-        reason: Why.
-        because_of: Ids of the problems that it copies, contradicts or overlaps with.
-        overlaps: For `contaminated`: with what, and how.
+        problem: Problem in question.
+        reason: Reason for leaving it out.
+        because_of: Ids of the problems that it copies or contradicts.
+        overlaps: Overlaps with held-out problems, for the reason `contaminated`.
     """
 
     problem: Problem
@@ -45,12 +45,12 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left of the training problems, and what became of the others.
+    """The outcome of cleaning the training problems.
 
     Attributes:
-        kept: Positions in the given problems, ascending.
-        dropped: What was taken out, in the given order.
-        reported: Contaminated problems that were kept, as the configuration asks.
+        kept: Positions of the problems that are kept, ascending.
+        dropped: Problems that are left out, in the given order.
+        reported: Contaminated problems that are kept because the configuration says so.
     """
 
     kept: list[int]
@@ -59,17 +59,17 @@ class Cleaned:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Problems taken out, by reason."""
+        """The number of problems left out for each reason."""
         return dict(Counter(dropped.reason for dropped in self.dropped))
 
     @property
     def overlaps(self) -> list[tuple[Problem, Overlap]]:
-        """Each overlap of a training problem with a held-out one, whether dropped or kept."""
+        """The overlaps of training problems, dropped or kept, with held-out problems."""
         return [(each.problem, overlap) for each in self.dropped + self.reported for overlap in each.overlaps]
 
     def contamination(self) -> dict[str, dict[str, int]]:
-        """For each benchmark that is overlapped with: how many of its `problems` are hit, and by how many training
-        problems of each kind."""
+        """For each benchmark with overlaps, the number of its `problems` that overlap and the number of overlaps of
+        each kind."""
         hit: defaultdict[str, set[str]] = defaultdict(set)
         kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for _, overlap in self.overlaps:
@@ -78,7 +78,7 @@ class Cleaned:
         return {name: {"problems": len(hit[name]), **dict(sorted(kinds[name].items()))} for name in hit}
 
     def lines(self) -> list[str]:
-        """The account for a person, empty when there is nothing to tell."""
+        """The report in lines of text, empty if nothing was found."""
         total = len(self.kept) + len(self.dropped)
         lines = []
         if self.dropped:
@@ -93,7 +93,7 @@ class Cleaned:
         return lines
 
     def record(self) -> dict[str, Any]:
-        """The whole account as JSON: counts, and a line for each problem left out or overlapping."""
+        """The full report as JSON: counts, and an entry for each problem that is left out or overlaps."""
         return {
             "problems": len(self.kept) + len(self.dropped),
             "kept": len(self.kept),
@@ -117,17 +117,18 @@ def _detail(each: Dropped, kept: bool) -> dict[str, Any]:
 
 
 class Cleaning:
-    """Which training problems are left out before a run begins.
+    """Leaves out training problems before a run begins.
 
     Copies are problems of the same text, up to typesetting (`rence_lightning.prompts.overlap`).
 
     Args:
-        duplicates: `drop` keeps the first of several copies with the same answer.
-        conflicts: `drop` leaves out all copies of a problem whose answers differ: nobody knows which is right.
-        contaminated: `drop` leaves out what overlaps with a problem of `evaluation.benchmarks` or
-            `evaluation.held_out`; `keep` only reports it.
-        script: Keep only problems written in these letters (Greek ones and symbols aside), by their Unicode name, such
-            as `latin` or `cjk`. Null: any.
+        duplicates: Treatment of copies with the same answer: `drop` keeps the first copy alone, `keep` all copies.
+        conflicts: Treatment of copies with different answers: `drop` leaves out all copies, because the right answer is
+            unknown; `keep` keeps them.
+        contaminated: Treatment of problems that overlap with a problem of `evaluation.benchmarks` or
+            `evaluation.held_out`: `drop` leaves them out, `keep` only reports them.
+        script: Script of the problems to keep, as it begins the Unicode names of its letters, such as `latin` or `cjk`;
+            Greek letters and symbols are always accepted. Null: any script.
     """
 
     def __init__(
@@ -141,8 +142,8 @@ class Cleaning:
         self.script = script.upper() if script is not None else None
 
     def clean(self, problems: Sequence[Problem], held_out: Mapping[str, Sequence[Problem]]) -> Cleaned:
-        """Judges problems in their order; of several reasons to leave one out, the first in the order above counts,
-        script before all.
+        """Judges problems in their order. Of several reasons to leave one out, the first of `script`, `conflict`,
+        `duplicate` and `contaminated` is reported.
 
         Raises:
             UserError: Nothing is left.

@@ -1,13 +1,13 @@
-r"""Whether a training problem is, contains, or resembles a problem that is held out for evaluation.
+r"""Overlaps of training problems with problems that are held out for evaluation.
 
-Three kinds, the first that applies:
+There are three kinds, of which the first that applies is reported:
 
-- `exact`: the same text, whatever its case, blanks, dollar signs, braces and last punctuation.
-- `contained`: the held-out text stands inside a longer problem.
-- `near`: the problem has at least `SHARE` of the held-out problem's runs of `NGRAM` words, and all of its numbers, each
-  as often. A variant with other numbers is thus another problem.
+- `exact`: the same text, apart from case, blanks, dollar signs, braces and final punctuation.
+- `contained`: the held-out text is a part of a longer problem.
+- `near`: the problem has at least `SHARE` of the n-grams of the held-out problem (n = `NGRAM` words), and all of its
+  numbers, each as often. A variant with other numbers is thus another problem.
 
-A word is a run of three letters or more, a single letter, or a number, so that `2^{2n}` and `2^{2 n}` are alike.
+A word is a run of three letters or more, a single letter, or a number, so that `2^{2n}` and `2^{2 n}` are equal.
 Held-out problems of fewer than `NGRAM` words are found only as `exact`. Translations and paraphrases are not found.
 """
 
@@ -21,8 +21,9 @@ from rence_lightning.prompts.problems import Problem
 
 NGRAM = 8
 SHARE = 0.6
-"""On DAPO-Math-17k against the paper's benchmarks, this share finds all 131 overlaps that a labelling by 8-grams of
-plain words had found, and 30 more, nearly all of them the same problem asked for another form of its answer."""
+"""Smallest share of the n-grams of a held-out problem for `near`. On DAPO-Math-17k and the benchmarks of the paper it
+finds all 131 overlaps of a labelling by 8-grams of plain words, and 30 more, nearly all of which are the same problem
+with another form of its answer."""
 
 _WORD = re.compile(r"[^\W\d_]{3,}|[^\W\d_]|\d+")
 _TYPESETTING = re.compile(
@@ -42,7 +43,7 @@ _END = ".,:;!? "
 
 
 class OverlapKind(StrEnum):
-    """How a training problem overlaps with a held-out one."""
+    """The kind of an overlap of a training problem with a held-out one."""
 
     EXACT = "exact"
     CONTAINED = "contained"
@@ -51,12 +52,12 @@ class OverlapKind(StrEnum):
 
 @dataclass(frozen=True)
 class Overlap:
-    """A training problem's overlap with a held-out one.
+    """An overlap of a training problem with a held-out one.
 
     Attributes:
-        kind: How.
-        benchmark: The name of what the held-out problem belongs to.
-        problem: The held-out problem.
+        kind: Kind of the overlap.
+        benchmark: Name of the benchmark to which the held-out problem belongs.
+        problem: Held-out problem.
     """
 
     kind: OverlapKind
@@ -65,7 +66,7 @@ class Overlap:
 
 
 def normal_form(text: str) -> str:
-    """The text without what typesetting may change; equal for copies of a problem. Operators stay."""
+    """The text without typesetting, equal for copies of a problem. Operators are kept."""
     text = text.casefold()
     for spelling, usual in _SPELLINGS.items():
         text = text.replace(spelling, usual)
@@ -88,7 +89,7 @@ class OverlapIndex:
     """Finds the held-out problems that a training problem overlaps with.
 
     Args:
-        held_out: Name -> problems, of each benchmark.
+        held_out: Problems of each benchmark, by its name.
     """
 
     def __init__(self, held_out: Mapping[str, Sequence[Problem]]) -> None:

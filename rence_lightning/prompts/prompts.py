@@ -1,4 +1,4 @@
-"""Prompts: problems as the token ids that go to the policy."""
+"""Prompts: problems as the token ids that the policy receives."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem, ready for the policy.
+    """A problem in the form that the policy receives.
 
     Attributes:
-        index: The problem's position in the list it came from. It does not move when other prompts are dropped, so it
-            names the same problem for every `max_prompt_tokens`.
-        problem: The problem.
-        token_ids: The whole prompt with template, `(tokens,)`; the response follows its last token.
+        index: Position of the problem in the list of all problems. It does not change when other prompts are dropped,
+            so that it refers to the same problem for every `max_prompt_tokens`.
+        problem: Problem that the prompt asks.
+        token_ids: Token ids of the whole prompt with its template, `(tokens,)`; the response follows the last one.
     """
 
     index: int
@@ -33,7 +33,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """The prompts that fit, in the problems' order, and how many were dropped because they are `too_long`."""
+    """The prompts of a list of problems.
+
+    Attributes:
+        prompts: Prompts within the length limit, in the order of the problems.
+        too_long: Number of prompts that were dropped because they are longer.
+    """
 
     prompts: list[Prompt]
     too_long: int
@@ -42,10 +47,10 @@ class EncodedPrompts:
 def encode_prompts(
     problems: Sequence[Problem], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
 ) -> EncodedPrompts:
-    """Encode problems, possibly of several sources, and drop those longer than `max_prompt_tokens`.
+    """Encodes problems, possibly of several sources, and drops those longer than `max_prompt_tokens`.
 
     Raises:
-        UserError: There is no problem, two have the same id, or no prompt is short enough.
+        UserError: There is no problem, two problems have the same id, or no prompt is short enough.
     """
     if not problems:
         raise UserError("prompts: there are no problems; name at least one data set")
@@ -77,7 +82,7 @@ def _check_ids(problems: Sequence[Problem]) -> None:
     for problem in problems:
         if problem.id in sources:
             raise UserError(
-                f"prompts: the id {problem.id!r} stands in {sources[problem.id]!r} and in {problem.source!r}; is a "
+                f"prompts: the id {problem.id!r} is both in {sources[problem.id]!r} and in {problem.source!r}; is a "
                 "data set named twice? Otherwise give the sources other names or id fields"
             )
         sources[problem.id] = problem.source

@@ -1,4 +1,4 @@
-"""Rows of foreign data sets: reading files line by line, reaching into nested fields, finding the final answer."""
+"""Rows of data sets in other formats: reading files row by row, nested fields, finding the final answer."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ _ROUNDED = re.compile(r"[.eE]")
 _MISSING = object()
 
 LARGEST_ROUNDING = Decimal("0.05")
-"""No rounding counts for more than this share of a number, which a number of one digit would otherwise do."""
+"""Largest rounding error that is allowed, as a share of the number; a number of one digit would otherwise exceed it."""
 
 
 class UnansweredError(UserError):
@@ -32,14 +32,42 @@ class UnansweredError(UserError):
 
 @dataclass(frozen=True)
 class RowSchema:
-    """Where in a row the problem, the answer and the id stand, and in which form (see `FileProblems`)."""
+    """How the rows of a data set are read.
 
-    problem_field: str
-    answer_field: str
-    id_field: str | None
-    answer_format: AnswerFormat
+    Field names may be paths into nested values, with positions in lists: `reward_model.ground_truth`,
+    `prompt.0.content`.
+
+    Args:
+        problem_field: Field with the text of the problem; may be a path such as `prompt.0.content`.
+        answer_field: Field with the answer, in the form that `answer_format` names; may be a path.
+        id_field: Field with the id. None: the field `id` where a row has one, else `<source>/<row number>`.
+        limit: Number of rows to read from the start. None: all rows.
+        answer_format: Form of the answer. `plain`: the field is the final answer. `boxed`: a solution whose last
+            `\\boxed{}` is the answer (MATH). `gsm8k`: a solution that ends in `#### 12`.
+        strip_prefix: Text before the problem, such as the instructions of another project, which is removed from every
+            row; a row that does not begin with it is an error.
+        strip_suffix: Text after the problem, which is removed from every row; a row that does not end with it is an
+            error.
+        skip_unanswered: Whether rows without a final answer are left out, with a warning that counts them; otherwise
+            such a row is an error.
+        tolerance_field: Field with the absolute error that is allowed in an answer, where a row has one. The answer is
+            then written as `4.2 \\pm 0.1`, which the grader reads.
+        rounded: Whether answers with a decimal point or an exponent are rounded numbers, so that a number which rounds
+            to one is right. They are written with half a unit of their last digit as the error, `1.6 \\pm 0.05`, at
+            most 5% of the number.
+
+    Raises:
+        UserError: The answer format is unknown, or the limit is below 1.
+    """
+
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    id_field: str | None = None
+    limit: int | None = None
+    answer_format: AnswerFormat = "plain"
     strip_prefix: str = ""
     strip_suffix: str = ""
+    skip_unanswered: bool = False
     tolerance_field: str | None = None
     rounded: bool = False
 
@@ -52,9 +80,11 @@ class RowSchema:
         if self.answer_format not in get_args(AnswerFormat):
             known = ", ".join(get_args(AnswerFormat))
             raise UserError(f"answer_format: {self.answer_format!r} is not one of {known}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit: must be at least 1, or null for all rows, not {self.limit}")
 
     def problem(self, row: dict[str, Any], where: str) -> str:
-        """The problem's text, without the strip_prefix and strip_suffix around it."""
+        """The text of the problem, without strip_prefix and strip_suffix."""
         text = _required(row, self.problem_field, "problem_field", where)
         if not isinstance(text, str):
             raise UserError(f"{where}: field {self.problem_field!r} is not text but {_kind(text)}; name another field")
@@ -66,7 +96,7 @@ class RowSchema:
             raise UserError(f"{where}: the problem does not end with strip_suffix {_short(self.strip_suffix)}")
         text = text[: len(text) - len(self.strip_suffix)].strip()
         if not text:
-            raise UserError(f"{where}: the problem (field {self.problem_field!r}) is empty; mend or remove the row")
+            raise UserError(f"{where}: the problem (field {self.problem_field!r}) is empty; fix or remove the row")
         return text
 
     def answer(self, row: dict[str, Any], where: str) -> str:
@@ -74,19 +104,19 @@ class RowSchema:
         value = _required(row, self.answer_field, "answer_field", where)
         text = _scalar_text(value)
         if text is None:
-            mend = f"; name one of its values, such as {self.answer_field}.0" if isinstance(value, list) else ""
-            raise UserError(f"{where}: field {self.answer_field!r} holds no answer but {_kind(value)}{mend}")
+            fix = f"; name one of its values, such as {self.answer_field}.0" if isinstance(value, list) else ""
+            raise UserError(f"{where}: field {self.answer_field!r} holds no answer but {_kind(value)}{fix}")
         _check_unicode(text, self.answer_field, where)
         answer = _final_answer(text, self.answer_format)
         if answer is None:
             sought = {"boxed": r"\boxed{...}", "gsm8k": "#### ANSWER"}[self.answer_format]
             raise UnansweredError(
                 f"{where}: no {sought} in field {self.answer_field!r}, which answer_format: {self.answer_format} asks "
-                "for; mend the row, name another field or format, or set skip_unanswered: true"
+                "for; fix the row, name another field or format, or set skip_unanswered: true"
             )
         if not answer:
             raise UnansweredError(
-                f"{where}: the answer (field {self.answer_field!r}) is empty; mend the row or set skip_unanswered: true"
+                f"{where}: the answer (field {self.answer_field!r}) is empty; fix the row or set skip_unanswered: true"
             )
         return self._with_tolerance(answer, row, where)
 
@@ -96,7 +126,9 @@ class RowSchema:
             if error is not _MISSING and error not in (None, ""):
                 number = _decimal(_scalar_text(error) or "")
                 if number is None or number <= 0:
-                    raise UserError(f"{where}: field {self.tolerance_field!r} holds no error allowed but {error!r}")
+                    raise UserError(
+                        f"{where}: field {self.tolerance_field!r} must hold a positive number, not {error!r}"
+                    )
                 return rf"{answer} \pm {number:f}"
         value = _decimal(answer) if self.rounded and _ROUNDED.search(answer) else None
         if value is None:
@@ -105,7 +137,8 @@ class RowSchema:
         return rf"{answer} \pm {min(half_a_unit, abs(value) * LARGEST_ROUNDING or half_a_unit).normalize()}"
 
     def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
-        """The row's id. A bare number is put after the source's name, as every other data set counts too."""
+        """The id of the row. A plain number is prefixed with the name of the source, as other data sets are numbered
+        too."""
         if self.id_field is None:
             value = row.get("id")
             if value is None or value == "":
@@ -120,7 +153,7 @@ class RowSchema:
 
 
 def iter_file(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield the rows of a JSON lines or parquet file: where the row stands, in words; its number, from 1; the row."""
+    """Yields, for each row of a JSON lines or parquet file, its place as text, its number from 1, and the row."""
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {what}; give the path of a .jsonl, .jsonl.gz or .parquet file")
@@ -136,7 +169,7 @@ def iter_file(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def _iter_json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    # Lines are split and decoded one by one, from bytes: an undecodable byte is then on a known line.
+    # Lines are split as bytes and decoded one by one, so that the line of an undecodable byte is known.
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
@@ -149,7 +182,7 @@ def _iter_json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
             try:
                 row = json.loads(text)
             except (ValueError, RecursionError) as error:
-                # Not str(error): it counts lines too, from this one.
+                # Not str(error), which contains a line number within this line.
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise UserError(f"{where}: not valid JSON ({reason}); each line must be one JSON object") from error
             if not isinstance(row, dict):
@@ -197,7 +230,7 @@ def _required(row: dict[str, Any], field: str, argument: str, where: str) -> Any
 
 
 def _paths(value: Any, prefix: str = "") -> list[str]:
-    """The fields of a row, nested ones as paths; of a list the first value alone, as the others look alike."""
+    """The fields of a row, nested ones as paths. Of a list, the first value stands for all."""
     if isinstance(value, dict) and value:
         return [path for key, inner in value.items() for path in _paths(inner, f"{prefix}.{key}" if prefix else key)]
     if isinstance(value, list) and value and prefix:
@@ -206,7 +239,7 @@ def _paths(value: Any, prefix: str = "") -> list[str]:
 
 
 def _scalar_text(value: Any) -> str | None:
-    """A string, or a number as it is written by hand: 142.0 as `142`. None for what is neither."""
+    """A string without outer blanks, or a number as it is written by hand: 142.0 as `142`. None for other values."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool):
@@ -227,7 +260,7 @@ def _decimal(text: str) -> Decimal | None:
 
 
 def _final_answer(text: str, answer_format: AnswerFormat) -> str | None:
-    """The answer in a field of that form, without the dollar signs around it; None where it cannot be found."""
+    """The answer in a field of this format, without dollar signs around it; None where there is none."""
     answer = _found_answer(text, answer_format)
     whole = _MATH_DELIMITERS.fullmatch(answer) if answer is not None else None
     return whole.group(1).strip() if whole else answer
@@ -246,12 +279,12 @@ def _found_answer(text: str, answer_format: AnswerFormat) -> str | None:
 
 
 def _check_unicode(text: str, field: str, where: str) -> None:
-    # JSON's `\ud835` on its own is a valid string for Python, and an exception deep inside a tokenizer later.
+    # A lone `\ud835` in JSON is a valid string in Python, but a tokenizer raises an exception for it later.
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; mend or remove the row"
+            f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; fix or remove the row"
         ) from error
 
 

@@ -1,11 +1,10 @@
-"""The template: how a problem becomes the policy's prompt."""
+"""The template, which turns a problem into the prompt of the policy."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError
 
 from rence_lightning.errors import UserError
 
@@ -21,17 +20,24 @@ PAPER_TEMPLATE = (
 
 _PLACEHOLDER = "{problem}"
 
+_LITERAL_ESCAPE = re.compile(r"(?<!\\)\\[nt](?![A-Za-z])")
+"""A backslash and an n or t as two characters. With a letter after it, it begins a LaTeX command, such as `\\nabla`;
+with a backslash before it, it is the end of a LaTeX line break."""
+
 
 class PromptTemplate:
-    """The instructions around a problem, and whether they are a user's turn in a chat.
+    """The instructions around a problem, as one turn of a chat or as plain text.
 
     Args:
-        text: The instructions, with `{problem}` exactly once where the problem goes; other braces mean themselves.
-        chat: The text is one user turn, put through the tokenizer's chat template. False: it is plain text, which the
-            policy continues.
-        thinking: The chat template's thinking switch (Qwen3: false closes an empty thought in the policy's name).
-            Templates without the switch ignore it.
-        system: A system turn before the user's, for a chat.
+        text: Instructions that contain `{problem}` exactly once, in place of the problem; other braces are literal.
+        chat: Whether the text is a user turn in the tokenizer's chat template, or plain text that the policy continues.
+        thinking: Value of `enable_thinking` for the chat template (with false, Qwen3 starts its response after an empty
+            thought); templates without this variable ignore it.
+        system: Text of a system turn before the user turn of a chat.
+
+    Raises:
+        UserError: The text does not contain `{problem}` exactly once or contains a line break that is written as a
+            backslash and an n, or a part of a chat is given for plain text.
     """
 
     def __init__(
@@ -40,6 +46,13 @@ class PromptTemplate:
         if (count := text.count(_PLACEHOLDER)) != 1:
             raise UserError(
                 f"template: text must contain {_PLACEHOLDER} exactly once, not {count} times: {text[:80]!r}"
+            )
+        if escape := _LITERAL_ESCAPE.search(text):
+            what = "line break" if escape.group().endswith("n") else "tab"
+            example = f"{_PLACEHOLDER}{escape.group()}"
+            raise UserError(
+                f"template: text contains {escape.group()} as two characters, a backslash and a letter; write a {what} "
+                f"as $'{example}' in a shell, and as \"{example}\" (in double quotes) in YAML"
             )
         if not chat and (thinking or system is not None):
             raise UserError("template: thinking and system are parts of a chat; remove them or set chat: true")
@@ -50,17 +63,17 @@ class PromptTemplate:
         self._before, _, self._after = text.partition(_PLACEHOLDER)
 
     def render(self, tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
-        """The prompt as text, to be read by people; what the policy gets are the tokens of `encode`."""
+        """The prompt as text for people to read. The policy receives the tokens of `encode`."""
         if not self.chat:
             return self._fill(problem)
         return str(self._apply_chat_template(tokenizer, [problem], tokenize=False)[0])
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
-        """The prompt's token ids, `(tokens,)`; see `encode_all`."""
+        """The token ids of the prompt, `(tokens,)`; see `encode_all`."""
         return self.encode_all(tokenizer, [problem])[0]
 
     def encode_all(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[str]) -> list[list[int]]:
-        """The prompts' token ids, one list a problem, up to where the policy's response begins.
+        """The token ids of each prompt, up to the start of the response.
 
         Raises:
             UserError: `chat` is true and the tokenizer has no chat template, or its template refuses these turns.
@@ -71,14 +84,16 @@ class PromptTemplate:
         return [_without_final_eos(ids, tokenizer.eos_token_id) for ids in encoded]
 
     def _fill(self, problem: str) -> str:
-        # Not str.format: problems are full of braces, and so are the instructions.
+        # Not str.format, because problems and instructions contain braces.
         return f"{self._before}{problem}{self._after}"
 
     def _apply_chat_template(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[str], tokenize: bool) -> Any:
+        from jinja2 import TemplateError
+
         if not tokenizer.chat_template:
             raise UserError(
                 f"template: chat is true, but the tokenizer {_name(tokenizer)} has no chat template; set the "
-                "template's chat: false, or use a policy tuned for chat"
+                "template's chat: false, or use a policy that is tuned for chat"
             )
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         chats = [[*system, {"role": "user", "content": self._fill(problem)}] for problem in problems]
@@ -86,10 +101,10 @@ class PromptTemplate:
             prompts: Any = tokenizer.apply_chat_template(
                 chats, add_generation_prompt=True, tokenize=tokenize, return_dict=False, enable_thinking=self.thinking
             )
-        except TemplateError as error:  # templates raise it on purpose, e.g. where they know no system turn
+        except TemplateError as error:  # raised by the template itself, e.g. where it supports no system turn
             raise UserError(
-                f"template: the chat template of the tokenizer {_name(tokenizer)} refuses the turns ({error}); drop "
-                "the template's system turn if it has one, or set chat: false"
+                f"template: the chat template of the tokenizer {_name(tokenizer)} refuses the turns ({error}); "
+                "remove the template's system turn if it has one, or set chat: false"
             ) from error
         return prompts
 
@@ -99,7 +114,7 @@ def _name(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _without_final_eos(token_ids: list[int], eos_token_id: int | None) -> list[int]:
-    """Some tokenizers close every text with EOS, which would tell the policy that all has been said already."""
+    """Removes the EOS token with which some tokenizers end every text, because the response continues the text."""
     ids = list(token_ids)
     while len(ids) > 1 and ids[-1] == eos_token_id:
         ids.pop()

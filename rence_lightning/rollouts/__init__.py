@@ -1,6 +1,13 @@
-"""Sampling responses: the engine protocol, and one engine a file."""
+"""Sampling of responses: the engine protocol, and one file for each engine."""
 
-from rence_lightning.rollouts.engine import EngineProgress, GroupFinished, Rollout, RolloutEngine, Sampling
+from rence_lightning.rollouts.engine import (
+    EngineProgress,
+    GroupFinished,
+    Rollout,
+    RolloutEngine,
+    SampledPolicy,
+    Sampling,
+)
 from rence_lightning.rollouts.transformers import TransformersEngine
 from rence_lightning.rollouts.vllm import VLLMEngine
 
@@ -9,6 +16,7 @@ __all__ = [
     "GroupFinished",
     "Rollout",
     "RolloutEngine",
+    "SampledPolicy",
     "Sampling",
     "TransformersEngine",
     "VLLMEngine",

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FinishReason = Literal["stop", "length"]
-"""`stop`: the response ends with an end-of-sequence token. `length`: it was cut at the token limit and has none."""
+"""Why a response ended. `stop`: with an end-of-sequence token, which is part of it. `length`: at the token limit,
+without an end-of-sequence token."""
 
 EngineProgress = Callable[[int, int], None]
-"""Called now and then with (responses finished, tokens sampled) since the last call."""
+"""Callback that receives, from time to time, the numbers of responses finished and of tokens sampled since its last
+call."""
 
 GroupFinished = Callable[[int, "list[Rollout]"], None]
-"""Called once a prompt, in any order, with its index and all of its rollouts, while others are still being sampled."""
+"""Callback that receives a prompt's index and all of its rollouts: once per prompt, in any order, while other prompts
+are still being sampled."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class Sampling:
     """How responses are sampled.
 
     Args:
-        temperature: Divides the logits; 0 takes the most likely token.
-        top_p: Nucleus sampling: the smallest set of tokens with this much probability; 1 samples from all.
-        max_response_tokens: A response is cut after this many tokens.
+        temperature: Divisor of the logits; 0 takes the most likely token.
+        top_p: Probability mass of nucleus sampling: each token is drawn from the smallest set of tokens that has this
+            much probability; 1 draws from all tokens.
+        max_response_tokens: Number of tokens after which a response is cut.
     """
 
     temperature: float = 1.0
@@ -51,14 +55,14 @@ class Sampling:
 class Rollout:
     """One sampled response.
 
-    An iteration samples tens of millions of tokens, and every process holds them all: arrays of four bytes an element
-    take a ninth of what lists take.
+    An iteration samples tens of millions of tokens, and every process holds all of them. Arrays of four bytes per
+    element take a ninth of the memory of lists.
 
     Attributes:
-        token_ids: `array("i")`, the response's tokens, the end-of-sequence token included when there is one.
-        log_probs: `array("f")`, for each token, in nats, its log-probability at the sampling temperature (before top-p
-            truncation).
-        finish_reason: Why it ended.
+        token_ids: Token ids of the response as `array("i")`, including the end-of-sequence token if there is one.
+        log_probs: Log-probability of each token as `array("f")`, in nats, at the sampling temperature and before top-p
+            truncation.
+        finish_reason: Reason for which the response ended.
     """
 
     token_ids: "array[int]"
@@ -67,19 +71,34 @@ class Rollout:
 
 
 def gathered(parameter: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The whole of a parameter, on this rank; where it is sharded, every rank takes part.
+    """The whole of a parameter on this rank. Where it is sharded, this is a collective: every rank must call it.
 
-    Moved and cast before the gather: an offloaded shard travels between GPUs, and in bfloat16 half the bytes do.
+    The shard is moved and cast before it is gathered, so that an offloaded shard is sent from GPU to GPU, and half as
+    many bytes are sent for a bfloat16 copy.
     """
     parameter = parameter.detach().to(device=device, dtype=dtype)
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
+class SampledPolicy(Protocol):
+    """What an engine reads of a policy; `rence_lightning.policy.Policy` is one."""
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The causal language model, whose parameters may be sharded over the ranks."""
+        ...
+
+    @property
+    def compute_device(self) -> torch.device:
+        """Device of the forward passes, which is not that of the parameters where these are offloaded."""
+        ...
+
+
 class RolloutEngine(Protocol):
     """Samples groups of responses from the current policy. Chosen in YAML by `class_path`."""
 
-    def sync(self, policy: "object") -> None:
-        """Takes over the weights of `policy` (a `rence_lightning.policy.Policy`): called before each iteration."""
+    def sync(self, policy: SampledPolicy) -> None:
+        """Takes over the weights of `policy`; called before each iteration."""
 
     def generate(
         self,
@@ -94,24 +113,24 @@ class RolloutEngine(Protocol):
 
         Args:
             prompts: Token ids of each prompt.
-            group_size: K.
+            group_size: Number of responses to each prompt, K.
             sampling: Temperature, top-p and length limit.
-            seeds: One a prompt. The responses to a prompt are a function of its tokens, its seed and the policy,
-                (up to rounding) whatever else is in the batch.
-            progress: Told of finished responses and sampled tokens.
-            finished: Given each prompt's rollouts as soon as they are there, so that grading need not wait.
+            seeds: Seed of each prompt. Up to rounding, the responses to a prompt are a function of its tokens, its seed
+                and the policy, whatever else is in the batch.
+            progress: Callback for the numbers of finished responses and sampled tokens.
+            finished: Callback for the rollouts of each prompt as soon as they are complete, so that grading can start.
 
         Returns:
-            For each prompt, in order, its `group_size` rollouts.
+            The `group_size` rollouts of each prompt, in the order of `prompts`.
         """
         ...
 
     def release(self) -> None:
-        """Gives back memory that training needs; `sync` follows before the next `generate`."""
+        """Frees the memory that training needs. `sync` is called before the next `generate`."""
 
 
 def end_of_sequence_ids(model: "PreTrainedModel") -> list[int]:
-    """The tokens that end a response: the generation config's, else the model config's."""
+    """The tokens that end a response: those of the generation config, else those of the model config."""
     generation = getattr(model, "generation_config", None)
     ids = getattr(generation, "eos_token_id", None)
     if ids is None:

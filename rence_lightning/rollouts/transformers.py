@@ -1,18 +1,17 @@
-"""Sampling straight through a Hugging Face model: no server, no extra, the embedded default.
+"""Sampling through the Hugging Face model itself: no server and no optional package; the default of the demo.
 
-Prompts are read once and their key-value cache is shared out to the K samples of the group; finished sequences leave
-the batch at once. Each response's randomness is drawn from its prompt's own seed, one uniform number a token, so what
-is sampled does not depend on the batch a prompt happens to be in.
+Each prompt is read once, and its key-value cache is repeated for the K samples of its group. Finished sequences leave
+the batch at once. Each response draws its random numbers from the seed of its prompt, one uniform number per token, so
+that the sampled tokens do not depend on the batch in which a prompt is processed.
 """
 
 from array import array
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from rence_lightning.errors import UserError
 from rence_lightning.rollouts.engine import (
@@ -20,23 +19,27 @@ from rence_lightning.rollouts.engine import (
     FinishReason,
     GroupFinished,
     Rollout,
+    SampledPolicy,
     Sampling,
     end_of_sequence_ids,
     gathered,
 )
 
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
 
 class TransformersEngine:
-    """Batched, key-value-cached sampling through the policy's own Hugging Face model.
+    """Batched sampling with a key-value cache through the policy's own Hugging Face model.
 
-    It reads the trainer's weights in place, without a second copy in memory; only where the policy is sharded does each
+    It reads the trainer's weights in place, without a second copy in memory. Only where the policy is sharded does each
     process keep a whole copy, refreshed before each iteration, because processes sample for different lengths of time.
 
     Args:
-        max_sequences: How many responses are sampled at a time (prompts times group size). Bounds the memory of the
+        max_sequences: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
             key-value cache.
-        copy_dtype: Of the whole copy that each process keeps of a sharded policy, and so of its key-value cache
-            (default: the policy's own). In bfloat16 both take half the memory.
+        copy_dtype: Data type of the whole copy that each process keeps of a sharded policy, and of its key-value cache
+            (default: that of the policy). In bfloat16 both take half the memory of float32.
     """
 
     def __init__(self, max_sequences: int = 256, copy_dtype: Literal["float32", "bfloat16"] | None = None) -> None:
@@ -46,16 +49,17 @@ class TransformersEngine:
         self.copy_dtype = copy_dtype
         self._model: PreTrainedModel | None = None
 
-    def sync(self, policy: "object") -> None:
-        model: PreTrainedModel = policy.model  # type: ignore[attr-defined]
-        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-            self._gather(model, policy.compute_device)  # type: ignore[attr-defined]
+    def sync(self, policy: SampledPolicy) -> None:
+        if any(isinstance(parameter, DTensor) for parameter in policy.model.parameters()):
+            self._gather(policy.model, policy.compute_device)
         else:
-            self._model = model
+            self._model = policy.model
 
     @torch.no_grad()
-    def _gather(self, model: PreTrainedModel, device: torch.device) -> None:
-        """Copies a sharded policy's weights into a whole model of this process, a parameter at a time."""
+    def _gather(self, model: "PreTrainedModel", device: torch.device) -> None:
+        """Copies the weights of a sharded policy into a whole model of this process, one parameter at a time."""
+        from transformers import AutoModelForCausalLM
+
         if self._model is None:
             dtype = model.dtype if self.copy_dtype is None else getattr(torch, self.copy_dtype)
             with torch.device(device):
@@ -76,9 +80,10 @@ class TransformersEngine:
     ) -> list[list[Rollout]]:
         if self._model is None:
             raise RuntimeError("the engine has no policy yet: call sync(policy) before generate()")
-        training, groups = self._model.training, [[] for _ in prompts]  # type: ignore[var-annotated]
+        groups: list[list[Rollout]] = [[] for _ in prompts]
+        training = self._model.training
         self._model.eval()
-        # Prompts of like length share a batch: little padding, and the result does not depend on it.
+        # Prompts of similar length share a batch, which needs little padding and does not change the result.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         step = max(1, self.max_sequences // group_size)
         for start in range(0, len(order), step):
@@ -94,15 +99,15 @@ class TransformersEngine:
         return groups
 
     def release(self) -> None:
-        """Nothing to give back: the weights are the trainer's, and the key-value cache lives as long as a batch."""
+        """Does nothing: the weights belong to the trainer, and the key-value cache is freed after each batch."""
 
 
 class _Decoding:
-    """One batch of prompts being answered. `rows` = prompts * group_size, prompt-major."""
+    """The decoding of one batch of prompts. `rows` = prompts * group_size, the responses of a prompt adjacent."""
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         prompts: list[Sequence[int]],
         group_size: int,
         sampling: Sampling,
@@ -119,7 +124,7 @@ class _Decoding:
 
     def run(self, progress: EngineProgress | None) -> list[list[Rollout]]:
         logits, cache, mask, position = self._read_prompts()
-        alive = torch.arange(self.rows)  # which row each sequence still in the batch is
+        alive = torch.arange(self.rows)  # the rows of the sequences that are still in the batch
         end_ids = torch.tensor(self.end_ids, device=self.device)
         uniforms = self.uniforms.to(self.device)
         tokens = [array("i") for _ in range(self.rows)]
@@ -147,15 +152,17 @@ class _Decoding:
             mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._forward(token.unsqueeze(1), mask, position.unsqueeze(1), cache)
         if progress is not None:
-            progress(len(alive), 0)  # cut at the limit
+            progress(len(alive), 0)  # responses cut at the limit
         rollouts = [
             Rollout(ids, lps, _finish_reason(end)) for ids, lps, end in zip(tokens, log_probs, stopped, strict=True)
         ]
         return [rollouts[i : i + self.group_size] for i in range(0, self.rows, self.group_size)]
 
-    def _read_prompts(self) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
+    def _read_prompts(self) -> "tuple[Tensor, DynamicCache, Tensor | None, Tensor]":
         """Logits `(rows, vocab)` after each prompt, the cache, the attention mask (None without padding), and the
         position `(rows,)` of each prompt's last token. Prompts are padded on the left."""
+        from transformers import DynamicCache
+
         lengths = torch.tensor([len(prompt) for prompt in self.prompts])
         longest = int(lengths.max())
         input_ids = torch.zeros(len(self.prompts), longest, dtype=torch.long)
@@ -171,7 +178,7 @@ class _Decoding:
         mask = None if mask is None else mask.repeat_interleave(self.group_size, dim=0)
         return logits.repeat_interleave(self.group_size, dim=0), cache, mask, repeat
 
-    def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor, cache: "DynamicCache") -> Tensor:
         output = self.model(
             input_ids=input_ids,
             attention_mask=mask,
@@ -184,22 +191,22 @@ class _Decoding:
 
 
 def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Draws one token a row by inverting the cumulative distribution at `uniform`.
+    """Draws one token per row by inverting the cumulative distribution at `uniform`.
 
     Args:
-        logits: `(rows, vocab)`.
-        uniform: `(rows,)` numbers in [0, 1), float64.
+        logits: Logits of the next token, `(rows, vocab)`.
+        uniform: Random numbers in [0, 1), `(rows,)` in float64.
         sampling: Temperature and top-p.
 
     Returns:
-        `(rows,)` token ids, and `(rows,)` their log-probabilities at the temperature, before top-p truncation.
+        Token ids `(rows,)`, and their log-probabilities `(rows,)` at the temperature, before top-p truncation.
     """
     logits = logits.float()
     if sampling.temperature == 0:
         token = logits.argmax(-1)
         return token, logits.log_softmax(-1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
     log_probs = (logits / sampling.temperature).log_softmax(-1)
-    # float64: a float32 sum over a large vocabulary would round the tail's probabilities away.
+    # In float64, because a float32 sum over a large vocabulary would lose the small probabilities of the tail.
     probs = log_probs.double().exp()
     if sampling.top_p < 1:
         probs, order = probs.sort(-1, descending=True)
@@ -214,7 +221,7 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
 
 
 def _uniforms(seed: int, group_size: int, tokens: int) -> Tensor:
-    """`(group_size, tokens)` float64 in [0, 1), on the CPU so that every device samples alike."""
+    """Uniform numbers `(group_size, tokens)` in [0, 1), float64, drawn on the CPU so that all devices sample alike."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(group_size, tokens, generator=generator, dtype=torch.float64)
 

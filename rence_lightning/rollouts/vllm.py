@@ -1,8 +1,8 @@
 """Sampling by vLLM, in the trainer's own process and on its own device.
 
-Every rank has an engine of its own, or several ranks one between them (tensor parallelism). It is built once, with
-empty weights; before each iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded
-policy is never whole in memory twice. On a GPU the engine sleeps while the policy trains, which gives its memory back.
+Every rank has its own engine, or several ranks share one (tensor parallelism). The engine is built once, with empty
+weights. Before each iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded
+policy is never in memory as a whole. On a GPU the engine sleeps while the policy trains, which frees its memory.
 """
 
 import copy
@@ -11,46 +11,49 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from rence_lightning.errors import EngineError, UserError
 from rence_lightning.rollouts.engine import (
     EngineProgress,
     GroupFinished,
     Rollout,
+    SampledPolicy,
     Sampling,
     end_of_sequence_ids,
     gathered,
 )
 from rence_lightning.rollouts.vllm_host import check_installed, failures, on_gpu, torchrun_variables, undisturbed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 CPU_CACHE_BYTES = 2**30
-"""Keys and values on a CPU, where vLLM's own default is nearly all of the main memory."""
+"""Memory for keys and values on a CPU, where the default of vLLM is nearly all of the main memory."""
 
 
 class VLLMEngine:
     """Paged, continuously batched sampling by vLLM.
 
-    Log-probabilities are at the sampling temperature; unlike those of `TransformersEngine`, with top-p below 1 they are
-    of the truncated distribution.
+    Log-probabilities are at the sampling temperature. With top-p below 1 they are those of the truncated distribution,
+    unlike those of `TransformersEngine`.
 
     Args:
-        dtype: The engine computes in this (default: the policy's own). In bfloat16 its log-probabilities differ from
-            those of a float32 trainer by about 1e-2 a token.
-        max_model_len: Tokens of prompt and response together (default: the policy's context).
-        max_sequences: Responses sampled at a time.
-        tensor_parallel_size: Ranks, next to one another and on one node, that hold an engine's weights between them:
-            for a policy that does not fit on one GPU beside its keys and values.
-        gpu_memory_utilization: Share of a GPU's memory for the engine: its weights, and keys and values.
-        kv_cache_memory_bytes: Memory for keys and values, in place of that share (default on a CPU: 1 GiB).
-        sleep: On a GPU, free the engine's memory while the policy trains.
-        enforce_eager: No CUDA graphs: starts faster, samples slower.
-        settings: Further arguments of `vllm.LLM`, as they are.
+        dtype: Data type in which the engine computes (default: that of the policy). In bfloat16 its log-probabilities
+            differ from those of a float32 trainer by about 1e-2 per token.
+        max_model_len: Largest number of tokens of prompt and response together (default: the context of the policy).
+        max_sequences: Number of responses sampled at a time.
+        tensor_parallel_size: Number of consecutive ranks of one node that share the weights of an engine, where a
+            policy and its keys and values do not fit on one GPU.
+        gpu_memory_utilization: Share of a GPU's memory for the engine's weights, keys and values.
+        kv_cache_memory_bytes: Memory for keys and values, instead of what that share leaves (default on a CPU: 1 GiB).
+        sleep: Whether the engine frees its GPU memory while the policy trains.
+        enforce_eager: Whether to do without CUDA graphs, for a faster start and slower sampling.
+        settings: Further arguments of `vllm.LLM`, passed on unchanged.
 
     Raises:
         UserError: vLLM is missing or too old, or a setting is impossible.
@@ -91,49 +94,48 @@ class VLLMEngine:
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
-    def sync(self, policy: "object") -> None:
-        model: PreTrainedModel = policy.model  # type: ignore[attr-defined]
-        device: torch.device = policy.compute_device  # type: ignore[attr-defined]
+    def sync(self, policy: SampledPolicy) -> None:
+        model, device = policy.model, policy.compute_device
         with undisturbed():
             if self._llm is None:
                 self._llm = self._build(model, device)
                 self._end_ids = end_of_sequence_ids(model)
             if self._asleep:
-                torch.cuda.empty_cache()  # what training left in torch's own cache is room that the engine needs
+                torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
                 self._llm.wake_up(tags=["weights"])
             weights = _weights(model, device, self._dtype(model))
             try:
                 with failures("taking over the policy's weights"):
                     self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             finally:
-                for _ in weights:  # where an engine gave up, the other ranks still wait for this one's shards
+                for _ in weights:  # if the engine failed, the other ranks still wait for the shards of this one
                     pass
             if self._asleep:
                 self._llm.wake_up(tags=["kv_cache"])
                 self._asleep = False
-            # Keys and values of shared prompts are the old weights'.
+            # The keys and values of shared prompts were computed with the old weights.
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("vLLM still has requests running while the policy's weights are pushed")
 
     def release(self) -> None:
-        """Puts the engine to sleep, on a GPU: its weights are dropped, for the next `sync` pushes new ones."""
+        """Puts the engine to sleep on a GPU. Its weights are dropped, because the next `sync` pushes new ones."""
         if self._llm is not None and self.sleep and on_gpu():
             self._llm.sleep(level=2)
             self._asleep = True
 
-    def _dtype(self, model: PreTrainedModel) -> torch.dtype:
+    def _dtype(self, model: "PreTrainedModel") -> torch.dtype:
         return model.dtype if self.dtype is None else getattr(torch, self.dtype)
 
-    def _build(self, model: PreTrainedModel, device: torch.device) -> Any:
-        """The engine, from the policy's configuration alone."""
+    def _build(self, model: "PreTrainedModel", device: torch.device) -> Any:
+        """The engine, built from the configuration of the policy without its weights."""
         if not dist.is_initialized() and device.index:
             raise UserError(
                 f"engine: vLLM alone takes the first GPU, but the policy is on {device}; choose the GPU with "
                 "CUDA_VISIBLE_DEVICES in place of trainer.devices"
             )
-        # In its own process the engine could not share this one's GPU memory and distributed set-up.
+        # In its own process the engine could not share the GPU memory and the process groups of this one.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        # Its warnings are of what this engine has settled; its errors dump the whole queue and are raised besides.
+        # Its warnings concern settings that are made here; its errors print the whole queue and are raised as well.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
         from vllm import LLM
 
@@ -143,10 +145,10 @@ class VLLMEngine:
             "load_format": "dummy",
             "skip_tokenizer_init": True,
             "max_num_seqs": self.max_sequences,
-            "logprobs_mode": "processed_logprobs",  # at the temperature that was sampled at
+            "logprobs_mode": "processed_logprobs",  # at the sampling temperature
             "enforce_eager": self.enforce_eager or not on_gpu(),
         }
-        if dist.is_initialized():  # the ranks are there already, and each has its device
+        if dist.is_initialized():  # the ranks exist already, and each has its device
             settings["distributed_executor_backend"] = "external_launcher"
         if self.tensor_parallel_size > 1:
             settings["tensor_parallel_size"] = self.tensor_parallel_size
@@ -155,12 +157,12 @@ class VLLMEngine:
             settings["max_model_len"] = self.max_model_len
         if on_gpu():
             settings |= {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleep}
-        else:  # a prompt cut into chunks takes a random state back, which vLLM 0.32 cannot do on a CPU
+        else:  # a prompt that is read in chunks restores a random state, which vLLM 0.32 cannot do on a CPU
             settings["enable_chunked_prefill"] = False
         if not on_gpu() or self.kv_cache_memory_bytes is not None:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
         config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]  # a model made in memory does not name it
+        config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
         with tempfile.TemporaryDirectory() as folder, torchrun_variables(device):
             config.save_pretrained(folder)
             try:
@@ -170,7 +172,7 @@ class VLLMEngine:
                 raise UserError(f"engine: vLLM does not start: {reason}") from error
 
     def _meet_partners(self) -> dist.ProcessGroup:
-        """The ranks that share this rank's engine."""
+        """The group of ranks that share the engine of this rank."""
         size, world = self.tensor_parallel_size, dist.get_world_size() if dist.is_initialized() else 1
         if world % size:
             raise UserError(
@@ -196,7 +198,7 @@ class VLLMEngine:
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
         if self._partners is None:
             return self._generate(prompts, group_size, sampling, seeds, range(len(prompts)), progress, finished)
-        # Partners compute every token together, so each must ask for all of their prompts, in the same order.
+        # The ranks of an engine compute every token together, so each must request all prompts, in the same order.
         shares: list[Any] = [None] * self.tensor_parallel_size
         dist.all_gather_object(shares, (list(prompts), list(seeds)), group=self._partners)
         place = dist.get_rank(self._partners)
@@ -217,7 +219,8 @@ class VLLMEngine:
         progress: EngineProgress | None,
         finished: GroupFinished | None,
     ) -> list[list[Rollout]]:
-        """Responses to all prompts; progress and finished are told of `mine`, and count from their first."""
+        """Responses to all prompts. `progress` and `finished` are called for the prompts in `mine` alone, the first of
+        which has the index 0."""
         self._check_lengths(prompts, sampling)
         engine = self._llm.llm_engine
         groups: list[list[Rollout]] = [[] for _ in prompts]
@@ -238,8 +241,8 @@ class VLLMEngine:
                             progress(group_size, sum(len(rollout.token_ids) for rollout in group))
                         if finished is not None:
                             finished(int(output.request_id) - mine.start, group)
-            except BaseException:  # what stays queued would come back in the next call
-                with suppress(Exception):  # a dead engine takes no orders
+            except BaseException:  # requests that stay in the queue would be returned by the next call
+                with suppress(Exception):  # an engine that has failed may refuse this as well
                     engine.abort_request([str(index) for index in range(len(prompts))])
                 raise
         return groups
@@ -249,14 +252,14 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            n=group_size if sampling.temperature > 0 else 1,  # greedy responses are all the same one
+            n=group_size if sampling.temperature > 0 else 1,  # greedy responses are all the same
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_response_tokens,
-            seed=seed,  # the responses of a group count on from it
-            logprobs=0,  # of the sampled token
+            seed=seed,  # vLLM adds the index of the response
+            logprobs=0,  # that of the sampled token alone
             stop_token_ids=self._end_ids,
-            ignore_eos=True,  # the policy's end tokens are the list above
+            ignore_eos=True,  # the end tokens of the policy are in the list above
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -272,7 +275,7 @@ class VLLMEngine:
 
 
 def _group(output: Any, group_size: int) -> list[Rollout]:
-    """The rollouts of one request's output."""
+    """The rollouts in the output of one request."""
     rollouts = []
     for completion in sorted(output.outputs, key=lambda completion: completion.index):
         if completion.finish_reason not in ("stop", "length"):
@@ -283,10 +286,10 @@ def _group(output: Any, group_size: int) -> list[Rollout]:
 
 
 @torch.no_grad()
-def _weights(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter, whole, in turn; tied ones under both of their names.
+def _weights(model: "PreTrainedModel", device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yields each parameter as a whole, one at a time; tied parameters under both of their names.
 
-    A tied output projection must be sent as well: on a CPU the engine holds a repacked copy of it, and would keep that.
+    A tied output projection must be sent too, because on a CPU the engine would keep its repacked copy of the old one.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, gathered(parameter, device, dtype)

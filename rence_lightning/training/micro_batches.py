@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rence_lightning.objectives import ResponseTensors, Totals
-from rence_lightning.policy.packing import Plan, collate, deal, plan_micro_batches
+from rence_lightning.policy.packing import Plan, assign, collate, plan_micro_batches
 from rence_lightning.sampling.groups import Group, engine_log_probs
 
 
@@ -61,7 +61,7 @@ class UpdateShare:
 
 def share_of_update(groups: Sequence[Group], budget: int, rank: int, world: int) -> UpdateShare:
     """Deals an update's groups over the ranks by tokens, and plans this rank's forward passes of `budget` tokens."""
-    hands = deal([sum(group.sequence_lengths) for group in groups], world)
+    hands = assign([sum(group.sequence_lengths) for group in groups], world)
     plans = [plan_micro_batches([groups[i].sequence_lengths for i in hand], budget) for hand in hands]
     scoring = [sum(len(plan.pieces) for plan in hand if len(plan.pieces) > 1) for hand in plans]
     return UpdateShare(

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rence_lightning import objectives
 from rence_lightning.errors import UserError
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion, adapt_kl_coef, kl_estimate
@@ -132,3 +134,8 @@ def test_a_collapsed_token_is_still_pulled_back() -> None:
     log_ratio = torch.tensor(-40.0, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(kl_estimate(log_ratio, "k3"), log_ratio)
     assert gradient.item() == pytest.approx(-1), "d(e^x - 1 - x)/dx tends to -1, and no limit may cut it to 0"
+
+
+def test_the_limit_of_log_ratios_is_defined_once() -> None:
+    files = Path(objectives.__file__).parent.glob("*.py")
+    assert [file.name for file in files if "\nLOG_RATIO_LIMIT =" in file.read_text(encoding="utf-8")] == ["base.py"]

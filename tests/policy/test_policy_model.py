@@ -1,12 +1,15 @@
 """The policy's log-probabilities, against the model's full logits and a library's distributions."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, PAD, VOCABULARY, tiny_model, tiny_policy
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rence_lightning.errors import UserError
-from rence_lightning.policy import Policy
+from rence_lightning.policy import Policy, load_policy
 from rence_lightning.policy import model as policy_model
 from rence_lightning.policy.load import activation_checkpointing
 from rence_lightning.policy.packing import collate
@@ -149,3 +152,30 @@ def test_a_model_that_transforms_its_logits_is_refused() -> None:
     for architecture in ARCHITECTURES:
         tiny_policy(architecture).check_head()
         tiny_policy(architecture).bfloat16().check_head()
+
+
+def on_gpu_only(module: torch.nn.Module, query: Tensor, *_: object, **__: object) -> None:
+    """Stands for FlashAttention: no tensor on a CPU is accepted."""
+    raise RuntimeError(f"attention got a tensor on {query.device}")
+
+
+@pytest.fixture
+def gpu_attention() -> Iterator[str]:
+    ALL_ATTENTION_FUNCTIONS.register("gpu_only", on_gpu_only)
+    yield "gpu_only"
+    del ALL_ATTENTION_FUNCTIONS._global_mapping["gpu_only"]
+
+
+def test_a_policy_with_an_attention_for_gpus_is_loaded_on_a_cpu(gpu_attention: str) -> None:
+    policy = load_policy("embedded:arithmetic", attn_implementation=gpu_attention)
+    assert policy.model.config._attn_implementation == gpu_attention
+    with pytest.raises(RuntimeError, match="attention got a tensor on cpu"):
+        policy(*collate([([5, 6], [7, 8])], PAD, CPU))
+
+
+def test_transformed_logits_are_found_whatever_the_attention(gpu_attention: str) -> None:
+    policy = Policy(tiny_model("gemma2-tied"), tiny_policy().tokenizer)
+    policy.model.config._attn_implementation = gpu_attention
+    with pytest.raises(UserError, match="Gemma2ForCausalLM transforms its logits"):
+        policy.check_head()
+    assert policy.model.config._attn_implementation == gpu_attention, "after a failure as well"

@@ -42,5 +42,5 @@ def test_no_problems_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_equal_ids_of_two_sources_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     given = [*problems("1", source="a"), *problems("2", source="b"), Problem("a/0", "3", "1", "c")]
-    with pytest.raises(UserError, match="the id 'a/0' stands in 'a' and in 'c'"):
+    with pytest.raises(UserError, match="the id 'a/0' is both in 'a' and in 'c'"):
         encode_prompts(given, TEMPLATE, tokenizer, max_prompt_tokens=8)

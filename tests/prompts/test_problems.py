@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from jsonargparse import ArgumentParser
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts import FileProblems, HubProblems, Problem
+from rence_lightning.prompts import FileProblems, HubProblems, Problem, ProblemSource
 
 DAPO_PREFIX = "Solve the following math problem step by step.\n\n"
 DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
@@ -145,7 +146,7 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
     path = tmp_path / "l.jsonl"
     path.write_text('{"problem": "p", "answer": "1"}\nnot JSON\n')
     assert len(FileProblems(str(path), limit=1).load()) == 1
-    with pytest.raises(UserError, match="limit must be at least 1"):
+    with pytest.raises(UserError, match="limit: must be at least 1"):
         FileProblems(str(path), limit=0)
 
 
@@ -296,3 +297,39 @@ def test_rows_without_an_answer_are_left_out_and_named_on_request(
     assert [problem.answer for problem in FileProblems(**settings, skip_unanswered=True).load()] == ["2", "4"]
     assert "math: left out 2 rows without a final answer" in caplog.text
     assert "line 2" in caplog.text and "line 4" in caplog.text
+
+
+ROW_SETTINGS = {
+    "problem_field": "problem",
+    "answer_field": "answer",
+    "id_field": None,
+    "limit": None,
+    "answer_format": "plain",
+    "strip_prefix": "",
+    "strip_suffix": "",
+    "skip_unanswered": False,
+    "tolerance_field": None,
+    "rounded": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "settings"),
+    [
+        (FileProblems, {"path": "x.jsonl", "source": None}),
+        (HubProblems, {"name": "x/y", "split": "train", "config": None, "revision": None}),
+    ],
+)
+def test_a_configuration_has_the_settings_of_the_source_and_of_its_rows(
+    source: type[ProblemSource], settings: dict[str, Any]
+) -> None:
+    """They are defined once, in `RowSchema`, and still appear under the source with their types and help."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(source, "problems")
+    required = next(iter(settings))
+    arguments = parser.parse_args([f"--problems.{required}={settings[required]}"]).problems.as_dict()
+    assert arguments == {**settings, **ROW_SETTINGS}
+    text = parser.format_help()
+    assert "{plain,boxed,gsm8k}" in text and "Form of the answer" in text
+    with pytest.raises(Exception, match="answer_format"):
+        parser.parse_args([f"--problems.{required}=x", "--problems.answer_format=latex"])

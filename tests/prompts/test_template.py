@@ -1,6 +1,9 @@
 """The template's text, its two ways to a prompt's tokens, and tokenizers that cannot do what is asked."""
 
+import subprocess
+
 import pytest
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -114,3 +117,34 @@ def test_the_placeholder_stands_exactly_once(text: str) -> None:
 def test_plain_text_has_no_parts_of_a_chat(options: dict) -> None:
     with pytest.raises(UserError, match="parts of a chat"):
         PromptTemplate(chat=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "escape"),
+    [
+        (r"{problem}\n", r"\n"),
+        (r"{problem}\n\n", r"\n"),
+        (r"\n{problem}", r"\n"),
+        (r"{problem} \n.", r"\n"),
+        (r"Q:\t{problem}", r"\t"),
+    ],
+)
+def test_an_escape_in_single_quotes_is_refused_with_the_ways_to_write_one(text: str, escape: str) -> None:
+    """A shell passes `'{problem}\\n'` on as a backslash and an n, which the policy has never seen."""
+    with pytest.raises(UserError, match="as two characters") as caught:
+        PromptTemplate(text, chat=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    in_a_shell, in_yaml = f"$'{{problem}}{escape}'", f'"{{problem}}{escape}"'
+    assert in_a_shell in message and in_yaml in message
+    control = escape.encode().decode("unicode_escape")  # what the advice comes to, by programs that are not ours
+    printed = subprocess.run(["bash", "-c", f"printf %s {in_a_shell}"], capture_output=True, check=True).stdout.decode()
+    assert printed == yaml.safe_load(in_yaml) == f"{{problem}}{control}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{problem}\n", "{problem}\t", r"\nabla {problem}", r"\text{a} {problem}", r"\to {problem}", r"a \\n {problem}"],
+)
+def test_line_breaks_and_latex_commands_are_accepted(text: str) -> None:
+    assert PromptTemplate(text, chat=False).render(byte_tokenizer(), "1+1") == text.replace("{problem}", "1+1")

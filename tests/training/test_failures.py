@@ -18,7 +18,7 @@ from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import CheckpointError, EngineError, PartError, UserError, explanation
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
 from rence_lightning.rewards import Reward, Score
-from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling, TransformersEngine
 from rence_lightning.sampling import Judgement, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -34,7 +34,7 @@ class DyingEngine(TransformersEngine):
         self.iteration, self.rank, self.while_syncing = iteration, rank, while_syncing
         self.syncs = 0
 
-    def sync(self, policy: object) -> None:
+    def sync(self, policy: SampledPolicy) -> None:
         super().sync(policy)
         self.syncs += 1
         if self.while_syncing:

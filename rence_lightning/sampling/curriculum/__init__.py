@@ -1,4 +1,4 @@
-"""Which prompts are sampled and which groups are trained on: the pool, its order, filtering and skipping."""
+"""The choice of the prompts to sample and of the groups to train on: pool, order, filtering and skipping."""
 
 from rence_lightning.sampling.curriculum.filtering import (
     Judgement,

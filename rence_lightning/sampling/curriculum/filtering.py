@@ -1,8 +1,8 @@
-"""Which groups are trained on: dynamic prompt filtering (Section 3.2) and mastery.
+"""The choice of the groups to train on: dynamic prompt filtering (Section 3.2) and mastery.
 
-Mastery and difficulty count *correct* answers, never the shaped reward. Taken literally, a group whose responses all
-fail alike has rho = |P|/|G| = 1 and would be "mastered" and removed for ever; that empties the pool of the very prompts
-that are unsolved.
+Mastery and difficulty count *correct* answers, never the shaped reward. By the letter of the paper, a group whose
+responses all have the same low reward has rho = |P|/|G| = 1 and would be "mastered" and removed for the rest of the
+run, which would empty the pool of the prompts that are not solved yet.
 """
 
 from abc import ABC, abstractmethod
@@ -17,28 +17,35 @@ Positives = Literal["correct", "best"]
 
 
 class Outcome(StrEnum):
-    """What becomes of a sampled group."""
+    """The outcome of a sampled group."""
 
     KEPT = "kept"
     """The group is trained on."""
     CACHED = "cached"
-    """The group passed the filter when the batch was full: its prompt is sampled again in the next iteration."""
+    """The group passed the filter, but the batch was full: its prompt is sampled again in the next iteration."""
     TOO_HARD = "too_hard"
+    """The share of positives is too low, or nothing distinguishes the failed responses: the group is dropped."""
     TOO_EASY = "too_easy"
+    """The share of positives is too high: the group is dropped, and its prompt may be drawn again."""
     MASTERED = "mastered"
-    """Too easy for good: the prompt leaves the pool for the rest of the run."""
+    """Nearly all responses are correct: the prompt leaves the pool for the rest of the run."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome of a group, and its positive set P: `(K,)` bool."""
+    """The judgement of a group.
+
+    Attributes:
+        outcome: Outcome of the group.
+        positive: For each of its K responses, whether it is in the positive set P.
+    """
 
     outcome: Outcome
     positive: tuple[bool, ...]
 
 
 class PromptFilter(ABC):
-    """Judges a group by its rewards. Chosen in YAML by `class_path`."""
+    """Judges groups by their rewards. Chosen in YAML by `class_path`."""
 
     @abstractmethod
     def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
@@ -46,17 +53,18 @@ class PromptFilter(ABC):
 
 
 class PositiveRatioFilter(PromptFilter):
-    """Keeps a group iff t_hard < rho <= t_easy, Eq. (3), and it has a negative.
+    """Keeps a group if and only if t_hard < rho <= t_easy, Eq. (3), and it has a negative.
 
-    A prompt is mastered iff more than t_master of its responses are correct.
+    A prompt is mastered if and only if the share of its correct responses exceeds t_master.
 
     Args:
-        t_hard: Lower bound of rho, exclusive.
-        t_easy: Upper bound of rho, inclusive.
-        t_master: A prompt is mastered, and never drawn again, when its share of correct responses exceeds this; 1 never
-            removes a prompt.
-        positives: `correct`: P is the correct responses, and a group without one is too hard. `best`: where no response
-            is correct, P is the responses of the highest reward (so that a format reward can teach the format).
+        t_hard: Lower bound (exclusive) of rho, the share of positive responses in a group that is kept.
+        t_easy: Upper bound (inclusive) of rho.
+        t_master: Share of correct responses above which a prompt is mastered and never drawn again; with 1, none is
+            mastered.
+        positives: Responses in the positive set P: `correct` for the correct ones, so that a group without any is too
+            hard; `best` for those of the highest reward where none is correct, so that a format reward can teach the
+            format.
     """
 
     def __init__(
@@ -78,11 +86,11 @@ class PositiveRatioFilter(PromptFilter):
         return Judgement(self._outcome(sum(positive), sum(correct), len(rewards)), positive)
 
     def _outcome(self, positive: int, correct: int, responses: int) -> Outcome:
-        rho = positive / responses  # a quotient rounds to the decimal it equals: 29 of 100 is not above 0.29
+        rho = positive / responses  # rounded like the literal threshold: 29 of 100 does not exceed 0.29
         if correct / responses > self.t_master:
             return Outcome.MASTERED
         if not correct and positive == responses:
-            return Outcome.TOO_HARD  # all fail alike: nothing to contrast
+            return Outcome.TOO_HARD  # all responses fail with the same reward, so there is nothing to contrast
         if rho <= self.t_hard:
             return Outcome.TOO_HARD
         if rho > self.t_easy or positive == responses:
@@ -91,14 +99,14 @@ class PositiveRatioFilter(PromptFilter):
 
 
 class ZeroVarianceFilter(PromptFilter):
-    """Keeps a group iff some but not all of its responses are correct: dynamic sampling (DAPO, Yu et al. 2025).
+    """Keeps a group if and only if some but not all responses are correct: dynamic sampling (DAPO, Yu et al. 2025).
 
-    Zero variance is that of correctness, so a group that fails in two different ways is still too hard. P is the
-    correct responses. It is `PositiveRatioFilter` with t_hard = 0 and t_easy = 1.
+    The variance is that of correctness, so a group that fails in two different ways is still too hard. P consists of
+    the correct responses. The filter equals `PositiveRatioFilter` with t_hard = 0 and t_easy = 1.
 
     Args:
-        t_master: As for `PositiveRatioFilter`, so below 1 it also takes out groups of which nearly all are correct; 1
-            never removes a prompt.
+        t_master: Share of correct responses above which a prompt is mastered and never drawn again; with 1, none is
+            mastered.
     """
 
     def __init__(self, t_master: float = 1.0) -> None:
@@ -112,9 +120,9 @@ class ZeroVarianceFilter(PromptFilter):
 
 
 class NoFilter(PromptFilter):
-    """Keeps every group (GRPO): one of equal rewards takes part in the mean, with advantages of zero.
+    """Keeps every group (GRPO). A group of equal rewards is part of the mean with advantages of zero.
 
-    P is the correct responses, and may be empty or all of them: for objectives that need no contrast.
+    P consists of the correct responses and may be empty or the whole group, so the objective must not need a contrast.
     """
 
     def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:

@@ -1,4 +1,4 @@
-"""The order in which prompts come up: shuffled epochs, or several data sets' shuffled epochs mixed by weight."""
+"""The order in which prompts are drawn: shuffled epochs of one data set, or of several, mixed by weight."""
 
 import random
 from collections import deque
@@ -9,11 +9,11 @@ from rence_lightning.errors import UserError
 
 
 class ShuffledEpochs:
-    """The prompts of one data set, in a new random order each epoch, without end.
+    """An endless sequence of the prompts of one data set, in a new random order in each epoch.
 
     Args:
-        indices: The prompts.
-        name: Of the random stream: the same name gives the same order.
+        indices: Indices of the prompts.
+        name: Name of the random stream; the same name gives the same order.
     """
 
     def __init__(self, indices: Iterable[int], name: str) -> None:
@@ -23,7 +23,7 @@ class ShuffledEpochs:
         self._queue: deque[int] = deque()
 
     def next(self, without: Container[int]) -> int:
-        """The next prompt that is not `without`; there must be one."""
+        """The next prompt that is not in `without`. There must be one, or this never returns."""
         while True:
             if not self._queue:
                 order = [index for index in self.indices if index not in without]
@@ -35,7 +35,7 @@ class ShuffledEpochs:
                 return index
 
     def put_back(self, indices: Sequence[int]) -> None:
-        """These come up next, in this order."""
+        """Makes these prompts the next ones, in this order."""
         self._queue.extendleft(reversed(indices))
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,15 +46,16 @@ class ShuffledEpochs:
 
 
 class Mixture:
-    """Data sets whose turns come in proportion to their weights, as evenly as whole turns allow.
+    """Several data sets, from which prompts are drawn in proportion to weights, as evenly as whole turns allow.
 
     Args:
-        sets: The prompts of each data set.
-        weights: One a set, positive; null weighs every prompt alike, in one order over all sets.
-        seed: Of the orders.
+        sets: Indices of the prompts of each data set.
+        weights: Positive weight of each set; None draws from one order over all sets, in which every prompt occurs once
+            per epoch.
+        seed: Seed of the random orders.
 
     Raises:
-        UserError: There are not as many weights as sets, or one is not positive.
+        UserError: The number of weights is not the number of sets, or a weight is not positive.
     """
 
     def __init__(self, sets: Sequence[Sequence[int]], weights: Sequence[float] | None, seed: int) -> None:
@@ -63,26 +64,31 @@ class Mixture:
             self._weights = [1.0]
         else:
             if len(weights) != len(sets) or not all(weight > 0 for weight in weights):
-                raise UserError(f"data.weights: {list(weights)}: give one above 0 for each of the {len(sets)} problems")
+                raise UserError(
+                    f"data.weights: {list(weights)}: give a weight > 0 for each of the {len(sets)} sources in "
+                    "data.problems"
+                )
             self.epochs = [ShuffledEpochs(each, f"{seed}/{number}") for number, each in enumerate(sets)]
             self._weights = list(weights)
         self._turns = [0] * len(self.epochs)
 
     @property
     def indices(self) -> list[int]:
+        """Indices of the prompts of all sets."""
         return [index for each in self.epochs for index in each.indices]
 
     @property
     def epoch(self) -> int:
-        """Epochs begun of the set that has seen the fewest."""
+        """The smallest number of epochs that has been begun of any set."""
         return min(each.epoch for each in self.epochs if each.indices)
 
     def whose_turn(self, among: Container[int]) -> int:
-        """The number of the set, of those given, that is furthest behind its weight."""
+        """The number of the set, among those given, whose turns are furthest below its weight."""
         sets = [number for number in range(len(self.epochs)) if number in among]
         return min(sets, key=lambda number: ((self._turns[number] + 1) / self._weights[number], number))
 
     def count_turn(self, number: int) -> None:
+        """Counts a turn of a set."""
         self._turns[number] += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The pool of training prompts: drawing, skipping, the prompt cache Q, and mastery (Algorithm 1, lines 1, 5-6, 11, 18).
 
-Prompts are known by their index alone. All decisions are functions of the seed and of what `record`ed verdicts say, so
-every rank that keeps a pool of its own keeps the same one.
+A prompt is represented by its index alone. All decisions are functions of the seed and of the recorded groups, so that
+the pools of all ranks are equal.
 """
 
 import random
@@ -13,19 +13,19 @@ from rence_lightning.sampling.curriculum.skipping import PromptSkipping
 
 
 class PromptPool:
-    """Draws prompts in a new random order each epoch, never a mastered one, and none twice in an iteration.
+    """Draws prompts in a new random order in each epoch, never a mastered one, and none twice in an iteration.
 
     Args:
-        indices: The prompts of the pool, or those of several data sets in their order.
-        seed: Of the order, and of chance in skipping.
-        skipping: Which prompts lose their turn of the epoch unsampled; the pool records into it and adapts it. Where a
-            draw would otherwise come up short, what this iteration skipped is drawn after all; the cache is never
-            skipped. None: no prompt is skipped.
-        weights: How often each data set is drawn from, relative to the others; `indices` then are a list for each.
-            Where an iteration has drawn all of one, the others go on. None: every prompt comes once an epoch.
+        indices: Indices of the prompts, or with `weights` a list of indices for each data set.
+        seed: Seed of the order and of the random numbers in skipping.
+        skipping: Rule by which prompts are skipped in an epoch; the pool records groups with it and adapts it. Where a
+            draw would have too few prompts, those skipped in this iteration are drawn after all. Cached prompts are
+            never skipped. None: no prompt is skipped.
+        weights: Relative frequency with which each data set is drawn from. Once an iteration has drawn all prompts of a
+            set, it draws from the others alone. None: every prompt is drawn once per epoch.
 
     Raises:
-        UserError: The weights do not fit the data sets.
+        UserError: The number of weights is not the number of data sets, or a weight is not positive.
     """
 
     def __init__(
@@ -48,32 +48,34 @@ class PromptPool:
 
     @property
     def left(self) -> int:
-        """Prompts not mastered."""
+        """Number of prompts that are not mastered."""
         return self._prompts - len(self._mastered)
 
     @property
     def mastered(self) -> frozenset[int]:
+        """Prompts that have left the pool."""
         return frozenset(self._mastered)
 
     @property
     def cached(self) -> tuple[int, ...]:
+        """Prompts that are sampled first in the next iteration."""
         return tuple(self._cache)
 
     @property
     def skipped(self) -> tuple[int, ...]:
-        """Prompts skipped in this iteration, and not drawn after all, in their order."""
+        """Prompts that were skipped in this iteration and not drawn after all, in their order."""
         return tuple(index for index in self._passed_over if index not in self._drawn)
 
     def start_iteration(self) -> None:
-        """Makes every prompt drawable again."""
+        """Starts an iteration, in which every prompt that is not mastered may be drawn again."""
         self._drawn = set()
         self._passed_over = []
         self._iteration += 1
 
     def draw(self, count: int) -> list[int]:
-        """The next prompts to sample: the whole cache if it holds any, else the next `count` of the order.
+        """The next prompts to sample: the whole cache unless it is empty, else the next `count` prompts of the order.
 
-        Fewer, or none, when all that is not mastered has been drawn in this iteration.
+        There are fewer or none once all prompts that are not mastered have been drawn in this iteration.
         """
         if self._cache:
             drawn, self._cache = self._cache, []
@@ -83,12 +85,12 @@ class PromptPool:
         return drawn
 
     def record(self, index: int, correct: Sequence[bool]) -> None:
-        """Tells the skipping of a sampled group: which of the K responses are correct."""
+        """Records with the skipping which of the K responses of a sampled group are correct."""
         if self._skipping is not None:
             self._skipping.record(index, correct)
 
     def end_iteration(self) -> dict[str, float]:
-        """Adapts the skipping to the iteration, and returns the figures by which the iteration skipped, for the log."""
+        """Adapts the skipping to the iteration, and returns for the log the settings that the iteration used."""
         if self._skipping is None:
             return {}
         figures = {"prompts_skipped": float(len(self.skipped)), **self._skipping.figures()}
@@ -100,7 +102,7 @@ class PromptPool:
         self._mastered.add(index)
 
     def cache(self, indices: Iterable[int]) -> None:
-        """Keeps prompts whose groups were left over: they are sampled anew, first thing in the next iteration."""
+        """Keeps the prompts of groups that were left over, to be sampled again at the start of the next iteration."""
         self._cache.extend(indices)
 
     def _next(self, count: int) -> list[int]:
@@ -113,7 +115,7 @@ class PromptPool:
         while len(chosen) < count and unseen:
             number = self._order.whose_turn(unseen)
             index = sets[number].next(without=self._mastered)
-            if index in seen:  # comes round again before this iteration ends: its turn is the next iteration's
+            if index in seen:  # a new epoch has begun within this iteration: the prompt waits for the next iteration
                 waiting[number].append(index)
                 continue
             (self._passed_over if self._skips(index) else chosen).append(index)
@@ -127,14 +129,15 @@ class PromptPool:
         return chosen + [index for index in self.skipped if index not in self._mastered][: count - len(chosen)]
 
     def _skips(self, index: int) -> bool:
-        """The chance is a function of seed, iteration and prompt: alike on every rank and in a resumed run."""
+        """Whether a prompt is skipped. The random number is a function of seed, iteration and prompt, so it is the same
+        on every rank and in a resumed run."""
         if self._skipping is None:
             return False
         chance = random.Random(f"skip/{self._seed}/{self._iteration}/{index}").random()
         return self._skipping.skips(index, chance)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration's draws depend on, in plain lists and numbers."""
+        """The state on which the draws of the next iteration depend, in plain lists and numbers."""
         state: dict[str, Any] = {
             "order": self._order.state_dict(),
             "cache": list(self._cache),
@@ -150,6 +153,6 @@ class PromptPool:
         self._mastered = set(state["mastered"])
         self._drawn = set()
         self._passed_over = []
-        if self._skipping is not None and "skipping" in state:  # a run that begins to skip has no past to go by
+        if self._skipping is not None and "skipping" in state:  # the checkpoint may be of a run without skipping
             self._iteration = state["skipping"]["iteration"]
             self._skipping.load_state_dict(state["skipping"]["state"])

@@ -1,4 +1,4 @@
-"""Which prompts are passed over before anything is sampled, because their last groups had nothing to teach.
+"""Skipping of prompts before anything is sampled, because their last groups were uninformative.
 
 Skipping counts *correct* answers, as filtering does, never the shaped reward.
 """
@@ -11,58 +11,58 @@ from rence_lightning.errors import UserError
 
 
 class PromptSkipping(ABC):
-    """Decides from a prompt's past groups whether it is sampled at all. Chosen in YAML by `class_path`.
+    """Decides from the past groups of a prompt whether it is sampled. Chosen in YAML by `class_path`.
 
-    Whatever it decides must follow from its arguments and from what was recorded, so that every rank decides alike.
+    A decision must be a function of its arguments and of what was recorded, so that all ranks decide alike.
     """
 
     @abstractmethod
     def skips(self, index: int, uniform: float) -> bool:
-        """Whether the prompt `index` loses its turn; `uniform` is a random number in [0, 1) to decide by."""
+        """Whether the prompt `index` is skipped. `uniform` is the random number in [0, 1) for this decision."""
 
     @abstractmethod
     def record(self, index: int, correct: Sequence[bool]) -> None:
-        """Takes note of a sampled group: which of the K responses to the prompt `index` are correct."""
+        """Records a sampled group: which of the K responses to the prompt `index` are correct."""
 
     @abstractmethod
     def end_iteration(self, epoch: int) -> None:
-        """Adapts to what was recorded since the last call; `epoch`, from 1, is the one that prompts come from."""
+        """Adapts to what was recorded since the last call. `epoch`, from 1, is the current epoch of the prompts."""
 
     @abstractmethod
     def figures(self) -> dict[str, float]:
-        """What the log should show of the present settings."""
+        """The current settings, for the log."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that later decisions depend on, between iterations, in plain lists and numbers."""
+        """The state between iterations on which later decisions depend, in plain lists and numbers."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state that `state_dict` gave."""
+        """Restores a state that `state_dict` returned."""
 
 
 class GRESOSkipping(PromptSkipping):
     """Skips a prompt whose last z groups were uninformative with probability 1 - p^z.
 
-    A group is uninformative when all of its responses are correct (easy) or none is (hard); p is `p_easy` or `p_hard`,
-    after the kind of the last group. A prompt whose last group was informative is never skipped. After each iteration
-    p_easy falls by a step where the share of easy groups among those sampled has reached its target, else it rises by
-    one; p_hard likewise. They rest in the first epoch, where no prompt has a past that could have been acted on.
+    A group is uninformative if all of its responses are correct (easy) or none is (hard); p is `p_easy` or `p_hard`
+    depending on the last group. A prompt whose last group was informative is never skipped. After each iteration p_easy
+    decreases by a step if the share of easy groups among the sampled ones has reached its target, else it increases by
+    a step; the same holds for p_hard. They do not change in the first epoch, in which no prompt has a recorded group.
 
-    Source: Zheng et al. 2025b (GRESO, arXiv 2506.02177). Defaults, bounds, the rest in the first epoch and the least
-    chance of being kept are those of the authors' code (github.com/Infini-AI-Lab/GRESO): a quarter of the groups may be
-    uninformative, one third of them easy and two thirds hard.
+    Source: Zheng et al. 2025b (GRESO, arXiv 2506.02177). The defaults, the bounds, the constant first epoch and the
+    smallest probability of keeping a prompt are those of the authors' code (github.com/Infini-AI-Lab/GRESO): a quarter
+    of the groups may be uninformative, one third of them easy and two thirds hard.
 
     Args:
-        p_easy: Chance of an easy prompt being sampled again, at the start.
-        p_hard: Chance of a hard one.
-        target_easy: Share of easy groups among those sampled that is aimed at.
-        target_hard: Share of hard groups.
-        step: By how much p_easy and p_hard move after an iteration.
-        p_min: They are never below this.
-        p_max: They are never above this.
-        min_keep: No prompt is skipped with more than 1 - min_keep, however long it has been uninformative;
-            0 is the paper's formula as it stands, by which p^z can vanish.
+        p_easy: Initial probability of sampling a prompt again after one easy group.
+        p_hard: Initial probability of sampling a prompt again after one hard group.
+        target_easy: Target share of easy groups among the sampled groups.
+        target_hard: Target share of hard groups among the sampled groups.
+        step: Change of p_easy and p_hard after an iteration.
+        p_min: Lower bound of p_easy and p_hard.
+        p_max: Upper bound of p_easy and p_hard.
+        min_keep: Lower bound of the probability that a prompt is sampled, however long it has been uninformative; with
+            0 it is p^z as in the paper, which can vanish.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class GRESOSkipping(PromptSkipping):
         self.p_min = p_min
         self.p_max = p_max
         self.min_keep = min_keep
-        # Of prompts whose last group was uninformative: how many such groups in a row, and whether the last was easy.
+        # For each prompt whose last group was uninformative: the number of such groups in a row, whether it was easy.
         self._streaks: dict[int, tuple[int, bool]] = {}
         self._start_count()
 

@@ -104,5 +104,5 @@ def test_whose_turn_is_the_one_furthest_behind() -> None:
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -2.0]])
 def test_bad_weights_are_refused(weights: list[float]) -> None:
-    with pytest.raises(UserError, match=r"data\.weights: .* give one above 0 for each of the 2 problems"):
+    with pytest.raises(UserError, match=r"data\.weights: .* give a weight > 0 for each of the 2 sources"):
         PromptPool(SETS, seed=0, weights=weights)
