@@ -1,1 +1,1 @@
-"""The grader beside plain math-verify, on pairs labelled by hand."""
+"""Comparisons of the grader: with plain math-verify, with itself beside busy processes, and on hostile answers."""

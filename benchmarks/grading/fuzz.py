@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from benchmarks.grading.__main__ import Pair, read_pairs
+from benchmarks.grading.pairs import Pair, read_pairs
 from rence_lightning.rewards.grading.pool import GraderPool
 
 BATCH = 500
@@ -21,7 +21,7 @@ PIECES = [
     *(r"\begin{pmatrix}", r"\end{pmatrix}", "&", "\\\\", r"\boxed{", "$", r"\$", "%", r"\%", "°", "√", "½", "é", "\0"),
     *("9^{9^9}", "10^{10^{10}}", "100000!", "9" * 400, "{" * 60, r"\frac{1}{" * 20, "\ud835", "and", "or", "None"),
 ]
-"""What answers are made of, and what breaks parsers."""
+"""Pieces of ordinary answers, and pieces that break parsers."""
 
 CODE = (
     "__import__('os').system('touch {file}')",
@@ -29,18 +29,21 @@ CODE = (
     "().__class__.__base__.__subclasses__()[0]('{file}')",
     r"\text{{__import__('pathlib').Path('{file}').touch()}}",
     "lambda: open('{file}', 'w')",
+    "\\sum_{{n=1}}^{{\\infty}} \\frac{{1}}{{n^3+\\overline{{)\r{characters}\r(}}}}",
+    "\\text{{)\r{characters}\r(}}+\\sum_{{n=0}}^{{\\infty}} \\frac{{\\hat{{)\f{characters}\f(}}^n}}{{n!}}",
 )
-"""Would make a file, were it ever evaluated."""
+"""Code that makes a file where something executes it. `characters` is such code without quotes, which math-verify
+removes; sympy compiled it as the name of a symbol in a sum."""
 
 
 def fuzz(answers: int = 100_000, workers: int = 2, timeout: float = 1.0, seed: int = 0) -> None:
-    """Judges random answers, made of hostile pieces or of labelled answers that are cut, doubled or mixed.
+    """Judges random answers that are made of hostile pieces, or of labelled answers that are cut or mixed.
 
     Args:
-        answers: How many.
-        workers: Grading processes.
-        timeout: Seconds for an answer.
-        seed: Of the answers.
+        answers: Number of answers.
+        workers: Number of grading processes.
+        timeout: Seconds of CPU time for an answer.
+        seed: Seed of the random answers.
     """
     rng = random.Random(seed)
     pairs = list(read_pairs())
@@ -56,12 +59,12 @@ def fuzz(answers: int = 100_000, workers: int = 2, timeout: float = 1.0, seed: i
             times.append((time.perf_counter() - begun) / len(batch))
             slowest = max(slowest, times[-1] * len(batch))
             assert len(verdicts) == len(batch) and all(isinstance(verdict, bool) for verdict in verdicts)
-            assert not Path(trap).exists(), "an answer was evaluated as code"
+            assert not Path(trap).exists(), "an answer was executed"
             before = before or _memory()
             if (done + BATCH) % 10_000 == 0:
                 print(
                     f"{done + BATCH:>7,} answers in {time.perf_counter() - start:,.0f} s, {pool.timeouts} over "
-                    f"{timeout:g} s, {pool.crashes} crashes, {_memory():.0f} MB",
+                    f"{timeout:g} s of CPU time, {pool.crashes} crashes, {_memory():.0f} MB",
                     flush=True,
                 )
         print(
@@ -77,7 +80,10 @@ def _pair(rng: random.Random, pairs: list[Pair], trap: str) -> tuple[str, str]:
     if kind < 0.5:
         return gold, "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 16)))
     if kind < 0.55:
-        return gold, rng.choice(CODE).format(file=trap) + rng.choice(PIECES)
+        characters = f"open({'+'.join(f'chr({ord(letter)})' for letter in trap)},chr(119))"
+        return gold, rng.choice(CODE).format(file=trap, characters=characters) + rng.choice(
+            (*PIECES, *[""] * len(PIECES))
+        )
     answer = rng.choice(pairs).prediction
     for _ in range(rng.randrange(1, 4)):
         at = rng.randrange(len(answer) + 1)
@@ -92,7 +98,7 @@ def _pair(rng: random.Random, pairs: list[Pair], trap: str) -> tuple[str, str]:
 
 
 def _memory() -> float:
-    """Megabytes of this process now, or the most it ever had where the system does not tell."""
+    """Megabytes of this process now, or its peak where the system does not report its present size."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

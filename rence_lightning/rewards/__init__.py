@@ -1,4 +1,4 @@
-"""Rewards: the boxed answer of a response, its equivalence to the reference, and processes that judge it safely."""
+"""Rewards of responses: the boxed answer, its comparison with the reference, and weighted sums of rewards."""
 
 from rence_lightning.rewards.base import Reward, Score
 from rence_lightning.rewards.combined import CombinedReward

@@ -10,10 +10,10 @@ class Score:
     """The judgement of one response.
 
     Attributes:
-        reward: What the objective sees.
-        correct: Whether the final answer is right. Filters and metrics look at this, never at the shaped reward.
-        answer: The final answer that was judged, or None when the response gave none.
-        parts: What a reward made of several sums up, by name.
+        reward: Reward that the objective sees.
+        correct: Whether the final answer is right. Filters and metrics look at this and never at the shaped reward.
+        answer: Final answer that was judged, or None when the response gave none.
+        parts: Rewards by name, of which a combined reward is the weighted sum; empty for any other reward.
     """
 
     reward: float
@@ -25,7 +25,8 @@ class Score:
 class Reward(ABC):
     """Scores responses; subclass it and name the class in a configuration to train on another reward.
 
-    It is called on a thread beside the one that samples, one call at a time: no signal handlers, no CUDA.
+    It is called on a background thread while the engine samples, one call at a time, and must use neither signal
+    handlers nor CUDA.
     """
 
     @abstractmethod
@@ -33,18 +34,21 @@ class Reward(ABC):
         """Score a batch.
 
         Args:
-            gold: The reference answer of each response, `(batch,)`.
-            responses: What the policy wrote, without the prompt, `(batch,)`. Any string at all: hostile, empty, huge.
+            gold: Reference answer of each response, `(batch,)`.
+            responses: Texts that the policy wrote, without the prompt, `(batch,)`. They may be hostile, empty or huge.
 
         Returns:
             One score per pair, in order. Model output never makes this raise.
         """
 
     def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether two final answers, none of which need be right, say the same: for majority votes.
+        """Whether two final answers are equal, be they right or wrong: for majority votes.
 
         Args:
             answers: Pairs of `Score.answer`.
+
+        Returns:
+            One verdict per pair, in order.
         """
         return [one.strip() == other.strip() for one, other in answers]
 

@@ -1,5 +1,6 @@
 """Several rewards in one: their weighted sum."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
@@ -7,17 +8,17 @@ from rence_lightning.rewards.base import Reward, Score
 
 
 class CombinedReward(Reward):
-    """The weighted sum of several rewards. The first decides what is correct, and what the answer is.
+    """The weighted sum of several rewards. The first one decides what is correct, and what the answer is.
 
     Filters and metrics look at correctness alone, so that a shaped reward changes what the objective sees, and never
     which groups are trained on.
 
     Args:
-        rewards: By name; each one's value is logged as `reward_NAME`.
-        weights: By the same names.
+        rewards: Rewards by name; the value of each is logged as `reward_NAME`.
+        weights: Weights by the same names.
 
     Raises:
-        UserError: There is no reward, or one has no weight.
+        UserError: If there is no reward, or a reward has no weight.
     """
 
     def __init__(self, rewards: dict[str, Reward], weights: dict[str, float]) -> None:
@@ -43,4 +44,11 @@ class CombinedReward(Reward):
         return self.rewards[next(iter(self.rewards))].same(answers)
 
     def figures(self) -> dict[str, float]:
-        return {name: value for reward in self.rewards.values() for name, value in reward.figures().items()}
+        """Counts of all rewards; those that several rewards count under one name are named `NAME_COUNT` for each."""
+        counts = {name: reward.figures() for name, reward in self.rewards.items()}
+        shared = Counter(key for each in counts.values() for key in each)
+        return {
+            key if shared[key] == 1 else f"{name}_{key}": value
+            for name, each in counts.items()
+            for key, value in each.items()
+        }

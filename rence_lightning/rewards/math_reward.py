@@ -14,15 +14,15 @@ class MathReward(Reward):
 
     Args:
         correct: Reward of a boxed answer that is right.
-        wrong: Reward of a boxed answer that is not.
+        wrong: Reward of a boxed answer that is wrong.
         unboxed: Reward of a response without a box.
-        workers: Grading processes. With many GPUs to a machine, each rank starts this number.
-        timeout: Wall-clock seconds for an answer; one that takes longer is wrong. An answer that makes sense takes
-            some hundredths; raise the limit where the processors are overloaded and `rollouts/grading_timeouts` shows
-            it.
+        workers: Number of grading processes of each rank.
+        timeout: Seconds of CPU time for an answer. An answer that takes longer counts as wrong, and is judged anew when
+            it comes again; `rollouts/grading_timeouts` counts these. The limit does not depend on how busy the machine
+            is. An ordinary answer takes a few hundredths of a second.
 
     Raises:
-        UserError: If a correct answer would not earn the most, or a limit is not positive.
+        UserError: If a correct answer would not earn the most, or `workers` or `timeout` is not positive.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class MathReward(Reward):
         """Score a batch; see `Reward.score`. Equal pairs of reference and answer are judged once.
 
         Raises:
-            ValueError: If there are not as many references as responses.
+            ValueError: If the numbers of references and responses differ.
             RuntimeError: If no grading worker can be started.
         """
         if len(gold) != len(responses):
@@ -67,7 +67,7 @@ class MathReward(Reward):
         return Score(self.correct if right else self.wrong, right, answer)
 
     def close(self) -> None:
-        """End the grading processes; they start again when needed."""
+        """End the grading processes, which start again when they are needed."""
         self.pool.close()
 
 
@@ -79,7 +79,8 @@ def math_equivalent(gold: str, prediction: str) -> bool:
     r"""Tell whether a final answer equals the reference, in bounded time and memory, from any thread.
 
     Both are LaTeX or plain text, with or without `$...$`, without `\boxed`. The rules are those of
-    `rence_lightning.rewards.grading.equivalence`. No string makes this raise; what takes more than 0.9 s is wrong.
+    `rence_lightning.rewards.grading.equivalence`. No string makes this raise. A judgement that takes
+    more than 0.9 s of CPU time returns False.
 
     Raises:
         RuntimeError: If no grading worker can be started, which no answer can cause.

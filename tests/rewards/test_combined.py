@@ -1,4 +1,4 @@
-"""Several rewards in one: the sum is the sum, correctness is the first's, and the parts are logged."""
+"""Several rewards in one: their weighted sum, the correctness of the first, and the logged parts and counts."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rence_lightning.rewards import CombinedReward, MathReward, Reward, Score
 
 
 class Brevity(Reward):
-    """1 for nothing, falling to 0 at 100 characters."""
+    """1 for an empty response, falling to 0 at 100 characters."""
 
     def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
         return [Score(max(0.0, 1 - len(response) / 100), True, None) for response in responses]
@@ -33,6 +33,23 @@ def test_the_weighted_sum() -> None:
     assert [score.answer for score in scores] == ["3", "4", None]
     assert scores[0].parts == {"math": 1.0, "brevity": pytest.approx(0.91)}
     assert combined().same([("1/2", "0.5"), ("1", "2")]) == [True, False]
+
+
+class Length(Brevity):
+    def figures(self) -> dict[str, float]:
+        return {"brief": 2.0, "long": 3.0}
+
+
+def test_counts_of_equal_names_are_kept_apart() -> None:
+    rewards: dict[str, Reward] = {"first": Brevity(), "second": Length(), "math": MathReward(workers=1)}
+    counts = CombinedReward(rewards, dict.fromkeys(rewards, 1.0)).figures()
+    assert counts == {
+        "first_brief": 1.0,
+        "second_brief": 2.0,
+        "long": 3.0,
+        "grading_timeouts": 0.0,
+        "grading_crashes": 0.0,
+    }
 
 
 def test_weights_must_be_those_of_the_rewards() -> None:

@@ -1,9 +1,13 @@
-"""Judge answers in processes that can be killed.
+"""Judges answers in processes that can be killed.
 
-Computer algebra on model output has no bound of time or memory (`9^{9^{9^9}}`), an alarm signal works on the main
-thread only and cannot interrupt arithmetic on huge integers, and a thread cannot be stopped. So judgements run in small
-processes started by `exec`: they neither inherit torch's threads and locks (as `fork` would have it) nor import the
-parent's `__main__` again (as `spawn` would). For POSIX systems.
+Computer algebra on model output is bounded neither in time nor in memory (`9^{9^{9^9}}`). An alarm signal works on the
+main thread only and cannot interrupt arithmetic on huge integers, and a thread cannot be stopped. Judgements therefore
+run in small processes that are started by `exec`: they do not inherit torch's threads and locks, as after `fork`, and
+do not import the parent's `__main__` again, as multiprocessing's `spawn` does. For POSIX systems.
+
+No library gives these guarantees. `pebble` 5.2 starts its workers through multiprocessing, so that `spawn` runs the
+parent's `__main__`, it limits wall-clock time only, and its pool fails in a forked child. `loky` 3.7 has no limit for a
+single task, and its executor is broken once a worker dies.
 """
 
 import math
@@ -23,28 +27,29 @@ from rence_lightning.rewards.grading.process import WorkerProcess
 Pair = tuple[str, str]
 
 CACHE_SIZE = 20_000
-"""Verdicts kept, the least recently used dropped first: a few MB of ordinary answers."""
+"""Number of verdicts that are kept: a few MB of ordinary answers. The least recently used ones are dropped first."""
 
 START_ATTEMPTS = 3
-"""Workers in a row that may fail to start before the pool gives up."""
+"""Number of workers in a row that may fail to start before the pool gives up."""
 
 
 class GraderPool:
     """Worker processes that tell whether two answers are equal; usable from any thread, one batch at a time.
 
     The pool starts its workers when the first answer needs one, and ends them at `close()`, at the end of a `with`
-    block or at the interpreter's exit. A closed pool starts anew when it is used again; a copied or unpickled one is
-    fresh. A process forked from this one gets workers of its own.
+    block or at the interpreter's exit. A closed pool starts new workers when it is used again, and a copied or
+    unpickled pool has none at first. A process that is forked from this one gets workers of its own.
 
     Args:
         workers: Number of processes. A typical answer takes 2 to 60 ms in one.
-        timeout: Wall-clock seconds an answer may take. A worker that overruns is killed and replaced, and the
-            answer is wrong, for as long as its verdict is cached.
+        timeout: Seconds of its worker's CPU time that an answer may take, so that a busy machine changes no verdict.
+            The kernel ends a worker that takes more, and so does the pool after 20 times as long on the clock. The
+            answer is then wrong in this batch, and judged anew when it comes again.
         memory_bytes: Limit of a worker's address space, which is about 70 MB when idle.
 
     Attributes:
-        timeouts: Answers judged wrong because they overran.
-        crashes: Answers judged wrong because their worker died.
+        timeouts: Number of judgements that ended at the limit of time.
+        crashes: Number of judgements during which the worker died.
 
     Raises:
         UserError: If a limit is not positive and finite.
@@ -61,16 +66,16 @@ class GraderPool:
         self._reset()
 
     def _reset(self) -> None:
-        """Own no process, in the process that calls this."""
+        """Start with no worker, in the process that calls this."""
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._processes: list[WorkerProcess] = []
         self._failed_starts = 0
-        # Refers to the list, not to the pool, which may thus be collected; also runs at exit.
+        # It refers to the list and not to the pool, which may thus be collected. It also runs at exit.
         self._finalizer = weakref.finalize(self, _end, self._processes, self._owner)
 
     def _after_fork(self) -> None:
-        """In a forked child: let go of the parent's workers, whose pipes two readers would tear apart."""
+        """Give up the parent's workers in a forked child: two readers of one pipe would each get parts of a reply."""
         if self._owner != os.getpid():
             self._finalizer.detach()
             for process in self._processes:
@@ -89,7 +94,7 @@ class GraderPool:
         self.close()
 
     def close(self) -> None:
-        """End all workers and wait until they are gone."""
+        """End all workers and wait for their end."""
         self._after_fork()
         with self._lock:
             _end(self._processes, self._owner)
@@ -97,7 +102,9 @@ class GraderPool:
     def judge(self, pairs: Sequence[Pair]) -> list[bool]:
         """Tell for each `(gold, prediction)` whether they are equal, in order.
 
-        Trivial pairs are decided here, repeated ones once, known ones from the cache, the others by the workers.
+        Simple pairs are decided here and known ones by the cache; the workers judge the others, each distinct pair
+        once. A judgement that the limit of time or a crash ended is not kept, because its cause may not have been the
+        answer.
 
         Raises:
             RuntimeError: If no worker can be started at all (a broken installation, never a bad answer).
@@ -108,14 +115,15 @@ class GraderPool:
             hard = [pair for pair, verdict in verdicts.items() if verdict is None and not self._recall(pair, verdicts)]
             for pair, verdict in zip(hard, self._run(hard), strict=True):
                 verdicts[pair] = verdict
-                if (
-                    verdict is not None
-                ):  # a crash may have come from outside: it is not held against the answer for good
+                if verdict is not None:
                     self._remember(pair, verdict)
         return [bool(verdicts[pair]) for pair in pairs]
 
     def judge_in_workers(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """Judge in the workers alone, without shortcuts and cache; None where a worker died of an answer.
+        """Judge in the workers alone, without shortcuts and cache.
+
+        Returns:
+            One verdict per pair, in order; None where the limit of time or a crash ended the judgement.
 
         Raises:
             RuntimeError: As `judge`.
@@ -137,7 +145,7 @@ class GraderPool:
             self._cache.popitem(last=False)
 
     def _run(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """The event loop: keep every worker busy until all pairs have a verdict."""
+        """Run the event loop, which keeps every worker busy until all pairs have been judged."""
         verdicts: list[bool | None] = [None] * len(pairs)
         waiting = deque(range(len(pairs)))
         try:
@@ -148,11 +156,11 @@ class GraderPool:
                 for process in self._readable():
                     self._receive(process, verdicts)
                 for process in [p for p in self._processes if p.deadline <= time.monotonic()]:
-                    self._expire(process, verdicts)
+                    self._expire(process)
         finally:
-            # After an interrupt a busy worker still holds a reply, which the next batch would take for its own.
+            # After an interrupt a busy worker will still reply, which the next batch would take for a reply to it.
             self._drop(self._busy())
-        self._staff(min(self.workers, len(pairs)))  # the next batch should not wait for a killed worker's successor
+        self._staff(min(self.workers, len(pairs)))  # so that the next batch need not wait for them
         return verdicts
 
     def _busy(self) -> list[WorkerProcess]:
@@ -169,7 +177,7 @@ class GraderPool:
         if not waiting:
             return
         task = waiting.popleft()
-        if not process.send(task, pairs[task]):  # it died while idle: nobody's fault, another one takes the task
+        if not process.send(task, pairs[task]):  # it died while idle: another worker gets the task
             waiting.appendleft(task)
             self._drop([process])
 
@@ -189,6 +197,8 @@ class GraderPool:
         except EOFError:
             if process.starting:
                 self._fail_start(process, "it ended")
+            elif process.task is not None and process.used_up_its_time():
+                self.timeouts += 1
             elif process.task is not None:
                 self.crashes += 1
             self._drop([process])
@@ -204,12 +214,12 @@ class GraderPool:
         if message.get("retire"):
             self._drop([process])
 
-    def _expire(self, process: WorkerProcess, verdicts: list[bool | None]) -> None:
+    def _expire(self, process: WorkerProcess) -> None:
+        """Give up a worker at its wall-clock deadline."""
         if process.starting:
             self._fail_start(process, "it did not report in time")
         elif process.task is not None:
             self.timeouts += 1
-            verdicts[process.task] = False
         self._drop([process])
 
     def _fail_start(self, process: WorkerProcess, how: str) -> None:
@@ -228,7 +238,7 @@ class GraderPool:
 
 
 def _end(processes: list[WorkerProcess], owner: int) -> None:
-    """Kill the workers, unless this is a forked child's exit, which must leave its parent's alone."""
+    """Kill the workers, except at the exit of a forked child, which must not touch those of its parent."""
     if os.getpid() == owner:
         while processes:
             processes.pop().close()

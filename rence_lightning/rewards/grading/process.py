@@ -1,9 +1,10 @@
-"""One grading worker as its parent sees it: a child process, two pipes and a deadline."""
+"""One grading worker as its parent sees it: a child process, two pipes and two limits of time."""
 
 import contextlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 START_SECONDS = 120.0
-"""A worker imports sympy before it reports: half a second on an idle machine, far more from a cold network disk."""
+"""Wall-clock limit of a worker's start, in which it imports sympy: half a second on an idle machine, and far more from
+a cold network disk."""
+
+BACKSTOP = 20.0
+"""Wall-clock limit of an answer, as a multiple of its limit of CPU time. It ends a worker that does not run at all, for
+example a stopped one; a busy machine does not reach it."""
 
 _MODULE = "rence_lightning.rewards.grading.worker"
 
@@ -21,30 +27,28 @@ class WorkerProcess:
     """A running worker.
 
     Args:
-        timeout: Wall-clock seconds for each answer.
+        timeout: Seconds of the worker's CPU time for each answer.
         memory_bytes: Limit of its address space.
 
     Attributes:
-        starting: True until it has reported that it is ready.
-        task: Index of the pair it is judging, None when it judges none.
-        deadline: `time.monotonic()` at which it has overrun; infinite while it rests.
+        starting: Whether it has not yet reported that it is ready.
+        task: Index of the pair that it judges, or None while it judges none.
+        deadline: Value of `time.monotonic()` at which its parent gives it up; infinite while it judges nothing.
     """
 
     def __init__(self, timeout: float, memory_bytes: int) -> None:
         self._timeout = timeout
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker; a file cannot fill up as a pipe does)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker; a pipe could fill up)
         self._buffer = b""
-        # The worker's own alarm comes well after the parent's, who counts and replaces; see `worker._arm`.
-        limits = [str(memory_bytes), str(2 * timeout + 1)]
         # -P: a file named sympy.py in the current directory is not what the worker should import.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _MODULE, *limits],
+            [sys.executable, "-P", "-m", _MODULE, str(memory_bytes), str(timeout)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
             env=_environment(),
-            start_new_session=True,  # out of the terminal's group, whose Ctrl-C is the parent's alone
+            start_new_session=True,  # a Ctrl-C at the terminal reaches the parent alone
         )
         self.starting = True
         self.task: int | None = None
@@ -52,17 +56,17 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The operating system's number of the process."""
+        """Process id."""
         return self._process.pid
 
     @property
     def command(self) -> str:
-        """How the worker was started, for error messages."""
+        """Command that started the worker, for error messages."""
         return f"{sys.executable} -m {_MODULE}"
 
     @property
     def stdout(self) -> BinaryIO:
-        """The pipe its replies come from."""
+        """Pipe from which its replies come."""
         return cast(BinaryIO, self._process.stdout)
 
     @property
@@ -71,11 +75,16 @@ class WorkerProcess:
         return not self.starting and self.task is None
 
     def send(self, task: int, pair: tuple[str, str]) -> bool:
-        """Give it a pair and start the clock; False when the worker turns out to be dead."""
+        """Send it a pair and set its deadline.
+
+        Returns:
+            Whether the worker took the pair; False when it has died.
+        """
         request = json.dumps({"gold": pair[0], "prediction": pair[1]}).encode("ascii") + b"\n"
-        # Busy before the first byte leaves: an interrupt in between must not let the reply pass for another pair's.
+        # It counts as busy before the first byte is written, so that after an interrupt here its reply is not taken for
+        # that of another pair.
         self.task = task
-        self.deadline = time.monotonic() + self._timeout
+        self.deadline = time.monotonic() + BACKSTOP * self._timeout
         try:
             view = memoryview(request)
             while view:
@@ -86,7 +95,10 @@ class WorkerProcess:
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """Read what has arrived; None while a message is not complete.
+        """Read what has arrived.
+
+        Returns:
+            A message, or None while it is not complete.
 
         Raises:
             EOFError: If the worker has ended.
@@ -99,9 +111,16 @@ class WorkerProcess:
         return cast(dict[str, Any], json.loads(line)) if newline else None
 
     def rest(self) -> None:
-        """Be without a task."""
+        """Clear the task and its deadline."""
         self.task = None
         self.deadline = math.inf
+
+    def used_up_its_time(self) -> bool:
+        """Whether the kernel has ended the worker at its limit of CPU time. To be called after `EOFError`."""
+        try:
+            return self._process.wait(timeout=1.0) == -signal.SIGPROF
+        except subprocess.TimeoutExpired:
+            return False
 
     def last_error(self) -> str:
         """The last line that the worker printed on its stderr while it started."""
@@ -110,7 +129,7 @@ class WorkerProcess:
         return lines[-1] if lines else ""
 
     def kill(self) -> None:
-        """Kill it and wait until it is gone; harmless when it is gone already."""
+        """Kill it and wait for its end; without effect when it has ended already."""
         self._process.kill()
         self._process.wait()
 
@@ -120,14 +139,14 @@ class WorkerProcess:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the files of this end, and leave the process to whom it belongs."""
+        """Close the files of this end and leave the process to the parent that started it."""
         for file in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError):
                 cast(BinaryIO, file).close()
 
 
 def _environment() -> dict[str, str]:
-    """The parent's environment, so changed that a worker imports the same code and computes on one thread.
+    """The parent's environment, changed so that a worker imports the same code and computes on one thread.
 
     A fixed hash seed makes sympy's order of terms, and so its verdicts and timings, the same in every worker.
     """

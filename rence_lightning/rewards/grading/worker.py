@@ -1,8 +1,8 @@
-"""The grading process: reads a pair of answers a line on stdin, writes a verdict a line on stdout.
+"""The grading process: it reads one pair of answers per line on stdin and writes one verdict per line on stdout.
 
-Started by `GraderPool` as `python -m rence_lightning.rewards.grading.worker MEMORY_BYTES SECONDS`. Requests are
-`{"gold": ..., "prediction": ...}`, replies `{"equal": ..., "retire": ...}`, after a first `{"ready": true}`. JSON's
-ASCII escapes carry any string there is, lone surrogates and NUL included.
+`GraderPool` starts it as `python -m rence_lightning.rewards.grading.worker MEMORY_BYTES CPU_SECONDS`. Requests are
+`{"gold": ..., "prediction": ...}`. Replies are `{"equal": ..., "retire": ...}`, after a first `{"ready": true}`. JSON's
+ASCII escapes carry every string, lone surrogates and NUL included.
 """
 
 import json
@@ -21,14 +21,12 @@ def _protect_stdout() -> BinaryIO:
     return replies
 
 
-def _limit_resources(memory_bytes: int) -> None:
-    try:
-        import resource
-    except ImportError:  # not a POSIX system: the limit of time still holds
-        return
+def _limit_memory(memory_bytes: int) -> None:
+    import resource
+
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-    # Some systems (macOS) refuse a limit of the address space; grading goes on under the limit of time alone.
+    # Some systems (macOS) refuse a limit of the address space; grading goes on with the limit of CPU time alone.
     try:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -37,7 +35,7 @@ def _limit_resources(memory_bytes: int) -> None:
 
 
 def _silence() -> None:
-    """Send what the parsers print about broken LaTeX nowhere: the parent would collect megabytes of it."""
+    """Discard what the parsers print about broken LaTeX, which would fill the parent's file of errors."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -45,39 +43,42 @@ def _silence() -> None:
 
 
 def _address_space() -> int:
-    """Bytes mapped by this process, 0 where the system does not tell."""
+    """Bytes mapped by this process, or 0 where the system does not report them."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return 0
 
 
-def _arm(seconds: float) -> None:
-    """Have the kernel end this process after `seconds`, 0 for never.
+def _limit_cpu(seconds: float) -> None:
+    """Let the kernel end this process after so many more seconds of its CPU time; 0 removes the limit.
 
-    The parent kills an overrun sooner. This is for the orphan: a worker whose parent died during a judgement reads no
-    end of file before the judgement ends, which may take years. No Python handler, so that nothing can swallow it.
+    There is no Python handler: arithmetic on huge integers would delay one, and a parser could catch its exception. The
+    limit needs no parent, so that it also ends a worker whose parent died during a judgement.
     """
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, seconds: float) -> None:
+def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds: float) -> None:
     """Answer requests until the parent closes the pipe, or until this process has grown to half of its memory limit.
 
     A process near its limit would fail on harmless answers and call them wrong, so it asks to be replaced first.
     """
     from rence_lightning.rewards.grading.equivalence import equivalent
+    from rence_lightning.rewards.grading.guard import forbid_effects, forbid_execution
 
-    if not equivalent("1/2", "0.5"):  # loads the parsers, outside of the time limit of the first answer
+    # This also loads the parsers, which would otherwise count as CPU time of the first answer.
+    if not equivalent("1/2", "0.5"):
         raise RuntimeError("math-verify does not hold 1/2 and 0.5 for equal: is its antlr4 runtime installed?")
+    forbid_execution()
     _silence()
+    forbid_effects()
     _send(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
-        _arm(seconds)
+        _limit_cpu(cpu_seconds)
         equal = equivalent(request["gold"], request["prediction"])
-        _arm(0)
+        _limit_cpu(0)
         retire = _address_space() > memory_bytes // 2
         _send(replies, {"equal": equal, "retire": retire})
         if retire:
@@ -89,17 +90,18 @@ def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run a worker with the two limits given on the command line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    memory_bytes, seconds = int(sys.argv[1]), float(sys.argv[2])
+    """Run a worker with the two limits that the command line gives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # The limit of CPU time must hold even where the parent ignores or blocks its signal.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    memory_bytes, cpu_seconds = int(sys.argv[1]), float(sys.argv[2])
     replies = _protect_stdout()
     logging.disable(logging.CRITICAL)
-    _limit_resources(memory_bytes)
+    _limit_memory(memory_bytes)
     try:
-        serve(sys.stdin.buffer, replies, memory_bytes, seconds)
-    except BrokenPipeError:  # the parent is gone
+        serve(sys.stdin.buffer, replies, memory_bytes, cpu_seconds)
+    except BrokenPipeError:  # the parent has ended
         os._exit(0)
 
 

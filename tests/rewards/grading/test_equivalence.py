@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.grading.__main__ import Pair, read_pairs
+from benchmarks.grading.pairs import Pair, read_pairs
 from rence_lightning.rewards import math_equivalent
 from rence_lightning.rewards.grading.equivalence import MAX_CHARACTERS, equivalent, quick_verdict
 from rence_lightning.rewards.grading.notation import one_notation
