@@ -1,6 +1,8 @@
-r"""What reading a reference solution and reading a response have in common: the content of the last `\boxed{...}`."""
+r"""Text that several rooms read alike: the content of the last `\boxed{...}`, and the known name nearest to a typo."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 # One left-to-right scan. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens and closes nothing. The
 # lookbehind lets `\\boxed{` count as a box: models that quote LaTeX double the backslash.
@@ -33,3 +35,21 @@ def last_boxed(text: str) -> str | None:
         elif symbol[0] != "\\":
             open_braces.append((token.end(), symbol != "{"))
     return text[start:stop] if start >= 0 else None
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like `name`, or None where none is like it.
+
+    Args:
+        name: A name that is not known.
+        known: The names that are.
+        cutoff: The least similarity, from 0 (nothing in common) to 1 (equal).
+    """
+    near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message, ` (did you mean X?)`; empty where no known name is like `name`."""
+    near = nearest(name, known)
+    return f" (did you mean {near}?)" if near is not None else ""
