@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.rewards import last_boxed
+from rence_lightning.text import did_you_mean, last_boxed, nearest
 
 
 def naive_last_boxed(text: str) -> str | None:
