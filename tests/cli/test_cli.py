@@ -1,6 +1,7 @@
 """The command line: configurations that are complete and run again, overrides, and parts by class_path."""
 
 import inspect
+import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from command_line import CONF, printed_config
 from lightning.pytorch.callbacks import EarlyStopping
@@ -16,9 +18,11 @@ from rence_lightning import __version__, callbacks
 from rence_lightning.cli.commands import COMMANDS
 from rence_lightning.cli.main import main
 from rence_lightning.cli.sections import CALLBACKS, SECTIONS
+from rence_lightning.errors import StarvationError
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.stop import Stopped
 from rence_lightning.training.trainer import Trainer
 
 ARITHMETIC = f"--config={CONF / 'arithmetic.yaml'}"
@@ -323,3 +327,23 @@ def test_the_saved_configuration_of_a_run_repeats_it_in_a_new_directory(
     losses = [[line.split(",") for line in text.splitlines()] for text in (first, second)]
     column = losses[0][0].index("train/loss")
     assert [row[column] for row in losses[0]] == [row[column] for row in losses[1]], "the same run, figure for figure"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "lower trainer.micro_batch_tokens"),
+        (Stopped(signal.SIGTERM), 128 + signal.SIGTERM, ""),
+        (StarvationError("no group"), 1, "error: no group"),
+    ],
+)
+def test_the_end_of_a_run_is_its_exit_code_although_the_errors_are_imported_late(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(trainer: Trainer, model: Any, datamodule: Any, ckpt_path: str | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", ARITHMETIC])
+    assert end.value.code == code and words in capfd.readouterr().err
