@@ -1,6 +1,8 @@
-r"""Text shared by several rooms: the last `\boxed{...}` of a solution or response, and how to install an extra."""
+r"""Text that several rooms share: the last `\boxed{...}`, how to install an extra, and the name nearest to a typo."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 # One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
 # The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
@@ -41,3 +43,21 @@ def install_extra(extra: str) -> str:
     The package is installed from a clone and is not on PyPI, where `pip install 'rence_lightning[...]'` would look.
     """
     return f"run pip install -e '.[{extra}]' in the root of the clone"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like `name`, or None where none is like it.
+
+    Args:
+        name: A name that is not known.
+        known: The names that are.
+        cutoff: The least similarity, from 0 (nothing in common) to 1 (equal).
+    """
+    near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message, ` (did you mean X?)`; empty where no known name is like `name`."""
+    near = nearest(name, known)
+    return f" (did you mean {near}?)" if near is not None else ""

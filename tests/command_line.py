@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+import rence_lightning.cli.lightning_cli  # noqa: F401  Lightning logs to the stderr of its import: not a test's capture
 from rence_lightning.cli.main import main
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.rewards import last_boxed
+from rence_lightning.text import did_you_mean, last_boxed, nearest
 
 
 def naive_last_boxed(text: str) -> str | None:
@@ -81,3 +81,9 @@ def test_is_linear_in_hostile_text(text: str, answer: str | None) -> None:
     begin = time.perf_counter()
     assert last_boxed(text) == answer
     assert time.perf_counter() - begin < 2.0  # some 50 ms; a search per opening takes minutes
+
+
+def test_a_typo_is_answered_with_the_nearest_known_name() -> None:
+    assert did_you_mean("group_siz", ["group_size", "seed"]) == " (did you mean group_size?)"
+    assert did_you_mean("verbose", ["group_size", "seed"]) == ""
+    assert nearest("sed", ["group_size", "seed"], cutoff=0.95) is None

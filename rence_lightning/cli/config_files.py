@@ -1,4 +1,4 @@
-"""The YAML files of a command line, read only to say where something stands in them."""
+"""The YAML files of a command line, read only to say on which line of which file a setting is."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -12,8 +12,11 @@ from rence_lightning.errors import UserError
 class ConfigFiles:
     """The files named by `--config` or `-c`, in their order.
 
+    Args:
+        arguments: The arguments of the command line.
+
     Raises:
-        UserError: A file is not YAML, holds something else than settings, or gives a setting twice.
+        UserError: A file does not exist, is not YAML, holds something other than settings, or gives a setting twice.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -21,13 +24,24 @@ class ConfigFiles:
         self._roots: list[tuple[str, yaml.MappingNode]] = []
         for name in _config_arguments(self._arguments):
             path = Path(name)
-            if path.is_file():  # the parser itself speaks of those that do not exist
+            if path.is_file():
                 self._roots.append((name, _read(name, path)))
+            elif path.suffix in (".yaml", ".yml"):  # anything else may be settings themselves, which the parser reads
+                raise UserError(f"--config: there is no file {name}")
+
+    def top_level_keys(self) -> Iterator[tuple[str, str]]:
+        """`FILE, line N` and the name of each key that is in no section."""
+        for name, root in self._roots:
+            for key, _ in root.value:
+                yield f"{name}, line {_line(key)}", str(key.value)
 
     def check_sections(self, sections: Sequence[str]) -> None:
         """Refuses `trainer: 3` and a `trainer:` whose settings are all commented out: they would empty the section.
 
-        A text is the name of a further file, which is the parser's business.
+        A text is the name of a further file, which the parser reads.
+
+        Raises:
+            UserError: A section holds no settings.
         """
         for name, root in self._roots:
             for section in sections:
@@ -35,21 +49,26 @@ class ConfigFiles:
                     if isinstance(value, yaml.MappingNode) or value.tag == "tag:yaml.org,2002:str":
                         continue
                     given = "holds nothing" if value.tag.endswith(":null") else "must hold settings"
-                    raise UserError(f"{name}, line {_line(key)}: {section} {given}; give some, or remove the line")
+                    raise UserError(f"{name}, line {_line(key)}: {section} {given}; add settings, or remove the line")
 
-    def where(self, key: str) -> str | None:
+    def where(self, key: str, file: str | None = None) -> str | None:
         """`FILE, line N` of a dotted key, or of the nearest setting around it; None if an option gives it.
 
-        The last file wins, as it does in parsing. `init_args` and the items of lists need no mention in the key.
+        `init_args` and the items of lists need not be in the key.
+
+        Args:
+            key: The dotted key.
+            file: The file that was being read. None: all files had been read, and the last one wins, as in parsing.
         """
         parts = key.split(".")
-        if any(_names(argument, parts) for argument in self._arguments):
+        if file is None and any(_names(argument, parts) for argument in self._arguments):
             return None
+        roots = [(name, root) for name, root in reversed(self._roots) if file in (None, name)]
         for length in range(len(parts), min(len(parts), 2) - 1, -1):
-            for name, root in reversed(self._roots):
+            for name, root in roots:
                 for node, _ in _find(root, parts[:length]):
                     return f"{name}, line {_line(node)}"
-        return None
+        return file
 
 
 def _config_arguments(arguments: list[str]) -> Iterator[str]:
@@ -75,7 +94,7 @@ def _read(name: str, path: Path) -> yaml.MappingNode:
 
 
 def _refuse_duplicates(name: str, node: yaml.Node) -> None:
-    """YAML readers let the last of two equal keys win, which loses a whole section without a word."""
+    """YAML readers let the last of two equal keys win, which silently loses a whole section."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_duplicates(name, item)
@@ -85,7 +104,7 @@ def _refuse_duplicates(name: str, node: yaml.Node) -> None:
     for key, value in node.value:
         setting = str(key.value)
         if setting in lines and setting != "<<":
-            raise UserError(f"{name}, line {_line(key)}: {setting} is given in line {lines[setting]} already")
+            raise UserError(f"{name}, line {_line(key)}: {setting} is already given on line {lines[setting]}")
         lines[setting] = _line(key)
         _refuse_duplicates(name, value)
 
@@ -110,10 +129,10 @@ def _find(node: yaml.Node, parts: Sequence[str]) -> Iterator[tuple[yaml.Node, ya
 
 
 def _names(argument: str, parts: Sequence[str]) -> bool:
-    """Whether an option sets the key or something around it (`--data.filter=...` for data.filter.t_easy)."""
+    """Whether an option sets the key, a setting around it (data.filter for data.filter.t_easy), or a setting in it."""
     option = argument.removeprefix("--").partition("=")[0].removesuffix("+").replace(".init_args", "")
     given = option.split(".")
-    return argument.startswith("--") and len(given) > 1 and given == list(parts[: len(given)])
+    return argument.startswith("--") and all(one == other for one, other in zip(given, parts, strict=False))
 
 
 def _line(node: yaml.Node) -> int:

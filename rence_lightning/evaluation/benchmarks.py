@@ -1,12 +1,12 @@
 """The registry of benchmarks: location on the hub, fields, form of the answers, and number of problems of each."""
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 from rence_lightning.errors import UserError
 from rence_lightning.prompts import FileProblems, HubProblems, Problem, ProblemSource
 from rence_lightning.prompts.rows import RowSchema, iter_file
+from rence_lightning.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,9 @@ def load_benchmark(name: str, source: ProblemSource | None = None) -> list[Probl
 
 def _known(name: str) -> Benchmark:
     if name not in BENCHMARKS:
-        close = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(
-            f"benchmark {name!r} is unknown{hint}; known are {', '.join(BENCHMARKS)}; any other name needs a source "
-            "of its own"
+            f"benchmark {name!r} is unknown{did_you_mean(name.lower(), BENCHMARKS)}; known are "
+            f"{', '.join(BENCHMARKS)}; any other name needs a source of its own"
         )
     return BENCHMARKS[name]
 

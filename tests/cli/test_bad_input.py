@@ -1,4 +1,4 @@
-"""Bad input ends with one line that names the key or file and the mend, and with exit code 2."""
+"""Bad input ends with one line that names the key or file and the fix, and with exit code 2."""
 
 import json
 import subprocess
@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import ROOT
 
 from rence_lightning.cli.config_errors import explain, nearest_key
 from rence_lightning.cli.config_files import ConfigFiles
 from rence_lightning.cli.main import main
 
-ROOT = Path(__file__).parents[2]
 ARITHMETIC = str(ROOT / "conf" / "arithmetic.yaml")
 
 
@@ -42,31 +42,43 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
     [
         ("--trainer.max_iteration=3", ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
         ("--data.group_siz=4", ["data.group_siz", "did you mean data.group_size?"]),
-        ("--trainer.max_iter=3", ["--trainer.max_iter"]),  # an abbreviation is not taken for the key
+        ("--trainer.max_iter=3", ["--trainer.max_iter"]),  # abbreviations are not accepted
         ("--data.group_size=eight", ["data.group_size", "int", "eight"]),
         ("--data.filter.init_args.t_esy=0.3", ["data.filter.t_esy", "PositiveRatioFilter", "did you mean t_easy?"]),
         ("--data.filtr.init_args.t_easy=0.3", ["data.filtr", "did you mean data.filter?"]),
         ("--max_iterations=3", ["--max_iterations", "did you mean trainer.max_iterations?"]),
-        ("--model.objective.beta=high", ["model.objective.beta: expected float, got high"]),
+        (
+            "--model.objective.beta=high",
+            ["model.objective.beta: MultiLabelNCE: Expected a <class 'float'>. Got value: high"],
+        ),
         ("--model.objective.init_args.margin=adaptiv", ["model.objective.margin", "'adaptive', 'constant', 'none'"]),
         ("--model.optimizer.lrr=1", ["model.optimizer.lrr", "did you mean lr?"]),
-        ("--model.optimizer.lr=fast", ["model.optimizer.lr: expected float, got fast"]),
+        ("--model.optimizer.lr=fast", ["model.optimizer.lr: Expected a <class 'float'>", "fast"]),
         ("--model.optimizer.lr=-1", ["model: optimizer", "Invalid learning rate: -1.0"]),
         ("--model.optimizer=torch.optim.AdamX", ["model.optimizer", "no attribute 'AdamX'", "did you mean Adam"]),
-        ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", ["model.lr_scheduler", "needs step_size"]),
-        ("--data.filter=PositiveRatioFiltr", ["data.filter: there is no class", "did you mean PositiveRatioFilter?"]),
-        ("--data.problems=ArithmeticProblems", ["data.problems: expected list, got ArithmeticProblems"]),
-        ("--data.problems=[FileProblems]", ["data.problems: FileProblems needs path"]),
+        ("--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", ["model.lr_scheduler", "required: step_size"]),
+        (
+            "--data.filter=PositiveRatioFiltr",
+            ["data.filter: ", "PositiveRatioFiltr", "did you mean PositiveRatioFilter?"],
+        ),
+        (
+            "--data.problems=ArithmeticProblems",
+            ["data.problems: Expected a <class 'list'>. Got value: ArithmeticProblems"],
+        ),
+        ("--data.problems=[FileProblems]", ["data.problems: FileProblems: the following arguments are required: path"]),
         ("--data.problems=[]", ["there are no problems"]),
         ("--evaluation.benchmarks={a: {class_path: rence_lightning.prompts.Nope}}", ["evaluation.benchmarks", "Nope"]),
         ("--evaluation.limit=-1", ["limit is -1"]),
         ("--seed_everything=-1", ["seed_everything", "from 0 to 2**32 - 1, got -1"]),
-        ("--seed_everything=x", ["seed_everything: expected bool or int, got x"]),
+        (
+            "--seed_everything=x",
+            ["error: seed_everything: Expected a <class 'bool'>; Expected a <class 'int'>. Got value: x"],
+        ),
         ("--model.trust_region.estimator=k9", ["model.trust_region.estimator", "k1", "k9"]),
         ("--model.objective=rence_lightning.objectives.NoSuch", ["model.objective", "has no attribute 'NoSuch'"]),
         (
             "--model.objective=rence_lightning.sampling.PromptPool",
-            ["model.objective", "expected a subclass of Objective, got rence"],
+            ["model.objective", "does not correspond to a subclass of Objective"],
         ),
         ("--data.group_size=1", ["group_size is 1", "at least 2"]),
         ("--data.filter.init_args.t_easy=0.0", ["t_hard < t_easy", "t_easy 0.0"]),
@@ -97,7 +109,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         (f"--data.problems=[{NOWHERE}]", ["nowhere.jsonl: no such file"]),
     ],
 )
-def test_a_wrong_option_names_itself_and_the_mend(
+def test_a_wrong_option_names_itself_and_the_fix(
     option: str, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if option == "--trainer.accelerator=gpu":
@@ -118,15 +130,15 @@ FILTER = "rence_lightning.sampling.PositiveRatioFilter"
     ("text", "line", "words"),
     [
         ("trainer:\n  max_iteration: 3\n", 2, ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
-        ("trainerr:\n  max_iterations: 3\n", 2, ["trainerr", "did you mean trainer.max_iterations?"]),
-        ("data:\n  group_size: eight\n", 2, ["data.group_size: expected int, got eight"]),
+        ("trainerr:\n  max_iterations: 3\n", 1, ["there is no section 'trainerr' (did you mean 'trainer'?)"]),
+        ("data:\n  group_size: eight\n", 2, ["data.group_size: Expected a <class 'int'>. Got value: eight"]),
         ("data:\n  sampling:\n    topp: 1\n", 3, ["data.sampling.topp", "did you mean data.sampling.top_p?"]),
         ("data:\n  filter:\n    init_args:\n      t_esy: 1\n", 4, ["data.filter.t_esy", "did you mean t_easy?"]),
         (f"data:\n  filter:\n    class_path: {FILTER}s\n", 2, ["data.filter", "did you mean PositiveRatioFilter?"]),
         (
             f"model:\n  objective:\n    class_path: {FILTER}\n",
             2,
-            ["model.objective", "expected a subclass of Objective"],
+            ["model.objective", "does not correspond to a subclass of Objective"],
         ),
         ("data:\n  problems:\n    - class_path: FileProblems\n      init_args:\n        pth: x\n", 5, ["path?"]),
         ("data:\n  filter:\n    init_arg: {t_easy: 0.3}\n", 3, ["init_arg", "did you mean init_args?"]),
@@ -134,15 +146,23 @@ FILTER = "rence_lightning.sampling.PositiveRatioFilter"
         ("trainer: 3\n", 1, ["trainer must hold settings"]),
         ("seed_everything: 1\nevaluation:\n", 2, ["evaluation holds nothing"]),
         ("data:\n  sampling:\n", 2, ["data.sampling holds nothing"]),
-        ("data:\n  seed: 1\nmodel:\n  dtype: float32\ndata:\n  seed: 2\n", 5, ["data is given in line 1 already"]),
+        ("data:\n  seed: 1\nmodel:\n  dtype: float32\ndata:\n  seed: 2\n", 5, ["data is already given on line 1"]),
         ("data: [\n", 2, ["not valid YAML"]),
         ("data:\n\tgroup_size: 3\n", 2, ["not valid YAML"]),
         ("just words\n", None, ["holds no settings"]),
         ("# nothing\n", None, ["holds no settings at all"]),
         ("checkpoint:\n  every: ${nowhere.at.all}\n", 2, ["checkpoint.every", "nowhere.at.all", "not found"]),
         ("checkpoint:\n  every: ${oc.env:NO_SUCH_VARIABLE}\n", 2, ["checkpoint.every", "'NO_SUCH_VARIABLE' not found"]),
-        ("checkpoint:\n  every: ${data.group_size\n", 2, ["checkpoint.every", "${...} is malformed"]),
-        ("checkpoint:\n  every: ${model.policy}\n", 2, ["checkpoint.every: expected int, got embedded:arithmetic"]),
+        (
+            "checkpoint:\n  every: ${data.group_size\n",
+            2,
+            ["checkpoint.every", "no viable alternative", "${data.group_size"],
+        ),
+        (
+            "checkpoint:\n  every: ${model.policy}\n",
+            2,
+            ["checkpoint.every: Expected a <class 'int'>. Got value: embedded:arithmetic"],
+        ),
     ],
 )
 def test_a_wrong_file_names_the_line_and_the_key(
@@ -165,20 +185,20 @@ def test_a_key_required_and_set_to_null(tmp_path: Path, capfd: pytest.CaptureFix
 def test_an_option_hides_the_file_that_it_overrides(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "overlay.yaml").write_text("data:\n  group_size: 4\n")
     error = error_of(capfd, *fit(tmp_path, f"--config={tmp_path / 'overlay.yaml'}", "--data.group_size=x"))
-    assert error == "error: data.group_size: expected int, got x"
+    assert error == "error: data.group_size: Expected a <class 'int'>. Got value: x"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["subcommand", "fit or validate", "--config"]),
-        (["fitt"], ["invalid choice: 'fitt'", "fit", "validate"]),
+        ([], ["name a command", "fit, validate, export, compare, report", "--config"]),
+        (["fitt"], ["no command 'fitt'", "did you mean fit?", "fit, validate, export, compare, report"]),
         (["fit"], ["missing: model.policy, data.problems", "conf/arithmetic.yaml"]),
-        (["--data.group_size=2", "fit"], ["--data.group_size=2", "options go after the subcommand"]),
-        ([f"--config={ARITHMETIC}", "fit"], ["name a subcommand", "then the options"]),
+        (["--data.group_size=2", "fit"], ["--data.group_size=2", "options go after the command"]),
+        ([f"--config={ARITHMETIC}", "fit"], ["--config", "options go after the command"]),
         (["fit", ARITHMETIC], ["unrecognized", f"did you mean --config={ARITHMETIC}?"]),
         (["fit", "--config"], ["--config", "expected one argument"]),
-        (["fit", "--config=nowhere.yaml"], ["does not exist", "nowhere.yaml"]),
+        (["fit", "--config=nowhere.yaml"], ["there is no file nowhere.yaml"]),
     ],
 )
 def test_a_wrong_command_says_what_is_missing(
@@ -187,6 +207,55 @@ def test_a_wrong_command_says_what_is_missing(
     error = error_of(capfd, *arguments)
     for word in words:
         assert word in error
+
+
+def test_a_wrong_value_points_at_the_file_that_holds_it_and_not_at_a_later_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong.yaml").write_text("data:\n  seed: 0\n  group_size: eight\n")
+    (tmp_path / "right.yaml").write_text("data:\n  group_size: 4\n")
+    files = [f"--config={tmp_path / name}.yaml" for name in ("wrong", "right")]
+    error = error_of(capfd, *fit(tmp_path, *files))
+    assert error.startswith(f"error: {tmp_path / 'wrong.yaml'}, line 3: data.group_size: ")
+
+
+def test_a_wrong_value_in_a_part_of_an_overlay_points_at_the_overlay(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong.yaml").write_text("model:\n  objective:\n    init_args:\n      beta: high\n")
+    error = error_of(capfd, *fit(tmp_path, f"--config={tmp_path / 'wrong.yaml'}", "--model.objective.beta=0.2"))
+    assert error.startswith(f"error: {tmp_path / 'wrong.yaml'}, line 4: model.objective.beta: ")
+
+
+def test_an_option_in_a_part_does_not_point_at_the_file_that_gives_the_part(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capfd, *fit(tmp_path, "--evaluation.benchmarks.extra=[1]"))
+    assert error.startswith("error: evaluation.benchmarks: ")
+
+
+ENGINES = """
+class Empty:
+    def generate(self, prompts, group_size, sampling, seeds, progress=None, finished=None): ...
+
+class Short:
+    def sync(self, policy): ...
+    def generate(self, prompts): ...
+    def release(self): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [("Empty", "it lacks sync, release"), ("Short", "generate(self, prompts, group_size, sampling")],
+)
+def test_an_engine_that_lacks_methods_is_told_which(
+    engine: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_engines.py").write_text(ENGINES)
+    monkeypatch.syspath_prepend(tmp_path)
+    error = error_of(capfd, *fit(tmp_path, f"--data.engine=users_engines.{engine}"))
+    assert "data.engine" in error and words in error
 
 
 def test_a_row_without_an_answer_is_named_by_file_and_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +298,37 @@ def test_the_whole_process_ends_with_one_line() -> None:
     assert done.stderr == "error: unrecognized arguments: --data.group_siz=1 (did you mean data.group_size?)\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--version",),
+        ("--help",),
+        ("fitt",),
+        ("fit", "--trainr.x", "1"),
+        ("fit", "--config=nowhere.yaml"),
+        ("report", "nowhere"),
+        ("compare", "nowhere", "nowhere"),
+        ("compare", "--help"),
+        ("export", "--help"),
+        ("report", "--help"),
+        ("export", "nowhere", "folder"),
+    ],
+)
+def test_what_needs_no_torch_does_not_import_it(arguments: tuple[str, ...]) -> None:
+    """An import of torch and Lightning takes seconds, in which a typo would go unanswered."""
+    program = (
+        "import sys, atexit\n"
+        "heavy = ('torch', 'lightning', 'transformers', 'matplotlib', 'torchmetrics', 'jsonargparse')\n"
+        "atexit.register(lambda: print('imported:', *(name for name in heavy if name in sys.modules)))\n"
+        "from rence_lightning.cli.main import main\n"
+        f"main({list(arguments)})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
 def test_a_page_of_alternatives_becomes_a_line() -> None:
     message = (
         'Parser key "model.objective":\n  Does not validate against any of the Union subtypes\n  Subtypes: [...]\n'
@@ -245,7 +345,7 @@ def test_the_last_file_wins_in_naming_too(tmp_path: Path) -> None:
     files = ConfigFiles(["fit", "-c", str(first), f"--config={second}", "--trainer.devices=1"])
     assert files.where("data.group_size") == f"{second}, line 1"
     assert files.where("data.filter.t_easy") == f"{first}, line 4"
-    assert files.where("data.filter.t_hard") == f"{first}, line 3", "the nearest around it"
+    assert files.where("data.filter.t_hard") == f"{first}, line 3", "the nearest setting around it"
     assert files.where("trainer.devices") is None
 
 
@@ -262,10 +362,10 @@ def test_words_that_are_unknown_are_kept() -> None:
         ("data.sampling.topp", "data.sampling.top_p"),
         ("group_size", "data.group_size"),
         ("data.filtr.init_args.t_easy", "data.filter"),
-        ("data.foo", None),  # that both stand in `data` makes no likeness
+        ("data.foo", None),  # a common section alone does not make keys similar
         ("verbose", None),
     ],
 )
-def test_the_nearest_key_is_beside_it_or_in_a_like_section(key: str, near: str | None) -> None:
+def test_the_nearest_key_is_in_the_same_section_or_in_a_similar_one(key: str, near: str | None) -> None:
     keys = ["seed_everything", "data", "data.group_size", "data.seed", "data.sampling.top_p", "data.filter"]
     assert nearest_key(key, keys) == near

@@ -1,6 +1,7 @@
 """The command line: configurations that are complete and run again, overrides, and parts by class_path."""
 
 import inspect
+import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -8,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from command_line import CONF, printed_config
 from lightning.pytorch.callbacks import EarlyStopping
 
-from rence_lightning.cli.main import CLI, main
+from rence_lightning import __version__, callbacks
+from rence_lightning.cli.commands import COMMANDS
+from rence_lightning.cli.main import main
+from rence_lightning.cli.sections import CALLBACKS, SECTIONS
+from rence_lightning.errors import StarvationError
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.stop import Stopped
 from rence_lightning.training.trainer import Trainer
 
 ARITHMETIC = f"--config={CONF / 'arithmetic.yaml'}"
@@ -56,7 +63,7 @@ def test_every_configuration_is_complete_and_parses_to_itself(
         "trainer": Trainer,
         "model": PolicyModule,
         "data": RolloutDataModule,
-        **CLI.CALLBACKS,
+        **{key: getattr(callbacks, name) for key, name in CALLBACKS.items()},
     }.items():
         settings = set(inspect.signature(kind).parameters) - ({"seed"} if section == "data" else set())  # linked
         assert settings <= config[section].keys(), section
@@ -144,6 +151,93 @@ def test_help_of_a_class_explains_its_settings(capfd: pytest.CaptureFixture[str]
     assert "Upper bound of rho, inclusive" in " ".join(capfd.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("data.reward", ["MathReward", "Compare the last", "CombinedReward", "--data.reward.help CLASS"]),
+        ("data.engine", ["TransformersEngine", "VLLMEngine"]),
+        ("trainer.callbacks", ["RolloutBudget", "EarlyStopping"]),
+        ("model.objective", ["MultiLabelNCE", "DAPO"]),
+    ],
+)
+def test_help_of_a_key_lists_the_classes_that_it_takes(
+    key: str, words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", f"--{key}.help"])
+    text = capfd.readouterr().out
+    assert end.value.code == 0
+    for word in words:
+        assert word in text
+    assert "ContrastiveObjective" not in text, "abstract classes cannot be named"
+
+
+def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.CaptureFixture[str]) -> None:
+    assert {*COMMANDS} == {"fit", "validate", "export", "compare", "report"}
+    for arguments in (["--help"], ["nonsense"], []):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        output = capfd.readouterr()
+        assert all(name in output.out + output.err for name in COMMANDS)
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            main([name, "--help"])
+        text = capfd.readouterr().out
+        assert end.value.code == 0 and f"usage: python -m rence_lightning {name} " in text and "%%" not in text
+        assert f"  python -m rence_lightning {name} " in text.partition("examples:")[2], "no example"
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capfd.readouterr().out == f"rence_lightning {__version__}\n"
+
+
+def test_help_of_fit_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = capfd.readouterr().out
+    lines = text.splitlines()
+    headings = [next(n for n, line in enumerate(lines) if line.startswith(f"{name}: ")) for name in SECTIONS]
+    assert lines.index("options:") < headings[0] and headings == sorted(headings)
+    assert (
+        "Linked arguments" not in text
+        and lines.index("  --ckpt_path str|null  Resume from here: `last`, `best`, a run directory or a") < headings[0]
+    )
+    assert "known subclasses" not in text and "Union[" not in text and "Optional[" not in text
+    assert "--trainer.callbacks list[Callback]|null" in text and "--trainer.callbacks.help" not in text
+    assert len(text.splitlines()) < 300
+
+
+TEXTS = ["Solve: {problem}", "[{problem}]", "# {problem}", "{problem}", "- {problem}: x", "'{problem}'"]
+
+
+@pytest.mark.parametrize("option", ["--data.template.text", "--data.template.init_args.text"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_taken_as_it_is_even_if_it_looks_like_yaml(
+    option: str, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([f"{option}={text}"], [option, text]):
+        if arguments[-1].startswith("-") and len(arguments) > 1:
+            continue  # argparse takes it for an option
+        config = printed_config(capfd, "fit", ARITHMETIC, *arguments)
+        assert config["data"]["template"]["init_args"]["text"] == text
+
+
+def test_values_of_other_types_are_still_read(capfd: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(
+        capfd,
+        *("fit", ARITHMETIC, "--data.filter.t_easy=0.75", "--data.template.system=null", "--data.template.chat=true"),
+        "--model.optimizer.betas=[0.5, 0.6]",
+        "--evaluation.benchmarks.extra={class_path: FileProblems, init_args: {path: x.jsonl}}",
+    )
+    assert config["data"]["filter"]["init_args"]["t_easy"] == 0.75
+    assert config["data"]["template"]["init_args"]["system"] is None
+    assert config["data"]["template"]["init_args"]["chat"] is True
+    assert config["model"]["optimizer"]["init_args"]["betas"] == [0.5, 0.6]
+    assert config["evaluation"]["benchmarks"]["extra"]["init_args"]["path"] == "x.jsonl"
+
+
 USERS_MODULE = '''
 from lightning.pytorch.callbacks import Callback
 from rence_lightning.objectives import ContrastiveObjective, multi_label_nce
@@ -167,7 +261,7 @@ class KeepAll(PromptFilter):
         return Judgement(Outcome.KEPT, tuple(reward == max(rewards) for reward in rewards))
 
 class Engine(TransformersEngine):
-    """Nothing of its own."""
+    """An engine that changes nothing."""
 
 class Two(ProblemSource):
     def load(self):
@@ -222,7 +316,9 @@ def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_the_configuration_of_a_run_runs_again_beside_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_saved_configuration_of_a_run_repeats_it_in_a_new_directory(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     main(["fit", ARITHMETIC, *SMALL, f"--trainer.run_dir={run}", "--trainer.max_iterations=1"])
     main(["fit", f"--config={run / 'config.yaml'}"])
@@ -231,3 +327,23 @@ def test_the_configuration_of_a_run_runs_again_beside_it(tmp_path: Path, capfd: 
     losses = [[line.split(",") for line in text.splitlines()] for text in (first, second)]
     column = losses[0][0].index("train/loss")
     assert [row[column] for row in losses[0]] == [row[column] for row in losses[1]], "the same run, figure for figure"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "lower trainer.micro_batch_tokens"),
+        (Stopped(signal.SIGTERM), 128 + signal.SIGTERM, ""),
+        (StarvationError("no group"), 1, "error: no group"),
+    ],
+)
+def test_the_end_of_a_run_is_its_exit_code_although_the_errors_are_imported_late(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(trainer: Trainer, model: Any, datamodule: Any, ckpt_path: str | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", ARITHMETIC])
+    assert end.value.code == code and words in capfd.readouterr().err

@@ -1,16 +1,94 @@
-"""Commands that need no configuration: what they work on says all."""
+"""The commands of `python -m rence_lightning`, in one table: help, dispatch and error messages all read it.
 
+This module imports nothing heavy, so that a typo or `--help` is answered at once; a command's module is imported when
+it is called.
+"""
+
+from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 
-from rence_lightning.cli.commands.compare import compare_command
-from rence_lightning.cli.commands.export import export_command
-from rence_lightning.cli.commands.report import report_command
+from rence_lightning import __version__
+from rence_lightning.cli.arguments import PROGRAM, CommandParser
+from rence_lightning.errors import UserError
+from rence_lightning.text import did_you_mean
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "export": export_command,
-    "compare": compare_command,
-    "report": report_command,
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+        function: The function that runs it, as `module:name` below this package. It is given the arguments that follow
+            the command.
+        help: One line about it, for the list of commands.
+        example: The arguments of an example.
+    """
+
+    function: str
+    help: str
+    example: str
+
+    def __call__(self, arguments: list[str]) -> None:
+        """Imports the command's module and runs the command."""
+        module, _, name = self.function.partition(":")
+        function: Callable[[list[str]], None] = getattr(import_module(f"{__name__}.{module}"), name)
+        function(arguments)
+
+
+COMMANDS = {
+    "fit": Command("training:fit_command", "train a policy", "fit --config conf/arithmetic.yaml"),
+    "validate": Command(
+        "training:validate_command",
+        "evaluate a policy on benchmarks",
+        "validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf",
+    ),
+    "export": Command(
+        "export:export_command",
+        "write a checkpoint's policy as a Hugging Face folder",
+        "export runs/arithmetic/checkpoints/best FOLDER",
+    ),
+    "compare": Command(
+        "compare:compare_command",
+        "compare two evaluations of the same problems",
+        "compare runs/before-validate runs/after-validate",
+    ),
+    "report": Command("report:report_command", "write a run as one HTML page", "report runs/arithmetic"),
 }
-"""By name, each given the arguments after it."""
+"""The commands by name, in the order in which the help lists them."""
 
-__all__ = ["COMMANDS"]
+
+def find_command(arguments: list[str]) -> Command:
+    """The command that a command line names first.
+
+    Raises:
+        UserError: It names none, or one that does not exist.
+        SystemExit: `--help` or `--version` was asked for and is printed.
+    """
+    known = ", ".join(COMMANDS)
+    if not arguments:
+        raise UserError(f"name a command: {known}; for example: {PROGRAM} {COMMANDS['fit'].example}")
+    first = arguments[0]
+    if first in COMMANDS:
+        return COMMANDS[first]
+    if first in ("-h", "--help", "--version"):
+        _top_level_parser().parse_args([first])
+    if first.startswith("-"):
+        raise UserError(f"{first}: options go after the command ({known})")
+    raise UserError(f"there is no command {first!r}{did_you_mean(first, COMMANDS)}; choose from {known}")
+
+
+def _top_level_parser() -> CommandParser:
+    parser = CommandParser(
+        None,
+        "Train a language model on verifiable problems with ReNCE, or evaluate one.",
+        [command.example for command in COMMANDS.values()],
+        epilogue=f"{PROGRAM} COMMAND --help explains the arguments of a command.",
+    )
+    version = f"rence_lightning {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    listed = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=ArgumentParser)
+    for name, command in COMMANDS.items():
+        listed.add_parser(name, help=command.help, add_help=False)
+    return parser

@@ -1,34 +1,46 @@
 """`python -m rence_lightning export`: a checkpoint's policy as a Hugging Face folder, on a CPU, without its YAML."""
 
-import argparse
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
+from rence_lightning.cli.arguments import CommandParser
 from rence_lightning.errors import UserError
-from rence_lightning.policy import Policy, export_policy
-from rence_lightning.run.checkpoint import read_policy_weights
 from rence_lightning.run.lineage import find_checkpoint
+
+if TYPE_CHECKING:
+    from rence_lightning.policy import Policy
 
 
 def export_command(arguments: list[str]) -> None:
     """Parses the command's arguments and writes the folder.
 
     Raises:
-        UserError: There is no such checkpoint, or the folder is in use.
+        UserError: The arguments are wrong, there is no such checkpoint, or the folder is in use.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m rence_lightning export",
-        description="Write a checkpoint's policy as a Hugging Face folder: safetensors, configuration and tokenizer.",
+    parser = CommandParser(
+        "export",
+        "Write a checkpoint's policy as a Hugging Face folder: safetensors, configuration and tokenizer.",
+        ["export runs/arithmetic/checkpoints/best policy", "export runs/arithmetic policy --dtype bfloat16"],
     )
-    parser.add_argument("checkpoint", help="a checkpoint folder, or a run directory (its last)")
-    parser.add_argument("folder", type=Path, help="is created")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as it was trained")
+    parser.add_argument("checkpoint", help="a checkpoint folder, or a run directory (its last checkpoint)")
+    parser.add_argument("folder", type=Path, help="the folder to create")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="the type of the parameters (default: the one in which the policy was trained)",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.folder.exists():
         raise UserError(f"export: {chosen.folder} exists; name a folder that does not")
     checkpoint = find_checkpoint(chosen.checkpoint, Path())
+    import torch
+
+    from rence_lightning.cli.output import hide_bars_in_files
+    from rence_lightning.policy import export_policy
+
+    hide_bars_in_files()
     policy = read_policy(checkpoint)
     if chosen.dtype is not None:
         policy.to(getattr(torch, chosen.dtype))
@@ -40,8 +52,13 @@ def read_policy(checkpoint: Path) -> Policy:
     """The policy that a checkpoint holds, on the CPU.
 
     Raises:
-        UserError: The checkpoint does not say what its weights are of.
+        UserError: The checkpoint does not say which model its weights belong to.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    from rence_lightning.policy import Policy
+    from rence_lightning.run.checkpoint import read_policy_weights
+
     hf = checkpoint / "hf"
     if not (hf / "config.json").exists():
         raise UserError(f"export: {checkpoint} holds no hf/config.json; give another checkpoint")

@@ -1,0 +1,44 @@
+"""The argument parser of the commands that need no configuration, and of the list of commands itself."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rence_lightning.errors import UserError
+
+PROGRAM = "python -m rence_lightning"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose description ends with examples, and whose errors are one line.
+
+    Args:
+        command: The name of the command; None for the parser of the whole command line.
+        description: What the command does, in complete sentences.
+        examples: The arguments of example calls, the command's name included.
+        epilogue: A closing line of the help.
+    """
+
+    def __init__(
+        self, command: str | None = None, description: str = "", examples: Sequence[str] = (), epilogue: str = ""
+    ) -> None:
+        super().__init__(
+            prog=PROGRAM if command is None else f"{PROGRAM} {command}",
+            description=with_examples(description, examples),
+            epilog=epilogue,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the arguments.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message} ({self.prog} --help explains the arguments)")
+
+
+def with_examples(description: str, examples: Sequence[str]) -> str:
+    """A description followed by example calls, one a line."""
+    return "\n".join([description, "", "examples:", *(f"  {PROGRAM} {example}" for example in examples)])
