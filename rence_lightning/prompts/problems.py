@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class ProblemSource(ABC):
         """
 
 
-class FileProblems(ProblemSource):
+@dataclass
+class FileProblems(RowSchema, ProblemSource):
     """Problems from a file on this machine.
 
     Field names may be paths into nested values, with positions in lists: `reward_model.ground_truth`,
@@ -54,15 +55,11 @@ class FileProblems(ProblemSource):
 
     Args:
         path: A `.jsonl`, `.jsonl.gz` or `.parquet` file; JSON lines are UTF-8.
-        args: Arguments of `RowSchema`, in its order.
         source: Name of the data set in ids, logs and tables. None: the file's name without its suffix.
-        kwargs: Arguments of `RowSchema`, by name.
     """
 
-    def __init__(self, path: str, *args: Any, source: str | None = None, **kwargs: Any) -> None:
-        self.path = Path(path).expanduser()
-        self.schema = RowSchema(*args, **kwargs)
-        self.source = source if source is not None else self.path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    path: str
+    source: str | None = field(default=None, kw_only=True)
 
     def load(self) -> list[Problem]:
         """Reads the file.
@@ -71,35 +68,25 @@ class FileProblems(ProblemSource):
             UserError: The file or a row cannot be read. The message names the file and the line (of JSON lines) or row
                 (of parquet), counted from 1.
         """
-        return _to_problems(iter_file(self.path), str(self.path), self.schema, self.source)
+        name = Path(self.path).name.removesuffix(".gz").rsplit(".", 1)[0]
+        return _to_problems(iter_file(self.path), self.path, self, name if self.source is None else self.source)
 
 
-class HubProblems(ProblemSource):
+@dataclass
+class HubProblems(RowSchema, ProblemSource):
     """Problems from a data set on the Hugging Face hub, or from its local cache when offline.
 
     Args:
         name: Name of the data set on the hub, such as `HuggingFaceH4/MATH-500`.
         split: Name of its split; a slice such as `train[:100]` works too.
         config: Name of its configuration (subset) where it has several, or a list of names, to be joined.
-        args: Arguments of `RowSchema`, in its order.
         revision: Commit, tag or branch on the hub; name a commit so that the rows never change.
-        kwargs: Arguments of `RowSchema`, by name.
     """
 
-    def __init__(
-        self,
-        name: str,
-        split: str = "train",
-        config: str | list[str] | None = None,
-        *args: Any,
-        revision: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.name = name
-        self.split = split
-        self.configs = config if isinstance(config, list) else [config]
-        self.revision = revision
-        self.schema = RowSchema(*args, **kwargs)
+    name: str
+    split: str = "train"
+    config: str | list[str] | None = None
+    revision: str | None = field(default=None, kw_only=True)
 
     def load(self) -> list[Problem]:
         """Downloads the split, or reads it from the cache.
@@ -109,12 +96,12 @@ class HubProblems(ProblemSource):
                 (counted from 1) lacks a problem or an answer.
         """
         problems: list[Problem] = []
-        for config in self.configs:
+        for config in self.config if isinstance(self.config, list) else [self.config]:
             source = "/".join(part for part in (self.name, config, self.split) if part)
             rows = enumerate(self._download(config), start=1)
             places = ((f"{source}, row {number}", number, row) for number, row in rows)
-            problems += _to_problems(places, source, self.schema, source)
-        return problems[: self.schema.limit]
+            problems += _to_problems(places, source, self, source)
+        return problems[: self.limit]
 
     def _download(self, config: str | None) -> Iterable[dict[str, Any]]:
         import datasets  # takes a second to import, and a run on local files does not need it

@@ -30,9 +30,9 @@ class UnansweredError(UserError):
     """A row has no final answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class RowSchema:
-    """How the rows of a data set are read.
+    """How the rows of a data set are read: the settings that all sources of rows inherit.
 
     Field names may be paths into nested values, with positions in lists: `reward_model.ground_truth`,
     `prompt.0.content`.
@@ -152,8 +152,9 @@ class RowSchema:
         return f"{source}/{text}" if text.isdecimal() else text
 
 
-def iter_file(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def iter_file(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yields, for each row of a JSON lines or parquet file, its place as text, its number from 1, and the row."""
+    path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {what}; give the path of a .jsonl, .jsonl.gz or .parquet file")

@@ -1,6 +1,7 @@
 """Data sets read from files of the forms in use, and what is said of rows that cannot be read."""
 
 import gzip
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,12 @@ def test_answers_become_text(tmp_path: Path, value: Any, answer: str) -> None:
 
 def test_an_answer_in_a_list_is_named_by_its_position(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "o.jsonl", {"question": "q", "final_answer": ["$\\frac{1}{2 n+2}$"]})
-    assert FileProblems(str(path), "question", "final_answer.0").load()[0].answer == r"\frac{1}{2 n+2}"
+    assert (
+        FileProblems(str(path), problem_field="question", answer_field="final_answer.0").load()[0].answer
+        == r"\frac{1}{2 n+2}"
+    )
     with pytest.raises(UserError, match=r"o\.jsonl, line 1: .*a list; name one of its values, such as final_answer\.0"):
-        FileProblems(str(path), "question", "final_answer").load()
+        FileProblems(str(path), problem_field="question", answer_field="final_answer").load()
 
 
 def test_a_field_name_may_contain_dots(tmp_path: Path) -> None:
@@ -329,6 +333,7 @@ def test_a_configuration_has_the_settings_of_the_source_and_of_its_rows(
     required = next(iter(settings))
     arguments = parser.parse_args([f"--problems.{required}={settings[required]}"]).problems.as_dict()
     assert arguments == {**settings, **ROW_SETTINGS}
+    assert set(inspect.signature(source).parameters) == set(arguments), "not in help() of a notebook"
     text = parser.format_help()
     assert "{plain,boxed,gsm8k}" in text and "Form of the answer" in text
     with pytest.raises(Exception, match="answer_format"):

@@ -58,8 +58,8 @@ class PositiveRatioFilter(PromptFilter):
     A prompt is mastered if and only if the share of its correct responses exceeds t_master.
 
     Args:
-        t_hard: Lower bound (exclusive) of rho, the share of positive responses in a group that is kept.
-        t_easy: Upper bound (inclusive) of rho.
+        t_hard: Lower bound of rho, exclusive, where rho is the share of positive responses in a group.
+        t_easy: Upper bound of rho, inclusive.
         t_master: Share of correct responses above which a prompt is mastered and never drawn again; with 1, none is
             mastered.
         positives: Responses in the positive set P: `correct` for the correct ones, so that a group without any is too
