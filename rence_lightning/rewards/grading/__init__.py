@@ -1,1 +1,1 @@
-"""Grading of mathematical answers: when two answers are equal, judged in processes that can be killed."""
+"""Grading of mathematical answers: rules for when two answers are equal, applied in processes that can be killed."""

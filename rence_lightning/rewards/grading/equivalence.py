@@ -1,7 +1,7 @@
-r"""Whether two final answers are the same: cheap exact checks, one notation, structure, and math-verify for the rest.
+r"""Decides whether two final answers are equal, by exact checks, one notation, structure, and math-verify at last.
 
 What counts as equal is math-verify's policy, with the reference answer first, because `verify` is not symmetric
-(https://github.com/huggingface/Math-Verify). The choices that graders differ in:
+(https://github.com/huggingface/Math-Verify). Graders differ in these choices:
 
 | reference | also right | wrong |
 | --- | --- | --- |
@@ -25,12 +25,12 @@ from rence_lightning.rewards.grading.structure import same_structure
 from rence_lightning.rewards.grading.tolerance import within_tolerance
 
 MAX_CHARACTERS = 1_000
-"""Answers longer than this are wrong unless they are equal as strings. No final answer of a benchmark comes near it,
-and what is longer costs seconds of parsing."""
+"""Number of characters above which an answer is wrong unless it equals the reference as a string. No final answer of a
+benchmark is nearly as long, and longer ones take seconds to parse."""
 
 _MIN_WORD = 4
-"""Letters alone, from this length on, are a word and not a product of variables. math-verify reads every word as a
-product, for which `listen` equals `silent`."""
+"""Number of letters from which on letters alone are a word and not a product of variables. math-verify reads every word
+as a product, so that `listen` equals `silent`."""
 
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
@@ -50,12 +50,12 @@ _WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
 
 
 def quick_verdict(gold: str, prediction: str) -> bool | None:
-    """Judge what needs no algebra, in time linear in the strings' length.
+    """Judge without algebra, in time linear in the length of the strings.
 
     Returns:
         True when the answers are equal up to spelling (blanks, math delimiters, a full stop, a text command). False
         when the prediction is empty, when both are different plain integers or different words, or when either is
-        longer than `MAX_CHARACTERS`. None when only `equivalent` can tell.
+        longer than `MAX_CHARACTERS`. None when only `equivalent` can decide.
     """
     left, right = _spelling(gold), _spelling(prediction)
     if not right:
@@ -74,12 +74,13 @@ def quick_verdict(gold: str, prediction: str) -> bool | None:
 
 
 def equivalent(gold: str, prediction: str) -> bool:
-    """Judge with computer algebra, without any limit of time or memory: only for a process that may be killed.
+    """Judge with computer algebra: only for a process that may be killed, and that `guard` protects.
 
-    math-verify's own limits are alarm signals, which work on a main thread only; they are switched off.
+    There is no limit of time or memory here. math-verify's own limits are alarm signals, which work on a main thread
+    only, and are switched off.
 
     Returns:
-        Whether the prediction equals the reference; False as well where either cannot be understood.
+        Whether the prediction equals the reference; False also where one of them cannot be understood.
     """
     left, right = one_notation(_trimmed(gold)), one_notation(_trimmed(prediction))
     quick = quick_verdict(left, right)
@@ -87,9 +88,9 @@ def equivalent(gold: str, prediction: str) -> bool:
         return quick
     if (one := _FAMILY.search(left)) and (other := _FAMILY.search(right)):  # `, k \in \mathbb{Z}` on both
         left, right = left[: one.start()], right[: other.start()]
-    if r"\pm" in left + right:  # the variable of two solutions
+    if r"\pm" in left + right:  # `x = 1 \pm 2` states two values of a variable
         left, right = (_NAMED.sub("", answer) for answer in (left, right))
-    if _CHOICE.fullmatch(left) and _CHOSEN.match(right):  # `(C) 12` names the choice and what it says
+    if _CHOICE.fullmatch(left) and _CHOSEN.match(right):  # `(C) 12` gives the letter of a choice and its content
         return [left.strip("()")] == _CHOICES.findall(right)
     if right.endswith(_DANGLING):
         return False
@@ -101,7 +102,7 @@ def equivalent(gold: str, prediction: str) -> bool:
 
 
 def _both_signs(answer: str) -> str:
-    r"""`1 \pm x` as the two values that it stands for."""
+    r"""Write `1 \pm x` as the two values that it stands for."""
     if answer.count(r"\pm") != 1 or "," in answer:
         return answer
     before, after = answer.split(r"\pm")
@@ -109,13 +110,13 @@ def _both_signs(answer: str) -> str:
 
 
 def _leaf(gold: str, prediction: str) -> bool:
-    """Whether two parts of answers are the same."""
+    """Whether two parts of answers are equal."""
     quick = quick_verdict(gold, prediction)
     return _math_verify(gold, prediction) if quick is None else quick
 
 
 def _value(expression: str) -> Decimal | None:
-    """The real number that an expression is, or the right-hand side of an equation."""
+    """The real value of an expression, or of the right-hand side of an equation; None where there is none."""
     number = _constant(expression)
     try:
         return Decimal(str(number)) if number is not None else None
@@ -124,20 +125,20 @@ def _value(expression: str) -> Decimal | None:
 
 
 def _constant(expression: str) -> Any:
-    """The number, perhaps complex, that an expression is to 30 digits; None where it is none."""
+    """The value of an expression to 30 digits, which may be complex; None where it is not a number."""
     import sympy
 
     try:
         parsed = _parsed(expression)[0]
         value = getattr(parsed, "rhs", parsed)
         number = value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}).evalf(30)
-    except Exception:  # not an expression, or not to be computed
+    except Exception:  # it is not an expression, or cannot be computed
         return None
     return number if isinstance(number, sympy.Expr) and number.is_number and number.is_finite else None
 
 
 def _same_constant(gold: str, prediction: str) -> bool:
-    """Whether both are numbers, and the same to 20 digits: for complex ones, which math-verify compares as symbols."""
+    """Whether both are numbers that agree to 20 digits: for complex numbers, which math-verify compares as symbols."""
     left, right = _constant(gold), _constant(prediction)
     if left is None or right is None:
         return False
@@ -145,7 +146,7 @@ def _same_constant(gold: str, prediction: str) -> bool:
 
 
 def _parsed(answer: str) -> Any:
-    """What math-verify makes of an answer: a list of readings, the best first."""
+    """The readings of an answer by math-verify, the best one first."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
@@ -159,12 +160,12 @@ def _math_verify(gold: str, prediction: str) -> bool:
         if verify(_parsed(_trimmed(gold)), _parsed(_trimmed(prediction)), timeout_seconds=None):
             return True
         return _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
-    except Exception:  # a recursion limit, exhausted memory, a parser's bug: whatever it is, it is not the answer
+    except Exception:  # a recursion limit, exhausted memory, a bug of a parser: the answer is not understood
         return False
 
 
 def _trimmed(answer: str) -> str:
-    """Drop blanks, one pair of math delimiters and a full stop around an answer."""
+    """Remove blanks, one pair of math delimiters and a full stop around an answer."""
     answer = answer.strip().removesuffix(".").rstrip()
     for opening, closing in _DELIMITERS:
         inside = answer[len(opening) : len(answer) - len(closing)]
@@ -176,7 +177,7 @@ def _trimmed(answer: str) -> str:
 
 
 def _spelling(answer: str) -> str:
-    """One spelling for answers that differ in typesetting only."""
+    """Give answers that differ only in typesetting the same spelling."""
     answer = _trimmed(answer)
     for command, plain in ((r"\!", ""), ("{,}", ","), (r"\dfrac", r"\frac"), (r"\tfrac", r"\frac")):
         answer = answer.replace(command, plain)
@@ -186,7 +187,7 @@ def _spelling(answer: str) -> str:
 
 
 def _integer(answer: str) -> str | None:
-    """The canonical digits of a plain integer. Never converted to `int`, which is quadratic and limited in length."""
+    """The canonical digits of a plain integer, or None. `int` would take quadratic time and is limited in length."""
     match = _INTEGER.fullmatch(answer)
     if match is None:
         return None

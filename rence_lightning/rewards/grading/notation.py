@@ -1,4 +1,4 @@
-r"""One notation for what answers write in many: rewritten before they are compared, and never evaluated.
+r"""Rewrites answers in one notation before they are compared, by patterns alone.
 
 | written | read as |
 | --- | --- |
@@ -89,7 +89,7 @@ _PREAMBLE = re.compile(r"(?:the )?(?:final )?answer(?: is|:)\s*", re.IGNORECASE)
 
 
 def one_notation(answer: str) -> str:
-    """An answer in the notation of this module's table, in time linear in its length."""
+    """Rewrite an answer in the notation of this module's table, in time linear in its length."""
     answer = answer.translate(_SYMBOLS).strip()
     if preamble := _PREAMBLE.match(answer):
         answer = answer[preamble.end() :]
@@ -109,7 +109,7 @@ def one_notation(answer: str) -> str:
 
 
 def _fraction(repeating: re.Match[str]) -> str:
-    """The value of a repeating decimal."""
+    """A repeating decimal as a fraction."""
     whole, once, again = repeating.groups()
     denominator = (10 ** len(again) - 1) * 10 ** len(once)
     numerator = int(whole + once + again) - int(whole + once)

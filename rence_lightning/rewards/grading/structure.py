@@ -1,6 +1,6 @@
-r"""What an answer is made of, where math-verify does not look: regions, units, bases, assignments.
+r"""Compares the structure of answers that math-verify does not know: regions, units, bases and assignments.
 
-Each rule says whether two answers are the same, or None when they are not of its kind; `leaf` compares their parts.
+Each rule returns whether two answers are equal, or None when they are not of its kind; `leaf` compares their parts.
 
 | reference | also right | wrong |
 | --- | --- | --- |
@@ -73,7 +73,7 @@ _CANONICAL = {name: unit for unit, names in _UNITS.items() for name in names.spl
 
 
 def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
-    """What the first of the rules that applies says; None if none does."""
+    """The verdict of the first rule that applies, or None if none does."""
     for rule in (_same_decimal, _same_base, _same_region, _same_assignments, _other_units):
         verdict = rule(gold, prediction, leaf)
         if verdict is not None:
@@ -82,16 +82,16 @@ def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 
 def _same_decimal(gold: str, prediction: str, leaf: Leaf) -> bool | None:
-    """Decimals and powers of ten: one must round to the other, and six digits agree.
+    """Decimals and powers of ten: one must round to the other, and six digits must agree.
 
-    math-verify rounds to six *places*: 2e-19 would be 3e-19.
+    math-verify rounds to six decimal *places*, so that 2e-19 would equal 3e-19.
     """
     left, right = decimal_of(gold), decimal_of(prediction)
     if left is None or right is None:
         return None
     if abs(left - right) > abs(left) * Decimal("1e-6"):
         return False
-    # 0.1234567 and 0.1234568 are as near, but no rounding makes one of the other.
+    # 0.1234567 and 0.1234568 are within this bound, but neither rounds to the other.
     places = Decimal(1).scaleb(max(int(left.as_tuple().exponent), int(right.as_tuple().exponent)))
     try:
         return left.quantize(places) == right.quantize(places)
@@ -100,7 +100,7 @@ def _same_decimal(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 
 def decimal_of(answer: str) -> Decimal | None:
-    """The value of a decimal, or of one times a power of ten; None for anything else."""
+    """The value of a decimal with or without a power of ten; None for anything else."""
     match = _DECIMAL.fullmatch(answer)
     return Decimal(f"{match[1]}e{match[2] or 0}") if match is not None else None
 
@@ -115,7 +115,7 @@ def _same_base(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 
 def _other_units(gold: str, prediction: str, leaf: Leaf) -> bool | None:
-    """Different units of the table: wrong. A missing unit, or one that is not in the table, says nothing."""
+    """False for different units of the table. A missing or unknown unit decides nothing."""
     left, right = _unit(gold), _unit(prediction)
     return False if left is not None and right is not None and left != right else None
 
@@ -135,7 +135,7 @@ def _unit(answer: str) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Interval:
-    """From `low` to `high`; an end that is not closed does not belong to it."""
+    """The numbers from `low` to `high`; an end that is not closed does not belong to them."""
 
     low: str
     high: str
@@ -145,7 +145,7 @@ class Interval:
 
 def _same_region(gold: str, prediction: str, leaf: Leaf) -> bool | None:
     left, right = _region(gold), _region(prediction)
-    # `(1,2)` is a pair as well: it is an interval where the other answer can be nothing else.
+    # `(1,2)` may also be a pair: it is an interval where the other answer can be nothing else.
     if left is None or right is None or not (_surely(gold) or _surely(prediction)):
         return None
     return _match(left, right, lambda one, other: _same_interval(one, other, leaf))
@@ -170,7 +170,7 @@ def _region(answer: str) -> list[Interval] | None:
 
 
 def _intervals(text: str) -> list[Interval] | None:
-    """What one part of a region is: an interval, an inequality, all but a number, or a bound of an absolute value."""
+    """The intervals of one part of a region: an interval, an inequality, all but a number, a bounded absolute value."""
     single = _interval(text) or _inequality(text)
     if single is not None:
         return [single]
@@ -245,7 +245,7 @@ def _same_assignments(gold: str, prediction: str, leaf: Leaf) -> bool | None:
 
 
 def _assignments(answer: str) -> dict[str, str] | None:
-    """The values of two or more different names, in their order."""
+    """The values of two or more different names, in the order of the answer; None for any other answer."""
     parts = split_parts(_AND.sub(",", _SIZE.sub("", answer)))
     if len(parts) == 1 and _CHAIN.fullmatch(parts[0].replace(" ", "")):  # `x=y=1`
         *names, value = parts[0].replace(" ", "").split("=")
@@ -258,7 +258,7 @@ def _assignments(answer: str) -> dict[str, str] | None:
 
 
 def split_parts(text: str) -> list[str]:
-    """Cuts at the commas that stand in no bracket."""
+    """Split a text at the commas that are outside of brackets."""
     parts, depth, start = [], 0, 0
     for index, symbol in enumerate(text):
         if symbol in "([{":
@@ -273,7 +273,7 @@ def split_parts(text: str) -> list[str]:
 
 
 def _match(left: list[Interval], right: list[Interval], same: Callable[[Interval, Interval], bool]) -> bool:
-    """Whether each of one has its own partner among the other, in any order."""
+    """Whether each interval on the left has a partner of its own on the right, in any order, and none is left over."""
     rest = list(right)
     for one in left:
         partner = next((other for other in rest if same(one, other)), None)

@@ -1,4 +1,4 @@
-r"""Reference answers that say how near is near enough: `1.6 \pm 0.05`.
+r"""Compares numbers with reference answers that state a tolerance, such as `1.6 \pm 0.05`.
 
 | reference | also right | wrong |
 | --- | --- | --- |
@@ -22,12 +22,12 @@ _UNIT = re.compile(r"(?:\\[,;! ]|\s|~)*\\(?:text|mathrm|textrm|mbox)\{[^{}]*\}(?
 
 
 def within_tolerance(gold: str, prediction: str, value: Value) -> bool | None:
-    """Whether a number is as near to the reference as that allows; None where it states no tolerance.
+    """Whether a number is within the tolerance of the reference; None where the reference states no tolerance.
 
     Args:
-        gold: The reference answer.
-        prediction: The answer to judge; its unit, if it ends in one, is not looked at.
-        value: Evaluates an expression; None where it is no real number.
+        gold: Reference answer.
+        prediction: Answer to judge; a unit at its end is ignored.
+        value: Function that evaluates an expression, and returns None where it is not a real number.
     """
     stated = _WITH_TOLERANCE.fullmatch(gold.strip())
     if stated is None or not _FRACTIONAL.search(stated[2]):
