@@ -119,14 +119,14 @@ class LightningFacade:
             BaseException: The error that all ranks end with, where one of them has failed.
         """
         connect()
-        status = TrainerStatus.INTERRUPTED
+        status, agreed = TrainerStatus.INTERRUPTED, None
         try:
             yield
             gather(None)  # a rank that fails at its very end is still heard
             status = TrainerStatus.FINISHED
         except BaseException as error:
             agreed = agree_on(error, self.in_collectives)
-            self._tell(agreed)
+            self._call_after(agreed, "on_exception", agreed)
             if agreed is error:
                 raise
             raise agreed from error
@@ -135,9 +135,18 @@ class LightningFacade:
             if self.is_global_zero:
                 for logger in self.loggers:
                     logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
-            self.call("teardown", str(self.state.fn))
+            self._call_after(agreed, "teardown", str(self.state.fn))
             self.close()
             disconnect()
+
+    def _call_after(self, error: BaseException | None, hook: str, *args: Any) -> None:
+        """Calls a hook; where the run has ended with an error, one of the hook's own must not hide it."""
+        try:
+            self.call(hook, *args)
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"besides, {one_line(second)}")
 
     def close(self) -> None:
         """Releases what the session holds."""

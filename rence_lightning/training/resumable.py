@@ -114,9 +114,8 @@ class ResumableTrainer(LightningFacade):
     # ---- the run directory ------------------------------------------------------------------------------------------
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
-        self.opened = True
         self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(lambda: self._open_run(checkpoint))
-        self.run_dir = self.run.directory
+        self.opened, self.run_dir = True, self.run.directory
         if self.is_global_zero:
             self._lock = Lock(self.run_dir)
             if self.training:

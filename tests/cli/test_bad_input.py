@@ -288,7 +288,7 @@ def test_an_unwritable_run_directory(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 def test_validate_without_benchmarks_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["validate", f"--config={ARITHMETIC}", f"--trainer.run_dir={tmp_path / 'run'}"]
-    assert "name a benchmark" in error_of(capfd, *arguments, "--evaluation.benchmarks=null")
+    assert "name one under evaluation.benchmarks" in error_of(capfd, *arguments, "--evaluation.benchmarks=null")
 
 
 def test_the_whole_process_ends_with_one_line() -> None:

@@ -82,7 +82,7 @@ def test_validate_of_the_export_and_of_the_checkpoint_repeat_the_last_evaluation
 @pytest.mark.slow
 def test_run_directory_holds_all_of_the_run(run: tuple[Path, Trainer]) -> None:
     folder, trainer = run
-    files = {"metrics.csv", "training_problems.json", "evaluations.jsonl"}
+    files = {"run.json", ".lock", "metrics.csv", "training_problems.json", "evaluations.jsonl"}
     folders = {"tensorboard", "rollouts", "checkpoints", "hf", "evaluations"}
     assert {path.name for path in folder.iterdir()} == files | folders
     assert any((folder / "tensorboard").glob("events.*"))
@@ -138,9 +138,10 @@ def test_engine_and_recomputed_log_probs_train_alike(tmp_path: Path) -> None:
 
 def test_without_a_snapshot_of_pi_old_the_run_says_what_is_missing(tmp_path: Path) -> None:
     fresh_start()
-    trainer = Trainer(run_dir=str(tmp_path / "run"), max_iterations=1, accelerator="cpu", devices=1)
-    with pytest.raises(RuntimeError, match="OldPolicySnapshot"):
+    trainer = Trainer(run_dir=str(tmp_path / "run"), accelerator="cpu", devices=1, callbacks=[Progress()])
+    with pytest.raises(UserError, match="OldPolicySnapshot"):
         trainer.fit(make_module(), make_data())
+    assert not (tmp_path / "run").exists(), "that is known before anything is done"
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
-"""A run that is told to stop, or killed, goes on as if nothing had happened."""
+"""A run that is interrupted or killed goes on as if nothing had happened."""
 
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +24,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_exactly(
+def test_a_run_that_is_interrupted_saves_and_goes_on_exactly(
     number: signal.Signals, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     """Checkpoints are rare here: what is saved is saved because of the signal."""
     run_dir = tmp_path / "run"
     stop_after_three_iterations(run_dir, number)
-    assert not (run_dir / "hf").exists(), "a run that is told to stop should not spend its last seconds on an export"
+    assert not (run_dir / "hf").exists(), "an interrupted run should not spend its last seconds on an export"
     resumed = torture.start(run_dir, "--checkpoint.every=100", "--ckpt_path=last")
     assert (torture.finish(resumed), resumed.returncode)[1] == 0
     torture.assert_same(torture.outcome(run_dir), whole)
 
 
 @pytest.mark.slow
-def test_ranks_stop_together_when_one_is_told(tmp_path: Path) -> None:
+def test_ranks_stop_together_when_one_is_interrupted(tmp_path: Path) -> None:
     stop_after_three_iterations(tmp_path / "run", signal.SIGTERM, *SHARDED)
     assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("rng-*"))) == 2
 
@@ -43,10 +46,48 @@ def stop_after_three_iterations(run_dir: Path, number: signal.Signals, *options:
     process = torture.start(run_dir, "--checkpoint.every=100", *options)
     torture.wait_for(process, "iteration   3/")
     process.send_signal(number)  # to rank 0 alone
+    begun = time.monotonic()
     output = torture.finish(process)
+    assert time.monotonic() - begun < 30, "an interruption must not wait for the end of an iteration"
     assert process.returncode == 128 + number, output
-    assert f"stopped by {number.name} after iteration" in output and "Traceback" not in output
+    assert f"{number.name}: " in output and "again to stop now" in output, "nothing was said at once"
+    assert f"stopped by {number.name}; the last checkpoint is iteration-0003" in output and "Traceback" not in output
     assert (run_dir / "checkpoints" / "last" / "state").exists()
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
+    process = torture.start(tmp_path / "run", "--checkpoint.every=1")
+    torture.wait_for(process, "iteration   3/")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    torture.finish(process)
+    assert process.returncode in (130, 128 + signal.SIGTERM)  # it may have saved in those milliseconds
+    torture.assert_nothing_half_written(tmp_path / "run")
+
+
+def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process() -> None:
+    """Also where the main thread is in one long computation, which no Python code interrupts."""
+    script = """if True:
+        import threading, torch
+        from rence_lightning.training.stop import StopRequest
+        with StopRequest(lambda: "finishing").listening():
+            print("ready", flush=True)
+            a = torch.randn(3000, 3000)
+            for _ in range(1000):
+                torch.linalg.svd(a)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "SIGINT: finishing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert process.stderr.read() == "SIGINT again: stopped\n"
 
 
 @pytest.mark.slow

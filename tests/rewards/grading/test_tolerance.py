@@ -80,7 +80,7 @@ def test_an_error_field_is_the_tolerance(tmp_path: Path) -> None:
     answers = [problem.answer for problem in FileProblems(str(path), tolerance_field="error").load()]
     assert answers == [r"4.2 \pm 0.1", "5", "6"]
     path.write_text('{"problem": "p", "answer": "1", "error": "some"}\n')
-    with pytest.raises(UserError, match="line 1: field 'error' holds no error allowed but 'some'"):
+    with pytest.raises(UserError, match="line 1: field 'error' must hold a positive number, not 'some'"):
         FileProblems(str(path), tolerance_field="error").load()
 
 
