@@ -12,7 +12,7 @@ from rence_lightning.errors import EngineMismatchError, UserError
 from rence_lightning.objectives.trust_region import kl_estimate
 from rence_lightning.sampling.datamodule import IterationBatch
 from rence_lightning.sampling.groups import engine_log_probs
-from rence_lightning.training.micro_batches import share_of_update
+from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -49,6 +49,15 @@ class OldPolicySnapshot(Callback):
             raise UserError(
                 f"old_policy: source is engine, but with precision {trainer.precision} and parameters in {dtype} the "
                 "engine's log-probabilities are not the trainer's; set source to recompute"
+            )
+        data = trainer.datamodule
+        types = [getattr(data.engine, name, None) for name in ("dtype", "copy_dtype")]
+        lower = next((each for each in types if each not in (None, "float32")), None)
+        if self.source == "engine" and (lower is not None or data.sampling.top_p < 1):
+            what = f"computes in {lower}" if lower is not None else f"samples with top_p {data.sampling.top_p}"
+            raise UserError(
+                f"old_policy: source is engine, but the engine {what}: its log-probabilities are not the trainer's; "
+                "set source to recompute"
             )
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:

@@ -11,7 +11,7 @@ from rence_lightning.prompts import Problem, Prompt
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.micro_batches import share_of_update
+from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule
 
 BUDGET = 2048

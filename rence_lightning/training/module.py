@@ -16,7 +16,7 @@ from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy import Policy, TokenScores, load_policy
 from rence_lightning.policy.load import DType
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.micro_batches import MicroBatch, UpdateShare, constants_of, idle, rows_of, whole_groups
+from rence_lightning.training.batching import MicroBatch, UpdateShare, constants_of, idle, rows_of, whole_groups
 
 
 class PolicyModule(LightningModule):

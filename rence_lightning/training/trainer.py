@@ -21,7 +21,7 @@ from rence_lightning.distributed import check_peers, gather, max_over_ranks
 from rence_lightning.errors import NonFiniteError, Stopped, UserError
 from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.micro_batches import UpdateShare, share_of_update
+from rence_lightning.training.batching import UpdateShare, share_of_update
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest

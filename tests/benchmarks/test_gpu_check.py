@@ -15,7 +15,7 @@ from benchmarks.gpu_check.flops import model_flops, peak_flops
 from benchmarks.gpu_check.losses import Update, compare
 from benchmarks.gpu_check.update import shape_config
 from rence_lightning.policy import Policy
-from rence_lightning.policy.packing import collate
+from rence_lightning.training.batching import collate
 
 ROOT = Path(__file__).parent.parent.parent
 

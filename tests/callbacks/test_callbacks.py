@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelChec
 from rence_lightning.callbacks import AdaptiveKL, Callback, Checkpoint, OldPolicySnapshot
 from rence_lightning.errors import UserError
 from rence_lightning.objectives.trust_region import TrustRegion
+from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling.datamodule import IterationBatch
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -118,3 +119,20 @@ def test_target_and_horizon_must_be_positive() -> None:
     for settings in ({"target_kl": 0.0}, {"horizon": 0}, {"target_kl": -0.01}):
         with pytest.raises(UserError, match="must be > 0"):
             AdaptiveKL(**settings)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"engine": TransformersEngine(copy_dtype="bfloat16")}, "the engine computes in bfloat16"),
+        ({"sampling": Sampling(top_p=0.9, max_response_tokens=64)}, "the engine samples with top_p 0.9"),
+    ],
+)
+def test_the_engine_cannot_anchor_the_scores_where_its_log_probabilities_differ(
+    data: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    trainer = Trainer(
+        run_dir=str(tmp_path / "run"), accelerator="cpu", devices=1, callbacks=[OldPolicySnapshot(source="engine")]
+    )
+    with pytest.raises(UserError, match=words):
+        trainer.fit(make_module(), make_data(**data))

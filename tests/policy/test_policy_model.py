@@ -12,7 +12,7 @@ from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, load_policy
 from rence_lightning.policy import model as policy_model
 from rence_lightning.policy.load import activation_checkpointing
-from rence_lightning.policy.packing import collate
+from rence_lightning.training.batching import collate
 
 SEQUENCES = [([5, 6, 7], [8, 9, 3, 1]), ([4, 3], [20]), ([9, 10, 11, 12, 13], [30, 31, 32, 33, 34, 35, 36, 1])]
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling import PositiveRatioFilter
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.micro_batches import share_of_update
+from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 

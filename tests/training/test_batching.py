@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.policy.packing import assign, collate, plan_micro_batches
+from rence_lightning.training.batching import assign, collate, plan_micro_batches
 
 lengths = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=8), max_size=10)
 
