@@ -8,7 +8,8 @@ exchange: after a grace period `lifeline` ends them.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -26,6 +27,7 @@ COLLECTIVE_SECONDS = 5.0
 """Time to agree on a failure between collectives of the strategy: enough where all ranks have failed alike."""
 
 _line: Lifeline | None = None
+_in_collectives = False
 _group: tuple[Any, Any] | None = None
 
 
@@ -87,6 +89,15 @@ def disconnect() -> None:
         _line = None
 
 
+@contextmanager
+def collectives() -> Iterator[None]:
+    """Work in which ranks meet in the strategy's own collectives: where one raises, the others cannot agree with it."""
+    global _in_collectives
+    _in_collectives = True
+    yield
+    _in_collectives = False  # stays set where an error leaves the block: `agree_on` looks at it
+
+
 def check_peers() -> None:
     """Interrupts work that need not be finished when another rank has failed; cheap enough for every step of sampling.
 
@@ -97,7 +108,7 @@ def check_peers() -> None:
         raise PeerFailed
 
 
-def agree_on(error: BaseException, in_collectives: bool = False) -> BaseException:
+def agree_on(error: BaseException) -> BaseException:
     """Exchanges this rank's error with the others: the error that all ranks end with.
 
     It is this rank's own, or one of the same class with the rank's number; a `PeerError` where the class is not the
@@ -105,8 +116,10 @@ def agree_on(error: BaseException, in_collectives: bool = False) -> BaseExceptio
 
     Args:
         error: What this rank's work has raised.
-        in_collectives: The others probably wait for this rank in collectives of the strategy, and cannot agree.
     """
+    global _in_collectives
+    seconds = COLLECTIVE_SECONDS if _in_collectives else lifeline.GRACE_SECONDS
+    _in_collectives = False
     rank, world = rank_and_world()
     if world == 1 or (isinstance(error, PeerFailed) and error.failure is not None):
         return _rebuilt(error)
@@ -117,7 +130,7 @@ def agree_on(error: BaseException, in_collectives: bool = False) -> BaseExceptio
         else:
             if not isinstance(error, Stopped):
                 _line.failed.wait(PEER_SECONDS)
-            _line.announce(own, COLLECTIVE_SECONDS if in_collectives else lifeline.GRACE_SECONDS)
+            _line.announce(own, seconds)
     try:
         _exchange(None, own)
     except PeerFailed as agreed:

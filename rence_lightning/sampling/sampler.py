@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 from dataclasses import dataclass, field, replace
 
-from rence_lightning.distributed import gather, rank_and_world
+from rence_lightning.distributed import collectives, gather, rank_and_world
 from rence_lightning.errors import calling, returned
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
@@ -36,7 +36,8 @@ class RolloutSampler:
 
     def sync(self) -> None:
         """Gives the policy's present weights to the engine: from here on they are pi_old."""
-        calling(self._engine, "sync()", lambda: self._engine.sync(self._policy))
+        with collectives():  # a sharded policy is gathered
+            calling(self._engine, "sync()", lambda: self._engine.sync(self._policy))
         gather(None)  # a rank whose engine failed is heard of before any rank samples
 
     def release(self) -> None:

@@ -37,8 +37,6 @@ class LightningFacade:
     num_sanity_val_batches = 0
 
     run_dir: Path
-    in_collectives = False
-    """Whether the strategy's own collectives may be under way, in which other ranks would wait for one that fails."""
 
     def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:
         for callback in callbacks:
@@ -125,7 +123,7 @@ class LightningFacade:
             gather(None)  # a rank that fails at its very end is still heard
             status = TrainerStatus.FINISHED
         except BaseException as error:
-            agreed = agree_on(error, self.in_collectives)
+            agreed = agree_on(error)
             self._call_after(agreed, "on_exception", agreed)
             if agreed is error:
                 raise

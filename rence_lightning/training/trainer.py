@@ -16,8 +16,9 @@ from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
-from rence_lightning.distributed import check_peers, gather, max_over_ranks
+from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks
 from rence_lightning.errors import NonFiniteError, Stopped, UserError
 from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
 from rence_lightning.sampling.groups import Group
@@ -231,10 +232,19 @@ class Trainer(ResumableTrainer):
 
     def _backward(self, share: UpdateShare) -> dict[str, float]:
         """Accumulates the gradient of an update; returns its figures, summed over micro-batches and ranks."""
+        with collectives():
+            figures = self._accumulate(share)
+        mine: Counter[str] = Counter()
+        for metrics in figures:
+            mine.update({name: float(value) for name, value in metrics.items()})
+        shares = gather(dict(mine))
+        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
+
+    def _accumulate(self, share: UpdateShare) -> list[dict[str, Tensor]]:
+        """The passes of this rank's share of an update; returns the figures of each."""
         module = self.lightning_module
         policy = cast(_FabricModule, module.policy)
         module.train()
-        self.in_collectives = True
         with self.fabric.autocast():
             passes, figures = module.micro_batches(share)
         for number, micro_batch in enumerate(passes, start=1):
@@ -244,25 +254,19 @@ class Trainer(ResumableTrainer):
                 # Strategies average gradients over ranks, but the shares of a loss add up.
                 self.fabric.backward(loss * self.world_size)
             figures.append(metrics)
-        self.in_collectives = False
-        mine: Counter[str] = Counter()
-        for metrics in figures:
-            mine.update({name: float(value) for name, value in metrics.items()})
-        shares = gather(dict(mine))
-        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
+        return figures
 
     def _step(self, loss: float) -> float:
         """Clips the gradient and takes the optimizer's step, if loss and gradient are finite; returns the norm before
         clipping."""
         optimizer, module = self.optimizers[0], self.lightning_module
         limit = self.gradient_clip_val if self.gradient_clip_val is not None else float("inf")
-        self.in_collectives = True
-        norm = self.fabric.clip_gradients(
-            module.policy, optimizer, max_norm=limit, norm_type=2.0, error_if_nonfinite=False
-        )
-        assert norm is not None
-        total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        self.in_collectives = False
+        with collectives():
+            norm = self.fabric.clip_gradients(
+                module.policy, optimizer, max_norm=limit, norm_type=2.0, error_if_nonfinite=False
+            )
+            assert norm is not None
+            total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if math.isfinite(total) and math.isfinite(loss):
             self._in_step = True
             optimizer.step()
