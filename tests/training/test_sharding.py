@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def run(name: str, run_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return command(
         *(name, "--config=conf/arithmetic.yaml", f"--trainer.run_dir={run_dir}"),
-        *("--evaluation.limit=20", "--evaluation.repeats=1", *options),
+        *("--evaluation.limit=20", "--evaluation.repeats=1", "--report.enabled=false", *options),
     )
 
 
@@ -83,6 +84,14 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two iterations of two processes, each with its shards."""
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    fit(run_dir, *SHARDED, iterations=2)
+    return run_dir
+
+
 def test_the_comparison_has_a_point(one: Path) -> None:
     start = load_file(ROOT / "rence_lightning" / "embedded" / "arithmetic" / "model.safetensors")
     moved = weights(one)["model.norm.weight"] - start["model.norm.weight"].float()
@@ -105,7 +114,6 @@ def test_the_comparison_has_a_point(one: Path) -> None:
             ),
             id="offloaded-checkpointed-reduced-at-the-end",
         ),
-        pytest.param((*FOUR, "--trainer.strategy.init_args.shard_size=2"), id="hybrid"),
     ],
 )
 def test_sharded_processes_train_the_policy_of_one(options: tuple[str, ...], one: Path, tmp_path: Path) -> None:
@@ -143,31 +151,35 @@ def test_nodes_that_torchrun_starts_train_the_policy_of_one(one: Path, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "before,after",
-    [
-        pytest.param(SHARDED, (STRATEGY, "--trainer.devices=1"), id="two-to-one"),
-        pytest.param(SHARDED, (), id="two-to-one-unsharded"),
-        pytest.param((), SHARDED, id="one-unsharded-to-two"),
-        pytest.param(
-            (*SHARDED, "--trainer.strategy.init_args.sharded_checkpoint=false"), SHARDED, id="one-file-for-two"
-        ),
-        pytest.param((*FOUR, "--trainer.strategy.init_args.shard_size=2"), SHARDED, id="hybrid-four-to-two"),
-    ],
-)
-def test_a_run_resumes_on_other_processes(
-    before: tuple[str, ...], after: tuple[str, ...], one: Path, tmp_path: Path
-) -> None:
-    fit(tmp_path / "run", *before, iterations=2)
+@pytest.mark.parametrize("after", [(STRATEGY, "--trainer.devices=1"), ()], ids=["sharded", "unsharded"])
+def test_two_processes_resume_as_one(after: tuple[str, ...], one: Path, two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "run", symlinks=True)
     fit(tmp_path / "run", *after, "--ckpt_path=last", iterations=3)
     assert_same_run(tmp_path / "run", one)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), SHARDED], ids=["whole", "shards"])
-def test_any_checkpoint_is_evaluated_and_exported_by_one_process(options: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param((), id="one-unsharded"),
+        pytest.param((*SHARDED, "--trainer.strategy.init_args.sharded_checkpoint=false"), id="two-one-file"),
+        pytest.param((*FOUR, "--trainer.strategy.init_args.shard_size=2"), id="hybrid-four"),
+    ],
+)
+def test_any_processes_resume_as_two(before: tuple[str, ...], one: Path, tmp_path: Path) -> None:
+    fit(tmp_path / "run", *before, iterations=2)
+    fit(tmp_path / "run", *SHARDED, "--ckpt_path=last", iterations=3)
+    assert_same_run(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", ["one", "two"])
+def test_any_checkpoint_is_evaluated_and_exported_by_one_process(
+    saved: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
-    fit(run_dir, *options, iterations=1)
+    shutil.copytree(request.getfixturevalue(saved), run_dir, symlinks=True)
     alone = run("validate", run_dir, "--ckpt_path=last")
     assert alone.returncode == 0, alone.stderr
     trained, again = (
