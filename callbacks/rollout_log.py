@@ -4,6 +4,7 @@ import json
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import UserError
+from rence_lightning.evaluation import iteration_of
 from rence_lightning.sampling.datamodule import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -21,6 +22,14 @@ class RolloutLog(Callback):
         if every < 0:
             raise UserError(f"rollout_log: every is {every}, it must be >= 0")
         self.every = every
+
+    def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        """Removes the files of iterations that a killed run had begun after its checkpoint: they are sampled again."""
+        done, updates = trainer.moment
+        if trainer.resumed_in_place and trainer.is_global_zero:
+            for file in (trainer.run_dir / "rollouts").glob("iteration-*.jsonl"):
+                if (number := iteration_of(file)) is not None and number > done + bool(updates):
+                    file.unlink()
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         if not self.every or batch.iteration % self.every or not trainer.is_global_zero:

@@ -32,12 +32,8 @@ def start(run_dir: Path, *options: str) -> "subprocess.Popen[str]":
     """A small run of `ITERATIONS` iterations, in a process group of its own, that saves after each."""
     command = [
         *(sys.executable, "-m", "rence_lightning", "fit", "--config=conf/arithmetic.yaml"),
-        *(
-            f"--trainer.run_dir={run_dir}",
-            f"--trainer.max_iterations={ITERATIONS}",
-            "--progress.bars=false",
-            "--report.enabled=false",
-        ),
+        *(f"--trainer.run_dir={run_dir}", f"--trainer.max_iterations={ITERATIONS}"),
+        *("--progress.bars=false", "--report.enabled=false"),
         *("--checkpoint.every=1", "--evaluation.every=2", "--evaluation.limit=20", "--evaluation.repeats=1"),
         *("--data.prompts_per_iteration=8", "--data.prompts_per_update=4", "--data.prompts_per_draw=8", *options),
     ]

@@ -80,6 +80,17 @@ def test_a_branch_has_the_past_of_its_parent_and_no_other_future(tmp_path: Path)
     assert identity["parent"]["run"] == json.loads((tmp_path / "run" / "run.json").read_text())["id"]
 
 
+def test_what_a_killed_run_had_begun_after_its_checkpoint_is_not_told(tmp_path: Path) -> None:
+    """A run of four is killed, having saved after two; resumed with an end at three, it has three iterations."""
+    run(tmp_path / "run", 2)
+    rollouts = tmp_path / "run" / "rollouts"
+    for number in (3, 4):
+        shutil.copy(rollouts / "iteration-0002.jsonl", rollouts / f"iteration-{number:04d}.jsonl")
+    run(tmp_path / "run", 3, ckpt_path="last")
+    assert [path.name for path in sorted(rollouts.iterdir())] == [f"iteration-{n:04d}.jsonl" for n in (1, 2, 3)]
+    assert (rollouts / "iteration-0003.jsonl").read_text() != (rollouts / "iteration-0002.jsonl").read_text()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
