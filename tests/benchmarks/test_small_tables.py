@@ -120,7 +120,7 @@ def test_a_crash_is_no_diverged_run_although_python_ends_with_1_too(tmp_path: Pa
     with pytest.raises(RunFailed, match="RuntimeError: out of memory"):
         Scripted(tmp_path / "a", crashes).run(JOBS[:1], "")
     starves = "import sys; print('error: nothing to train on', file=sys.stderr); sys.exit(1)"
-    with pytest.raises(RunFailed, match=r"no evaluation behind\nerror: nothing to train on"):
+    with pytest.raises(RunFailed, match=r"wrote no evaluation\nerror: nothing to train on"):
         Scripted(tmp_path / "b", starves).run(JOBS[:1], "")
     assert not list(tmp_path.rglob("finished.json"))
 
