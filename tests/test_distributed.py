@@ -1,4 +1,4 @@
-"""What ranks tell one another, over real processes: values, and failures."""
+"""Exchanges of values and failures between ranks, in real processes."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def talk(rank: int, port: int, world: int) -> None:
 
 
 def disagree(rank: int, port: int, world: int) -> None:
-    """Rank 1 fails in many ways, the others are in an exchange of their own: all come to the same error."""
+    """Rank 1 fails in several ways while the other ranks are in an exchange; all end with the same error."""
     meet(rank, port, world)
     for error, kind, message in (
         (UserError("bad"), UserError, "bad"),
@@ -70,12 +70,12 @@ def disagree(rank: int, port: int, world: int) -> None:
             assert agree_on(error) is error
             continue
         with pytest.raises(PeerFailed) as caught:
-            gather("work goes on here")
+            gather("this rank has not failed")
         agreed = agree_on(caught.value)
         assert type(agreed) is kind
         assert str(agreed) == (message if kind is Stopped else f"rank 1: {message}")
         assert not isinstance(agreed, PartError) or agreed.trace == "its trace"
-    # Two fail at once: all end with the error of the lower rank.
+    # Two ranks fail at once: all end with the error of the lower rank.
     agreed = agree_on(UserError(f"of {rank}")) if rank else agree_on(caught_in_gather())
     assert str(agreed) == {0: "rank 1: of 1", 1: "of 1", 2: "rank 1: of 1"}[rank]
     dist.destroy_process_group()
@@ -88,11 +88,11 @@ def caught_in_gather() -> BaseException:
 
 
 @pytest.mark.parametrize("what", [talk, disagree])
-def test_all_ranks_hear_what_one_says(what: object) -> None:
+def test_all_ranks_receive_values_and_failures(what: object) -> None:
     multiprocessing.spawn(what, args=(free_port(), 3), nprocs=3)
 
 
-def test_a_single_process_talks_to_itself() -> None:
+def test_a_single_process_gets_its_own_values() -> None:
     assert rank_and_world() == (0, 1)
     assert gather("x") == ["x"] and sum_over_ranks(1.5, 2) == [1.5, 2] and max_over_ranks(3) == 3
     assert broadcast(4) == 4 and on_rank_zero(lambda: 7) == 7
@@ -100,7 +100,7 @@ def test_a_single_process_talks_to_itself() -> None:
     assert agree_on(error) is error
 
 
-# ---- the lifeline: processes that wait in a collective that notices nothing ------------------------------------------
+# ---- the lifeline: processes that wait in a collective that does not notice a failure --------------------------------
 
 SCRIPT = """
 import os, signal, sys, time

@@ -131,7 +131,7 @@ import pathlib, signal, sys, time
 run = pathlib.Path(sys.argv[1])
 sleeper = run.parents[1] / "lr-0.0001-test-seed-1"
 def end(*_):
-    (sleeper / "told").touch()
+    (sleeper / "terminated").touch()
     sys.exit(143)
 if "seed-1" in str(run):
     signal.signal(signal.SIGTERM, end)
@@ -143,7 +143,7 @@ sys.exit(3)
 """
     with pytest.raises(RunFailed, match="seed-0: exit code 3"):
         Scripted(tmp_path, program).run(JOBS, "")
-    assert (tmp_path / JOBS[1].name / "told").exists(), "the other run was not asked to end"
+    assert (tmp_path / JOBS[1].name / "terminated").exists(), "the other run did not receive SIGTERM"
     assert not list(tmp_path.rglob("finished.json"))
 
 

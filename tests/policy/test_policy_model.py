@@ -155,7 +155,7 @@ def test_a_model_that_transforms_its_logits_is_refused() -> None:
 
 
 def on_gpu_only(module: torch.nn.Module, query: Tensor, *_: object, **__: object) -> None:
-    """Stands for FlashAttention: no tensor on a CPU is accepted."""
+    """Stand-in for FlashAttention, which accepts no tensor on a CPU."""
     raise RuntimeError(f"attention got a tensor on {query.device}")
 
 
