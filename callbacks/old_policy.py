@@ -18,7 +18,7 @@ from rence_lightning.training.trainer import Trainer
 
 
 class OldPolicySnapshot(Callback):
-    """Anchors the scores and the trust region to pi_old (Algorithm 1, line 2).
+    """Takes the log-probabilities of pi_old for the scores and the trust region (Algorithm 1, line 2).
 
     No second copy of the model is needed, because pi_old enters the loss only through the log-probabilities of the
     sampled tokens, and those are taken before the policy is updated. Their difference from the log-probabilities that

@@ -33,7 +33,7 @@ class Outcome:
 
 
 def report(outcome: Outcome, command: str, processes: int, figure: str | None) -> str:
-    """The whole page."""
+    """The complete page as Markdown."""
     notes: list[str] = []
     parts = [_header(outcome, command, processes), *(_table(table, outcome, notes) for table in outcome.tables)]
     parts += notes

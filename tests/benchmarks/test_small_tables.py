@@ -211,7 +211,7 @@ def test_rows_with_the_same_configuration_are_one_method() -> None:
     assert (methods[0].repeats, methods[0].limit, methods[4].limit) == (4, None, 7)
 
 
-def test_a_table_asked_for_alone_takes_up_the_runs_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_table_uses_the_runs_of_all_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"trainer": {"run_dir": "runs/x"}, "evaluation": {"repeats": 4, "limit": None}}
     monkeypatch.setattr("benchmarks.small_tables.spec.complete_config", lambda _: copy.deepcopy(config))
     tables = [{"title": "One", "rows": [{"name": "No margin", "config": "a.yaml", "paper": 1}]}]
@@ -224,10 +224,10 @@ def test_a_table_asked_for_alone_takes_up_the_runs_of_all(tmp_path: Path, monkey
     first, asked = asked, []
     small_tables(tmp_path, tmp_path / "tiny.yaml", tables=[2])
     assert asked == first
-    assert "| mNCE | **50.0** | 50.0 |" in (tmp_path / "tables.md").read_text(), "the name of a table not asked for"
+    assert "| mNCE | **50.0** | 50.0 |" in (tmp_path / "tables.md").read_text(), "the name is from another table"
 
 
-def test_only_what_is_trained_differs_from_the_same_row_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_row_and_the_same_row_validated_are_two_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"trainer": {"run_dir": "runs/x"}, "evaluation": {"repeats": 4, "limit": None}}
     monkeypatch.setattr("benchmarks.small_tables.spec.complete_config", lambda _: copy.deepcopy(config))
     start, trained = Row("Start", "a.yaml", 46.4, validate=True), Row("Trained", "a.yaml", 63.0)

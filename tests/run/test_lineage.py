@@ -91,7 +91,7 @@ def test_an_older_checkpoint_branches(tmp_path: Path) -> None:
     assert branch.parent == {"run": run.id, "directory": str(run.directory), "checkpoint": "iteration-0001"}
 
 
-def test_a_copy_branches_and_names_no_directory_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_branches_and_records_no_directory_of_its_parent(tmp_path: Path) -> None:
     run = started(tmp_path / "exp", 1)
     copy = tmp_path / "x" / "iteration-0010"
     copy.mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_a_path_may_be_a_checkpoint_or_a_run(tmp_path: Path) -> None:
         find_checkpoint(str(tmp_path / "nowhere"), tmp_path / "other")
 
 
-def test_half_a_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     run = started(tmp_path / "exp", 3)
     (run.checkpoints[0] / "checkpoint.json").write_text('{"run": ')
     with pytest.raises(UserError, match="iteration-0003 is not a complete checkpoint; give another"):

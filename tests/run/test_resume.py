@@ -120,7 +120,7 @@ def test_two_runs_side_by_side_do_not_touch_one_another(tmp_path: Path) -> None:
                     assert_nothing_lost(files, after[folder])
 
 
-def test_a_finished_run_says_so_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_prints_that_and_changes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "run", 2)
     before = contents(tmp_path)
     capsys.readouterr()

@@ -192,7 +192,7 @@ def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_cannot_be_loaded_is_reported_once(tmp_path: Path) -> None:
-    """Rank 0 alone reads the weights; the others must not wait for them."""
+    """Rank 0 alone reads the weights; the other ranks must not wait for them after a failure."""
     done = run("fit", tmp_path / "run", *SHARDED, "--model.policy=/no/such/folder")
     assert done.returncode == 2
     assert done.stderr.count("error: policy: no folder '/no/such/folder'") == 1 and "Traceback" not in done.stderr
