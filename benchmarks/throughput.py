@@ -1,4 +1,4 @@
-"""Tokens a second of the rollout engines, same policy and prompts, in turns: `python -m benchmarks.throughput`."""
+"""`python -m benchmarks.throughput`: tokens per second of the rollout engines, with the same policy and prompts."""
 
 import statistics
 import time
@@ -29,20 +29,20 @@ def throughput(
     response_tokens: int = 128,
     rounds: int = 5,
 ) -> None:
-    """Times both engines by turns, for the machine may be faster at one moment than at another.
+    """Times both engines in alternation, because the speed of the machine may vary over time.
 
-    Responses end at the padding token alone, which is hardly ever drawn: nearly all have `response_tokens`.
+    Responses end only at the padding token, which is hardly ever sampled, so that nearly all have `response_tokens`.
 
     Args:
-        policy: As `model.policy`.
-        dtype: Of the policy and of both engines.
-        prompts: Sampled at a time.
-        group_size: Responses to each.
-        response_tokens: Of each response.
-        rounds: Each engine samples once a round; the first is to warm up and is not counted.
+        policy: Policy to sample from, given as in `model.policy`.
+        dtype: Data type of the policy and of both engines.
+        prompts: Number of prompts in a batch.
+        group_size: Number of responses to each prompt.
+        response_tokens: Largest number of tokens of a response.
+        rounds: Number of rounds, in each of which both engines sample once; the first is a warm-up and is not counted.
     """
     if rounds < 2:
-        raise UserError(f"--rounds: {rounds}; it must be >= 2, for the first is not counted")
+        raise UserError(f"--rounds: {rounds}; it must be >= 2, because the first round is not counted")
     loaded = load_policy(policy, dtype)
     loaded.model.generation_config.eos_token_id = loaded.tokenizer.pad_token_id
     texts = [problem.problem for problem in ArithmeticProblems("train").load()[:prompts]]
@@ -64,16 +64,16 @@ def throughput(
 
 
 def sample(engine: RolloutEngine, prompts: list[list[int]], group_size: int, response_tokens: int) -> int:
-    """Tokens sampled."""
+    """Samples once; returns the number of tokens."""
     sampling = Sampling(max_response_tokens=response_tokens)
     groups = engine.generate(prompts, group_size, sampling, list(range(len(prompts))))
     return sum(len(rollout.token_ids) for group in groups for rollout in group)
 
 
 def show(title: str, rates: dict[str, list[float]], syncs: dict[str, list[float]]) -> None:
-    """Prints the rounds after the first."""
+    """Prints the results of the rounds after the first."""
     table = Table(title=title, title_justify="left")
-    for column in ("engine", "tokens/s, median", "lowest", "highest", "seconds to take over weights"):
+    for column in ("engine", "tokens/s, median", "lowest", "highest", "seconds to load weights"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     for name, (_, *counted) in rates.items():
         figures = (statistics.median(counted), min(counted), max(counted))

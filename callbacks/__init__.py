@@ -1,4 +1,4 @@
-"""Callbacks. Import them from `rence_lightning.callbacks`: this folder is that package, under the project's root."""
+"""Callbacks, to be imported from `rence_lightning.callbacks`, which is a link to this folder."""
 
 from rence_lightning.callbacks.adaptive_kl import AdaptiveKL
 from rence_lightning.callbacks.base import Callback
@@ -13,7 +13,7 @@ from rence_lightning.callbacks.rollout_log import RolloutLog
 
 
 def standard_callbacks() -> list[Callback]:
-    """The callbacks of a run that is not given any: everything a run needs except benchmarks."""
+    """The callbacks of a run for which none are given: everything that a run needs except benchmarks."""
     return [OldPolicySnapshot(), AdaptiveKL(), RolloutLog(), Progress(), Checkpoint(), ExportPolicy(), Report()]
 
 

@@ -12,15 +12,15 @@ from rence_lightning.training.trainer import Trainer
 
 
 class AdaptiveKL(Callback):
-    """Raises `kl_coef` when an update's KL is above target and lowers it when below.
+    """Raises `kl_coef` when the KL of an update is above the target, and lowers it when the KL is below.
 
-    lambda *= 1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon, where n is the responses in the update. The first
-    update of an iteration always measures KL 0, for the policy still is pi_old.
+    lambda *= 1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon, where n is the number of responses in the update. The
+    first update of an iteration always measures a KL of 0, because the policy still is pi_old.
 
     Args:
-        target_kl: Nats, in the trust region's reduction (per token by default); > 0.
-        horizon: Responses over which the coefficient can change by a factor of about e^0.2; > 0.
-        enabled: False keeps the trust region's `kl_coef` fixed.
+        target_kl: Target of the KL divergence in nats, in the trust region's reduction (per token by default); > 0.
+        horizon: Number of responses over which the coefficient can change by a factor of about e^0.2; > 0.
+        enabled: Whether to adapt the coefficient; false keeps the trust region's `kl_coef` fixed.
     """
 
     def __init__(self, target_kl: float = 0.01, horizon: int = 25600, enabled: bool = True) -> None:

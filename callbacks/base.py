@@ -1,6 +1,6 @@
 """The hooks of callbacks: those of Lightning, and further ones for rollouts, evaluations and exports.
 
-An *iteration* is Lightning's epoch, an *update* its training batch.
+An *iteration* is Lightning's epoch; an *update* is its training batch.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ class Callback(LightningCallback):
 
     The hooks, in the order of a run: `setup`, `on_fit_start`, `on_train_start`, then for each iteration
     `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`, for each update
-    `on_train_batch_start` and `on_train_batch_end`, and `on_train_epoch_end`; at last `on_train_end`, `on_export`,
+    `on_train_batch_start` and `on_train_batch_end`, and `on_train_epoch_end`; finally `on_train_end`, `on_export`,
     `on_fit_end` and `teardown`. An evaluation is `on_validation_start`, `on_evaluate` (in which `on_benchmark_start`,
     `on_tokens` and `on_evaluation_end` are called) and `on_validation_end`.
 
-    A callback that has something to tell others calls a hook, `trainer.call("on_export", folder)`; no callback searches
-    `trainer.callbacks` for another.
+    A callback passes information to other callbacks by calling a hook, such as `trainer.call("on_export", folder)`; no
+    callback searches `trainer.callbacks` for another.
     """
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
@@ -48,7 +48,7 @@ class Callback(LightningCallback):
         Args:
             trainer: The trainer.
             module: The policy and its objective.
-            batch: What the iteration has sampled and kept so far.
+            batch: Groups that the iteration has sampled and kept so far.
             prompts: Number of prompts to sample, over all ranks.
             group_size: Number of responses to each prompt.
         """
@@ -64,12 +64,12 @@ class Callback(LightningCallback):
         """
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        """Called when the groups of an iteration are complete, before the first update: the policy is pi_old."""
+        """Called when the groups of an iteration are complete, before the first update, when the policy is pi_old."""
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
-        """Called after an update. `outputs` are its figures over all ranks; figures added to it are logged as well."""
+        """Called after an update. `outputs` holds its figures over all ranks; figures added to it are also logged."""
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """Called at the end of an iteration; its figures are in `trainer.callback_metrics`."""
@@ -78,7 +78,7 @@ class Callback(LightningCallback):
         """Called after the last iteration."""
 
     def on_already_finished(self, trainer: Trainer, module: PolicyModule) -> None:
-        """Called instead of all that follows `setup` where a resumed run has all of its iterations."""
+        """Called instead of all hooks after `setup` if a resumed run already has all of its iterations."""
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """Called when all files of the run are written."""
@@ -112,4 +112,4 @@ class Callback(LightningCallback):
         """Called at the end of an evaluation."""
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        """Called when the run is ended by an error or an interrupt."""
+        """Called when an error or an interruption ends the run."""

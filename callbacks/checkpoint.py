@@ -1,4 +1,4 @@
-"""Checkpoints: the last few and the best, each a folder that appears whole or not at all."""
+"""Checkpoints: the last few and the best, each a folder that is written atomically."""
 
 from typing import Any
 
@@ -10,15 +10,16 @@ from rence_lightning.training.trainer import Trainer
 
 
 class Checkpoint(Callback):
-    """Saves after iterations, into `checkpoints/` of the run directory.
+    """Saves checkpoints to `checkpoints/` in the run directory, and keeps the last ones and the best.
 
-    A run that is interrupted or fails saves what it has learned since, except where the policy itself is in doubt (a
-    gradient that is not finite, an engine that samples from other weights). `checkpoints/last` and `checkpoints/best`
-    are links; best is by the average over benchmarks.
+    A run that is interrupted or fails saves a checkpoint, unless the policy itself may be wrong (a gradient that is not
+    finite, an engine that samples from other weights). `checkpoints/last` and `checkpoints/best` are links; the best
+    checkpoint is the one with the highest average over the benchmarks.
 
     Args:
-        every: Iterations between two checkpoints; the last iteration is saved too. 0 never saves.
-        keep_last: Number of the latest checkpoints that are kept, besides the best.
+        every: Number of iterations from one checkpoint to the next; the last iteration is saved as well. 0 disables
+            checkpoints.
+        keep_last: Number of the latest checkpoints to keep, in addition to the best.
     """
 
     def __init__(self, every: int = 5, keep_last: int = 1) -> None:
@@ -32,18 +33,18 @@ class Checkpoint(Callback):
         self._evaluated = False
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        """A run that stopped between an update and its evaluation has just been evaluated: that is kept."""
+        """Saves the evaluation of a resumed run that had been interrupted between an iteration and its evaluation."""
         if trainer.resumed_in_place and not self._evaluated:
             self._saved = trainer.moment
         if trainer.resumed_from is not None and self._evaluated:
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        """Remembers whether this evaluation is the best so far; the policy before training does not count."""
+        """Records whether this evaluation is the best so far; that of the policy before training does not count."""
         average = trainer.callback_metrics.get("evaluation/average")
         if not trainer.training or average is None:
             return
-        self._saved, self._evaluated = None, True  # a checkpoint of this moment does not know of the evaluation
+        self._saved, self._evaluated = None, True  # a checkpoint of this moment does not contain the evaluation yet
         if trainer.current_epoch and (self._best is None or float(average) > self._best):
             self._best, self._best_at = float(average), trainer.moment
 
@@ -55,13 +56,13 @@ class Checkpoint(Callback):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        """Nothing is lost that a run learned since its last checkpoint."""
+        """Saves the training done since the last checkpoint."""
         in_doubt = isinstance(exception, NonFiniteError | EngineMismatchError | CheckpointError)
         if isinstance(exception, Exception) and not in_doubt and trainer.can_be_saved():
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        """Saves the present state, unless that is done."""
+        """Saves the current state, unless it has been saved already."""
         if not self.every or self._saved == trainer.moment:
             return
         self._saved, self._evaluated = trainer.moment, False

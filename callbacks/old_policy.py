@@ -1,4 +1,4 @@
-"""The old-policy snapshot: log pi_old of everything an iteration trains on, before its first update."""
+"""The old-policy snapshot: log pi_old of all responses that an iteration trains on, taken before its first update."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,27 +18,30 @@ from rence_lightning.training.trainer import Trainer
 
 
 class OldPolicySnapshot(Callback):
-    """Anchors the scores and the trust region to pi_old (Algorithm 1, line 2).
+    """Takes the log-probabilities of pi_old for the scores and the trust region (Algorithm 1, line 2).
 
-    No second copy of the model is needed: pi_old enters the loss only through the log-probabilities of the sampled
-    tokens, and those are taken before the policy moves. How far they are from what the rollout engine reported is
-    logged: `engine_log_prob_difference` (mean over tokens of the absolute difference), `..._max`, and `engine_kl`.
+    No second copy of the model is needed, because pi_old enters the loss only through the log-probabilities of the
+    sampled tokens, and those are taken before the policy is updated. Their difference from the log-probabilities that
+    the rollout engine reported is logged as `engine_log_prob_difference` (mean over tokens of the absolute difference),
+    `engine_log_prob_difference_max` and `engine_kl`.
 
     Args:
-        source: `recompute`: a forward pass of the trainer's own model. `engine`: the log-probabilities that the rollout
-            engine reported, which saves the pass (and logs no entropy); only in float32, where the two agree.
-        verify_sync: Stop the run when the mean absolute difference between engine and trainer exceeds this: the engine
-            has other weights than the policy. In float32 both agree to about 1e-5, in bfloat16 to about 1e-2.
+        source: Source of the log-probabilities of pi_old: `recompute` takes a forward pass of the trainer's model.
+            `engine` takes those that the rollout engine reported, which saves the forward pass (and logs no entropy);
+            it is possible in float32 only, in which the two agree.
+        verify_sync: Largest mean absolute difference per token between the log-probabilities of engine and trainer; a
+            larger one stops the run, because the engine then has other weights than the policy. The two agree to about
+            1e-5 in float32 and 1e-2 in bfloat16. Null disables the check.
     """
 
     sets_old_log_probs = True
-    """Tells the trainer that the scores have their anchor."""
+    """Declares to the trainer that this callback sets the log-probabilities of pi_old."""
 
     def __init__(self, source: Literal["recompute", "engine"] = "recompute", verify_sync: float | None = None) -> None:
         if verify_sync is not None and (verify_sync <= 0 or source == "engine"):
             raise UserError(
-                f"old_policy: verify_sync is {verify_sync} and source is {source}; it must be > 0, and compares with "
-                "what source: recompute computes"
+                f"old_policy: verify_sync is {verify_sync} and source is {source}; verify_sync must be > 0 and needs "
+                "source: recompute"
             )
         self.source = source
         self.verify_sync = verify_sync
@@ -48,7 +51,7 @@ class OldPolicySnapshot(Callback):
         if self.source == "engine" and (trainer.precision != "32-true" or dtype != torch.float32):
             raise UserError(
                 f"old_policy: source is engine, but with precision {trainer.precision} and parameters in {dtype} the "
-                "engine's log-probabilities are not the trainer's; set source to recompute"
+                "engine's log-probabilities differ from the trainer's; set source to recompute"
             )
         data = trainer.datamodule
         types = [getattr(data.engine, name, None) for name in ("dtype", "copy_dtype")]
@@ -56,8 +59,8 @@ class OldPolicySnapshot(Callback):
         if self.source == "engine" and (lower is not None or data.sampling.top_p < 1):
             what = f"computes in {lower}" if lower is not None else f"samples with top_p {data.sampling.top_p}"
             raise UserError(
-                f"old_policy: source is engine, but the engine {what}: its log-probabilities are not the trainer's; "
-                "set source to recompute"
+                f"old_policy: source is engine, but the engine {what}, so that its log-probabilities differ from the "
+                "trainer's; set source to recompute"
             )
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
@@ -89,20 +92,21 @@ class OldPolicySnapshot(Callback):
         if self.verify_sync is not None and not difference / tokens <= self.verify_sync:
             raise EngineMismatchError(
                 f"iteration {batch.iteration}: the engine's log-probabilities differ from the trainer's by "
-                f"{difference / tokens:.1e} a token (at most {largest:.1e}), more than old_policy.verify_sync "
-                f"{self.verify_sync:g}: it samples from other weights, or in another precision"
+                f"{difference / tokens:.1e} per token (at most {largest:.1e}), more than old_policy.verify_sync "
+                f"{self.verify_sync:g}: the engine samples from other weights, or in another precision; check the "
+                "engine's dtype, or raise old_policy.verify_sync"
             )
 
 
 @dataclass
 class Mismatch:
-    """How far the engine's log-probabilities are from the trainer's: sums over tokens.
+    """The difference between the log-probabilities of engine and trainer, as sums over tokens.
 
     Attributes:
-        difference: Of absolute differences.
-        kl: Of KL(engine || trainer), estimated by k3 on the engine's own samples.
-        tokens: How many there were.
-        largest: The largest absolute difference.
+        difference: Sum of the absolute differences.
+        kl: Sum of KL(engine || trainer), estimated by k3 on the samples of the engine.
+        tokens: Number of tokens.
+        largest: Largest absolute difference.
     """
 
     difference: float = 0.0
@@ -111,7 +115,7 @@ class Mismatch:
     largest: float = 0.0
 
     def add(self, trainer: Tensor, engine: Tensor) -> None:
-        """Takes in one response: `(tokens,)` log-probabilities of both."""
+        """Adds one response, given by its `(tokens,)` log-probabilities under trainer and engine."""
         log_ratio = trainer.double() - engine.double()
         self.difference += float(log_ratio.abs().sum())
         self.kl += float(kl_estimate(log_ratio).sum())

@@ -1,9 +1,9 @@
-"""What the processes of a run tell one another, so that they fail together; with one process, the plain meaning.
+"""Exchanges of values and failures between the processes of a run, so that all processes fail together.
 
-Every exchange carries a failure instead of a value where a rank has one: a rank that raises joins the others' next
-exchange with its error, and all end with that error at the same place. Exchanges use a process group of their own, so
-that they never meet a collective of the strategy. Where the others wait in such a collective, they cannot come to an
-exchange: after a grace period `lifeline` ends them.
+A rank that has failed takes part in the next exchange of the others with its error instead of a value, and all ranks
+end with that error at the same place. Exchanges use a separate process group, so that they never mix with a collective
+of the strategy. Ranks that wait in such a collective do not reach an exchange; `lifeline` ends them after a grace
+period. In a run of one process, the functions return the process's own values.
 """
 
 import os
@@ -21,10 +21,11 @@ from rence_lightning.lifeline import Failure, Lifeline
 T = TypeVar("T")
 
 PEER_SECONDS = 2.0
-"""How long a rank with an error waits for news of another's death: broken connections are a consequence of it."""
+"""Time that a rank with an error waits for the failure of another rank, of which its error may be a consequence (a
+broken connection, for example)."""
 
 COLLECTIVE_SECONDS = 5.0
-"""Time to agree on a failure between collectives of the strategy: enough where all ranks have failed alike."""
+"""Time to agree on a failure among collectives of the strategy; it is enough if all ranks have the same failure."""
 
 _line: Lifeline | None = None
 _in_collectives = False
@@ -32,30 +33,30 @@ _group: tuple[Any, Any] | None = None
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+    """The number of this process, and the number of processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def gather(value: T) -> list[T]:
-    """The value that each rank has, on all ranks, in their order.
+    """Gives the values of all ranks, in the order of the ranks, to every rank.
 
     Raises:
-        PeerFailed: A rank has failed; on every rank that has not failed itself.
+        PeerFailed: Another rank has failed; raised on every rank that has not failed itself.
     """
     return _exchange(value, None) if rank_and_world()[1] > 1 else [value]
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's value, on all ranks."""
+    """Gives the value of rank 0 to every rank."""
     rank, _ = rank_and_world()
     first: Any = gather(value if rank == 0 else None)[0]
     return cast(T, first)
 
 
 def sum_over_ranks(*values: float) -> list[float]:
-    """Sums over all ranks, the same to the bit on each."""
+    """Sums over all ranks, identical to the bit on every rank."""
     return [sum(each) for each in zip(*gather(values), strict=True)]
 
 
@@ -65,7 +66,7 @@ def max_over_ranks(value: float) -> float:
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """What the work returns, which rank 0 alone does, on all ranks; they wait for it."""
+    """Does the work on rank 0 alone, and returns its result on every rank; the other ranks wait for it."""
     rank, _ = rank_and_world()
     return broadcast(work() if rank == 0 else cast(T, None))
 
@@ -74,7 +75,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
 
 
 def connect() -> None:
-    """Opens the lifeline; every rank takes part. Without it, failures are agreed on as far as exchanges reach."""
+    """Opens the lifeline; every rank must call it. Without a lifeline, ranks learn of failures in exchanges only."""
     global _line
     rank, world = rank_and_world()
     if world > 1 and _line is None:
@@ -82,7 +83,7 @@ def connect() -> None:
 
 
 def disconnect() -> None:
-    """Closes the lifeline, where this rank has finished."""
+    """Closes the lifeline after this rank has finished."""
     global _line
     if _line is not None:
         _line.close()
@@ -99,7 +100,7 @@ def collectives() -> Iterator[None]:
 
 
 def check_peers() -> None:
-    """Interrupts work that need not be finished when another rank has failed; cheap enough for every step of sampling.
+    """Interrupts work that has no use after the failure of another rank; cheap enough for every step of sampling.
 
     Raises:
         PeerFailed: Another rank has failed.
@@ -109,20 +110,23 @@ def check_peers() -> None:
 
 
 def agree_on(error: BaseException) -> BaseException:
-    """Exchanges this rank's error with the others: the error that all ranks end with.
+    """Exchanges this rank's error with the others, and returns the error that all ranks end with.
 
-    It is this rank's own, or one of the same class with the rank's number; a `PeerError` where the class is not the
-    project's. It does not return where the other ranks cannot be reached: the lifeline then ends the process.
+    The result is this rank's own error; or that of another rank, with the rank's number and of the same class, or a
+    `PeerError` if the class is not one of this project's. The function does not return if the other ranks cannot be
+    reached, because the lifeline then ends the process.
 
     Args:
-        error: What this rank's work has raised.
+        error: Error that this rank's work has raised.
     """
     global _in_collectives
     seconds = COLLECTIVE_SECONDS if _in_collectives else lifeline.GRACE_SECONDS
     _in_collectives = False
     rank, world = rank_and_world()
-    if world == 1 or (isinstance(error, PeerFailed) and error.failure is not None):
-        return _rebuilt(error)
+    if world == 1:
+        return error
+    if isinstance(error, PeerFailed) and error.failure is not None:  # an exchange has brought it: all know of it
+        return _agreed(error)
     own = None if isinstance(error, PeerFailed) else failure_of(error, rank)
     if _line is not None and own is not None:
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -134,18 +138,16 @@ def agree_on(error: BaseException) -> BaseException:
     try:
         _exchange(None, own)
     except PeerFailed as agreed:
-        assert agreed.failure is not None
-        if _line is not None:
-            _line.agreed()
-        return error if agreed.failure == own else _rebuilt(agreed)
-    except RuntimeError:  # the exchange itself broke, because a rank is gone: the lifeline ends this process
+        other = _agreed(agreed)
+        return error if agreed.failure == own else other
+    except RuntimeError:  # the exchange itself failed, because a rank has ended; the lifeline ends this process
         if _line is not None:
             threading.Event().wait(2 * lifeline.GRACE_SECONDS)
     return error
 
 
 def failure_of(error: BaseException, rank: int) -> Failure:
-    """An error as the other ranks see it, and as it is printed on behalf of this rank."""
+    """The failure that describes this rank's error to the other ranks, with the text to print."""
     message = one_line(error)
     named = f"rank {rank}: {message}"
     text = explanation(error)
@@ -154,10 +156,11 @@ def failure_of(error: BaseException, rank: int) -> Failure:
     return Failure(rank, type(error).__name__, named, text, exit_code(error))
 
 
-def _rebuilt(error: BaseException) -> BaseException:
-    """The error of another rank, of the class that it had there."""
-    if not isinstance(error, PeerFailed) or error.failure is None:
-        return error
+def _agreed(error: PeerFailed) -> BaseException:
+    """The error that all ranks have agreed on, of the class that it has on the rank that failed."""
+    if _line is not None:
+        _line.agreed()
+    assert error.failure is not None
     failure = error.failure
     if failure.kind == "Stopped":
         return Stopped(failure.code - 128)
@@ -183,7 +186,7 @@ def _exchange(value: T, failure: Failure | None) -> list[T]:
 
 
 def _control_group() -> Any:
-    """A process group for exchanges alone, in main memory."""
+    """The process group of the exchanges, which works in main memory."""
     global _group
     world = dist.group.WORLD
     if _group is None or _group[0] is not world:

@@ -1,4 +1,4 @@
-"""The errors that end a run, and what is printed of each: one line where the user can fix it."""
+"""The errors that end a run, and the text that is printed for each: one line if the user can fix it."""
 
 import traceback
 from collections.abc import Callable
@@ -17,7 +17,7 @@ OUT_OF_MEMORY = (
 
 
 class UserError(ValueError):
-    """Bad input. The message says what is wrong, where (file, line or key) and how to fix it."""
+    """Invalid input. The message says what is wrong, where (file, line or key) and how to fix it."""
 
 
 class StarvationError(RuntimeError):
@@ -25,15 +25,15 @@ class StarvationError(RuntimeError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; the ones before it are intact."""
+    """A checkpoint could not be written; earlier checkpoints are intact."""
 
 
 class EngineError(RuntimeError):
-    """The rollout engine failed while it sampled or took over weights, on this rank or on another."""
+    """The rollout engine failed while it sampled or loaded weights, on this rank or on another."""
 
 
 class EngineMismatchError(RuntimeError):
-    """The rollout engine's log-probabilities are not the trainer's: it samples from another policy."""
+    """The rollout engine's log-probabilities differ from the trainer's, so that it samples from another policy."""
 
 
 class NonFiniteError(RuntimeError):
@@ -41,11 +41,13 @@ class NonFiniteError(RuntimeError):
 
 
 class PartError(RuntimeError):
-    """A part that the configuration names (reward, filter, engine, objective, callback) raised or returned nonsense.
+    """A part that the configuration names (reward, filter, engine, objective, callback) failed.
+
+    It raised an error, or it returned something invalid.
 
     Args:
-        message: One line: the class, the problem it was working on, what it did and what is expected of it.
-        trace: The part's own traceback, where it raised; empty where it returned something wrong.
+        message: Message in one line: the part's class, the problem it worked on, what it did and what is expected.
+        trace: Traceback within the part, if it raised an error; empty if it returned something invalid.
     """
 
     def __init__(self, message: str, trace: str = "") -> None:
@@ -54,11 +56,11 @@ class PartError(RuntimeError):
 
 
 class PeerError(RuntimeError):
-    """Another rank ended with an error of a kind that this project does not know.
+    """Another rank ended with an error whose class is not one of this project's.
 
     Args:
-        message: The error of that rank, in one line.
-        trace: Its traceback.
+        message: Error of that rank, in one line.
+        trace: Traceback of that error.
     """
 
     def __init__(self, message: str, trace: str = "") -> None:
@@ -67,10 +69,10 @@ class PeerError(RuntimeError):
 
 
 class Stopped(Exception):
-    """The run was interrupted by a signal, and what it had learned is saved.
+    """The run was interrupted by a signal.
 
     Args:
-        number: The signal, 0 where another rank received it.
+        number: Number of the signal; 0 if another rank received it.
     """
 
     def __init__(self, number: int) -> None:
@@ -82,7 +84,7 @@ class PeerFailed(Exception):
     """Another rank has failed; `distributed.agree_on` turns this into the error that all ranks end with.
 
     Args:
-        failure: What the other rank reported; None where it is not known yet.
+        failure: Failure that the other rank reported; None if it is not known yet.
     """
 
     def __init__(self, failure: Any = None) -> None:
@@ -91,11 +93,11 @@ class PeerFailed(Exception):
 
 
 LINES = (StarvationError, CheckpointError, EngineError, EngineMismatchError, NonFiniteError)
-"""Errors whose message says all: no traceback is printed."""
+"""Errors whose message is sufficient, so that no traceback is printed."""
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of a process that ends with an error: 2 for bad input, 128 + number for a signal, else 1."""
+    """The exit code of a process that ends with an error: 2 for invalid input, 128 + number for a signal, else 1."""
     if isinstance(error, Stopped):
         return 128 + (error.signal or SIGTERM)
     if isinstance(error, KeyboardInterrupt):
@@ -104,41 +106,43 @@ def exit_code(error: BaseException) -> int:
 
 
 def explanation(error: BaseException) -> str:
-    """What is printed of an error: its message in one line, above it the traceback where the message is not enough.
+    """The text to print for an error: its message in one line, and a traceback if the message is not sufficient.
 
-    Empty for an interruption, which its own message has explained.
+    The text is empty for an interruption, for which a message has already been printed.
     """
     if isinstance(error, Stopped | KeyboardInterrupt):
         return ""
     message = one_line(error)
     if isinstance(error, (UserError, *LINES)):
         return f"error: {message}"
+    if isinstance(error, PeerError) and "(OutOfMemoryError)" in message:
+        message += f" {OUT_OF_MEMORY}"
     if isinstance(error, PartError | PeerError):
         return f"error: {message}" + (f"\n{error.trace.rstrip()}" if error.trace else "")
     trace = "".join(traceback.format_exception(error)).rstrip()
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; where it happened tells what to lower
+    if type(error).__name__ == "OutOfMemoryError":  # of torch; its traceback shows which setting to lower
         return f"{trace}\nerror: {message} {OUT_OF_MEMORY}"
     if isinstance(error, OSError) and "No space left" in message:
-        return f"error: {message}: free some space and continue with --ckpt_path last"
+        return f"error: {message}; free some space and continue with --ckpt_path last"
     return f"{trace}\nerror: {type(error).__name__}: {message}"
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, its lines joined; the name of its class where there is none."""
+    """The message of an error, its lines joined; the name of its class if it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join([*lines, *getattr(error, "__notes__", ())]) or type(error).__name__
 
 
 def calling(part: object, doing: str, work: Callable[[], T]) -> T:
-    """Calls a part that the configuration names; what goes wrong in it is told as its own mistake.
+    """Calls a part that the configuration names, so that the message of an error names the part.
 
     Args:
-        part: The part.
-        doing: What it is asked for, such as `score(), problem math500/3`.
-        work: The call.
+        part: Part that is called, such as a reward.
+        doing: Description of the call, such as `score(), problem math500/3`.
+        work: Function that makes the call.
 
     Raises:
-        PartError: The part raised an error that is not one of this project's own.
+        PartError: The part raised an error that is not one of this project's.
     """
     try:
         return work()
@@ -153,13 +157,13 @@ def calling(part: object, doing: str, work: Callable[[], T]) -> T:
 
 
 def returned(part: object, doing: str, what: object, expected: str) -> PartError:
-    """The error of a part that returned something wrong."""
+    """The error of a part that returned something invalid."""
     shown = repr(what)
     return PartError(f"{_name(part)}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")
 
 
 OURS = (UserError, *LINES, PartError, PeerError, PeerFailed, Stopped)
-"""Errors that a part may raise to say what it means, which are passed on as they are."""
+"""Errors of this project, which a part may raise itself and which are passed on unchanged."""
 
 
 def _name(part: object) -> str:
@@ -167,7 +171,7 @@ def _name(part: object) -> str:
 
 
 def _trace_of(error: BaseException) -> str:
-    """The traceback from the part's own code on, without the frames of the loop that called it."""
+    """The traceback from the part's code on, without the frames of the loop that called the part."""
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if not Path(frame.filename).is_relative_to(PACKAGE)), 0)
     return "".join(traceback.format_list(frames[first:]) + traceback.format_exception_only(error))

@@ -1,9 +1,9 @@
-"""A connection between the processes of a run beside the collectives: how a rank learns that another has failed.
+"""A connection between the processes of a run, independent of the collectives, that reports the failure of a rank.
 
-A collective need not notice that a rank is gone. Sockets of gloo do; NCCL waits until its timeout, hours later. So
-every rank holds a TCP connection to a hub in rank 0. A failing rank announces its error there, and the operating system
-closes the connection of a process that dies. The hub tells the others; where they do not come to an agreement in time
-(see `distributed.agree_on`), it ends them all and prints the cause once, as the last line.
+A collective may not notice that a process has ended: gloo's sockets do, but NCCL waits until its timeout, which may be
+hours. Therefore every rank holds a TCP connection to a hub in rank 0. A failing rank announces its error there, and the
+operating system closes the connection of a process that dies. The hub notifies the other ranks; if they do not agree on
+the failure in time (see `distributed.agree_on`), it ends all processes and prints the cause once, as the last line.
 """
 
 import json
@@ -20,10 +20,10 @@ from multiprocessing.connection import Client, Connection, Listener, Pipe, wait
 from typing import Any, cast
 
 GRACE_SECONDS = 30.0
-"""Time for all ranks to agree on an announced failure, before the hub ends them."""
+"""Time for all ranks to agree on an announced failure before the hub ends them."""
 
 END_SECONDS = 3.0
-"""Time for a rank to end when the hub asks it to, before it is killed (if it is on the hub's machine)."""
+"""Time for a rank to end at the request of the hub before the hub kills it (if it is on the hub's machine)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Failure:
         rank: Number of the rank.
         kind: Name of the error's class.
         message: Message of the error, in one line.
-        text: What is printed of it.
+        text: Text to print: the message, with a traceback where there is one.
         code: Exit code of the run.
     """
 
@@ -46,7 +46,7 @@ class Failure:
 
 
 def lost(rank: int) -> Failure:
-    """The failure of a rank whose connection closed although it had not finished."""
+    """The failure of a rank whose connection was closed before it had finished."""
     message = (
         f"rank {rank} ended without an error message: it was killed, perhaps because the machine ran out of memory; "
         "continue with --ckpt_path last"
@@ -60,7 +60,7 @@ class Lifeline:
     Args:
         rank: Number of this rank.
         world: Number of ranks.
-        exchange: A collective: gives each rank's value to all ranks, in their order.
+        exchange: Collective that gives the values of all ranks, in the order of the ranks, to every rank.
         host: Address of rank 0's machine.
     """
 
@@ -80,22 +80,22 @@ class Lifeline:
             self._watcher.start()
 
     def announce(self, failure: Failure, grace: float = GRACE_SECONDS) -> None:
-        """Tells the others of this rank's failure; after `grace` seconds without agreement, all are ended."""
+        """Reports this rank's failure to the others; after `grace` seconds without agreement, the hub ends them all."""
         _send(self._connection, {"failure": asdict(failure), "grace": grace})
 
     def agreed(self) -> None:
-        """All ranks know of the failure and end in good order: the hub need not end them."""
+        """Reports that all ranks know of the failure and end by themselves, so that the hub need not end them."""
         if self.rank == 0:
             _send(self._connection, {"agreed": True})
 
     def close(self) -> None:
-        """This rank has finished, and waits for the others to: a launcher may end rank 0 when another process exits."""
+        """Reports that this rank has finished, and waits until all have; a launcher may end all when one exits."""
         self._closing = True
         _send(self._connection, {"finished": True})
         (self._hub.thread if self.rank == 0 else self._watcher).join(GRACE_SECONDS)
 
     def _watch(self) -> None:
-        """Listens to the hub, on ranks other than 0."""
+        """Reads the messages of the hub, on ranks other than 0."""
         while True:
             try:
                 message = _receive(self._connection)
@@ -109,7 +109,7 @@ class Lifeline:
 
 
 class _Hub:
-    """The end in rank 0 that all ranks are connected to, rank 0 itself through a pipe."""
+    """The hub in rank 0 that all ranks are connected to, rank 0 itself through a pipe."""
 
     def __init__(self, world: int, failed: threading.Event, host: str) -> None:
         self.key = os.urandom(16).hex()
@@ -123,6 +123,7 @@ class _Hub:
         self._failed = failed
         self._failure: Failure | None = None
         self._deadline: float | None = None
+        self._agreed = False
         self._world = world
         self.thread = threading.Thread(target=self._serve, name="lifeline-hub", daemon=True)
         self.thread.start()
@@ -137,13 +138,14 @@ class _Hub:
         while self._ranks and len(self._finished) < self._world:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             for ready in wait(list(self._ranks), left):
-                self._hear(cast(Connection, ready))
+                self._handle(cast(Connection, ready))
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._end_all()
         for connection in self._ranks:
             connection.close()
 
-    def _hear(self, connection: Connection) -> None:
+    def _handle(self, connection: Connection) -> None:
+        """Handles a message of a rank, or the end of its connection."""
         rank = self._ranks[connection]
         try:
             message = _receive(connection)
@@ -155,15 +157,15 @@ class _Hub:
         if "finished" in message:
             self._finished.add(rank)
         elif "agreed" in message:
-            self._deadline = None
-        else:
+            self._deadline, self._agreed = None, True
+        elif not self._agreed:  # an announcement may arrive after the agreement on it
             self._fail(Failure(**message["failure"]), message["grace"])
 
     def _fail(self, failure: Failure, grace: float) -> None:
         deadline = time.monotonic() + grace
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
         if self._failure is not None:
-            return  # what follows a failure is a consequence of it
+            return  # later failures are consequences of the first
         self._failure = failure
         self._failed.set()
         for connection, rank in self._ranks.items():
@@ -171,7 +173,7 @@ class _Hub:
                 _send(connection, {"failed": failure.rank})
 
     def _end_all(self) -> None:
-        """Ends every process of the run, this one last; prints the cause."""
+        """Ends every process of the run, this one last, and prints the cause."""
         assert self._failure is not None
         others = {connection: rank for connection, rank in self._ranks.items() if rank != 0}
         for connection in others:
@@ -183,7 +185,7 @@ class _Hub:
                     _receive(cast(Connection, ready))
                     continue
                 del others[cast(Connection, ready)]
-        for rank in others.values():  # stopped, or stuck in the kernel
+        for rank in others.values():  # these processes are suspended, or blocked in the kernel
             host, pid = self._processes[rank]
             if host == socket.gethostname():
                 with suppress(ProcessLookupError):
@@ -192,7 +194,7 @@ class _Hub:
 
 
 def _send(connection: Connection, message: dict[str, Any]) -> None:
-    with suppress(OSError):  # the other end is gone, which its own reader notices
+    with suppress(OSError):  # the other end has closed, which the thread that reads this connection notices
         connection.send_bytes(json.dumps(message).encode())
 
 
@@ -202,7 +204,7 @@ def _receive(connection: Connection) -> dict[str, Any]:
 
 
 def _end(text: str, code: int) -> None:
-    """Ends this process at once, whatever its other threads wait for."""
+    """Ends this process at once, even if its other threads are waiting."""
     sys.stdout.flush()
     if text:
         print(text, file=sys.stderr, flush=True)

@@ -8,16 +8,16 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Times differ between machines, and from run to run on a busy one.
+# Times differ between machines, and between runs on a busy machine.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
-# Tiny tensors gain nothing from threads, and lose much where other work runs beside.
+# Threads do not speed up computations on tiny tensors, and slow them down a lot if other jobs share the machine.
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def data_folder() -> Path:
-    """Real benchmarks and training sets, which are not part of the project."""
+    """The folder of real benchmarks and training sets, which are not part of the project."""
     folder = Path(os.environ.get("RENCE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set RENCE_DATA to the folder with eval/ and train/")
@@ -26,5 +26,5 @@ def data_folder() -> Path:
 
 @pytest.fixture(autouse=True)
 def no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning's command line looks at `sys.argv` besides the arguments it is given."""
+    """Replaces `sys.argv`, which Lightning's command line reads in addition to the arguments that it is given."""
     monkeypatch.setattr(sys, "argv", ["rence_lightning"])

@@ -1,4 +1,4 @@
-"""Parts that fail on one rank, in one place: named by `class_path` in the tests of failures."""
+"""Parts that fail on one rank, in one place, for use by `class_path` in the tests of failures."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ def fail(kind: str) -> None:
 
 
 class Failing(Callback):
-    """Makes one rank fail in one place of an iteration, and the transport of the others deaf to it.
+    """Makes one rank fail in one place of an iteration, and hides the failure from the transport of the other ranks.
 
     Args:
         kind: Name of the error, or `SIGKILL`.
         rank: Number of the failing rank.
         place: `build`, `sync`, `generate`, `reward`, `filter`, `update`, `save` or `callback`.
-        iteration: Iteration in which it fails.
+        iteration: Iteration in which the rank fails.
     """
 
     active: "Failing | None" = None
@@ -85,7 +85,7 @@ def at(place: str) -> None:
 
 
 def deafen() -> None:
-    """A transport that notices nothing, as NCCL: a collective whose partner is gone waits instead of raising."""
+    """Makes the transport behave like NCCL: a collective whose partner has ended waits instead of raising an error."""
 
     def wrap(collective: Callable[..., Any]) -> Callable[..., Any]:
         def deaf(*arguments: Any, **settings: Any) -> Any:
@@ -136,7 +136,7 @@ class Filter(PositiveRatioFilter):
 
 
 class Objective(MultiLabelNCE):
-    """Fails in the forward pass of an update, where the others wait in the strategy's collectives."""
+    """Fails in the forward pass of an update, while the other ranks wait in the strategy's collectives."""
 
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
         at("update")

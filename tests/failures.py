@@ -1,9 +1,9 @@
-"""Makes one of two processes fail, in each place of an iteration and each way, behind a deaf transport.
+"""Makes one of two processes fail, in each place of an iteration and in each way, with a transport that hides it.
 
     python tests/failures.py
 
-Checked for each: every process is gone within a minute of the failure, the cause is printed once and last, and the last
-checkpoint is whole.
+Checked for each case: every process ends within a minute of the failure, the cause is printed once and last, and the
+last checkpoint is complete.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def run(kind: str, rank: int, place: str, folder: Path) -> float:
         output, _ = process.communicate(timeout=180)  # ends when the last process has closed its output
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError(f"{kind} on rank {rank} in {place}: processes were left") from None
+        raise AssertionError(f"{kind} on rank {rank} in {place}: processes are still running") from None
     seconds = time.time() - float(failed_at.read_text())
     check(kind, rank, place, output, process.returncode, run_dir)
     return seconds
@@ -88,9 +88,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             seconds = run(kind, rank, place, Path(folder))
         print(f"{name:<40} {seconds:5.1f} s", flush=True)
-        assert seconds < SECONDS, f"{name}: the last process was gone {seconds:.0f} s after the failure"
+        assert seconds < SECONDS, f"{name}: the last process ended only {seconds:.0f} s after the failure"
         slowest, count = max(slowest, seconds), count + 1
-    print(f"{count} failures: all processes gone after at most {slowest:.1f} s, each cause printed once and last")
+    print(f"{count} failures: all processes ended after at most {slowest:.1f} s, each cause printed once and last")
 
 
 if __name__ == "__main__":

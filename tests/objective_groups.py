@@ -1,4 +1,4 @@
-"""Random groups for the tests of objectives, in float64, and every objective that there is."""
+"""Random groups for the tests of objectives, in float64, and a list of all objectives."""
 
 import inspect
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from rence_lightning.objectives import (
 )
 
 TOKENS = 9
-"""The longest response."""
+"""Number of tokens of the longest response."""
 
 SETTINGS: dict[type[Objective], dict[str, Any]] = {
-    # Clipping that bites for log-ratios of random_groups' size; penalties of quarters have no rounding error.
+    # Clipping that takes effect at the log-ratios of random_groups; penalties of quarters have no rounding error.
     DAPO: {"overlong_buffer": 4, "max_response_tokens": TOKENS},
     GSPO: {"clip_low": 0.1, "clip_high": 0.15},
     DrGRPO: {"max_response_tokens": TOKENS},
@@ -40,7 +40,7 @@ def classes(family: type[Objective]) -> list[type[Any]]:
 
 
 def build(objective: type[Any], **settings: Any) -> Any:
-    """An objective with settings under which all of its parts are at work."""
+    """An objective with settings under which all of its terms take effect."""
     return objective(**{**SETTINGS.get(objective, {}), **settings})
 
 
@@ -48,7 +48,7 @@ ALL = classes(Objective)
 CONTRASTIVE = classes(ContrastiveObjective)
 POLICY_GRADIENT = classes(PolicyGradient)
 ORDERLY = [objective for objective in ALL if objective is not RandomPair]
-"""Those whose loss does not depend on the order of a group's responses (a drawn pair is drawn by its places)."""
+"""Objectives whose loss does not depend on the order of a group's responses (a random pair is drawn by position)."""
 
 
 def random_groups(
@@ -57,9 +57,9 @@ def random_groups(
     """Groups of random log-probabilities, lengths and rewards; a fourth of them of equal rewards.
 
     Args:
-        prompts: Groups.
-        responses: K.
-        seed: Of all that is random.
+        prompts: Number of groups.
+        responses: Number of responses per group, K.
+        seed: Seed of all random values.
         scale: Standard deviation of a token's log-ratio.
         tokens: Length to which the responses are padded; they are up to `TOKENS` long.
     """
@@ -116,13 +116,13 @@ def totals_of(groups: ResponseTensors) -> Totals:
 def value_and_gradient(
     objective: Objective, groups: ResponseTensors, leaf: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The loss of an update of `groups`, and its derivative by `leaf` (default: by their log-probabilities)."""
+    """The loss of an update of `groups`, and its derivative by `leaf` (default: the log-probabilities of `groups`)."""
     loss = objective.loss(groups, totals_of(groups))
     (gradient,) = torch.autograd.grad(loss, groups.log_probs if leaf is None else leaf)
     return loss.detach(), gradient
 
 
 def assert_same(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], what: str) -> None:
-    """Values and gradients agree to rounding."""
+    """Asserts that values and gradients agree up to rounding."""
     for name, a, b in zip(("value", "gradient"), actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {what}: {text}")

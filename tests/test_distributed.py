@@ -1,4 +1,4 @@
-"""What ranks tell one another, over real processes: values, and failures."""
+"""Exchanges of values and failures between ranks, in real processes."""
 
 import os
 import signal
@@ -46,6 +46,7 @@ class Unknown(Exception):
 
 
 def talk(rank: int, port: int, world: int) -> None:
+    """Rank 1 fails in several ways while the other ranks are in an exchange; all end with the same error."""
     meet(rank, port, world)
     assert rank_and_world() == (rank, world)
     assert gather({"rank": rank}) == [{"rank": each} for each in range(world)]
@@ -53,12 +54,6 @@ def talk(rank: int, port: int, world: int) -> None:
     assert max_over_ranks(-float(rank)) == 0
     assert broadcast(f"from {rank}") == "from 0"
     assert on_rank_zero(lambda: f"work of {rank}") == "work of 0"
-    dist.destroy_process_group()
-
-
-def disagree(rank: int, port: int, world: int) -> None:
-    """Rank 1 fails in many ways, the others are in an exchange of their own: all come to the same error."""
-    meet(rank, port, world)
     for error, kind, message in (
         (UserError("bad"), UserError, "bad"),
         (EngineError("no memory"), EngineError, "no memory"),
@@ -70,12 +65,12 @@ def disagree(rank: int, port: int, world: int) -> None:
             assert agree_on(error) is error
             continue
         with pytest.raises(PeerFailed) as caught:
-            gather("work goes on here")
+            gather("this rank has not failed")
         agreed = agree_on(caught.value)
         assert type(agreed) is kind
         assert str(agreed) == (message if kind is Stopped else f"rank 1: {message}")
         assert not isinstance(agreed, PartError) or agreed.trace == "its trace"
-    # Two fail at once: all end with the error of the lower rank.
+    # Two ranks fail at once: all end with the error of the lower rank.
     agreed = agree_on(UserError(f"of {rank}")) if rank else agree_on(caught_in_gather())
     assert str(agreed) == {0: "rank 1: of 1", 1: "of 1", 2: "rank 1: of 1"}[rank]
     dist.destroy_process_group()
@@ -88,11 +83,11 @@ def caught_in_gather() -> BaseException:
 
 
 @pytest.mark.parametrize("what", [talk, disagree])
-def test_all_ranks_hear_what_one_says(what: object) -> None:
+def test_all_ranks_receive_values_and_failures(what: object) -> None:
     multiprocessing.spawn(what, args=(free_port(), 3), nprocs=3)
 
 
-def test_a_single_process_talks_to_itself() -> None:
+def test_a_single_process_gets_its_own_values() -> None:
     assert rank_and_world() == (0, 1)
     assert gather("x") == ["x"] and sum_over_ranks(1.5, 2) == [1.5, 2] and max_over_ranks(3) == 3
     assert broadcast(4) == 4 and on_rank_zero(lambda: 7) == 7
@@ -100,7 +95,7 @@ def test_a_single_process_talks_to_itself() -> None:
     assert agree_on(error) is error
 
 
-# ---- the lifeline: processes that wait in a collective that notices nothing ------------------------------------------
+# ---- the lifeline: processes that wait in a collective that does not notice a failure --------------------------------
 
 SCRIPT = """
 import os, signal, sys, time
@@ -113,6 +108,19 @@ rank, failing, how = int(os.environ["RANK"]), int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo")
 distributed.connect()
 dist.barrier()
+if how == "agree":
+    # All come to an agreement; what follows (saving) may take longer than the time to agree.
+    try:
+        error = UserError("the cause")
+        if rank != failing:
+            distributed.gather(None)
+    except distributed.PeerFailed as peer:
+        error = peer
+    print("agreed:", distributed.agree_on(error), flush=True)
+    time.sleep(3 * lifeline.GRACE_SECONDS)
+    distributed.disconnect()
+    print("saved", flush=True)
+    os._exit(0)
 if rank != failing:
     time.sleep(3600)  # a collective that waits for the failing rank, which no exchange reaches
 if how == "kill":
@@ -133,8 +141,7 @@ def start(rank: int, port: int, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize("failing", [0, 1, 2])
-@pytest.mark.parametrize("how", ["raise", "kill"])
+@pytest.mark.parametrize(("failing", "how"), [(0, "raise"), (2, "raise"), (0, "kill"), (1, "kill")])
 def test_ranks_that_cannot_be_reached_are_ended(failing: int, how: str) -> None:
     port = free_port()
     processes = [start(rank, port, str(failing), how) for rank in range(3)]
@@ -150,3 +157,17 @@ def test_ranks_that_cannot_be_reached_are_ended(failing: int, how: str) -> None:
     expected = f"error: rank {failing}: the cause" if how == "raise" else f"error: rank {failing} ended without"
     assert len(lines) == 1 and lines[0].startswith(expected), outputs
     assert not any("Traceback" in output for output in outputs)
+
+
+def test_ranks_that_have_agreed_have_all_the_time_to_save() -> None:
+    failing = 1
+    port = free_port()
+    processes = [start(rank, port, str(failing), "agree") for rank in range(3)]
+    try:
+        outputs = [process.communicate(timeout=90)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for rank, (process, output) in enumerate(zip(processes, outputs, strict=True)):
+        assert process.returncode == 0 and "saved" in output, output
+        assert f"agreed: {'the cause' if rank == failing else f'rank {failing}: the cause'}" in output

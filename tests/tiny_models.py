@@ -31,7 +31,7 @@ ARCHITECTURES = ["qwen3-tied", "qwen3-untied", "llama-tied", "llama-untied"]
 
 
 class NoTokenizer:
-    """Stands where a test needs no text."""
+    """Placeholder for a tokenizer in tests that need no text."""
 
     pad_token_id = PAD
 

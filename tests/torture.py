@@ -1,9 +1,9 @@
-"""Kills a running `fit` at random moments, resumes it each time, and holds the end against an uninterrupted run.
+"""Kills a running `fit` at random moments, resumes it each time, and compares the result with an uninterrupted run.
 
     python tests/torture.py --kills 20 --processes 2
 
-Every second kill waits until a checkpoint is being written, for that is where a run is most easily broken; the others
-strike at any moment. SIGKILL cannot be caught: the process does nothing more.
+Every second kill waits until a checkpoint is being written, because a run is most easily broken at that moment; the
+other kills come at random moments. SIGKILL cannot be caught: the process does nothing more.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 def resume(run_dir: Path) -> list[str]:
-    """The option that goes on with a run, if there is anything to go on with."""
+    """The option that resumes a run, if there is a checkpoint to resume from."""
     return ["--ckpt_path=last"] if (run_dir / "checkpoints" / "last").exists() else []
 
 
@@ -78,7 +78,7 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> str:
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
-    """All that a run ends with: weights, evaluations, and what became of each prompt in each iteration."""
+    """The result of a run: weights, evaluations, and the outcome of each prompt in each iteration."""
     evaluations = [json.loads(line) for line in (run_dir / "evaluations.jsonl").read_text().splitlines()]
     files = sorted((run_dir / "rollouts").glob("*.jsonl"))
     rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
@@ -90,15 +90,15 @@ def outcome(run_dir: Path) -> dict[str, Any]:
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """To the bit."""
-    assert one["outcomes"] == other["outcomes"], "prompts were lost, repeated or judged otherwise"
+    """Asserts that two results are identical to the bit."""
+    assert one["outcomes"] == other["outcomes"], "prompts were lost, repeated or judged differently"
     assert one["evaluations"] == other["evaluations"]
     assert one["weights"].keys() == other["weights"].keys()
     assert all(torch.equal(weight, other["weights"][name]) for name, weight in one["weights"].items())
 
 
 def assert_nothing_half_written(run_dir: Path) -> None:
-    """Every checkpoint that is in its place can be read, and the links lead to such."""
+    """Asserts that every checkpoint in its final place can be read, and that the links point to such checkpoints."""
     checkpoints = run_dir / "checkpoints"
     for folder in checkpoints.glob("iteration-*"):
         state = folder / "state"
@@ -107,7 +107,7 @@ def assert_nothing_half_written(run_dir: Path) -> None:
         assert all(torch.load(file, weights_only=True) for file in folder.glob("rng-*"))
     for name in ("last", "best"):
         link = checkpoints / name
-        assert link.exists() or not link.is_symlink(), f"{name} leads nowhere"
+        assert link.exists() or not link.is_symlink(), f"the link {name} is broken"
 
 
 def assert_mastered_once(outcomes: list[list[tuple[str, str]]]) -> None:
@@ -127,7 +127,7 @@ def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] =
     """Kills and resumes a run, then lets it end.
 
     Returns:
-        How many kills struck, and how many of them while a checkpoint was being written.
+        The number of kills, and the number of those that came while a checkpoint was being written.
     """
     rng, during = random.Random(seed), 0
     for number in range(kills):
@@ -138,16 +138,16 @@ def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] =
                 time.sleep(0.0005)
             time.sleep(rng.choice([0, 0.002, 0.01, 0.03]))
         else:
-            for _ in range(rng.randrange(3)):  # lines: how fast a machine is must not decide how far a run gets
+            for _ in range(rng.randrange(3)):  # lines, so that the progress does not depend on the machine's speed
                 assert process.stdout is not None
                 process.stdout.readline()
             time.sleep(rng.uniform(0, 0.3))
-        assert process.poll() is None, f"it was done before kill {number + 1}:\n{finish(process)}"
+        assert process.poll() is None, f"the run ended before kill {number + 1}:\n{finish(process)}"
         kill(process)
         during += writing(run_dir)
         if (run_dir / "checkpoints").exists():
             assert_nothing_half_written(run_dir)
-        if not resume(run_dir):  # before there was anything to go on with
+        if not resume(run_dir):  # killed before the first checkpoint
             shutil.rmtree(run_dir)
     process = start(run_dir, *options, *resume(run_dir))
     output = finish(process)
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--precision", default="32-true")
     chosen = parser.parse_args()
-    # Room for the kills: an iteration is lost with most of them.
+    # More iterations than kills, because most kills lose an iteration.
     options = [f"--trainer.max_iterations={max(ITERATIONS, chosen.kills)}", f"--trainer.precision={chosen.precision}"]
     if chosen.processes > 1:
         options += [
@@ -179,7 +179,7 @@ def main() -> None:
         kills, during = torture(killed, chosen.kills, chosen.seed, tuple(options))
         assert_same(outcome(killed), outcome(whole))
         assert_mastered_once(outcome(killed)["outcomes"])
-    print(f"{kills} kills, {during} of them during a checkpoint's writing: the run ended as if there had been none")
+    print(f"{kills} kills, {during} of them while a checkpoint was written: the result is that of an uninterrupted run")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What to run first on a machine with GPUs: is it right, and how fast is it."""
+"""A check of a new machine with GPUs: whether its results are correct, and how fast it is."""

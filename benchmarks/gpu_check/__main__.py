@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check`: what to run first on a machine with GPUs."""
+"""`python -m benchmarks.gpu_check`: checks a new machine with GPUs."""
 
 import importlib.metadata
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 Part = Literal["machine", "losses", "demo", "update"]
 PARTS: tuple[Part, ...] = ("machine", "losses", "demo", "update")
 TOLERANCES = {"fp32": (1e-4, 1e-3), "bf16": (5e-2, 0.2)}
-"""Of the loss, absolute, and of the gradient, relative."""
+"""Absolute tolerance of the loss, and relative tolerance of the gradient, by precision."""
 
 
 class Failed(Exception):
@@ -30,7 +30,7 @@ class Failed(Exception):
 
 
 class Check:
-    """The parts, each a method that returns its figures or raises `Failed`."""
+    """The parts of the check, each a method that returns its figures or raises `Failed`."""
 
     def __init__(self, out: Path, cpu: bool, update: dict[str, Any]) -> None:
         self.out = out
@@ -56,7 +56,7 @@ class Check:
             figures[f"{name} gradient, relative difference"] = comparison.gradient
             figures[f"{name} gradient, cosine"] = comparison.cosine
             if not comparison.within(*TOLERANCES[name]):
-                failures.append(f"{name}: {comparison} exceeds (loss, gradient) {TOLERANCES[name]}")
+                failures.append(f"{name}: {comparison} exceeds the tolerances (loss, gradient) {TOLERANCES[name]}")
         if failures:
             raise Failed("; ".join(failures))
         return figures
@@ -88,7 +88,10 @@ class Check:
         seconds = time.perf_counter() - start
         averages = [json.loads(line)["average"] for line in (run_dir / "evaluations.jsonl").read_text().splitlines()]
         if averages[-1] < averages[0] + 0.2:
-            raise Failed(f"with {name} the demo went from {averages[0]:.1%} to {averages[-1]:.1%}: it did not learn")
+            raise Failed(
+                f"with the engine {name}, the accuracy of the demo went from {averages[0]:.1%} to {averages[-1]:.1%}; "
+                "expected a rise of at least 20 points"
+            )
         return {f"{name}, accuracy": f"{averages[0]:.1%} -> {averages[-1]:.1%}", f"{name}, seconds": round(seconds, 1)}
 
     def update(self) -> dict[str, Any]:
@@ -100,12 +103,14 @@ class Check:
             if "OutOfMemoryError" not in str(failure):
                 raise
             raise Failed(
-                "the GPU's memory is full; try --micro_batch_tokens 8192, --cpu_offload true, more GPUs or a smaller "
-                "--shape (docs/scaling.md has the arithmetic)"
+                "the GPU is out of memory; try --micro_batch_tokens 8192, --cpu_offload true, more GPUs or a smaller "
+                "--shape (docs/scaling.md explains how much memory is needed)"
             ) from failure
         figures: dict[str, Any] = json.loads(report.read_text())
         if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-            raise Failed(f"loss {figures['loss']}, norm of the gradient {figures['grad_norm']}")
+            raise Failed(
+                f"the loss is {figures['loss']} and the gradient's norm {figures['grad_norm']}; expected finite values"
+            )
         return figures
 
 
@@ -121,29 +126,29 @@ def gpu_check(
     cpu_offload: bool = False,
     peak_tflops: float | None = None,
 ) -> int:
-    """Checks a new machine with GPUs: right first, then fast.
+    """Checks a new machine with GPUs: correctness first, then speed.
 
-    Four parts: `machine` says what is there; `losses` holds loss and gradient of an update against the CPU's in
-    float32; `demo` trains the demo's policy, sharded over all GPUs in bfloat16, with the transformers engine and, where
-    it is installed, vLLM; `update` times an update of a policy of random weights at a real shape.
+    Four parts: `machine` reports devices and versions; `losses` compares loss and gradient of an update with those of
+    the CPU in float32; `demo` trains the demo's policy, sharded over all GPUs in bfloat16, with the transformers engine
+    and, if it is installed, vLLM; `update` times an update of a policy of random weights at a realistic shape.
 
     Args:
-        out: Takes report.json and the runs.
-        parts: Only these.
-        cpu: A rehearsal without a GPU: give a small shape and few tokens.
-        shape: Of the policy in `update`.
-        groups: Prompts in that update, of 8 responses each.
-        prompt_tokens: Of each prompt.
-        response_tokens: Of each response.
-        micro_batch_tokens: Tokens of a forward pass.
-        cpu_offload: Weights and optimizer of that update in main memory.
-        peak_tflops: Of one GPU, dense bfloat16, where the table in flops.py does not have it.
+        out: Directory for report.json and the runs.
+        parts: Parts to run (default: all).
+        cpu: Whether to run on the CPU, as a rehearsal without a GPU; give a small shape and few tokens.
+        shape: Shape of the policy in `update`.
+        groups: Number of prompts in that update, with 8 responses each.
+        prompt_tokens: Number of tokens of each prompt.
+        response_tokens: Number of tokens of each response.
+        micro_batch_tokens: Largest number of tokens of a forward pass.
+        cpu_offload: Whether to keep the weights and the optimizer states of that update in main memory.
+        peak_tflops: Peak of one GPU in TFLOP/s, dense bfloat16; needed if the table in flops.py does not list the GPU.
 
     Returns:
-        The exit code: 0 all parts passed, 1 one did not, 2 there is no GPU.
+        The exit code: 0 if all parts passed, 1 if a part failed, 2 if there is no GPU.
     """
     if not cpu and not torch.cuda.is_available():
-        print("error: no CUDA device; run it on a machine with one, or rehearse with --cpu true", file=sys.stderr)
+        print("error: no CUDA device; run on a machine with one, or rehearse with --cpu true", file=sys.stderr)
         return 2
     out.mkdir(parents=True, exist_ok=True)
     update = {"shape": shape, "groups": groups, "prompt_tokens": prompt_tokens, "response_tokens": response_tokens}
@@ -173,11 +178,13 @@ def _table(part: str, figures: dict[str, Any]) -> Table:
 
 
 def _run(module: str, *arguments: str) -> None:
-    """A process of its own: its memory is given back, and a crash is a part's failure."""
+    """Runs a module in a separate process, so that its memory is freed and a crash only fails the part."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
+        raise Failed(
+            f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}"
+        )
 
 
 def _version(distribution: str) -> str | None:

@@ -1,8 +1,8 @@
-"""Floating-point operations of an update, and what devices can do at most."""
+"""Floating-point operations of an update, and the peak performance of devices."""
 
 from transformers import Qwen3Config
 
-# Dense bfloat16, from the makers' data sheets, without sparsity; the longest matching name counts.
+# FLOP/s in dense bfloat16, without sparsity, from the manufacturer's data sheets; the longest matching name applies.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -19,17 +19,18 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: str) -> float | None:
-    """The peak of the device of this name, FLOP/s, or None if it is not in the table."""
+    """The peak performance of the device of this name in FLOP/s; None if it is not in the table."""
     known = [name for name in PEAK_FLOPS if name in device]
     return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 def model_flops(config: Qwen3Config, prompt_tokens: int, response_tokens: int, sequences: int) -> float:
-    """FLOPs of a forward and backward pass over `sequences` of this length, without any recomputation.
+    """FLOPs of a forward and backward pass over `sequences` sequences of this length, without any recomputation.
 
-    A weight of a matrix product costs 2 a token forward and 4 backward; the output projection runs over response tokens
-    alone. Causal attention takes 2 products of `length / 2` keys on average: 6 * length * heads * head_dim a token and
-    layer, forward and backward. Norms, embeddings and activation functions are left out, as is usual.
+    A weight of a matrix product costs 2 FLOPs per token in the forward pass and 4 in the backward pass; the output
+    projection runs over response tokens alone. Causal attention takes 2 products with `length / 2` keys on average,
+    which makes 6 * length * heads * head_dim per token and layer, forward and backward. Norms, embeddings and
+    activation functions are not counted, as is usual.
     """
     length = prompt_tokens + response_tokens
     head_dim, key_heads = config.head_dim or 0, config.num_key_value_heads or 0

@@ -15,12 +15,12 @@ from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule
 
 BUDGET = 2048
-"""Tokens a pass: several groups, so several passes."""
+"""Token budget of a forward pass; the groups need several passes of this size."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one computation of the update gave: the loss, and the gradient as one vector, in float64 on the CPU."""
+    """The result of one computation of the update: the loss, and the gradient as one vector in float64 on the CPU."""
 
     loss: float
     gradient: Tensor
@@ -28,12 +28,12 @@ class Update:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an update is from the reference.
+    """The difference between an update and the reference.
 
     Attributes:
         loss: Absolute difference of the losses.
-        gradient: Norm of the difference of the gradients, over the reference's norm.
-        cosine: Of the angle between the gradients.
+        gradient: Norm of the difference of the gradients, relative to the norm of the reference's gradient.
+        cosine: Cosine of the angle between the gradients.
     """
 
     loss: float
@@ -41,7 +41,7 @@ class Comparison:
     cosine: float
 
     def within(self, loss: float, gradient: float) -> bool:
-        """Whether neither difference is larger than this; one that is not a number never is within."""
+        """Whether neither difference is larger than the given tolerance; a difference of NaN always is."""
         return self.loss <= loss and self.gradient <= gradient
 
 
@@ -52,7 +52,7 @@ def compare(update: Update, reference: Update) -> Comparison:
 
 
 def make_groups(module: PolicyModule, count: int = 6, size: int = 8) -> list[Group]:
-    """Groups of random tokens, right and wrong in turn, whose pi_old is a little off the policy."""
+    """Groups of random tokens, in turn correct and wrong, whose pi_old differs a little from the policy."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = module.policy.model.config.vocab_size
 
@@ -74,7 +74,7 @@ def make_groups(module: PolicyModule, count: int = 6, size: int = 8) -> list[Gro
 
 
 def update(module: PolicyModule, groups: list[Group], device: torch.device, bf16: bool) -> Update:
-    """The update as the trainer computes it, a micro-batch at a time."""
+    """Loss and gradient of the update, computed in micro-batches as in the trainer."""
     module.policy.to(device)
     module.policy.zero_grad()
     share = share_of_update(groups, BUDGET, rank=0, world=1)
@@ -91,7 +91,7 @@ def update(module: PolicyModule, groups: list[Group], device: torch.device, bf16
 
 
 def check_losses(device: torch.device) -> dict[str, Comparison]:
-    """The embedded policy's update on the device, in float32 and with autocast to bfloat16, against the CPU."""
+    """Compares the embedded policy's update on the device, in float32 and in bfloat16 (autocast), with the CPU's."""
     module = PolicyModule("embedded:arithmetic")
     module.configure_model()
     groups = make_groups(module)

@@ -1,6 +1,6 @@
-"""Updates of a policy of random weights by the project's own trainer, timed: `python -m benchmarks.gpu_check.update`.
+"""`python -m benchmarks.gpu_check.update`: times updates of a policy of random weights in the project's trainer.
 
-Its engine makes responses up, all as long as they may be, so that nothing but the update is measured.
+The engine returns random responses of the maximum length, so that only the update is measured.
 """
 
 import json
@@ -41,7 +41,7 @@ SHAPES: dict[Shape, dict[str, Any]] = {
 
 
 def shape_config(shape: Shape) -> Qwen3Config:
-    """The configuration of Qwen3 at one of the `SHAPES`."""
+    """The configuration of a Qwen3 model of one of the `SHAPES`."""
     tiny = shape == "tiny"
     return Qwen3Config(
         **SHAPES[shape],
@@ -56,7 +56,7 @@ def shape_config(shape: Shape) -> Qwen3Config:
 
 
 class RandomPolicyModule(PolicyModule):
-    """A policy of random weights at a given shape; the embedded policy's tokenizer knows a few of its tokens."""
+    """A policy of random weights of a given shape, with the tokenizer of the embedded policy, which has few tokens."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(f"random:{shape}", gradient_checkpointing=True)
@@ -72,7 +72,7 @@ class RandomPolicyModule(PolicyModule):
 
 
 class LongestResponses:
-    """An engine that samples nothing: random tokens, up to the limit."""
+    """An engine that returns random tokens, up to the limit, instead of samples."""
 
     def sync(self, policy: SampledPolicy) -> None: ...
 
@@ -96,14 +96,14 @@ class LongestResponses:
 
 
 class EveryOther(Reward):
-    """Every other response is right."""
+    """A reward that takes every other response as correct."""
 
     def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
         return [Score(1.0, True, None) if i % 2 else Score(0.1, False, None) for i in range(len(responses))]
 
 
 class LongProblems(ProblemSource):
-    """Problems of one character a token."""
+    """Problems of a given number of tokens, one character each."""
 
     def __init__(self, tokens: int, count: int) -> None:
         self.tokens, self.count = tokens, count
@@ -113,7 +113,7 @@ class LongProblems(ProblemSource):
 
 
 class Stopwatch(Callback):
-    """Seconds of each update, from device to device."""
+    """Measures the seconds of each update, with the device synchronized before and after."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -146,19 +146,19 @@ def measure(
     cpu_offload: bool = False,
     peak_tflops: float | None = None,
 ) -> None:
-    """Takes two updates, the first to warm up, and writes what the second took.
+    """Takes two updates, the first as a warm-up, and writes the time and memory of the second.
 
     Args:
-        out: A JSON file.
-        run_dir: Of the run.
-        shape: Of the policy.
-        devices: GPUs (or processes, where there is none).
-        groups: Prompts an update, of 8 responses each.
-        prompt_tokens: Of each prompt.
-        response_tokens: Of each response.
-        micro_batch_tokens: Tokens a forward pass.
-        cpu_offload: As of the strategy.
-        peak_tflops: Of one GPU in bfloat16, where it is not in the table.
+        out: Path of the JSON file to write.
+        run_dir: Directory of the run.
+        shape: Shape of the policy.
+        devices: Number of GPUs, or of processes on a CPU.
+        groups: Number of prompts per update, with 8 responses each.
+        prompt_tokens: Number of tokens of each prompt.
+        response_tokens: Number of tokens of each response.
+        micro_batch_tokens: Largest number of tokens of a forward pass.
+        cpu_offload: Whether to keep weights and optimizer states in main memory, a setting of the strategy.
+        peak_tflops: Peak of one GPU in TFLOP/s, dense bfloat16; needed if the table does not list the GPU.
     """
     gpu = torch.cuda.is_available()
     module, stopwatch = RandomPolicyModule(shape), Stopwatch()

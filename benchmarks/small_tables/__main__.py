@@ -1,4 +1,4 @@
-"""`python -m benchmarks.small_tables`: runs what is not yet there, and writes tables and figure."""
+"""`python -m benchmarks.small_tables`: runs all that has not been run yet, and writes the tables and the figure."""
 
 import os
 import shlex
@@ -28,30 +28,31 @@ def small_tables(
     """Runs every row of the paper's Tables 1 to 4 on the embedded arithmetic policy.
 
     Learning rates are chosen on a validation split, then each method is run with every seed. Rows that are the same
-    method share their runs. Stop it when you like: the same command goes on, and runs nothing twice.
+    method share their runs. The command can be interrupted at any time; the same command continues, and runs nothing
+    twice.
 
     Args:
-        out: Takes tables.md, curves.png, curves.svg and, in runs/, all runs with their logs.
-        spec: The experiment.
-        tables: Only these of its tables, counted from 1, for instance 1 2 (default: all).
-        processes: Runs at a time, one thread each (default: the cores of this process).
-        report_only: Start no run: write tables and figure from those that are there.
+        out: Directory for tables.md, curves.png, curves.svg and, in runs/, all runs with their logs.
+        spec: Specification of the experiment, a YAML file.
+        tables: Numbers of the tables to run, counted from 1, for instance 1 2 (default: all).
+        processes: Number of runs at a time, with one thread each (default: the number of cores of this process).
+        report_only: Start no run, and write tables and figure from the finished ones.
 
     Raises:
         UserError: The specification is wrong, or, with `report_only`, a run is missing.
-        RunFailed: A run ended otherwise than finished, starved or diverged.
+        RunFailed: A run neither finished, starved nor diverged.
     """
     experiment = load_spec(spec)
     numbers = tables or list(range(1, len(experiment.tables) + 1))
     if not set(numbers) <= set(range(1, len(experiment.tables) + 1)):
-        raise UserError(f"--tables: {numbers}, but {spec} has the tables 1 to {len(experiment.tables)}")
+        raise UserError(f"--tables: {numbers}, but {spec} has only the tables 1 to {len(experiment.tables)}")
     chosen = [experiment.tables[number - 1] for number in numbers]
     if processes is not None and processes < 1:
         raise UserError(f"--processes: {processes}; it must be >= 1")
     processes = processes or len(os.sched_getaffinity(0))
     runner = Runner(out / "runs", processes, read_only=report_only)
     with ThreadPoolExecutor(processes) as workers:
-        # Of all tables: which row's folder a method has must not depend on the tables asked for.
+        # For all tables, because the folder of a method must not depend on the tables that are chosen.
         everywhere = find_methods(experiment, experiment.tables, workers)
     methods = {row: everywhere[row] for table in chosen for row in table.rows}
     scores = choose_learning_rates(
@@ -76,14 +77,14 @@ def small_tables(
         draw(outcome, out / "curves.png")
     except ImportError:
         figure = None
-        print("no figure: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
+        print("no figure, because matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
     command = shlex.join(["python", "-m", "benchmarks.small_tables", *sys.argv[1:]])
     (out / "tables.md").write_text(report(outcome, command, processes, figure), encoding="utf-8")
     print(f"written to {out / 'tables.md'}")
 
 
 def command_line() -> ArgumentParser:
-    """The options of `small_tables`; the lists and flags are spelled out, as `--tables 1 2` and `--report-only`."""
+    """The options of `small_tables`, with lists and flags in the usual form, `--tables 1 2` and `--report-only`."""
     about, _, options = (small_tables.__doc__ or "").partition("Args:")
     help_of = dict(line.strip().split(": ", 1) for line in options.partition("Raises:")[0].splitlines() if ": " in line)
     parser = ArgumentParser(prog="python -m benchmarks.small_tables", description=about)
@@ -103,7 +104,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
 
 

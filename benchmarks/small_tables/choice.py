@@ -19,8 +19,8 @@ def choose_learning_rates(
 ) -> Scores:
     """Tries every rate for every method.
 
-    Where the best rate is at an end of the list, the list goes on by the same factor, at most `extend` times either
-    way, so that no method is held back by where the list happens to end.
+    If the best rate is at an end of the list, the list is extended by the same factor, at most `extend` times at either
+    end, so that no method is at a disadvantage because of where the list ends.
     """
     scores: Scores = {method: {} for method in methods}
     wanted = {method: list(rates) for method in scores}
@@ -38,12 +38,12 @@ def choose_learning_rates(
 
 
 def best(scores: dict[float, float]) -> float:
-    """The rate with the highest score; of equals the lowest."""
+    """The rate with the highest score; among equal scores, the lowest rate."""
     return max(sorted(scores), key=lambda rate: scores[rate])
 
 
 def beyond(scores: dict[float, float], rates: Sequence[float], extend: int) -> list[float]:
-    """The next rate to try, if the best so far is at an end of those tried."""
+    """The next rate to try if the best rate so far is the lowest or the highest tried; otherwise no rate."""
     tried, chosen = sorted(scores), best(scores)
     factor = max(rates) / sorted(rates)[-2]
     above, below = sum(rate > max(rates) for rate in tried), sum(rate < min(rates) for rate in tried)

@@ -10,15 +10,15 @@ import numpy as np
 from benchmarks.small_tables.report import Outcome
 from benchmarks.small_tables.runs import Result
 
-# Okabe and Ito's palette: told apart by readers with any colour vision.
+# Okabe and Ito's palette, whose colours are distinguishable with any colour vision.
 COLOURS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 
 
 def draw(outcome: Outcome, path: Path) -> None:
-    """Writes the figure, a panel a table, to `path` and as .svg beside it.
+    """Writes the figure, with a panel for each table, to `path`, and as .svg next to it.
 
     Raises:
-        ImportError: There is no matplotlib.
+        ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def draw(outcome: Outcome, path: Path) -> None:
 
 
 def _band(panel: Any, results: Sequence[Result], name: str, colour: str) -> None:
-    """Runs are evaluated after different numbers of responses: their curves are read off at common ones."""
+    """Draws the mean and the range of a row's runs, interpolated because each run has its own evaluation points."""
     end = min(result.curve[-1][0] for result in results)
     grid = sorted({x for result in results for x, _ in result.curve if x <= end})
     curves = np.array([100 * np.interp(grid, *np.array(result.curve).T) for result in results])

@@ -15,14 +15,14 @@ from rence_lightning.prompts.arithmetic import SPLIT_SIZES
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that the report needs.
+    """The data of the report.
 
     Attributes:
-        spec: The experiment.
-        tables: Those of it that were run.
-        methods: Of each row.
-        scores: Of the learning rates.
-        results: One a seed.
+        spec: Specification of the experiment.
+        tables: Tables of the experiment that were run.
+        methods: Method of each row.
+        scores: Validation accuracy of each method at each learning rate.
+        results: Results of each method, one per seed.
     """
 
     spec: Spec
@@ -33,14 +33,14 @@ class Outcome:
 
 
 def report(outcome: Outcome, command: str, processes: int, figure: str | None) -> str:
-    """The whole page."""
+    """The complete page as Markdown."""
     notes: list[str] = []
     parts = [_header(outcome, command, processes), *(_table(table, outcome, notes) for table in outcome.tables)]
     parts += notes
     if figure is not None:
         parts.append(
             f"![learning curves]({figure})\n\nSampled pass@1 on the test split against responses sampled in training: "
-            "mean over seeds, and the band from the lowest to the highest, as far as the shortest of the runs goes."
+            "mean over seeds, and the range from the lowest to the highest, up to the end of the shortest run."
         )
     parts.append(_choice(outcome))
     return "\n\n".join(parts) + "\n"
@@ -55,19 +55,19 @@ def _header(outcome: Outcome, command: str, processes: int) -> str:
             f"- command `{command}`; page written at commit `{commit()}`, commit of the tables' runs: {commits}",
             f"- torch {version('torch')}, transformers {version('transformers')}, Python {platform.python_version()}, "
             f"{len(os.sched_getaffinity(0))} cores, {processes} runs at a time, one thread each",
-            f"- each run starts from the same policy and samples {spec.rollouts:,} responses in training, and what is "
-            "left of the iteration in which it reaches them",
+            f"- each run starts from the same policy and samples {spec.rollouts:,} responses in training, plus the "
+            "rest of the iteration in which it reaches that number",
             f"- seeds {_list(spec.seeds)}; the spread is the sample standard deviation over them",
             *(f"- evaluations: {line}" for line in _evaluations(outcome)),
-            "- pass@1 is the final policy's, or that of a run's last evaluation if it ended early; no checkpoint is "
-            "picked",
-            "- CPU seconds are of the whole process: start-up and evaluations are in them",
+            "- pass@1 is that of the final policy, or of the last evaluation if a run ended early; no checkpoint is "
+            "selected",
+            "- CPU seconds are those of the whole process, including start-up and evaluations",
         ]
     )
 
 
 def _evaluations(outcome: Outcome) -> list[str]:
-    """How many problems and samples; one line unless rows differ."""
+    """Numbers of problems and samples; one line unless rows differ."""
     scales = dict.fromkeys((method.repeats, method.limit) for method in outcome.results if method.repeats)
     return [
         f"{_problems('test', limit)} of the test split, {_problems('validation', limit)} of the validation split, "
@@ -112,7 +112,7 @@ def _choice(outcome: Outcome) -> str:
         "### The choice of learning rates",
         "",
         f"Pass@1 in % on the validation split, mean over the selection seeds ({_list(outcome.spec.selection_seeds)}); "
-        "the highest is taken. Where it was at an end of the list, the list was extended.",
+        "the highest is selected. If it was at an end of the list, the list was extended.",
         "",
         f"| | {' | '.join(f'{rate:g}' for rate in rates)} |",
         "|---|" + "---|" * len(rates),

@@ -1,4 +1,4 @@
-"""Runs as processes: a few at a time, each once, resumable."""
+"""Execution of the runs as processes: several at a time, each run once, resumable."""
 
 import contextlib
 import csv
@@ -24,7 +24,7 @@ from benchmarks.small_tables.spec import Method
 from rence_lightning.errors import UserError
 
 STARVED_OR_DIVERGED = 1
-"""Exit code of a run that found nothing to train on or lost its gradient: a result like any other."""
+"""Exit code of a run that starved or whose loss or gradient was not finite; both count as results."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Job:
     """One run of a method.
 
     Attributes:
-        method: What is run.
-        learning_rate: None for a method that is not trained.
-        split: Of the arithmetic problems that it is evaluated on.
-        seed: Of prompts and sampling.
+        method: Method to run.
+        learning_rate: Learning rate of the optimizer; None for a method that is not trained.
+        split: Split of the arithmetic problems to evaluate on.
+        seed: Seed of the order of the prompts and of sampling.
     """
 
     method: Method
@@ -51,7 +51,7 @@ class Job:
     def command(self, folder: Path) -> list[str]:
         problems = {"class_path": "rence_lightning.prompts.ArithmeticProblems", "init_args": {"split": self.split}}
         rate = [] if self.learning_rate is None else [f"--model.optimizer.init_args.lr={self.learning_rate:g}"]
-        # The choice of a learning rate needs the last evaluation alone.
+        # The choice of a learning rate needs only the last evaluation.
         rare = ["--evaluation.every=1000000"] if self.split == "validation" else []
         return [
             *(sys.executable, "-m", "rence_lightning", "fit" if self.method.trained else "validate"),
@@ -65,19 +65,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        command: That made it.
+        command: Command that started the run.
         accuracy: Sampled pass@1 of the last evaluation.
-        curve: (responses sampled in training, accuracy) of each evaluation.
-        responses: Sampled in training.
-        updates: Optimizer steps.
-        cpu_seconds: User and system time of the process and its children, start-up and evaluations included.
-        error: The line that a starved or diverged run ended with; empty otherwise.
-        exit_code: 0, or 1 if it starved or diverged.
-        std: Of the last evaluation, over its repeats.
-        commit: Of the code that ran; empty where it was not recorded.
+        curve: Pairs (responses sampled in training, accuracy), one for each evaluation.
+        responses: Number of responses sampled in training.
+        updates: Number of optimizer steps.
+        cpu_seconds: User and system time of the process and its children, including start-up and evaluations.
+        error: Error message of a starved or diverged run; empty otherwise.
+        exit_code: Exit code: 0, or 1 if the run starved or diverged.
+        std: Standard deviation of the last evaluation over its repeats.
+        commit: Commit of the code that ran; empty if it was not recorded.
     """
 
     command: list[str]
@@ -93,11 +93,11 @@ class Result:
 
 
 class RunFailed(Exception):
-    """A run ended in a way that is no result."""
+    """A run ended without a result."""
 
 
 class Runner:
-    """Executes jobs, `processes` at a time, below `folder`; with `read_only` it only reads back what is there."""
+    """Executes jobs, `processes` at a time, in `folder`; with `read_only` it only reads the existing results."""
 
     def __init__(self, folder: Path, processes: int, read_only: bool = False) -> None:
         self.folder = folder
@@ -109,18 +109,18 @@ class Runner:
         self._stopped = False
 
     def run(self, jobs: Iterable[Job], title: str) -> dict[Job, Result]:
-        """The results of all jobs; those finished before by the same command are read back.
+        """Returns the results of all jobs; runs that the same command finished earlier are read, not repeated.
 
         Raises:
-            RunFailed: A run ended otherwise than finished, starved or diverged.
-            UserError: A run is missing, and none may be started.
+            RunFailed: A run neither finished, starved nor diverged.
+            UserError: A run is missing, and `read_only` forbids starting one.
         """
         jobs = list(dict.fromkeys(jobs))
         results = {job: result for job in jobs if (result := self.finished(job)) is not None}
         if self.read_only and (missing := [job.name for job in jobs if job not in results]):
             raise UserError(
                 f"{title}: {len(missing)} of {len(jobs)} runs are not finished in {self.folder} (the first: "
-                f"{missing[0]}); without --report-only they are run"
+                f"{missing[0]}); omit --report-only to run them"
             )
         bars = _progress_bars()
         under_way: dict[Job, None] = {}
@@ -135,7 +135,7 @@ class Runner:
 
         with bars:
             task = bars.add_task(title, total=len(jobs), completed=len(results))
-            bars.console.print(f"{title}: {len(jobs)} runs, {len(results)} of them are there")
+            bars.console.print(f"{title}: {len(jobs)} runs, {len(results)} of them already finished")
             pool = ThreadPoolExecutor(self.processes)
             try:
                 futures = {pool.submit(execute, job): job for job in jobs if job not in results}
@@ -158,26 +158,26 @@ class Runner:
             return None
         try:
             result = Result(**json.loads(file.read_text()))
-        except (TypeError, ValueError):  # another version's, or damaged
+        except (TypeError, ValueError):  # written by another version, or damaged
             return None
         return result if result.command == job.command(folder) else None
 
     def _execute(self, job: Job) -> Result:
         folder = self.folder / job.name
-        shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts anew: it takes a minute
+        shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts from scratch, which costs a minute
         folder.mkdir(parents=True)
         command = job.command(folder)
         with (folder / "log.txt").open("w") as log:
             code, cpu_seconds = self._wait(command, log)
         lines = (folder / "log.txt").read_text().splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        # Python ends with 1 after any exception that nobody caught, too: only the command line's own line is a result.
+        # Python also ends with 1 after any uncaught exception; only a line `error: ...` makes exit code 1 a result.
         if code not in (0, STARVED_OR_DIVERGED) or (code == STARVED_OR_DIVERGED and not errors):
             raise RunFailed(f"{job.name}: exit code {code}\n" + "\n".join(lines[-10:]))
         try:
             figures = read_run(folder, job.method.trained)
         except (OSError, LookupError) as error:
-            raise RunFailed(f"{job.name}: it left no evaluation behind\n" + "\n".join(lines[-10:])) from error
+            raise RunFailed(f"{job.name}: the run wrote no evaluation\n" + "\n".join(lines[-10:])) from error
         result = Result(
             command,
             cpu_seconds=round(cpu_seconds, 1),
@@ -192,10 +192,10 @@ class Runner:
         return result
 
     def _wait(self, command: list[str], log: Any) -> tuple[int, float]:
-        """Exit code and CPU seconds. One thread a run: more gain nothing on tensors this small."""
+        """Runs a command; returns its exit code and CPU seconds. One thread per run suffices for such small tensors."""
         with self._lock:
             if self._stopped:
-                raise RunFailed("stopped")
+                raise RunFailed("interrupted")
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             self._alive.add(process.pid)
@@ -206,7 +206,7 @@ class Runner:
         return process.returncode, usage.ru_utime + usage.ru_stime
 
     def _stop(self) -> None:
-        """Ends the runs under way; they are not finished, and start anew next time."""
+        """Ends the runs in progress; they count as unfinished, and start from scratch next time."""
         with self._lock:
             self._stopped = True
             self._signal(signal.SIGTERM)
@@ -218,24 +218,24 @@ class Runner:
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._alive:
-            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+            with contextlib.suppress(ProcessLookupError):  # the process has just ended
                 os.kill(pid, number)
 
 
 def _progress_bars() -> Progress:
-    """Without a terminal it shows nothing; what is printed on its console appears all the same."""
+    """Progress bars, hidden without a terminal; text printed on their console is shown in any case."""
     console = Console(highlight=False, soft_wrap=True)
     return Progress(
         *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TimeElapsedColumn(), TimeRemainingColumn()),
         console=console,
         disable=not console.is_terminal,
-        speed_estimate_period=3600,  # seconds; in rich's own 30 no run ends, and there would be no estimate
+        speed_estimate_period=3600,  # seconds; within rich's default of 30, no run ends and no estimate is possible
     )
 
 
 def read_run(folder: Path, trained: bool) -> dict[str, Any]:
-    """Accuracy, learning curve, responses and updates from the files that a run leaves behind."""
+    """Accuracy, learning curve, responses and updates of a run, read from its files."""
     run = folder / ("run" if trained else "run-validate")
     evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     sampled, updates = {0: 0.0}, 0
@@ -256,7 +256,7 @@ def read_run(folder: Path, trained: bool) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the working directory, and whether there is more than it."""
+    """The commit of the working directory, and whether there are uncommitted changes."""
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What is run: the rows of `tables.yaml`, and which of them are the same method."""
+"""The specification of the experiment: the rows of `tables.yaml`, and which of them are the same method."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: The paper's.
-        config: Its file in conf/paper/.
-        paper: The paper's average over six benchmarks, in percent.
-        options: Dotted keys that the small scale needs besides the overlay.
-        validate: No training: only the policy that the others start from is evaluated.
+        name: Name of the row in the paper.
+        config: Configuration file of the row, in conf/paper/.
+        paper: Average over six benchmarks that the paper reports, in percent.
+        options: Dotted keys and values that the small scale needs in addition to the overlay.
+        validate: Whether to train nothing and only evaluate the policy that the other rows start from.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Spec:
-    """The experiment; `tables.yaml` explains each field."""
+    """Specification of the experiment; `tables.yaml` explains each field."""
 
     base: str
     overlay: str
@@ -54,7 +54,7 @@ class Spec:
     tables: tuple[Table, ...]
 
     def arguments(self, row: Row) -> list[str]:
-        """The command line of a row: its files and options, without learning rate, seed and run directory."""
+        """The command-line arguments of a row: its files and options, without learning rate, seed and run directory."""
         budget = {"class_path": "rence_lightning.callbacks.RolloutBudget", "init_args": {"responses": self.rollouts}}
         return [
             *(f"--config={file}" for file in (self.base, row.config, self.overlay)),
@@ -68,12 +68,12 @@ class Method:
     """One or more rows with the same complete configuration, which share their runs.
 
     Attributes:
-        name: Of its first row.
-        key: Names its folder.
-        arguments: Its command line, as `Spec.arguments`.
-        trained: False for the row that is only evaluated.
-        repeats: Samples a problem in its evaluations; 0 where it is not known.
-        limit: Its evaluations take only so many problems of a split; None: all.
+        name: Name of the first row of the method.
+        key: Name of the method's folder.
+        arguments: Command-line arguments of the method, from `Spec.arguments`.
+        trained: Whether the method is trained; false for the row that is only evaluated.
+        repeats: Number of samples per problem in evaluations; 0 if it is not known.
+        limit: Largest number of problems of a split in evaluations; None for all.
     """
 
     name: str
@@ -88,7 +88,7 @@ def load_spec(path: Path) -> Spec:
     """Reads a specification.
 
     Raises:
-        UserError: It cannot be read, lacks a field or has one too many.
+        UserError: The file cannot be read, lacks a field or has an unknown one.
     """
     try:
         text = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -98,12 +98,12 @@ def load_spec(path: Path) -> Spec:
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}; see benchmarks/small_tables/tables.yaml") from error
     if not spec.seeds or not spec.selection_seeds or len(spec.learning_rates) < 2:
-        raise UserError(f"{path}: need seeds, selection_seeds and at least two learning_rates")
+        raise UserError(f"{path}: seeds and selection_seeds must not be empty; give at least two learning_rates")
     return spec
 
 
 def find_methods(spec: Spec, tables: Sequence[Table], workers: Executor) -> dict[Row, Method]:
-    """The method of each row. Rows are the same method when everything they configure but the run directory is."""
+    """The method of each row. Rows are the same method if their complete configurations agree up to `run_dir`."""
     rows = [row for table in tables for row in table.rows]
     configs = list(workers.map(lambda row: complete_config(spec.arguments(row)), rows))
     methods: dict[str, Method] = {}
@@ -115,7 +115,7 @@ def find_methods(spec: Spec, tables: Sequence[Table], workers: Executor) -> dict
         if digest not in methods:
             key = Path(row.config).stem
             if any(method.key == key for method in methods.values()):
-                key += f"-{digest}"  # one file with other options: another folder
+                key += f"-{digest}"  # the same file with other options needs another folder
             evaluation = config["evaluation"]
             methods[digest] = Method(
                 row.name, key, tuple(spec.arguments(row)), trained, evaluation["repeats"], evaluation["limit"]
@@ -125,10 +125,10 @@ def find_methods(spec: Spec, tables: Sequence[Table], workers: Executor) -> dict
 
 
 def complete_config(arguments: Sequence[str]) -> dict[str, Any]:
-    """What `--print_config` prints.
+    """The complete configuration, as `--print_config` prints it.
 
     Raises:
-        UserError: The configuration is refused.
+        UserError: The configuration is invalid.
     """
     command = [sys.executable, "-m", "rence_lightning", "fit", *arguments, "--print_config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

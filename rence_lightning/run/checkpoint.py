@@ -1,12 +1,17 @@
 """Saving and loading everything that the next step depends on.
 
-A checkpoint is a folder: `state` (policy, optimizer and the run's own state, through Fabric, so a file or a folder of
-shards as the strategy has it), `rng-RANK` (each rank's random number generators), `checkpoint.json` (which run it
-belongs to), `config.yaml` (the run's settings) and `hf` (configuration and tokenizer, which make the weights a policy
-without the settings). It is written under another name and then renamed, so a checkpoint that exists is whole. Only
-plain types are stored, and they are read with `weights_only`.
+A checkpoint is a folder:
 
-Any checkpoint loads into any strategy and any number of processes.
+- `state`: policy, optimizer and the run's own state, saved by Fabric as a file or, with sharding, a folder of shards.
+- `rng-RANK`: states of the random number generators of a rank.
+- `checkpoint.json`: the run that the checkpoint belongs to, and its moment.
+- `config.yaml`: settings of the run.
+- `hf`: configuration and tokenizer of the policy, so that the policy can be loaded without the settings.
+
+The folder is written under another name and then renamed, so that every checkpoint that exists is complete. It stores
+plain types only, which are read with `weights_only`.
+
+Any checkpoint can be loaded into any strategy and any number of processes.
 """
 
 import os
@@ -47,19 +52,20 @@ def save_checkpoint(
     saved: SavedAt,
     config: str | None,
 ) -> None:
-    """Writes a checkpoint; every rank takes part.
+    """Writes a checkpoint; every rank must call it.
 
     Args:
-        fabric: Has set up the policy and the optimizer.
+        fabric: Fabric that has set up the policy and the optimizer.
         folder: Path of the checkpoint.
         policy: Policy that is trained.
         optimizer: Optimizer of the policy.
-        run: Whatever else the next step depends on, in plain types.
-        saved: Moment of the checkpoint, and the run it belongs to.
-        config: Settings of the run as YAML, None where it has none.
+        run: Further state that the next step depends on, in plain types.
+        saved: Moment of the checkpoint, and the run that it belongs to.
+        config: Settings of the run as YAML; None if the run has no settings.
 
     Raises:
-        CheckpointError: On every rank, when one cannot write (a full disk); what was saved before is intact.
+        CheckpointError: A rank cannot write, for example to a full disk; raised on every rank. Earlier checkpoints are
+            intact.
     """
     draft = folder.with_name(f".tmp-{folder.name}")
 
@@ -86,23 +92,23 @@ def save_checkpoint(
             _together(folder, step)
     finally:
         if fabric.is_global_zero:
-            shutil.rmtree(draft, ignore_errors=True)  # a full disk has no room for half a checkpoint
+            shutil.rmtree(draft, ignore_errors=True)  # frees the space of an incomplete checkpoint on a full disk
 
 
 def _together(folder: Path, step: Callable[[], None]) -> None:
-    """Takes a step on every rank, and fails on every rank if it fails on one: none waits for another that is gone."""
+    """Takes a step on every rank; if it fails on one rank, it fails on all, so that none waits for another for ever."""
     failure: Exception | None = None
     try:
         step()
-    except Exception as error:  # torch has several names for a full disk
+    except Exception as error:  # torch raises errors of several classes when a disk is full
         failure = error
     reasons = [reason for reason in gather(None if failure is None else one_line(failure)) if reason is not None]
     if not reasons:
         return
     free = shutil.disk_usage(folder.parent if folder.parent.exists() else folder.anchor or ".").free
     raise CheckpointError(
-        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on that disk); what was "
-        "saved before is intact: free some space and continue with --ckpt_path last"
+        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on that disk); earlier "
+        "checkpoints are intact; free some space and continue with --ckpt_path last"
     ) from failure
 
 
@@ -113,7 +119,7 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
     else:
         run = fabric.load(folder / "state", {"policy": policy, "optimizer": optimizer}, weights_only=True)["run"]
     rng = folder / f"rng-{fabric.global_rank}"
-    if rng.exists():  # a run resumed on more ranks starts the new ones from the seed
+    if rng.exists():  # where a run is resumed on more ranks, the additional ranks start from the seed
         _set_rng_state(torch.load(rng, weights_only=True))
     return run
 
@@ -126,13 +132,13 @@ def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[st
             return run
         return _assemble(folder, _unwrapped(policy))
     state = _mapped(folder)
-    options = StateDictOptions(full_state_dict=True)  # every rank takes its shards of the file
+    options = StateDictOptions(full_state_dict=True)  # every rank takes its shards from the file
     set_model_state_dict(_unwrapped(policy), state["policy"], options=options)
     return cast(dict[str, Any], state["run"])
 
 
 def read_policy_weights(folder: Path, policy: Policy) -> None:
-    """Loads a checkpoint's weights into a policy of one process, without Fabric."""
+    """Loads a checkpoint's weights into a policy in a single process, without Fabric."""
     if _has_shards(folder):
         _assemble(folder, policy)
         return
@@ -140,7 +146,7 @@ def read_policy_weights(folder: Path, policy: Policy) -> None:
 
 
 def _mapped(folder: Path) -> dict[str, Any]:
-    """A checkpoint in one file, of which only what is used is read."""
+    """The contents of an unsharded checkpoint, mapped into memory, so that only the parts in use are read."""
     state: dict[str, Any] = torch.load(folder / "state", weights_only=True, mmap=True, map_location="cpu")
     return state
 
@@ -167,7 +173,7 @@ def _unwrapped(policy: Module) -> Policy:
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    """Renames a finished draft; an older folder of that name stays until the new one is there."""
+    """Renames a finished draft; an older folder of that name is kept until the new one has replaced it."""
     _flush_to_disk(draft)
     older = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(older, ignore_errors=True)
@@ -198,7 +204,7 @@ def _set_rng_state(state: dict[str, Any]) -> None:
 
 
 def _flush_to_disk(folder: Path) -> None:
-    """A rename may reach the disk before the data it names; sync both, files first."""
+    """Syncs the files, then the folder, because a rename may otherwise reach the disk before the data it names."""
     for path in sorted(folder.rglob("*"), reverse=True):
         _fsync(path)
     _fsync(folder)

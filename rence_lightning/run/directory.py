@@ -1,4 +1,4 @@
-"""A run on disk: its directory, its identity, and which of its checkpoints are kept."""
+"""A run on disk: its directory, its identity, and the retention of its checkpoints."""
 
 import json
 import re
@@ -22,13 +22,13 @@ _FOLDER = re.compile(r"iteration-(\d+)(?:-update-(\d+))?")
 
 @dataclass(frozen=True)
 class SavedAt:
-    """The moment of a checkpoint, and the run that it belongs to; `checkpoint.json` in its folder.
+    """The moment of a checkpoint, and the run that it belongs to; stored as `checkpoint.json` in its folder.
 
     Attributes:
         run: Identity of the run.
-        iteration: Iterations done.
-        update: Updates done in the iteration that follows; 0 between iterations.
-        updates_total: Updates done since the start of the run.
+        iteration: Number of iterations done.
+        update: Number of updates done in the next iteration; 0 between iterations.
+        updates_total: Number of updates done since the start of the run.
     """
 
     run: str
@@ -46,29 +46,30 @@ class SavedAt:
 
     @classmethod
     def read(cls, folder: Path) -> "SavedAt":
-        """
+        """Reads the moment of the checkpoint in a folder.
+
         Raises:
-            UserError: The folder is not a whole checkpoint.
+            UserError: The folder is not a complete checkpoint.
         """
         try:
             return cls(**json.loads((folder / "checkpoint.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"ckpt_path: {folder} is not a whole checkpoint; give another") from error
+            raise UserError(f"ckpt_path: {folder} is not a complete checkpoint; give another") from error
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory and what is written in its `run.json`.
+    """A run directory and the contents of its `run.json`.
 
     Attributes:
         directory: Path of the run directory.
         name: Name that the run was started under, the last part of `trainer.run_dir`.
         command: Command that started the run.
-        id: Unique identity.
-        created: Seconds since 1970 at which the run was started.
-        parent: For a run that branched from another: directory, identity and checkpoint it started from.
-        sessions: Each start and resume: the checkpoint it began with (null for a new run), the configuration file that
-            it wrote, and the settings that differed from the checkpoint's.
+        id: Unique identity of the run.
+        created: Time of the run's start, in seconds since 1970.
+        parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
+        sessions: Records of each start and resume: the checkpoint that the session began with (null for a new run), the
+            configuration file that it wrote, and the settings that differed from those of the checkpoint.
     """
 
     directory: Path
@@ -81,11 +82,11 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Folders of checkpoints, the oldest first."""
+        """Folders of the run's checkpoints, the oldest first."""
         return [folder for _, folder in sorted(_numbered(self.directory / CHECKPOINTS))]
 
     def checkpoint(self, link: str) -> Path | None:
-        """The checkpoint that `last` or `best` points at."""
+        """The checkpoint that the link `last` or `best` points to; None without the link."""
         path = self.directory / CHECKPOINTS / link
         return path.resolve() if path.exists() else None
 
@@ -93,7 +94,7 @@ class Run:
         return self.directory / CHECKPOINTS / saved.name
 
     def write(self) -> None:
-        """Writes `run.json`, whole or not at all."""
+        """Writes `run.json` atomically."""
         content = {key: value for key, value in asdict(self).items() if key != "directory"}
         draft = self.directory / f".tmp-{IDENTITY}"
         draft.write_text(json.dumps(content, indent=1) + "\n")
@@ -113,7 +114,7 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path) -> "Run | None":
-        """The run in a directory; None where there is none."""
+        """The run in a directory; None if there is none."""
         try:
             content = json.loads((directory / IDENTITY).read_text())
             return cls(directory, **{**content, "sessions": tuple(content["sessions"])})
@@ -122,10 +123,10 @@ class Run:
 
     @classmethod
     def create(cls, wanted: Path, command: Command, parent: dict[str, str] | None = None) -> "Run":
-        """Creates the directory of a new run: `wanted`, or the next free `NAME-2`, `NAME-3`, ... beside it.
+        """Creates the directory of a new run: `wanted`, or the next free one of `NAME-2`, `NAME-3`, ... next to it.
 
         Raises:
-            UserError: It cannot be created.
+            UserError: The directory cannot be created.
         """
         if wanted.is_file():
             raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
@@ -152,7 +153,7 @@ class Run:
 
 
 def point(run: Run, link: Literal["last", "best"], folder: Path) -> None:
-    """Points a link at a checkpoint of the run; at no moment is there no link."""
+    """Points a link to a checkpoint of the run, atomically."""
     draft = run.directory / CHECKPOINTS / f".tmp-{link}"
     draft.unlink(missing_ok=True)
     draft.symlink_to(folder.name, target_is_directory=True)
@@ -160,7 +161,7 @@ def point(run: Run, link: Literal["last", "best"], folder: Path) -> None:
 
 
 def prune(run: Run, keep_last: int) -> None:
-    """Removes the run's own checkpoints but the newest `keep_last`, and those that `last` and `best` point at."""
+    """Removes the run's checkpoints, except the newest `keep_last` and those that `last` and `best` point to."""
     kept = {run.checkpoint("last"), run.checkpoint("best")}
     for folder in run.checkpoints[:-keep_last]:
         if folder.resolve() not in kept:
@@ -175,7 +176,7 @@ def _numbered(checkpoints: Path) -> Iterator[tuple[tuple[int, int], Path]]:
 
 @contextmanager
 def rewritten(path: Path) -> Iterator[Path]:
-    """A file that takes the place of `path` when the block ends: readers find the old one or the new one."""
+    """A new file that replaces `path` when the block ends, so that readers find either the old or the new file."""
     draft = path.with_name(f".tmp-{path.name}")
     yield draft
     draft.replace(path)

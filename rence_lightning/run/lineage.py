@@ -1,12 +1,12 @@
-"""Which run a checkpoint belongs to, and where a run that starts from it goes on.
+"""The run that a checkpoint belongs to, and the directory in which a run that starts from it continues.
 
 A run's `run.json` holds its identity, so that it is never guessed from the names of folders:
 
-- A new run takes the configured directory, or the next free `NAME-2`, `NAME-3`, ... beside it, and writes down that it
-  is a run called `NAME`. `last` and `best` mean the newest run of that name that has such a checkpoint.
-- Resuming the newest checkpoint of a run continues it in place.
-- Resuming an older checkpoint, a copy of one, or the checkpoint of a run of another name branches: the new run has a
-  directory of its own, writes down its parent, and leaves all files of the parent as they are.
+- A new run takes the configured directory, or the next free one of `NAME-2`, `NAME-3`, ... next to it, and records that
+  it is a run named `NAME`. `last` and `best` mean the newest run of that name that has such a checkpoint.
+- Resuming the newest checkpoint of a run continues the run in place.
+- Resuming an older checkpoint, a copy of a checkpoint, or the checkpoint of a run of another name starts a branch: a
+  new run with a separate directory, which records its parent and leaves all files of the parent unchanged.
 """
 
 import shutil
@@ -35,13 +35,13 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
         wanted: The configured run directory.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such checkpoint.
     """
     if ckpt_path in ("last", "best"):
         for run in runs_named(wanted, "fit"):
             if (found := run.checkpoint(ckpt_path)) is not None:
                 return found
-        raise UserError(f"ckpt_path: no {ckpt_path} checkpoint of a run named {wanted}; give the path of one")
+        raise UserError(f"ckpt_path: no {ckpt_path} checkpoint of a run named {wanted}; give the path of a checkpoint")
     path = Path(ckpt_path).expanduser()
     for candidate in (path, path / CHECKPOINTS / "last"):
         if (candidate / "state").exists():
@@ -53,12 +53,12 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run that starts from a checkpoint goes on.
+    """The decision whether a run that starts from a checkpoint continues in place or branches.
 
     Attributes:
-        run: The run to continue in place, None where a new one branches off.
-        parent: What the new run writes down of its origin.
-        reason: Why it branches, for the user.
+        run: Run to continue in place; None for a branch.
+        parent: Record of the branch's origin.
+        reason: Reason for the branch, as shown to the user.
     """
 
     run: Run | None
@@ -67,22 +67,22 @@ class Resumption:
 
 
 def resume(checkpoint: Path, wanted: Path) -> Resumption:
-    """Decides whether a checkpoint's run continues in place or a new run branches off (see the module's text)."""
+    """Decides whether a checkpoint's run continues in place or a new run branches off (see the module's docstring)."""
     saved = SavedAt.read(checkpoint)
     owner = Run.open(checkpoint.parent.parent) if checkpoint.parent.name == CHECKPOINTS else None
     parent = {"run": saved.run, "directory": str(checkpoint.parent.parent), "checkpoint": checkpoint.name}
     if owner is None or owner.id != saved.run:
-        return Resumption(None, {**parent, "directory": ""}, f"{checkpoint} is a copy outside of its run")
+        return Resumption(None, {**parent, "directory": ""}, f"{checkpoint} is a copy outside its run")
     if owner.name != wanted.name or owner.directory.parent.resolve() != wanted.parent.resolve():
         return Resumption(None, parent, f"{checkpoint} belongs to {owner.directory}, and trainer.run_dir is {wanted}")
     newest = owner.checkpoints[-1]
     if newest.resolve() != checkpoint.resolve():
-        return Resumption(None, parent, f"{owner.directory} has gone on to {newest.name}")
+        return Resumption(None, parent, f"{owner.directory} has continued to {newest.name}")
     return Resumption(owner)
 
 
 def unfinished_evaluation(wanted: Path, config: str) -> Run | None:
-    """The newest `validate` run of this name, if it has the same configuration, no results yet and no process."""
+    """The newest `validate` run of this name, if it has the same configuration, no results and no running process."""
     for run in runs_named(wanted, "validate")[:1]:
         begun = run.directory / "config.yaml"
         same = begun.exists() and begun.read_text() == config
@@ -92,7 +92,7 @@ def unfinished_evaluation(wanted: Path, config: str) -> Run | None:
 
 
 def inherit(parent: Path, directory: Path) -> None:
-    """Copies the figures of the parent's past into a branch, which cuts them to its checkpoint when it opens them."""
+    """Copies the logged figures of the parent into a branch, which drops those after its checkpoint when it opens."""
     for name in ("metrics.csv", "evaluations.jsonl"):
         if (parent / name).exists():
             shutil.copyfile(parent / name, directory / name)

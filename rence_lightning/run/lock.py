@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""A lock that admits one process at a time to a run directory."""
 
 import fcntl
 import os
@@ -9,13 +9,13 @@ from rence_lightning.errors import UserError
 
 
 class Lock:
-    """Keeps a second process from writing into a run; the operating system releases it when the process ends.
+    """Prevents a second process from writing to a run; the operating system releases the lock when the process ends.
 
     Args:
         directory: Path of the run directory.
 
     Raises:
-        UserError: Another process is running it.
+        UserError: Another process is writing to the run.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -27,9 +27,9 @@ class Lock:
             process = self._file.read().strip()
             self._file.close()
             raise UserError(
-                f"{directory} is in use by another process ({process}); wait for its end, or stop it"
+                f"{directory} is in use by another process ({process}); wait until it ends, or stop it"
             ) from error
-        except OSError:  # a network disk without locks
+        except OSError:  # a network file system without locks
             return
         self._file.truncate(0)
         self._file.write(f"{os.uname().nodename} {os.getpid()}")
@@ -42,7 +42,7 @@ class Lock:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process is running in the directory."""
+    """Whether a process is writing to the run directory."""
     try:
         Lock(directory).release()
     except UserError:

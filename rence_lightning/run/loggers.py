@@ -1,4 +1,4 @@
-"""The loggers of every run: `metrics.csv`, and TensorBoard events beside it."""
+"""The loggers of every run: `metrics.csv` and TensorBoard events."""
 
 import csv
 from pathlib import Path
@@ -10,11 +10,12 @@ from rence_lightning.run.directory import rewritten
 
 
 class ResumableCSVLogger(CSVLogger):
-    """Writes `metrics.csv` straight into a run directory, and continues it when the run is resumed.
+    """Writes `metrics.csv` directly into a run directory, and continues it when the run is resumed.
 
     Args:
         run_dir: Path of the run directory.
-        steps_done: Updates of the checkpoint; rows of later ones are dropped, because the resumed run takes them again.
+        steps_done: Number of updates done at the checkpoint; rows of later updates are dropped, because the resumed run
+            takes those updates again.
     """
 
     def __init__(self, run_dir: Path, steps_done: int) -> None:
@@ -22,7 +23,7 @@ class ResumableCSVLogger(CSVLogger):
         self._steps_done = steps_done
 
     def attach(self) -> None:
-        """Opens the file; on rank zero only."""
+        """Opens the file; call it on rank zero only."""
         file = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
         self._experiment = _Writer(self.log_dir)
         if file.exists():
@@ -33,7 +34,7 @@ class ResumableCSVLogger(CSVLogger):
 
 
 class _Writer(ExperimentWriter):
-    """Lightning's writer; the file is replaced as a whole where a new column changes its header."""
+    """Lightning's writer, except that the file is replaced as a whole when a new column changes the header."""
 
     def replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         self.metrics_keys = columns
@@ -48,14 +49,14 @@ class _Writer(ExperimentWriter):
         self.replace(fieldnames, rows)
 
     def _check_log_dir_exists(self) -> None:
-        """The run directory holds other things; that deserves no warning."""
+        """Does nothing, because a run directory holds other files as well, which is no reason for a warning."""
 
 
 def run_loggers(run_dir: Path, steps_done: int, extra: list[Logger], is_global_zero: bool) -> list[Logger]:
-    """The run's own two loggers, and what the configuration adds."""
+    """The two loggers of every run, and those that the configuration adds."""
     metrics = ResumableCSVLogger(run_dir, steps_done)
     if is_global_zero:
         metrics.attach()
-    # What an earlier session logged after its last checkpoint happens again, perhaps differently.
+    # Updates that an earlier session logged after its last checkpoint are taken again, perhaps with other results.
     events = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=steps_done + 1)
     return [metrics, events, *extra]

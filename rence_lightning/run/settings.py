@@ -1,4 +1,4 @@
-"""What a resumed run may change: its settings held against those of the checkpoint."""
+"""Comparison of a resumed run's settings with those of its checkpoint: which ones differ, and which may differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ FIXED = (
     "data.weights",
     "data.skipping.class_path",
 )
-"""Settings that the checkpoint's state depends on. Training prompts are compared by content when they are loaded."""
+"""Settings that the checkpoint's state depends on. (Training prompts are compared by content when they are loaded.)"""
 
 IGNORED = ("ckpt_path", "config")
 
@@ -26,9 +26,9 @@ class Change:
     """A setting that differs between a checkpoint and the run that resumes it.
 
     Attributes:
-        key: Dotted key, without `init_args`.
+        key: Dotted key of the setting, without `init_args`.
         before: Value in the checkpoint.
-        now: Value of the resumed run.
+        now: Value in the resumed run.
     """
 
     key: str
@@ -43,7 +43,7 @@ def changes(before: str, now: str) -> list[Change]:
     """The settings that differ between two configurations in YAML.
 
     Raises:
-        UserError: One of them cannot change when a run is resumed.
+        UserError: A setting differs that cannot be changed when a run is resumed.
     """
     old, new = (dict(_flat(yaml.safe_load(text) or {})) for text in (before, now))
     differing = [
@@ -54,8 +54,8 @@ def changes(before: str, now: str) -> list[Change]:
     for change in differing:
         if any(change.key == fixed or change.key.startswith(f"{fixed}.") for fixed in FIXED):
             raise UserError(
-                f"{change.key} is {change.now}, but the checkpoint was made with {change.before}, and what it holds "
-                "depends on that; set it back, or start a new run"
+                f"{change.key} is {change.now}, but the checkpoint was made with {change.before}, and its contents "
+                "depend on this setting; set it back, or start a new run"
             )
     return differing
 

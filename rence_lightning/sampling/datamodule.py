@@ -40,17 +40,17 @@ from rence_lightning.sampling.sampler import RolloutSampler
 
 @dataclass
 class IterationBatch:
-    """What one iteration trains on, and what was sampled to get it.
+    """The groups that one iteration trains on, and everything that was sampled to obtain them.
 
     Attributes:
-        iteration: Counted from 1.
-        groups: The groups kept, at most B.
-        sampled: All groups sampled, with their outcomes.
-        prompts_per_update: The mini-batch.
-        wanted: B.
-        responses_total: Responses sampled in training since the start of the run, this iteration's included.
+        iteration: Number of the iteration, counted from 1.
+        prompts_per_update: Number of groups in one optimizer step, the mini-batch.
+        wanted: Number of groups that the iteration aims at, B.
+        groups: Groups that were kept, at most B.
+        sampled: All groups that were sampled, with their outcomes.
+        responses_total: Number of responses sampled in training since the start of the run, including this iteration.
         figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks;
-            all figures in a batch that was restored from a checkpoint.
+            in a batch that was restored from a checkpoint, all figures.
         updates_done: Figures of the updates that were taken on this batch.
     """
 
@@ -65,19 +65,19 @@ class IterationBatch:
 
     @property
     def updates(self) -> list[list[Group]]:
-        """The groups of each update. A batch that fell short is split as evenly as can be, for the optimizer takes a
-        step of the same length on five groups as on thirty-two."""
+        """The groups of each update. A batch of fewer than B groups is split as evenly as possible, because the
+        optimizer takes a step of the same length on five groups as on thirty-two."""
         count = -(-len(self.groups) // self.prompts_per_update)
         bounds = [len(self.groups) * i // count for i in range(count + 1)] if count else [0]
         return [self.groups[start:end] for start, end in pairwise(bounds)]
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """How many groups were kept, cached, too easy, too hard, mastered."""
+        """Number of groups that were kept, cached, too easy, too hard or mastered."""
         return Counter(group.outcome for group in self.sampled if group.outcome is not None)
 
     def metrics(self) -> dict[str, float]:
-        """Means over all that was sampled, before filtering, and further figures."""
+        """Means over everything that was sampled, before filtering, and further figures."""
         if not self.sampled:
             return dict(self.figures)
         scores = [score for group in self.sampled for score in group.scores]
@@ -100,19 +100,19 @@ class IterationBatch:
 
 
 class RolloutListener(Protocol):
-    """Hears of the progress of sampling."""
+    """Receives the progress of sampling."""
 
     def on_draw(self, batch: IterationBatch, prompts: int, group_size: int) -> None:
-        """`prompts` prompts are about to be sampled; `batch` is what is kept so far."""
+        """Called before `prompts` prompts are sampled; `batch` holds the groups kept so far."""
 
     def on_tokens(self, responses: int, tokens: int) -> None:
-        """So many more responses finished and tokens sampled on this rank."""
+        """Called with the numbers of responses finished and tokens sampled on this rank since the last call."""
 
 
 class RolloutDataset(IterableDataset[IterationBatch]):
-    """Yields one `IterationBatch` an iteration, sampled from the policy as it is at that moment.
+    """Yields one `IterationBatch` per iteration, sampled from the policy as it is at that moment.
 
-    It ends when every prompt is mastered. A batch may fall short of B, or be empty.
+    The iterator ends when every prompt is mastered. A batch may hold fewer than B groups, or none.
     """
 
     def __init__(self, data: "RolloutDataModule", listener: RolloutListener | None = None) -> None:
@@ -131,7 +131,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         data.iteration += 1
         batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)
         stack: list[Group] = []
-        # The cache is a draw of its own, and takes nothing from the others.
+        # The draw of the cached prompts does not count towards the limit.
         for _ in range(data.max_draws_per_iteration + bool(pool.cached)):
             prompts = [data.prompts[index] for index in pool.draw(data.prompts_per_draw)]
             if not prompts:
@@ -180,26 +180,31 @@ class RolloutDataset(IterableDataset[IterationBatch]):
 class RolloutDataModule(LightningDataModule):
     """Samples, grades and filters the groups that a run trains on.
 
-    All batch sizes are counted in prompts and are global, whatever the number of devices.
+    All batch sizes are counted in prompts and are global, for any number of devices.
 
     Args:
-        problems: Where the training problems come from; several sources are joined.
-        weights: How often each of them is drawn from, relative to the others (default: every problem once an epoch).
-        cleaning: Which of them are left out before the run (default: copies, contradictions, benchmark problems).
-        template: How a problem becomes a prompt (default: the paper's instructions, as a user's turn in a chat).
-        engine: What samples responses (default: `TransformersEngine`).
-        reward: What grades them (default: `MathReward`: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box).
-        filter: Which groups are trained on (default: `PositiveRatioFilter`).
-        skipping: Which prompts are passed over before they are sampled, because they were uninformative before
-            (default: none).
+        problems: Sources of the training problems; the problems of several sources are joined.
+        weights: Weights of the problem sources, relative to one another (default: none; every problem is drawn once
+            per epoch).
+        cleaning: Rules by which problems are removed before the run (default: duplicates, contradictions and problems
+            of the benchmarks).
+        template: Template that turns a problem into a prompt (default: the paper's instructions, as the user's turn of
+            a chat).
+        engine: Rollout engine that samples the responses (default: `TransformersEngine`).
+        reward: Reward that grades the responses (default: `MathReward`, which gives 1 for a correct boxed answer, 0.1
+            for a wrong boxed answer and 0 without a box).
+        filter: Filter that selects the groups to train on (default: `PositiveRatioFilter`).
+        skipping: Rule by which prompts are skipped before they are sampled, because their earlier groups were
+            uninformative (default: none).
         sampling: Temperature, top-p and length limit in training.
-        group_size: K, responses a prompt.
-        prompts_per_iteration: B, groups trained on in an iteration.
-        prompts_per_update: The mini-batch, groups in one optimizer step.
-        prompts_per_draw: Prompts sampled at a time until B groups are kept (default: prompts_per_iteration).
-        max_draws_per_iteration: After so many draws, that of the cache apart, an iteration trains on what it has.
-        max_prompt_tokens: Longer prompts are dropped, and counted.
-        seed: Of the prompts' order and of sampling. On the command line it is `seed_everything`.
+        group_size: Number of responses per prompt, K.
+        prompts_per_iteration: Number of groups to train on in an iteration, B.
+        prompts_per_update: Number of groups in one optimizer step, the mini-batch.
+        prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: prompts_per_iteration).
+        max_draws_per_iteration: Number of draws, not counting that of the cached prompts, after which an iteration
+            trains on the groups it has.
+        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted.
+        seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.
     """
 
     def __init__(
@@ -247,34 +252,38 @@ class RolloutDataModule(LightningDataModule):
         self._held_out: dict[str, Sequence[Problem]] = {}
 
     def connect(self, policy: Policy) -> None:
-        """Binds the data to the policy that samples it.
+        """Connects the data to the policy that the responses are sampled from.
 
         Raises:
-            UserError: Prompt and response limits do not fit the policy's context.
+            UserError: The limits of prompts and responses together exceed the policy's context.
         """
         context, needed = policy.context_length, self.max_prompt_tokens + self.sampling.max_response_tokens
         if context is not None and needed > context:
             raise UserError(
                 f"data: max_prompt_tokens {self.max_prompt_tokens} + sampling.max_response_tokens "
-                f"{self.sampling.max_response_tokens} = {needed}, but the policy's context is {context} tokens"
+                f"{self.sampling.max_response_tokens} = {needed}, but the policy's context is {context} tokens; lower "
+                "one of the two limits"
             )
         self.tokenizer = policy.tokenizer
         self.sampler = RolloutSampler(self.engine, self.reward, policy)
 
     def hold_out(self, benchmarks: Mapping[str, Sequence[Problem]]) -> None:
-        """Names the problems, by benchmark, that training must not see; call before `setup`."""
+        """Adds problems, by name of the benchmark, that must be left out of training; call before `setup`."""
         self._held_out.update(benchmarks)
 
     def setup(self, stage: str) -> None:
         """Loads and cleans the training problems (`fit` only); call after `connect`.
 
         Raises:
-            UserError: They cannot be read, or nothing is left of them.
+            UserError: The problems cannot be read, or none is left after cleaning.
         """
         if stage != "fit" or self.prompts:
             return
         if self.sampling.temperature == 0:
-            raise UserError("data: sampling.temperature is 0, and K equal responses hold no contrast; set it above 0")
+            raise UserError(
+                "data: sampling.temperature is 0; the K responses to a prompt would be equal and give no contrast; set "
+                "it above 0"
+            )
         loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
         self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)
         kept = [loaded[position] for position in self.cleaned.kept]
@@ -286,19 +295,19 @@ class RolloutDataModule(LightningDataModule):
         sets: list[list[int]] = [[] for _ in self.problems]
         for index in self.prompts:
             sets[kept[index][0]].append(index)
-        # The pool adapts it: a copy, for the object given may serve another run too.
-        # Indices in the pool's state mean nothing for other prompts.
+        # The pool's state holds indices of prompts, which are valid for exactly these prompts.
         self._fingerprint = fingerprint(encoded.prompts)
         indices = self.prompts if self.weights is None else sets
+        # The pool changes the skipping's state; a copy, because the given object may serve another run as well.
         self.pool = PromptPool(indices, self.seed, copy.deepcopy(self.skipping), self.weights)
 
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
-        """One element an iteration. Rollouts come from the engine, so there is nothing for loader workers to do."""
-        # A generator of its own: a loader's iterator draws from the global one, which would shift on resume.
+        """One element per iteration. The engine samples the rollouts, so that no worker processes are needed."""
+        # A separate generator: by default an iterator draws from the global one, which would differ after a resume.
         return DataLoader(RolloutDataset(self, listener), batch_size=None, num_workers=0, generator=torch.Generator())
 
     def check_starved(self, batch: IterationBatch) -> None:
-        """An iteration with nothing to train on is the end of a run, unless every prompt is mastered.
+        """Ends the run where an iteration has no group to train on, unless every prompt is mastered.
 
         Raises:
             StarvationError: The batch is empty although prompts are left; the message shows the counts.
@@ -307,10 +316,11 @@ class RolloutDataModule(LightningDataModule):
             return
         outcomes = batch.outcomes
         raise StarvationError(
-            f"iteration {batch.iteration}: none of the {len(batch.sampled)} groups sampled can be trained on: "
+            f"iteration {batch.iteration}: none of the {len(batch.sampled)} sampled groups can be trained on: "
             f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
             f"{outcomes[Outcome.MASTERED]} mastered; {self.pool.left} prompts are left in the pool "
-            "(loosen data.filter, raise data.max_draws_per_iteration, or give problems that are solved sometimes)"
+            "(loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that the "
+            "policy solves sometimes)"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -335,7 +345,7 @@ class RolloutDataModule(LightningDataModule):
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:
     if group_size < 2:
-        raise UserError(f"data: group_size is {group_size}, but a contrast needs at least 2 responses a prompt")
+        raise UserError(f"data: group_size is {group_size}; a contrast needs at least 2 responses per prompt")
     if min(iteration, update, draws, 1 if draw is None else draw) < 1:
         raise UserError(
             "data: prompts_per_iteration, prompts_per_update, prompts_per_draw and max_draws_per_iteration must be >= 1"
@@ -343,10 +353,10 @@ def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None,
     if iteration % update:
         raise UserError(
             f"data: prompts_per_iteration {iteration} is not a multiple of prompts_per_update {update}: "
-            f"{iteration} / {update} = {iteration / update:.2f} updates an iteration"
+            f"{iteration} / {update} = {iteration / update:.2f} updates per iteration; change one of the two"
         )
     if draw is not None and draw * draws < iteration:
         raise UserError(
             f"data: prompts_per_draw {draw} x max_draws_per_iteration {draws} = {draw * draws} prompts can never "
-            f"fill prompts_per_iteration {iteration}"
+            f"fill prompts_per_iteration {iteration}; raise one of the two"
         )

@@ -1,4 +1,4 @@
-"""A group: a prompt with its K sampled, graded responses. Training and evaluation sample them in the same way."""
+"""A group: a prompt with its K sampled, graded responses. Training and evaluation sample groups in the same way."""
 
 from array import array
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ class Group:
     """A prompt and its K responses.
 
     Attributes:
-        prompt: x.
-        rollouts: y_1 .. y_K, token ids and log-probabilities.
-        responses: Their texts, special tokens left out.
-        scores: Their rewards and verdicts.
+        prompt: Prompt x.
+        rollouts: Responses y_1 .. y_K as token ids, with log-probabilities and finish reasons.
+        responses: Texts of the responses, without special tokens.
+        scores: Rewards and verdicts of the responses.
         temperature: Sampling temperature of the responses.
         seed: Seed of an objective that draws at random; independent of the seed that the responses were sampled with.
-        positive: Which of the responses are in P; set by the prompt filter.
-        outcome: What becomes of the group; set by the prompt filter, None before.
-        old_log_probs: For each response a `(tokens,)` float32 tensor, log pi_old of its tokens; set before the first
-            update, on the rank that trains on the group.
+        positive: Whether each of the responses is in P; set by the prompt filter.
+        outcome: Decision of the prompt filter on the group; None before.
+        old_log_probs: Log-probabilities of the tokens under pi_old, a `(tokens,)` float32 tensor for each response; set
+            before the first update, on the rank that trains on the group.
     """
 
     prompt: Prompt
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def sequence_lengths(self) -> list[int]:
-        """Tokens of prompt and response together, for each response."""
+        """Number of tokens of prompt and response together, for each response."""
         return [len(self.prompt.token_ids) + len(rollout.token_ids) for rollout in self.rollouts]
 
     @property

@@ -1,4 +1,4 @@
-"""An iteration's batch in plain types, so that a run can be saved between two of its updates."""
+"""The batch of an iteration in plain types, so that a run can be saved between two updates."""
 
 from array import array
 from typing import Any
@@ -15,8 +15,9 @@ from rence_lightning.sampling.groups import Group
 
 
 def pending_state(batch: IterationBatch) -> dict[str, Any]:
-    """What the remaining updates of an iteration depend on; every rank takes part, because pi_old's log-probabilities
-    are on the rank that trains on a group. Texts and answers are left out: they are in the rollouts' log."""
+    """The state that the remaining updates of an iteration depend on. Every rank must call it, because the
+    log-probabilities of pi_old are on the rank that trains on a group. Texts and answers are left out, because they are
+    in the log of the rollouts."""
     mine = {index: group.old_log_probs for index, group in enumerate(batch.groups) if group.old_log_probs}
     old_log_probs = {index: values for share in gather(mine) for index, values in share.items()}
     return {

@@ -19,14 +19,14 @@ GroupGraded = Callable[[Group], None]
 """Called on the grading thread with each group of this rank, as soon as it is graded."""
 
 GRADING_POLL_SECONDS = 0.2
-"""How often an interruption is looked for while grading is waited for."""
+"""Time between two checks for an interruption while the sampler waits for grading."""
 
 
 class RolloutSampler:
-    """Prompts in, groups out: the engine samples, while a background thread grades the groups that are finished.
+    """Samples groups: the engine samples, while a background thread grades the groups that are finished.
 
-    Prompts are split over the ranks and the groups gathered on all of them, so that what follows (filtering, mastery,
-    the cache) is decided alike everywhere.
+    Prompts are split over the ranks and the groups are gathered on all of them, so that every rank makes the same
+    decisions afterwards (filtering, mastery, the cache).
     """
 
     def __init__(self, engine: RolloutEngine, reward: Reward, policy: Policy) -> None:
@@ -35,13 +35,13 @@ class RolloutSampler:
         self._policy = policy
 
     def sync(self) -> None:
-        """Gives the policy's present weights to the engine: from here on they are pi_old."""
+        """Gives the policy's current weights to the engine: from here on they are pi_old."""
         with collectives():  # a sharded policy is gathered
             calling(self._engine, "sync()", lambda: self._engine.sync(self._policy))
-        gather(None)  # a rank whose engine failed is heard of before any rank samples
+        gather(None)  # where the engine of a rank has failed, all ranks end here, before any of them samples
 
     def release(self) -> None:
-        """Lets the engine give back memory: training follows."""
+        """Lets the engine free its memory, because training follows."""
         calling(self._engine, "release()", self._engine.release)
 
     def sample(
@@ -57,18 +57,19 @@ class RolloutSampler:
 
         Args:
             prompts: Prompts in any order, the same on every rank.
-            group_size: K.
+            group_size: Number of responses per prompt, K.
             sampling: Temperature, top-p and length limit.
-            stream: Name of the random stream, such as `"seed 0, iteration 3"`: a prompt answered again in the same
-                stream gets the same responses.
-            progress: Called with the responses finished on this rank.
-            graded: Called with each group of this rank before all are there, on another thread.
+            stream: Name of the random stream, such as `"seed 0, iteration 3"`: a prompt that is sampled again in the
+                same stream gets the same responses.
+            progress: Function that is called with the numbers of responses and tokens sampled on this rank.
+            graded: Function that is called, on the grading thread, with each group of this rank as soon as it is
+                graded.
 
         Returns:
             The groups, in the order of the prompts, on every rank.
 
         Raises:
-            PartError: The engine or the reward raised, or returned something wrong.
+            PartError: The engine or the reward raised an error, or returned something invalid.
         """
         rank, world = rank_and_world()
         mine = list(prompts[rank::world])
@@ -84,7 +85,7 @@ class RolloutSampler:
         progress: EngineProgress | None,
         graded: GroupGraded | None,
     ) -> list[Group]:
-        """`sample`, of this rank's own prompts."""
+        """Like `sample`, for the prompts of this rank only."""
 
         def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
             seed = _seed(f"{stream}, objective", prompt.problem.id)
@@ -116,7 +117,7 @@ class RolloutSampler:
             if not isinstance(sampled, list) or len(sampled) != len(prompts):
                 raise returned(self._engine, "generate()", sampled, f"a list of {len(prompts)} groups of rollouts")
             for index, rollouts in enumerate(sampled):
-                if index not in grading.futures:  # an engine may return all at the end
+                if index not in grading.futures:  # an engine may return all groups at the end
                     finished(index, rollouts)
             return grading.groups()
         finally:
@@ -130,13 +131,13 @@ class RolloutSampler:
         )
 
     def _scores(self, prompt: Prompt, texts: list[str]) -> list[Score]:
-        """The scores of a group; a reward that is not what it must be is told as its own mistake."""
+        """The scores of a group; where the reward returns something invalid, the error names the reward."""
         doing = f"score(), problem {prompt.problem.id}"
         gold = [prompt.problem.answer] * len(texts)
         scores = calling(self._reward, doing, lambda: self._reward.score(gold, texts))
         whole = isinstance(scores, Sequence) and len(scores) == len(texts)
         if not whole or not all(isinstance(score, Score) for score in scores):
-            raise returned(self._reward, doing, scores, f"a list of {len(texts)} Score, one a response")
+            raise returned(self._reward, doing, scores, f"a list of {len(texts)} Score, one per response")
         for score in scores:
             if not _is_finite(score.reward):
                 raise returned(self._reward, doing, score.reward, "a finite reward")
@@ -148,7 +149,7 @@ class _Grading:
     """The groups of one draw that are graded on a background thread while the engine samples others."""
 
     grade: Callable[[Prompt, list[Rollout]], Group]
-    told: EngineProgress | None
+    listener: EngineProgress | None
     futures: dict[int, "Future[Group]"] = field(default_factory=dict)
     errors: list[BaseException] = field(default_factory=list)
 
@@ -165,14 +166,14 @@ class _Grading:
             self.errors.append(error)
 
     def progress(self, responses: int, tokens: int) -> None:
-        """Passes the engine's progress on; sampling does not go on in vain after grading has failed."""
+        """Passes the engine's progress on; where grading has failed, raises its error, which ends sampling."""
         if self.errors:
             raise self.errors[0]
-        if self.told is not None:
-            self.told(responses, tokens)
+        if self.listener is not None:
+            self.listener(responses, tokens)
 
     def groups(self) -> list[Group]:
-        """Waits for all groups, in the order of their prompts."""
+        """Waits for all groups; returns them in the order of their prompts."""
         return [self._wait_for(self.futures[index]) for index in sorted(self.futures)]
 
     def _wait_for(self, future: "Future[Group]") -> Group:
@@ -185,14 +186,14 @@ class _Grading:
                 self.progress(0, 0)
 
     def end(self) -> None:
-        """Drops what waits to be graded; what is being graded on a thread cannot be interrupted."""
+        """Cancels the grading of groups that it has not started on; a group being graded cannot be interrupted."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
     doing = f"generate(), problem {prompt.problem.id}"
     if not isinstance(rollouts, list) or len(rollouts) != group_size:
-        raise returned(engine, doing, rollouts, f"a list of {group_size} rollouts")
+        raise returned(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
     for rollout in rollouts:
         if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
             raise returned(engine, doing, rollout, "a Rollout with at least one token and a log-probability for each")
@@ -206,6 +207,6 @@ def _is_finite(reward: object) -> bool:
 
 
 def _seed(stream: str, prompt: str) -> int:
-    """A 63-bit seed: hashing makes streams and prompts independent, where sums of seeds would collide."""
+    """A 63-bit seed: hashing makes streams and prompts independent, whereas sums of seeds would collide."""
     digest = hashlib.blake2b(f"{stream}\n{prompt}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

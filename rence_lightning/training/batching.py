@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.sampling.groups import Group, engine_log_probs
 
-# ---- plans, of lengths alone ---------------------------------------------------------------------------------------
+# ---- plans, which depend on lengths alone ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ class MicroBatch:
     Attributes:
         input_ids: `(rows, length)`, prompt and response, padded on the right.
         response_mask: `(rows, length)` bool, True on response tokens.
-        temperature: The responses were sampled at.
-        constants: Old log-probabilities, rewards and positives of the rows, where they are whole groups (its
-            `log_probs` are a placeholder until the forward pass has run).
-        coefficients: `(rows, tokens)`, dL/d log pi of each response token, where the rows are a piece of a group whose
-            gradient is already known; then the pass only back-propagates them.
+        temperature: Sampling temperature of the responses.
+        constants: Old log-probabilities, rewards and positives of the rows, if they are whole groups; their
+            `log_probs` are a placeholder until the forward pass has run.
+        coefficients: Derivatives dL/d log pi of each response token, `(rows, tokens)`, if the rows are a piece of a
+            group whose gradient is already known; the pass then only back-propagates them.
     """
 
     input_ids: Tensor
@@ -137,20 +137,20 @@ class MicroBatch:
     def responses(self, log_probs: Tensor) -> ResponseTensors:
         """The whole groups with their log-probabilities `(rows, tokens)` filled in."""
         if self.constants is None:
-            raise RuntimeError("a piece of a group has no groups")
+            raise RuntimeError("this micro-batch is a piece of a group and holds no whole groups")
         return replace(self.constants, log_probs=log_probs.view_as(self.constants.old_log_probs))
 
 
 @dataclass(frozen=True)
 class UpdateShare:
-    """What one rank computes of an update.
+    """The part of an update that one rank computes.
 
     Attributes:
-        groups: The rank's groups.
-        plans: Their forward passes.
-        passes: Gradient passes that *every* rank makes in this update, for collectives need partners; a rank with
-            fewer of its own adds `idle` ones.
-        scoring_passes: Likewise the passes without gradient that groups over the token budget need.
+        groups: Groups of the rank.
+        plans: Plans of the rank's forward passes.
+        passes: Number of gradient passes that *every* rank makes in this update, because all ranks must take part in
+            the collectives of each; a rank with fewer passes of its own adds `idle` ones.
+        scoring_passes: Number of passes without a gradient that every rank makes, for groups over the token budget.
         totals: Counts over the whole update.
     """
 
@@ -162,14 +162,14 @@ class UpdateShare:
 
 
 def share_of_update(groups: Sequence[Group], budget: int, rank: int, world: int) -> UpdateShare:
-    """Deals an update's groups over the ranks by tokens, and plans this rank's forward passes of `budget` tokens."""
-    hands = assign([sum(group.sequence_lengths) for group in groups], world)
-    plans = [plan_micro_batches([groups[i].sequence_lengths for i in hand], budget) for hand in hands]
-    scoring = [sum(len(plan.pieces) for plan in hand if len(plan.pieces) > 1) for hand in plans]
+    """Assigns an update's groups to the ranks by tokens, and plans this rank's forward passes of `budget` tokens."""
+    assigned = assign([sum(group.sequence_lengths) for group in groups], world)
+    plans = [plan_micro_batches([groups[i].sequence_lengths for i in indices], budget) for indices in assigned]
+    scoring = [sum(len(plan.pieces) for plan in of_rank if len(plan.pieces) > 1) for of_rank in plans]
     return UpdateShare(
-        groups=[groups[i] for i in hands[rank]],
+        groups=[groups[i] for i in assigned[rank]],
         plans=plans[rank],
-        passes=max(sum(len(plan.pieces) for plan in hand) for hand in plans),
+        passes=max(sum(len(plan.pieces) for plan in of_rank) for of_rank in plans),
         scoring_passes=max(scoring),
         totals=count(groups),
     )
@@ -198,7 +198,7 @@ def rows_of(groups: Sequence[Group], piece: Sequence[tuple[int, int]], pad_id: i
 
 
 def idle(pad_id: int, device: torch.device) -> MicroBatch:
-    """A forward pass that changes nothing: a rank joins in others' collectives with it."""
+    """A forward pass that changes nothing, with which a rank takes part in the collectives of the other ranks."""
     input_ids, response_mask = collate([([pad_id], [pad_id])], pad_id, device)
     return MicroBatch(input_ids, response_mask, 1.0, coefficients=torch.zeros(1, 1, device=device))
 
@@ -208,7 +208,7 @@ def constants_of(groups: Sequence[Group], device: torch.device) -> ResponseTenso
     rows = [old for group in groups for old in group.old_log_probs]
     engine = [engine_log_probs(rollout) for group in groups for rollout in group.rollouts]
     if len(rows) != sum(len(group.rollouts) for group in groups):
-        raise RuntimeError("a group has no pi_old log-probabilities: is the OldPolicySnapshot callback missing?")
+        raise RuntimeError("a group has no log-probabilities of pi_old; add the callback OldPolicySnapshot")
     old = pad_sequence(rows, batch_first=True)
     mask = torch.arange(old.shape[1]) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
     shape = (len(groups), len(groups[0].rollouts), old.shape[1])

@@ -1,6 +1,6 @@
-"""What stock Lightning callbacks and loggers read from a trainer, answered by the Fabric loop.
+"""The attributes of a Lightning trainer that Lightning's own callbacks and loggers read, provided by the Fabric loop.
 
-An iteration (rollouts and all updates on them) is Lightning's epoch, an update is its training batch and global step.
+An iteration (rollouts and all updates on them) is Lightning's epoch; an update is its training batch and global step.
 """
 
 import functools
@@ -24,8 +24,8 @@ from rence_lightning.errors import UserError, calling, one_line
 class LightningFacade:
     """State and hooks shared with Lightning's callbacks.
 
-    `EarlyStopping`, `Timer`, `LambdaCallback` and `ModelSummary` are supported. `ModelCheckpoint` is refused: it cannot
-    save the prompt pool; the project's own `Checkpoint` callback does.
+    `EarlyStopping`, `Timer`, `LambdaCallback` and `ModelSummary` are supported. `ModelCheckpoint` is refused, because
+    it cannot save the prompt pool; this project's `Checkpoint` callback can.
     """
 
     fast_dev_run = False
@@ -33,7 +33,7 @@ class LightningFacade:
     enable_validation = True
     val_check_interval = 1.0
     check_val_every_n_epoch = None
-    """Evaluations do not follow every iteration: EarlyStopping looks after evaluations, unless told otherwise."""
+    """Not 1, so that EarlyStopping checks its metric after evaluations by default: not every iteration has one."""
     num_sanity_val_batches = 0
 
     run_dir: Path
@@ -42,7 +42,7 @@ class LightningFacade:
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint):
                 raise UserError(
-                    "trainer.callbacks: Lightning's ModelCheckpoint is not supported (it knows nothing of the prompt "
+                    "trainer.callbacks: Lightning's ModelCheckpoint is not supported (it does not save the prompt "
                     "pool); use the key 'checkpoint' instead"
                 )
         self.fabric = fabric
@@ -62,7 +62,7 @@ class LightningFacade:
         return module
 
     def call(self, hook: str, *args: Any) -> None:
-        """Calls a hook of every callback that has it, in order, then the module's own."""
+        """Calls a hook of every callback that has it, in order, then that of the module."""
         for callback in self.callbacks:
             method = getattr(callback, hook, None)
             if method is not None:
@@ -111,16 +111,16 @@ class LightningFacade:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Ends all ranks alike, and tells callbacks and loggers how.
+        """Ends all ranks in the same way, and reports the outcome to callbacks and loggers.
 
         Raises:
-            BaseException: The error that all ranks end with, where one of them has failed.
+            BaseException: The error that all ranks end with, if one of them has failed.
         """
         connect()
         status, agreed = TrainerStatus.INTERRUPTED, None
         try:
             yield
-            gather(None)  # a rank that fails at its very end is still heard
+            gather(None)  # a failure in the last step of another rank ends this rank as well
             status = TrainerStatus.FINISHED
         except BaseException as error:
             agreed = agree_on(error)
@@ -138,30 +138,23 @@ class LightningFacade:
             disconnect()
 
     def _call_after(self, error: BaseException | None, hook: str, *args: Any) -> None:
-        """Calls a hook; where the run has ended with an error, one of the hook's own must not hide it."""
+        """Calls a hook; if the run has ended with an error, an error of the hook is added to it as a note."""
         try:
             self.call(hook, *args)
         except Exception as second:
             if error is None:
                 raise
-            error.add_note(f"besides, {one_line(second)}")
+            error.add_note(f"then, in {hook}(): {one_line(second)}")
 
     def close(self) -> None:
-        """Releases what the session holds."""
-
-    def _tell(self, error: BaseException) -> None:
-        """Tells callbacks of an error, which what they raise themselves must not hide."""
-        try:
-            self.call("on_exception", error)
-        except Exception as second:
-            error.add_note(f"besides, {one_line(second)}")
+        """Releases the resources of the session."""
 
     def log_metrics(self, metrics: dict[str, float], iteration: int) -> None:
-        """Sends figures to the loggers, at the present update, and to `callback_metrics` for other callbacks.
+        """Sends figures to the loggers, at the current update, and to `callback_metrics` for other callbacks.
 
         Args:
             metrics: Figures by name.
-            iteration: Iteration that they belong to, counted from 1; 0 is before training.
+            iteration: Iteration that the figures belong to, counted from 1; 0 is before training.
         """
         self.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if self.is_global_zero:

@@ -1,4 +1,4 @@
-"""The LightningModule: the policy, what it is trained on (objective and trust region) and how (optimizer)."""
+"""The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,14 +25,18 @@ class PolicyModule(LightningModule):
     The loss of an update is the objective plus `kl_coef` times KL(pi_old || pi_theta), Eq. (1).
 
     Args:
-        policy: A folder in the Hugging Face format, a hub name, `embedded:NAME` or `gguf:PACKAGE/FILE`.
-        objective: The training loss (default: `MultiLabelNCE`).
-        trust_region: The KL penalty.
-        optimizer: Of the policy's parameters.
-        lr_scheduler: Stepped after each update (default: a constant learning rate).
-        dtype: Of the parameters. `float32` with the trainer's `precision: bf16-mixed` keeps master weights.
-        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
-        attn_implementation: As in `transformers` (`sdpa`, `flash_attention_2`, ...); null lets it choose.
+        policy: Policy to train: a folder in the Hugging Face format, a hub name, `embedded:NAME` or
+            `gguf:PACKAGE/FILE`.
+        objective: Training loss (default: `MultiLabelNCE`).
+        trust_region: KL penalty.
+        optimizer: Optimizer of the policy's parameters.
+        lr_scheduler: Learning rate scheduler, which is stepped after each update (default: a constant learning rate).
+        dtype: Data type of the parameters; `float32` together with the trainer's `precision: bf16-mixed` keeps master
+            weights in float32.
+        gradient_checkpointing: Whether to recompute activations in the backward pass, which takes less memory and a
+            third more time.
+        attn_implementation: Name of the attention implementation in `transformers` (`sdpa`, `flash_attention_2`, ...);
+            null lets `transformers` choose.
     """
 
     policy: Policy
@@ -59,10 +63,11 @@ class PolicyModule(LightningModule):
         self._attn_implementation = attn_implementation
 
     def configure_model(self, empty: bool = False) -> None:
-        """Loads the policy, on the CPU; the trainer places or shards it afterwards.
+        """Loads the policy into main memory; the trainer moves it to the device, or shards it, afterwards.
 
         Args:
-            empty: Its shapes alone: the weights come from another rank when it is sharded.
+            empty: Whether to create the shapes of the parameters alone, because another rank sends the weights when the
+                policy is sharded.
         """
         if "policy" not in self._modules:
             self.policy = load_policy(
@@ -70,10 +75,10 @@ class PolicyModule(LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and the learning rate schedule or None, over the (sharded) parameters.
+        """The optimizer of the (sharded) parameters, and the learning rate scheduler or None.
 
         Raises:
-            UserError: The optimizer or the schedule refuses one of its settings.
+            UserError: The optimizer or the scheduler refuses one of its settings.
         """
         try:
             optimizer = self._optimizer(self.policy.parameters())
@@ -81,7 +86,10 @@ class PolicyModule(LightningModule):
         except ValueError as error:
             raise UserError(f"model: optimizer or lr_scheduler: {error}") from error
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise UserError("model: lr_scheduler ReduceLROnPlateau has no figure to watch here; choose another")
+            raise UserError(
+                "model: lr_scheduler ReduceLROnPlateau is not supported, because it needs a metric to monitor; choose "
+                "another scheduler"
+            )
         return optimizer, scheduler
 
     def forward(self, batch: MicroBatch, entropy: bool = False) -> TokenScores:
@@ -90,14 +98,14 @@ class PolicyModule(LightningModule):
         return scores
 
     def training_step(self, batch: MicroBatch, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
-        """The share of the update's loss that falls on a micro-batch, and the shares of the figures to log."""
+        """A micro-batch's share of the update's loss, and its shares of the figures to log."""
         log_probs = self(batch).log_probs
         if batch.coefficients is not None:
             return (log_probs * batch.coefficients).sum(), {}
         return self.loss(batch.responses(log_probs), totals)
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. (1), to be minimised: a scalar share of the update's loss, and the shares of the figures to log."""
+        """The given responses' share of the update's loss, Eq. (1), as a scalar, and of the figures to log."""
         objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
         kl = self.trust_region.kl(responses, totals)
         loss = objective + self.trust_region.kl_coef * kl
@@ -117,7 +125,7 @@ class PolicyModule(LightningModule):
         """The gradient passes of this rank's share of an update, and the figures of groups that are cut into pieces.
 
         A group over the token budget couples responses of several passes. Its coefficients dL/d log pi are computed
-        first, from log-probabilities without a gradient; back-propagating them piece by piece is exact.
+        first, from log-probabilities without a gradient; back-propagating them piece by piece gives the exact gradient.
         """
         passes: list[MicroBatch] = []
         figures: list[dict[str, Tensor]] = []
@@ -141,7 +149,7 @@ class PolicyModule(LightningModule):
     def _coefficients(
         self, groups: list[Group], pieces: list[MicroBatch], totals: Totals
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """dL/d log pi of every response token of one group, cut up like its pieces `(rows, tokens)`."""
+        """dL/d log pi of every response token of one group, split into its pieces `(rows, tokens)`."""
         constants = constants_of(groups, self.policy.compute_device)
         log_probs = torch.zeros_like(constants.old_log_probs)
         row = 0
@@ -160,10 +168,10 @@ class PolicyModule(LightningModule):
 
     @torch.no_grad()
     def score(self, share: UpdateShare) -> Iterator[tuple[Group, int, Tensor, Tensor]]:
-        """Log-probabilities and entropies of the responses of an update, as the policy is now.
+        """Log-probabilities and entropies of the responses of an update under the current policy.
 
         Yields:
-            Group, index of the response, its `(tokens,)` log-probabilities and entropies, on the CPU.
+            Group, index of the response, and the response's `(tokens,)` log-probabilities and entropies, on the CPU.
         """
         pieces = [piece for plan in share.plans for piece in plan.pieces]
         for piece in pieces:

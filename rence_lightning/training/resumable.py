@@ -1,4 +1,4 @@
-"""The life of a run around its loop: set-up, its directory, checkpoints, and going on from one."""
+"""Everything around the loop of a run: set-up, run directory, checkpoints, and resuming from a checkpoint."""
 
 import json
 from pathlib import Path
@@ -25,17 +25,17 @@ from rence_lightning.training.strategy import FullyShardStrategy
 
 
 class ResumableTrainer(LightningFacade):
-    """Opens a run, new or resumed, and saves it.
+    """Opens a run, new or resumed, and saves its checkpoints.
 
     Attributes:
         run: Identity and directory of the run.
         resumed_from: Checkpoint that the run started from, None for a new run.
-        resumed_in_place: Whether the run goes on in the directory of that checkpoint.
-        branch_reason: Why a resumed run does not go on in place, for the user.
+        resumed_in_place: Whether the run continues in the directory of that checkpoint.
+        branch_reason: Reason why a resumed run does not continue in place, as shown to the user.
         changed_settings: Settings that differ from those of the checkpoint.
-        config_yaml: The run's complete configuration, where it was started from one.
-        opened: Whether the run has its directory.
-        batch: Batch of the iteration whose updates are being taken, None between iterations.
+        config_yaml: Complete configuration of the run; None for a run that was started without one.
+        opened: Whether the run directory has been created or opened.
+        batch: Batch of the iteration whose updates are being taken; None between iterations.
     """
 
     lightning_module: PolicyModule
@@ -72,10 +72,10 @@ class ResumableTrainer(LightningFacade):
             self._compare_settings(checkpoint)
         self._load_policy(module)
         datamodule.connect(module.policy)
-        # The order matters: a strategy shards the parameters here, and the optimizer must be given the shards.
+        # The order matters: the strategy shards the parameters here, and the optimizer must be given the shards.
         module.policy = self.fabric.setup_module(module.policy)  # type: ignore[assignment]
         self.call("setup", str(function.value))  # callbacks check their settings; nothing is written yet
-        datamodule.setup(str(function.value))  # what they evaluate on is held out
+        datamodule.setup(str(function.value))  # afterwards, because the callbacks name the problems to hold out
         if function == TrainerFn.FITTING:
             optimizer, self._scheduler = module.configure_optimizers()
             self.optimizers = [self.fabric.setup_optimizers(optimizer)]
@@ -90,7 +90,7 @@ class ResumableTrainer(LightningFacade):
 
     @property
     def already_finished(self) -> bool:
-        """Whether a resumed run has all of its iterations: then nothing is trained, and no file is touched."""
+        """Whether a resumed run has all of its iterations, so that nothing is trained and no file is touched."""
         done = self.batch is None and self.current_epoch >= self.max_iterations
         return self.training and self.resumed_from is not None and not self.opened and done
 
@@ -104,12 +104,12 @@ class ResumableTrainer(LightningFacade):
             self.changed_settings = changes(saved.read_text(), self.config_yaml)
 
     def _load_policy(self, module: PolicyModule) -> None:
-        """Loads the policy, on rank 0 alone where the strategy distributes the shards from there."""
+        """Loads the policy: on rank 0 alone if the strategy distributes the shards from there, else on every rank."""
         sharded = isinstance(self.fabric.strategy, FullyShardStrategy)
         if self.is_global_zero or not sharded:
             module.configure_model()
-        gather(None)  # where rank 0 cannot load it, the others end as well
-        module.configure_model(empty=sharded and not self.is_global_zero)  # does nothing where there is a policy
+        gather(None)  # if rank 0 cannot load it, the other ranks end here as well
+        module.configure_model(empty=sharded and not self.is_global_zero)  # does nothing if the policy is loaded
 
     # ---- the run directory ------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class ResumableTrainer(LightningFacade):
                 logger.log_hyperparams(yaml.safe_load(self.config_yaml))
 
     def _open_run(self, checkpoint: Path | None) -> tuple[Run, bool, str]:
-        """The run to write to, whether it is the checkpoint's own, and why not."""
+        """The run to write to, whether it is the checkpoint's own run, and the reason if it is not."""
         if not self.training:
             wanted = self.wanted_run_dir.with_name(f"{self.wanted_run_dir.name}-validate")
             unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
@@ -145,7 +145,7 @@ class ResumableTrainer(LightningFacade):
         return branch, False, resumption.reason
 
     def _write_config(self, checkpoint: Path | None) -> str | None:
-        """Writes the configuration, a changed one in a file of its own; returns the name of the file."""
+        """Writes the configuration, a changed one to a separate file; returns the name of the file."""
         if self.config_yaml is None:
             return None
         first = self.run_dir / "config.yaml"
@@ -164,22 +164,22 @@ class ResumableTrainer(LightningFacade):
 
     @property
     def moment(self) -> tuple[int, int]:
-        """Iterations done, and updates done in the one that follows."""
+        """Number of iterations done, and number of updates done in the iteration after them."""
         return self.current_epoch, len(self.batch.updates_done) if self.batch is not None else 0
 
     @property
     def saved_at(self) -> SavedAt:
-        """This moment, as a checkpoint records it."""
+        """The current moment, as a checkpoint records it."""
         return SavedAt(self.run.id, *self.moment, self.global_step)
 
     def can_be_saved(self) -> bool:
-        """Whether all ranks are at the same moment, and none within an optimizer's step; every rank takes part."""
+        """Whether all ranks are at the same moment, and none within an optimizer's step; every rank must call it."""
         possible = self.training and self.opened and not self._in_step
         moments = gather((self.moment, self.global_step) if possible else None)
         return None not in moments and len(set(moments)) == 1
 
     def save_checkpoint(self) -> Path:
-        """Saves everything that the next step depends on; every rank takes part. Returns the checkpoint's folder."""
+        """Saves everything that the next step depends on; every rank must call it. Returns the checkpoint's folder."""
         folder, policy = self.run.folder_of(self.saved_at), self.lightning_module.policy
         state = self._run_state()
         save_checkpoint(self.fabric, folder, policy, self.optimizers[0], state, self.saved_at, self.config_yaml)
@@ -221,7 +221,7 @@ def _hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def _apply(configured: list[dict[str, Any]], optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
-    """Gives a restored optimizer the configured hyperparameters; a schedule goes on from the new learning rate."""
+    """Gives a restored optimizer the configured hyperparameters; a schedule continues from the new learning rate."""
     for index, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         if scheduler is not None:
             before, now = group.get("initial_lr", group["lr"]), settings["initial_lr"]

@@ -1,4 +1,4 @@
-"""Interruption: by Ctrl-C (SIGINT), or by a scheduler that takes the machine back (SIGTERM)."""
+"""Interruption by Ctrl-C (SIGINT), or by a scheduler that ends the job (SIGTERM)."""
 
 import os
 import signal
@@ -11,13 +11,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Remembers a signal until the run is at a place where it can end, and says at once what happens until then.
+    """Records a signal until the run reaches a point where it can end, and prints at once what the run does until then.
 
-    A second signal ends the process immediately. Signals are read on a thread of their own: the main thread may be in a
-    computation, or wait in a collective, for minutes.
+    A second signal ends the process immediately. Signals are read on a background thread, because the main thread may
+    compute, or wait in a collective, for minutes.
 
     Args:
-        what_follows: What is printed at the first signal: what the run still does, and what a second signal would lose.
+        what_follows: Function that returns the text to print at the first signal: what the run still does, and what a
+            second signal would lose.
     """
 
     def __init__(self, what_follows: Callable[[], str]) -> None:
@@ -26,7 +27,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals over. Only the main thread can; elsewhere they keep their meaning."""
+        """Handles the signals within the block. Only the main thread can; on other threads, nothing is changed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -47,7 +48,7 @@ class StopRequest:
             os.close(reader)
 
     def _read(self, reader: int) -> None:
-        """Each byte is the number of a signal, which the interpreter writes when it arrives."""
+        """Reads the numbers of signals, one byte each, which the interpreter writes when a signal arrives."""
         while numbers := os.read(reader, 16):
             for number in numbers:
                 if number in SIGNALS:

@@ -19,27 +19,28 @@ from rence_lightning.errors import UserError
 
 
 class FullyShardStrategy(ModelParallelStrategy):
-    """Each process holds its share of every parameter, gradient and optimizer state (FSDP2).
+    """Shards every parameter, gradient and optimizer state over the processes (FSDP2).
 
-    The weights are loaded by rank 0 alone, into main memory, and handed out from there.
+    Rank 0 alone loads the weights, into main memory, and distributes them from there.
 
     With `precision: bf16-mixed` the shards stay in float32, layers compute in bfloat16 and gradients are reduced in
-    float32. Activation checkpointing is the model's: `model.gradient_checkpointing`.
+    float32. Activation checkpointing is a setting of the model: `model.gradient_checkpointing`.
 
     Args:
-        layers: Class names of the layers that are gathered one at a time (default: the model's own
-            `_no_split_modules`, its decoder layers).
-        reshard_after_forward: Free a layer's gathered parameters after its forward pass, and gather them again for its
-            backward pass: less memory, more communication.
-        shard_size: Processes that hold one copy of the policy between them (default: all). `node`: those of a node, so
-            that parameters are gathered within nodes and only gradients cross the network (hybrid sharding).
-        cpu_offload: Shards, gradients and optimizer states rest in main memory, and the optimizer's step is taken
-            there: the least GPU memory, and slow.
-        reduce_each_pass: Average gradients over processes after each of an update's backward passes. False waits for
-            the last one: less communication, but each process then holds the whole gradient, 4 bytes a parameter.
-        sharded_checkpoint: Every process saves its shard; False assembles one file on rank 0.
-        timeout_minutes: A process that waits for another so long gives up: longer than the slowest process samples, or
-            than rank 0 takes to load the weights.
+        layers: Class names of the layers that are gathered one at a time (default: the model's `_no_split_modules`,
+            which are its decoder layers).
+        reshard_after_forward: Whether to free a layer's gathered parameters after its forward pass and gather them
+            again for its backward pass, which takes less memory and more communication.
+        shard_size: Number of processes that share one copy of the policy (default: all). `node` takes the processes of
+            a node, so that parameters are gathered within nodes and only gradients cross the network (hybrid sharding).
+        cpu_offload: Whether to keep shards, gradients and optimizer states in main memory and take the optimizer's step
+            there, which needs the least GPU memory and is slow.
+        reduce_each_pass: Whether to average gradients over processes after each of an update's backward passes. False
+            averages them after the last pass only: less communication, but each process then holds the whole gradient,
+            4 bytes per parameter.
+        sharded_checkpoint: Whether every process saves its shard; False assembles one file on rank 0.
+        timeout_minutes: Minutes after which a process that waits for another gives up; must be longer than the slowest
+            process takes to sample, and than rank 0 takes to load the weights.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class FullyShardStrategy(ModelParallelStrategy):
         timeout_minutes: int = 120,
     ) -> None:
         if isinstance(shard_size, int) and shard_size < 1:
-            raise UserError(f"strategy: shard_size is {shard_size}, it must be >= 1")
+            raise UserError(f"strategy: shard_size is {shard_size}; it must be >= 1")
         super().__init__(
             self._shard,
             tensor_parallel_size=1,
@@ -68,7 +69,7 @@ class FullyShardStrategy(ModelParallelStrategy):
             self._backward_sync_control = _ReduceEachPass()
 
     def setup_environment(self) -> None:
-        # Left to itself, the base class replicates over the devices of a node and never averages their gradients.
+        # By default, the base class replicates over the devices of a node and never averages their gradients.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
@@ -98,13 +99,13 @@ class FullyShardStrategy(ModelParallelStrategy):
         # The root holds embedding and output projection, which the backward pass needs at once: they stay gathered.
         fully_shard(policy, reshard_after_forward=False, **options)
         if self.world_size > 1:
-            self._hand_out(policy, weights)
+            self._distribute(policy, weights)
         return policy
 
     @torch.no_grad()
-    def _hand_out(self, policy: Module, weights: dict[str, Tensor]) -> None:
-        """Gives every process its shards of rank 0's weights, and its buffers."""
-        if not self.is_global_zero:  # shapes alone so far
+    def _distribute(self, policy: Module, weights: dict[str, Tensor]) -> None:
+        """Gives every process its shards of rank 0's weights, and copies of rank 0's buffers."""
+        if not self.is_global_zero:  # the parameters have shapes but no storage so far
             policy.to_empty(device="cpu" if self._cpu_offload else self.root_device)
             policy.model.tie_weights()  # type: ignore[operator, union-attr]
             for module in policy.modules():
@@ -116,7 +117,7 @@ class FullyShardStrategy(ModelParallelStrategy):
             dist.broadcast(buffer, src=0)
 
     def _mesh(self, world: DeviceMesh) -> DeviceMesh:
-        """The processes as FSDP2 takes them: in one row they share one copy, in several each row has a copy."""
+        """The device mesh: one row of processes shares one copy of the policy; of several rows, each has a copy."""
         size = self.num_processes if self._shard_size == "node" else self._shard_size or world.size()
         if world.size() % size:
             raise UserError(
@@ -134,11 +135,11 @@ class _ReduceEachPass(_BackwardSyncControl):
 
 
 def is_sharded(module: Module) -> bool:
-    """Whether a module's parameters are spread over processes."""
+    """Whether a module's parameters are sharded over processes."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def full_state_dict(module: Module) -> dict[str, Tensor]:
-    """All weights, assembled in main memory on rank 0 (empty elsewhere); every rank takes part."""
+    """All weights, assembled in main memory on rank 0 (empty on the others); every rank must call it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, Tensor], get_model_state_dict(module, options=options))

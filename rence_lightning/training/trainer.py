@@ -1,4 +1,4 @@
-"""The training loop on Fabric: one iteration reads like Algorithm 1."""
+"""The training loop on Fabric; `fit` is Algorithm 1."""
 
 import math
 import os
@@ -31,39 +31,41 @@ from rence_lightning.training.strategy import FullyShardStrategy
 Precision = Literal["32-true", "bf16-mixed"]
 
 SKIPS_IN_A_ROW = 10
-"""Updates that may be skipped one after the other before the run stops: the policy itself must be broken."""
+"""Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
 
 PROCESSES_PER_CORE = 4
-"""More processes than this on a CPU never get through their set-up."""
+"""Largest number of processes per core of a CPU; with more, set-up does not finish in reasonable time."""
 
 STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
-"""Named, as in a configuration: the loop knows none of its callbacks."""
+"""Import path of the standard set: the loop does not import any callback."""
 
 
 class Trainer(ResumableTrainer):
     """Runs iterations of rollouts and updates, and calls Lightning's callbacks around them.
 
     Args:
-        max_iterations: Iterations of the whole run, those before a resume included.
-        run_dir: Directory that holds all of the run. Where a run is in it already, `RUN_DIR-2` and so on is taken; a
-            resumed run goes on in its own. `validate` writes to `RUN_DIR-validate`.
-        accelerator: `auto`, `cpu`, `gpu`, ...
-        devices: Number of devices, or a list of them, as in Lightning.
+        max_iterations: Number of iterations of the whole run, including those before it was resumed.
+        run_dir: Directory that holds all files of the run. If it already holds a run, a new run is written to
+            `RUN_DIR-2`, `RUN_DIR-3` and so on; a resumed run continues in its own directory. `validate` writes to
+            `RUN_DIR-validate`.
+        accelerator: Kind of device to run on: `auto`, `cpu`, `gpu`, ...
+        devices: Number of devices on each machine, or a list of device indices, as in Lightning.
         num_nodes: Number of machines.
-        strategy: `auto`, `ddp`, or the `class_path` of a strategy: to shard the policy,
-            `rence_lightning.training.FullyShardStrategy`.
-        precision: `32-true` computes in the parameters' own type (`model.dtype`), `bf16-mixed` in bfloat16 with
-            parameters in float32. Fabric's `bf16-true` is not offered: it rounds rotary frequencies as well.
-        micro_batch_tokens: Tokens (padding counted) of one forward and backward pass on one device. The only size that
-            is per device; it changes memory and speed, never the gradient.
-        gradient_clip_val: Largest norm of an update's gradient; null does not clip it.
-        on_nonfinite: What to do when an update's gradient is not finite: `stop` the run, or `skip` the update (and stop
-            after ten in a row).
-        cpu_threads: Threads of a process on a CPU (default: torch's choice, one a core). Small policies gain nothing
-            from a second one, and lose much where another job runs on the same machine.
-        loggers: Further loggers, by `class_path`.
-        callbacks: Callbacks, by `class_path`, besides those that have keys of their own. Without a command line, null
-            takes the standard set: everything a run needs except benchmarks.
+        strategy: Strategy that distributes the policy over devices: `auto`, `ddp`, or a `class_path`, such as
+            `rence_lightning.training.FullyShardStrategy`, which shards the policy.
+        precision: Precision of the computation: `32-true` computes in the parameters' data type (`model.dtype`),
+            `bf16-mixed` in bfloat16 with parameters in float32. Fabric's `bf16-true` is not supported, because it also
+            rounds the rotary frequencies.
+        micro_batch_tokens: Largest number of tokens, including padding, of one forward and backward pass on one device.
+            This is the only size that is per device; it changes memory and speed, never the gradient.
+        gradient_clip_val: Largest norm of an update's gradient; null disables clipping.
+        on_nonfinite: Action when an update's loss or gradient is not finite: `stop` the run, or `skip` the update (and
+            stop after ten skipped updates in a row).
+        cpu_threads: Number of threads of a process on a CPU (default: torch's choice, one per core). Small policies do
+            not run faster with a second thread, and run much slower with one if other jobs share the machine.
+        loggers: Further loggers, each given by `class_path`.
+        callbacks: Further callbacks, each given by `class_path`, in addition to those that have keys of their own. In
+            Python, null takes the standard set: everything a run needs except benchmarks.
     """
 
     def __init__(
@@ -83,7 +85,10 @@ class Trainer(ResumableTrainer):
         callbacks: list[Callback] | None = None,
     ) -> None:
         if max_iterations < 0 or micro_batch_tokens < 1:
-            raise UserError("trainer: max_iterations must be >= 0 and micro_batch_tokens >= 1")
+            raise UserError(
+                f"trainer: max_iterations ({max_iterations}) must be >= 0 and micro_batch_tokens "
+                f"({micro_batch_tokens}) >= 1"
+            )
         if gradient_clip_val is not None and gradient_clip_val <= 0:
             raise UserError(
                 f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
@@ -106,17 +111,17 @@ class Trainer(ResumableTrainer):
 
     @property
     def max_epochs(self) -> int:
-        """Lightning's word for `max_iterations`."""
+        """Lightning's name for `max_iterations`."""
         return self.max_iterations
 
     # ---- the two commands -------------------------------------------------------------------------------------------
 
     def fit(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
-        """Trains: Algorithm 1 until `max_iterations`, a callback's stop, or the mastery of every prompt.
+        """Trains by Algorithm 1 until `max_iterations`, until a callback stops the run, or until all is mastered.
 
         Args:
-            model: The policy, its objective and trust region.
-            datamodule: The rollouts, their grading and filtering.
+            model: Policy with its objective and trust region.
+            datamodule: Source of the rollouts, graded and filtered.
             ckpt_path: Checkpoint to resume from: `last`, `best`, a run directory or a checkpoint in one.
         """
         with self._session(model, datamodule, TrainerFn.FITTING, ckpt_path):
@@ -143,12 +148,12 @@ class Trainer(ResumableTrainer):
             self.call("on_fit_end")
 
     def validate(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
-        """Evaluates the policy, or the one of a checkpoint, on the configured benchmarks; nothing is trained."""
+        """Evaluates the policy, or that of a checkpoint, on the configured benchmarks, without training."""
         with self._session(model, datamodule, TrainerFn.VALIDATING, ckpt_path):
             self.evaluate()
 
     def evaluate(self) -> None:
-        """Runs every callback's `on_evaluate`, in training or on its own."""
+        """Calls every callback's `on_evaluate`, during training or for `validate`."""
         before, self._doing = self._doing, "evaluation"
         self.lightning_module.eval()
         self.call("on_validation_start")
@@ -161,7 +166,7 @@ class Trainer(ResumableTrainer):
     def _session(
         self, model: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
     ) -> Iterator[None]:
-        """Set-up, then the loop, which a signal or a failure on any rank ends in good order."""
+        """Sets the run up, then runs the loop; a signal or a failure on any rank ends all ranks in an orderly way."""
         self.enter(function)
         self.fabric.launch()
         self.lightning_module, self.datamodule = model, datamodule
@@ -169,7 +174,7 @@ class Trainer(ResumableTrainer):
             if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
                 raise UserError(
                     "trainer: no callback takes the log-probabilities of pi_old; add "
-                    "rence_lightning.callbacks.OldPolicySnapshot, or leave callbacks out for the standard set"
+                    "rence_lightning.callbacks.OldPolicySnapshot, or omit `callbacks` to get the standard set"
                 )
             self._set_up(model, datamodule, function, ckpt_path)
             with self._stop_request.listening():
@@ -179,7 +184,7 @@ class Trainer(ResumableTrainer):
 
     @contextmanager
     def _iteration(self) -> Iterator[None]:
-        """An iteration that ends before its first update leaves no trace: no prompt is drawn, mastered or cached."""
+        """Undoes an iteration that ends before its first update: no prompt is drawn, mastered or cached."""
         before = self.datamodule.state_dict()
         try:
             yield
@@ -192,9 +197,9 @@ class Trainer(ResumableTrainer):
             self._doing = ""
 
     def _rollouts(self, batches: Iterator[IterationBatch]) -> IterationBatch | None:
-        """The next batch, sampled from the policy as it is, with log pi_old of what is trained on."""
+        """The next batch, sampled from the current policy, with log pi_old of the groups to train on."""
         self._doing = "rollouts"
-        with self.fabric.autocast():  # the engine computes in our precision
+        with self.fabric.autocast():  # the engine computes in the trainer's precision
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
@@ -202,7 +207,7 @@ class Trainer(ResumableTrainer):
         return batch
 
     def _end_iteration(self, batch: IterationBatch) -> None:
-        """Logs the figures of an iteration, and counts it."""
+        """Logs the figures of an iteration, and counts it as done."""
         figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
         figures["rollouts/prompts_left"] = self.datamodule.pool.left
         figures["train/updates_skipped"] = self.updates_skipped
@@ -231,7 +236,7 @@ class Trainer(ResumableTrainer):
         self._in_step = False
 
     def _backward(self, share: UpdateShare) -> dict[str, float]:
-        """Accumulates the gradient of an update; returns its figures, summed over micro-batches and ranks."""
+        """Accumulates the gradient of an update; returns the update's figures, summed over micro-batches and ranks."""
         with collectives():
             figures = self._accumulate(share)
         mine: Counter[str] = Counter()
@@ -279,8 +284,8 @@ class Trainer(ResumableTrainer):
             if self.on_nonfinite == "stop" or self._skipped_in_a_row == SKIPS_IN_A_ROW:
                 raise NonFiniteError(
                     f"iteration {self.current_epoch + 1}, update {self.global_step + 1}: the loss is {loss}, the "
-                    f"gradient's norm {total}, and {self._skipped_in_a_row} updates in a row were not taken (lower the "
-                    "learning rate, or set trainer.on_nonfinite to skip where this is rare)"
+                    f"gradient's norm {total}, and {self._skipped_in_a_row} updates in a row were skipped (lower the "
+                    "learning rate, or set trainer.on_nonfinite to skip if this is rare)"
                 )
         optimizer.zero_grad(set_to_none=True)
         return total
@@ -292,7 +297,7 @@ class Trainer(ResumableTrainer):
         self.call("on_draw", batch, prompts, group_size)
 
     def on_tokens(self, responses: int, tokens: int) -> None:
-        """Sampling ends at once where this rank is interrupted or another has failed: it can be taken back."""
+        """Ends sampling at once if this rank is interrupted or another has failed; the iteration can be undone."""
         if self._stop_request.signal:
             raise Stopped(self._stop_request.signal)
         check_peers()
@@ -301,17 +306,17 @@ class Trainer(ResumableTrainer):
     # ---- interruptions ----------------------------------------------------------------------------------------------
 
     def stop_if_requested(self) -> None:
-        """Ends the run here if any rank was interrupted; called where the state can be saved or taken back."""
+        """Ends the run here if any rank was interrupted; called where the state can be saved or undone."""
         if max_over_ranks(float(self._stop_request.signal)) > 0:
             raise Stopped(self._stop_request.signal)
 
     def _what_follows(self) -> str:
-        """What the run still does after a first signal, and what a second one would lose."""
+        """What the run still does after a first signal, and what a second signal would lose."""
         if not self.is_global_zero:
             return ""
         iteration, again = self.current_epoch + 1, "again to stop now"
         if not self.training:
-            return f"ending the evaluation; what it has sampled is kept ({again})"
+            return f"ending the evaluation; the finished samples are kept ({again})"
         if self._doing == "rollouts":
             return f"ending the rollouts of iteration {iteration}, then saving iteration {self.current_epoch} ({again})"
         if self._doing == "updates" and self.batch is not None:
@@ -319,13 +324,13 @@ class Trainer(ResumableTrainer):
             return f"finishing update {of} of iteration {iteration}, then saving ({again} and lose the iteration)"
         if self._doing == "evaluation":
             return f"ending the evaluation, then saving iteration {self.current_epoch} ({again})"
-        return f"ending the run, with what it has learned saved ({again})"
+        return f"ending the run, after saving what it has learned ({again})"
 
 
 def _fabric(
     accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
 ) -> Fabric:
-    """Fabric, with its ways of saying that a setting is impossible as one line."""
+    """Creates Fabric; turns its errors about impossible settings into a message of one line."""
     try:
         fabric = Fabric(
             accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
@@ -335,10 +340,13 @@ def _fabric(
         raise UserError(f"trainer: {given}: {error}") from error
     if not isinstance(fabric.strategy, SingleDeviceStrategy | DDPStrategy | FullyShardStrategy):
         raise UserError(
-            f"trainer: strategy {type(fabric.strategy).__name__} cannot give weights to an engine and save them; use "
-            "auto, ddp or rence_lightning.training.FullyShardStrategy"
+            f"trainer: strategy {type(fabric.strategy).__name__} is not supported, because its weights can neither be "
+            "given to an engine nor saved; use auto, ddp or rence_lightning.training.FullyShardStrategy"
         )
     processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
     if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
-        raise UserError(f"trainer: devices is {processes} on a CPU with {cores} cores; lower it")
+        raise UserError(
+            f"trainer: devices is {processes} on a CPU with {cores} cores; set it to at most "
+            f"{PROCESSES_PER_CORE * cores}"
+        )
     return fabric

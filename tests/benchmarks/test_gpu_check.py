@@ -92,7 +92,7 @@ def test_a_part_that_fails_fails_the_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+def test_without_a_gpu_the_check_is_refused(tmp_path: Path) -> None:
     done = run(f"--out={tmp_path / 'out'}")
     assert done.returncode == 2 and done.stderr.strip().endswith("rehearse with --cpu true")
 

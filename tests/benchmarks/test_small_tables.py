@@ -120,7 +120,7 @@ def test_a_crash_is_no_diverged_run_although_python_ends_with_1_too(tmp_path: Pa
     with pytest.raises(RunFailed, match="RuntimeError: out of memory"):
         Scripted(tmp_path / "a", crashes).run(JOBS[:1], "")
     starves = "import sys; print('error: nothing to train on', file=sys.stderr); sys.exit(1)"
-    with pytest.raises(RunFailed, match=r"no evaluation behind\nerror: nothing to train on"):
+    with pytest.raises(RunFailed, match=r"wrote no evaluation\nerror: nothing to train on"):
         Scripted(tmp_path / "b", starves).run(JOBS[:1], "")
     assert not list(tmp_path.rglob("finished.json"))
 
@@ -131,7 +131,7 @@ import pathlib, signal, sys, time
 run = pathlib.Path(sys.argv[1])
 sleeper = run.parents[1] / "lr-0.0001-test-seed-1"
 def end(*_):
-    (sleeper / "told").touch()
+    (sleeper / "terminated").touch()
     sys.exit(143)
 if "seed-1" in str(run):
     signal.signal(signal.SIGTERM, end)
@@ -143,7 +143,7 @@ sys.exit(3)
 """
     with pytest.raises(RunFailed, match="seed-0: exit code 3"):
         Scripted(tmp_path, program).run(JOBS, "")
-    assert (tmp_path / JOBS[1].name / "told").exists(), "the other run was not asked to end"
+    assert (tmp_path / JOBS[1].name / "terminated").exists(), "the other run did not receive SIGTERM"
     assert not list(tmp_path.rglob("finished.json"))
 
 
@@ -211,7 +211,7 @@ def test_rows_with_the_same_configuration_are_one_method() -> None:
     assert (methods[0].repeats, methods[0].limit, methods[4].limit) == (4, None, 7)
 
 
-def test_a_table_asked_for_alone_takes_up_the_runs_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_table_uses_the_runs_of_all_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"trainer": {"run_dir": "runs/x"}, "evaluation": {"repeats": 4, "limit": None}}
     monkeypatch.setattr("benchmarks.small_tables.spec.complete_config", lambda _: copy.deepcopy(config))
     tables = [{"title": "One", "rows": [{"name": "No margin", "config": "a.yaml", "paper": 1}]}]
@@ -224,10 +224,10 @@ def test_a_table_asked_for_alone_takes_up_the_runs_of_all(tmp_path: Path, monkey
     first, asked = asked, []
     small_tables(tmp_path, tmp_path / "tiny.yaml", tables=[2])
     assert asked == first
-    assert "| mNCE | **50.0** | 50.0 |" in (tmp_path / "tables.md").read_text(), "the name of a table not asked for"
+    assert "| mNCE | **50.0** | 50.0 |" in (tmp_path / "tables.md").read_text(), "the name is from another table"
 
 
-def test_only_what_is_trained_differs_from_the_same_row_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_row_and_the_same_row_validated_are_two_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"trainer": {"run_dir": "runs/x"}, "evaluation": {"repeats": 4, "limit": None}}
     monkeypatch.setattr("benchmarks.small_tables.spec.complete_config", lambda _: copy.deepcopy(config))
     start, trained = Row("Start", "a.yaml", 46.4, validate=True), Row("Trained", "a.yaml", 63.0)

@@ -1,4 +1,4 @@
-"""What a run prints: a line for each iteration that fits 100 columns, bars with rates, results told by hooks."""
+"""Output of a run: a line for each iteration that fits 100 columns, bars with rates, results reported by hooks."""
 
 import io
 import re
@@ -74,7 +74,7 @@ class Clock:
 
 
 class Slow(Callback):
-    """Iterations of 10, 20 and 30 seconds, of which rollouts take 4, and evaluations of 100 seconds."""
+    """Iterations of 10, 20 and 30 seconds with rollouts of 4 seconds, and evaluations of 100 seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -139,7 +139,7 @@ def test_bars_show_rates_and_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 class Listener(Callback):
-    """Stands for any callback that uses the results of others."""
+    """Represents any callback that uses the results of others."""
 
     def __init__(self) -> None:
         self.evaluations: list[Evaluation] = []
@@ -153,7 +153,7 @@ class Listener(Callback):
         self.exports.append(folder)
 
 
-def test_results_are_told_by_hooks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_reported_by_hooks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fresh_start()
     listener, run_dir = Listener(), tmp_path / "run"
     trainer = make_trainer(

@@ -249,7 +249,7 @@ class Short:
     ("engine", "words"),
     [("Empty", "it lacks sync, release"), ("Short", "generate(self, prompts, group_size, sampling")],
 )
-def test_an_engine_that_lacks_methods_is_told_which(
+def test_the_message_for_an_incomplete_engine_names_the_missing_methods(
     engine: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "users_engines.py").write_text(ENGINES)
@@ -286,7 +286,7 @@ def test_an_unwritable_run_directory(tmp_path: Path, capfd: pytest.CaptureFixtur
         assert words in error_of(capfd, "fit", f"--config={ARITHMETIC}", f"--trainer.run_dir={wanted}")
 
 
-def test_validate_without_benchmarks_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_validate_without_benchmarks_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["validate", f"--config={ARITHMETIC}", f"--trainer.run_dir={tmp_path / 'run'}"]
     assert "name one under evaluation.benchmarks" in error_of(capfd, *arguments, "--evaluation.benchmarks=null")
 

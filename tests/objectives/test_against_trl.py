@@ -1,7 +1,7 @@
 """The policy-gradient objectives against the loss of TRL's GRPOTrainer, on the same tensors.
 
 The trainer is built for real around a small policy; responses and rewards come in through its public `rollout_func`
-and `reward_funcs`, and only the log-probabilities, which a model would compute, are handed in.
+and `reward_funcs`, and only the log-probabilities, which a model would compute, are given.
 """
 
 from collections.abc import Callable, Iterator

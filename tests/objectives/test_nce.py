@@ -29,7 +29,7 @@ POSITIVE = REWARDS == 1
 
 
 def naive(scores: list[float], positive: list[bool], other_positives: bool) -> float:
-    """Eq. (1) as it stands, one positive and one denominator at a time."""
+    """Eq. (1) as printed, one positive and one denominator at a time."""
     terms = []
     for index, score in enumerate(scores):
         if positive[index]:

@@ -162,7 +162,7 @@ def test_losses_know_no_shift_of_the_rewards(objective: type[PolicyGradient], se
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1.0, 1 / 3])
 @pytest.mark.parametrize("responses", [2, 3, 7])
 def test_equal_rewards_teach_exactly_nothing(objective: type[PolicyGradient], reward: float, responses: int) -> None:
-    """Not even a rounding error over an epsilon. (DAPO without the penalty, which tells lengths apart.)"""
+    """Exactly 0, without a rounding error. (DAPO without the penalty, which depends on the lengths.)"""
     groups = random_groups(responses=responses)
     groups = replace(groups, rewards=torch.full((6, responses), reward))
     loss = objective() if objective is DAPO else build(objective)
@@ -185,7 +185,7 @@ def test_log_probs_enter_by_their_ratio_alone(objective: type[PolicyGradient]) -
 
 
 def test_the_overlong_penalty_by_hand() -> None:
-    """DAPO, Eq. (13), with its L_max of 20,480 tokens of which 4,096 are the buffer."""
+    """DAPO, Eq. (13), with L_max = 20,480 tokens, including a buffer of 4,096."""
     lengths = torch.tensor([[1, 16_383, 16_384, 16_385, 18_432, 20_480]])
     expected = [0, 0, 0, -1 / 4096, -0.5, -1]
     assert overlong_penalty(lengths, 20_480, 4096)[0].tolist() == pytest.approx(expected, abs=1e-9)

@@ -26,7 +26,7 @@ def test_k1_and_k3_are_unbiased_under_pi_old() -> None:
     log_new = new_policy().log_softmax(-1)
     exact = (OLD * (OLD.log() - log_new)).sum()
     reverse = (log_new.exp() * (log_new - OLD.log())).sum()
-    assert abs(exact - reverse) > 0.01, "the two directions must differ for the test to tell them apart"
+    assert abs(exact - reverse) > 0.01, "the test needs two directions that differ"
     for estimator in ("k1", "k3"):
         expectation = (OLD * kl_estimate(log_new - OLD.log(), estimator)).sum()
         assert expectation.item() == pytest.approx(exact.item())

@@ -1,4 +1,4 @@
-"""The digest of a policy's weights: the same for the same weights, sharded or not, and for no others."""
+"""The digest of a policy's weights: equal for equal weights, sharded or not, and different for any others."""
 
 import pytest
 import torch

@@ -100,7 +100,7 @@ def test_a_gguf_file_without_the_packages_to_read_it_names_the_extra(
     absent: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RENCE_CACHE", str(tmp_path / "cache"))
-    spec = importlib.util.find_spec("json")  # stands for a package that is there
+    spec = importlib.util.find_spec("json")  # in place of an installed package
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else spec)
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     names = " and ".join(name for name in ("gguf", "accelerate") if name in absent)

@@ -55,7 +55,7 @@ def test_entropy_is_that_of_the_categorical_distribution() -> None:
         assert row[len(response) :].abs().sum() == 0
 
 
-def test_what_stands_in_the_padding_does_not_matter() -> None:
+def test_the_tokens_of_the_padding_do_not_matter() -> None:
     policy = tiny_policy()
     input_ids, mask = collate(SEQUENCES, PAD, CPU)
     lengths = torch.tensor([len(prompt) + len(response) for prompt, response in SEQUENCES])
@@ -155,7 +155,7 @@ def test_a_model_that_transforms_its_logits_is_refused() -> None:
 
 
 def on_gpu_only(module: torch.nn.Module, query: Tensor, *_: object, **__: object) -> None:
-    """Stands for FlashAttention: no tensor on a CPU is accepted."""
+    """Stand-in for FlashAttention, which accepts no tensor on a CPU."""
     raise RuntimeError(f"attention got a tensor on {query.device}")
 
 

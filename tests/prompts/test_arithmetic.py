@@ -35,7 +35,7 @@ def test_answers_are_right_and_no_running_value_is_negative(split: str) -> None:
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 2000), ("validation", 500), ("test", 500)])
-def test_a_split_is_the_same_everywhere_and_for_ever(split: str, size: int) -> None:
+def test_a_split_never_changes_and_is_the_same_everywhere(split: str, size: int) -> None:
     random.seed(1)
     problems = ArithmeticProblems(split).load()
     random.seed(2)

@@ -138,7 +138,7 @@ def test_a_field_name_may_contain_dots(tmp_path: Path) -> None:
     assert FileProblems(str(path), answer_field="gold.answer").load()[0].answer == "1"
 
 
-def test_ids_are_numbered_by_default_and_bare_numbers_are_told_apart(tmp_path: Path) -> None:
+def test_ids_are_numbered_by_default_and_bare_numbers_get_a_prefix(tmp_path: Path) -> None:
     row = {"problem": "p", "answer": "1"}
     unnamed = write_lines(tmp_path / "unnamed.jsonl", row, row)
     assert [p.id for p in FileProblems(str(unnamed)).load()] == ["unnamed/1", "unnamed/2"]

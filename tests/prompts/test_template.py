@@ -108,7 +108,7 @@ def test_a_chat_template_that_refuses_is_reported() -> None:
 
 
 @pytest.mark.parametrize("text", ["Solve it.", "{problem} and {problem}", "{ problem }"])
-def test_the_placeholder_stands_exactly_once(text: str) -> None:
+def test_the_placeholder_must_occur_exactly_once(text: str) -> None:
     with pytest.raises(UserError, match=r"text must contain \{problem\} exactly once"):
         PromptTemplate(text)
 

@@ -1,4 +1,4 @@
-"""Names of runs, what `--ckpt_path` means, and where a resumed run goes on; on folders made by hand."""
+"""Names of runs, the meaning of `--ckpt_path`, and where a resumed run continues; tested on hand-made folders."""
 
 import json
 from pathlib import Path
@@ -87,11 +87,11 @@ def test_a_checkpoint_between_two_updates_is_later_than_its_iteration(tmp_path: 
 def test_an_older_checkpoint_branches(tmp_path: Path) -> None:
     run = started(tmp_path / "exp", 1, 2)
     branch = resume(run.checkpoints[0], tmp_path / "exp")
-    assert branch.run is None and "has gone on to iteration-0002" in branch.reason
+    assert branch.run is None and "has continued to iteration-0002" in branch.reason
     assert branch.parent == {"run": run.id, "directory": str(run.directory), "checkpoint": "iteration-0001"}
 
 
-def test_a_copy_branches_and_names_no_directory_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_branches_and_records_no_directory_of_its_parent(tmp_path: Path) -> None:
     run = started(tmp_path / "exp", 1)
     copy = tmp_path / "x" / "iteration-0010"
     copy.mkdir(parents=True)
@@ -125,10 +125,10 @@ def test_a_path_may_be_a_checkpoint_or_a_run(tmp_path: Path) -> None:
         find_checkpoint(str(tmp_path / "nowhere"), tmp_path / "other")
 
 
-def test_half_a_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     run = started(tmp_path / "exp", 3)
     (run.checkpoints[0] / "checkpoint.json").write_text('{"run": ')
-    with pytest.raises(UserError, match="iteration-0003 is not a whole checkpoint; give another"):
+    with pytest.raises(UserError, match="iteration-0003 is not a complete checkpoint; give another"):
         resume(run.checkpoints[0], tmp_path / "exp")
 
 

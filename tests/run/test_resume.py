@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed is the run that was never stopped, to the bit."""
+"""A run that is interrupted and resumed equals the run that was never interrupted, to the bit."""
 
 import csv
 import json
@@ -41,17 +41,17 @@ def test_six_iterations_are_three_and_three(tmp_path: Path) -> None:
     run(tmp_path / "parts", 6, ckpt_path="last", seed=123)  # what the seed set before the resume must not matter
     whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
     history = [state[0]["run"]["callbacks"].pop("BenchmarkEvaluation") for state in (whole, parts)]
-    # The run of three was evaluated at its end, iteration 3, besides.
+    # The run of three iterations has one more evaluation, at its end, after iteration 3.
     assert [row["iteration"] for row in history[0]["history"]] == [0, 5, 6]
     assert [row["iteration"] for row in history[1]["history"]] == [0, 3, 5, 6]
     for state in (whole, parts):
         state[0]["run"]["callbacks"].pop("Checkpoint")  # knows when it saved, which was at 3 as well
     assert_same(whole, parts)
-    assert whole[0]["run"]["data"]["pool"]["mastered"], "nothing was mastered: the test has lost its point"
+    assert whole[0]["run"]["data"]["pool"]["mastered"], "the test needs mastered prompts"
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_in_its_directory(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_in_its_directory(tmp_path: Path) -> None:
     run(tmp_path / "run", 2)
     run(tmp_path / "run", 4, ckpt_path=str(tmp_path / "run"))
     assert not (tmp_path / "run-2").exists()
@@ -131,7 +131,7 @@ def test_two_runs_side_by_side_do_not_touch_one_another(tmp_path: Path) -> None:
                     assert_nothing_lost(files, after[folder])
 
 
-def test_a_finished_run_says_so_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_prints_that_and_changes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "run", 2)
     before = contents(tmp_path)
     capsys.readouterr()
@@ -160,7 +160,7 @@ def test_a_learning_rate_that_was_changed_is_applied(tmp_path: Path) -> None:
     assert resumed_optimizer(tmp_path, adamw(1e-4), adamw(5e-5)) == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5])
 
 
-def test_a_schedule_goes_on_from_the_new_learning_rate(tmp_path: Path) -> None:
+def test_a_schedule_continues_from_the_new_learning_rate(tmp_path: Path) -> None:
     """The schedule halves the rate at each update: 1, 1/2, then 1/4 and 1/8 of the new one."""
     halving = lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)  # noqa: E731
     rates = resumed_optimizer(tmp_path, adamw(8e-5), adamw(16e-5), lr_scheduler=halving)
@@ -209,7 +209,7 @@ class StopsAfterUpdate(Callback):
 
 
 @pytest.mark.parametrize("update", [4, 5, 6])
-def test_a_run_that_is_interrupted_between_updates_goes_on_exactly(update: int, tmp_path: Path) -> None:
+def test_a_run_that_is_interrupted_between_updates_continues_exactly(update: int, tmp_path: Path) -> None:
     """Three updates an iteration: after its first, its second and its last."""
 
     def fit(name: str, *callbacks: Any, ckpt_path: str | None = None, seed: int = 0) -> None:

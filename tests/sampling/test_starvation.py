@@ -1,4 +1,4 @@
-"""What happens when an iteration does not find the groups it wants."""
+"""Iterations that do not find as many groups as they need."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ CORRECT, WRONG = Score(1.0, True, "1"), Score(0.1, False, "2")
 
 
 class Fixed(Reward):
-    """Gives every group the same verdicts; or, told so, only groups whose answer is in `solvable`."""
+    """Gives every group the same verdicts or, with `solvable`, only the groups whose answer is in it."""
 
     def __init__(self, verdicts: str, solvable: set[str] | None = None) -> None:
         self.verdicts = verdicts
@@ -104,15 +104,15 @@ def test_left_over_groups_are_sampled_anew_first_thing(tmp_path: Path) -> None:
     cached = [row["id"] for row in first if row["outcome"] == "cached"]
     assert len(first) == 8 and len(cached) == 2, "eight drawn, six wanted"
     assert [row["id"] for row in second[:2]] == cached
-    assert len(second) == 10, "the cache is a draw of its own: two, then eight more"
+    assert len(second) == 10, "the cached prompts are a separate draw: two, then eight more"
     texts = {row["id"]: [response["text"] for response in row["responses"]] for row in first}
     assert all([response["text"] for response in row["responses"]] != texts[row["id"]] for row in second[:2]), (
         "left-over groups must not be trained on: their prompts are sampled again"
     )
 
 
-def test_the_draw_of_the_cache_takes_none_from_the_others(tmp_path: Path) -> None:
-    """One draw allowed, and two left-over prompts: the second iteration samples them and a draw besides."""
+def test_the_draw_of_the_cache_does_not_count_towards_the_limit(tmp_path: Path) -> None:
+    """With one draw allowed and two left-over prompts, the second iteration samples these and one more draw."""
     data = make_data(reward=Fixed("11000000"), max_draws_per_iteration=1)
     trainer = fit(tmp_path / "run", data, iterations=2)
     assert trainer.callback_metrics["rollouts/groups_sampled"] == 10

@@ -1,4 +1,4 @@
-"""What breaks while a run is under way: the engine, the disk. It ends with a clear message and nothing lost."""
+"""Failures during a run, of the engine, the disk or a user's part: the message is clear and no training is lost."""
 
 import json
 import resource
@@ -81,7 +81,7 @@ def test_an_engine_that_dies_loses_nothing(while_syncing: bool, tmp_path: Path) 
     with pytest.raises(EngineError, match="its memory is gone"):
         run("broken", engine=DyingEngine(3, while_syncing=while_syncing))
     last = tmp_path / "broken" / "checkpoints" / "last"
-    assert last.resolve().name == "iteration-0002", "what two iterations learned was lost"
+    assert last.resolve().name == "iteration-0002", "the training of two iterations was lost"
     run("broken", ckpt_path="last")
     assert_same(tmp_path / "whole", tmp_path / "broken")
 
@@ -98,7 +98,7 @@ def test_an_engine_that_dies_loses_nothing(while_syncing: bool, tmp_path: Path) 
     ],
 )
 def test_all_ranks_end_when_one_fails(kind: str, rank: int, place: str, tmp_path: Path) -> None:
-    """Behind a transport that notices nothing; `tests/failures.py` runs all cases."""
+    """With a transport that hides failures; `tests/failures.py` runs all cases."""
     assert failures.run(kind, rank, place, tmp_path) < failures.SECONDS
 
 
@@ -106,7 +106,7 @@ def test_all_ranks_end_when_one_fails(kind: str, rank: int, place: str, tmp_path
 
 
 class BadReward(Reward):
-    """Right answers by chance; wrong in its own way from some call on."""
+    """Takes every fourth response as correct, and fails in the given way after some calls."""
 
     def __init__(self, fault: Callable[[int], Any], after: int = 20) -> None:
         self.fault, self.after, self.calls = fault, after, 0
@@ -124,8 +124,8 @@ def raise_key_error(_: int) -> None:
 
 REWARDS: list[tuple[Callable[[int], Any], str]] = [
     (raise_key_error, "raised KeyError: 'colour'"),
-    (lambda n: [Score(1.0, True, "1")] * (n - 1), "returned .*; expected a list of 8 Score, one a response"),
-    (lambda n: [1.0] * n, "returned .*; expected a list of 8 Score, one a response"),
+    (lambda n: [Score(1.0, True, "1")] * (n - 1), "returned .*; expected a list of 8 Score, one per response"),
+    (lambda n: [1.0] * n, "returned .*; expected a list of 8 Score, one per response"),
     (lambda n: None, "returned None; expected a list of 8 Score"),
     (lambda n: [Score(float("nan"), False, "1")] * n, "returned nan; expected a finite reward"),
 ]
@@ -232,7 +232,7 @@ def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any],
 
 
 class FullDisk(Callback):
-    """From some iteration on, no file can grow past 100 kB: a checkpoint breaks off in the middle of writing."""
+    """Limits files to 100 kB from some iteration on, so that writing a checkpoint fails in the middle."""
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration
@@ -257,7 +257,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     finally:
         limit_files(resource.RLIM_INFINITY)
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == {"iteration-0001", "last"}, "half a checkpoint was left"
+    assert {path.name for path in checkpoints.iterdir()} == {"iteration-0001", "last"}, "an incomplete one is left"
     fresh_start()
     resumed = make_trainer(tmp_path / "run", [Checkpoint(every=1)], max_iterations=3)
     resumed.fit(make_module(), make_data(), ckpt_path="last")

@@ -1,4 +1,4 @@
-"""A short run of the embedded policy, and everything that it leaves behind."""
+"""A short run of the embedded policy, and all the files that it writes."""
 
 import csv
 import json
@@ -141,7 +141,7 @@ def test_without_a_snapshot_of_pi_old_the_run_says_what_is_missing(tmp_path: Pat
     trainer = Trainer(run_dir=str(tmp_path / "run"), accelerator="cpu", devices=1, callbacks=[Progress()])
     with pytest.raises(UserError, match="OldPolicySnapshot"):
         trainer.fit(make_module(), make_data())
-    assert not (tmp_path / "run").exists(), "that is known before anything is done"
+    assert not (tmp_path / "run").exists(), "the error must come before the run directory is created"
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_gradient_that_is_not_finite_stops_or_is_skipped(tmp_path: Path) -> No
 
 
 def test_a_policy_that_stays_broken_ends_the_run(tmp_path: Path) -> None:
-    """Skipping is for a rare bad batch; ten in a row are a broken policy, and nothing of it may be adapted to."""
+    """Skipping is meant for a rare bad batch; ten in a row mean a broken policy, and kl_coef must not adapt to it."""
     from rence_lightning.errors import NonFiniteError
 
     class Breaks(Callback):

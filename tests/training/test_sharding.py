@@ -51,7 +51,7 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def outcomes(run_dir: Path) -> list[list[tuple[Any, Any]]]:
-    """What became of each prompt, in order, in each iteration."""
+    """The outcome of each prompt, in order, in each iteration."""
     files = sorted((run_dir / "rollouts").glob("*.jsonl"))
     rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     return [[(row["id"], row["outcome"]) for row in iteration] for iteration in rows]
@@ -92,7 +92,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_the_comparison_has_a_point(one: Path) -> None:
+def test_the_reference_run_trains_and_has_every_outcome(one: Path) -> None:
     start = load_file(ROOT / "rence_lightning" / "embedded" / "arithmetic" / "model.safetensors")
     moved = weights(one)["model.norm.weight"] - start["model.norm.weight"].float()
     assert moved.abs().max() > 1e-5, "the policy did not move"
@@ -203,8 +203,8 @@ def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_that_cannot_be_loaded_is_said_once(tmp_path: Path) -> None:
-    """Rank 0 alone reads the weights; the others must not wait for them."""
+def test_a_policy_that_cannot_be_loaded_is_reported_once(tmp_path: Path) -> None:
+    """Rank 0 alone reads the weights; the other ranks must not wait for them after a failure."""
     done = run("fit", tmp_path / "run", *SHARDED, "--model.policy=/no/such/folder")
     assert done.returncode == 2
     assert done.stderr.count("error: policy: no folder '/no/such/folder'") == 1 and "Traceback" not in done.stderr

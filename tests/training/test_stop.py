@@ -1,4 +1,4 @@
-"""A run that is interrupted or killed goes on as if nothing had happened."""
+"""A run that is interrupted or killed continues, and has the same result as an uninterrupted run."""
 
 import signal
 import subprocess
@@ -24,10 +24,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_interrupted_saves_and_goes_on_exactly(
+def test_an_interrupted_run_saves_and_continues_exactly(
     number: signal.Signals, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Checkpoints are rare here: what is saved is saved because of the signal."""
+    """Checkpoints are rare here, so that the one that is resumed was saved because of the signal."""
     run_dir = tmp_path / "run"
     stop_after_three_iterations(run_dir, number)
     assert not (run_dir / "hf").exists(), "an interrupted run should not spend its last seconds on an export"
@@ -50,7 +50,7 @@ def stop_after_three_iterations(run_dir: Path, number: signal.Signals, *options:
     output = torture.finish(process)
     assert time.monotonic() - begun < 30, "an interruption must not wait for the end of an iteration"
     assert process.returncode == 128 + number, output
-    assert f"{number.name}: " in output and "again to stop now" in output, "nothing was said at once"
+    assert f"{number.name}: " in output and "again to stop now" in output, "no message was printed at once"
     assert f"stopped by {number.name}; the last checkpoint is iteration-0003" in output and "Traceback" not in output
     assert (run_dir / "checkpoints" / "last" / "state").exists()
 
@@ -68,7 +68,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
 
 
 def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process() -> None:
-    """Also where the main thread is in one long computation, which no Python code interrupts."""
+    """Also while the main thread is in one long computation, which Python code cannot interrupt."""
     script = """if True:
         import threading, torch
         from rence_lightning.training.stop import StopRequest
@@ -92,9 +92,9 @@ def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[str, Any], tmp_path: Path) -> None:
-    """SIGKILL, wherever it strikes: while sampling, training, evaluating or writing a checkpoint."""
+    """SIGKILL at any moment: while sampling, training, evaluating or writing a checkpoint."""
     _, during = torture.torture(tmp_path / "run", kills=4)
-    assert during, "no kill struck while a checkpoint was being written: the test has lost its point"
+    assert during, "no kill came while a checkpoint was being written, so that the test does not test this"
     killed = torture.outcome(tmp_path / "run")
     torture.assert_same(killed, whole)
     torture.assert_mastered_once(killed["outcomes"])
@@ -115,5 +115,5 @@ def test_four_iterations_are_two_a_kill_and_two(strategy: tuple[str, ...], preci
     process = torture.start(tmp_path / "killed", *options, "--ckpt_path=last")
     output = torture.finish(process)
     assert process.returncode == 0, output
-    assert "iteration   2/" not in output and "iteration   3/" in output, "it went on from another iteration"
+    assert "iteration   2/" not in output and "iteration   3/" in output, "the run did not continue from iteration 2"
     torture.assert_same(torture.outcome(tmp_path / "killed"), torture.outcome(tmp_path / "whole"))

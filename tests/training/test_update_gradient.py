@@ -40,7 +40,7 @@ REWARDS = [[1, 1, 0.1, 0], [1, 0.1, 0.1, 0], [0.1, 0.1, 1, 0.1], [0, 1, 1, 0.1],
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """A trainer whose policy is in float64. Shared: a test leaves neither a gradient nor another objective behind."""
+    """A trainer whose policy is in float64. It is shared; tests must not leave a gradient or another objective."""
     fresh_start()
     trainer = make_trainer(tmp_path_factory.mktemp("update") / "run", precision="64-true", max_iterations=0)
     trainer.fit(make_module(trust_region=TrustRegion(kl_coef=KL_COEF)), make_data())
@@ -141,7 +141,7 @@ def test_gradient_does_not_depend_on_the_order_of_groups(trainer: Trainer, updat
 
 
 def test_shares_of_ranks_add_up_to_the_whole_gradient(trainer: Trainer, update: list[Group]) -> None:
-    """What two, three or eight ranks compute (eight have idle ones), added up, is what one computes."""
+    """The gradients of two, three or eight ranks (of which some are idle) add up to the gradient of one rank."""
     module = trainer.lightning_module
     expected, _ = backward(trainer, update)
     for world, budget in ((2, 10_000), (3, 60), (8, 60)):
@@ -158,26 +158,26 @@ def test_shares_of_ranks_add_up_to_the_whole_gradient(trainer: Trainer, update: 
         assert len(passes) == 1, f"ranks of {world} make different numbers of passes: collectives would hang"
 
 
-# ---- the same of the objectives alone, without a policy ------------------------------------------------------------
+# ---- the same properties of the objectives alone, without a policy --------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", ALL)
 @given(st.lists(st.integers(0, 3), min_size=6, max_size=6), st.integers(0, 10_000))
-def test_shares_of_any_partition_add_up(objective: type[Any], hands: list[int], seed: int) -> None:
+def test_shares_of_any_partition_add_up(objective: type[Any], ranks: list[int], seed: int) -> None:
     groups, loss = random_groups(seed=seed), build(objective)
     totals = totals_of(groups)
     expected, metrics = value_and_gradient(loss, groups), loss.metrics(groups, totals)
-    shares = [part(groups, [i for i, h in enumerate(hands) if h == hand]) for hand in sorted(set(hands))]
+    shares = [part(groups, [i for i, r in enumerate(ranks) if r == rank]) for rank in sorted(set(ranks))]
     value = sum(loss.loss(share, totals) for share in shares)
     (gradient,) = torch.autograd.grad(value, groups.log_probs)
-    assert_same((value.detach(), gradient), expected, "depends on how an update's groups are dealt")
+    assert_same((value.detach(), gradient), expected, "depends on how an update's groups are assigned to ranks")
     for name, whole in metrics.items():
         torch.testing.assert_close(sum(loss.metrics(share, totals)[name] for share in shares), whole)
 
 
 @pytest.mark.parametrize("objective", ALL)
 @given(st.permutations(range(6)), st.integers(0, 10_000))
-def test_objectives_do_not_know_the_order_of_prompts(objective: type[Any], order: list[int], seed: int) -> None:
+def test_objectives_do_not_depend_on_the_order_of_prompts(objective: type[Any], order: list[int], seed: int) -> None:
     groups, loss = random_groups(seed=seed), build(objective)
     actual = value_and_gradient(loss, part(groups, order), leaf=groups.log_probs)
     assert_same(actual, value_and_gradient(loss, groups), "depends on the order of prompts")
@@ -185,7 +185,7 @@ def test_objectives_do_not_know_the_order_of_prompts(objective: type[Any], order
 
 @pytest.mark.parametrize("objective", ORDERLY)
 @given(st.permutations(range(5)), st.integers(0, 10_000))
-def test_objectives_do_not_know_the_order_of_responses(objective: type[Any], order: list[int], seed: int) -> None:
+def test_objectives_do_not_depend_on_the_order_of_responses(objective: type[Any], order: list[int], seed: int) -> None:
     groups, loss = random_groups(seed=seed), build(objective)
     actual = value_and_gradient(loss, reorder(groups, order), leaf=groups.log_probs)
     assert_same(actual, value_and_gradient(loss, groups), "depends on the order of responses")
@@ -196,7 +196,7 @@ GARBAGE = st.sampled_from([0.0, 1e6, -1e6, float("nan"), float("inf"), -float("i
 
 @pytest.mark.parametrize("objective", ALL)
 @given(seed=st.integers(0, 10_000), more=st.integers(0, 3), new=GARBAGE, old=GARBAGE)
-def test_padding_has_no_part_in_loss_or_gradient(
+def test_padding_does_not_affect_loss_or_gradient(
     objective: type[Any], seed: int, more: int, new: float, old: float
 ) -> None:
     groups, loss = random_groups(prompts=3, seed=seed), build(objective)

@@ -259,7 +259,7 @@ def test_workers_end_with_the_program(tmp_path: Path) -> None:
 
 
 def test_workers_end_when_the_program_is_killed(tmp_path: Path) -> None:
-    """Both idle, where the pipe's end tells them, and inside a judgement that never ends."""
+    """Both while idle, where they notice that the pipe is closed, and inside a judgement that never ends."""
     result = run_script(
         f"""
         import os, threading, time

@@ -60,7 +60,7 @@ def test_a_restored_pool_goes_on_like_the_first(size: int, seed: int) -> None:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Any order of draws, mastery, leftovers, iterations and restarts, beside a model that only keeps books."""
+    """Any order of draws, mastery, leftovers, iterations and restarts, compared with a model that only counts."""
 
     @initialize(size=st.integers(1, 9), seed=st.integers(0, 99))
     def build(self, size: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Rank 0 loads the weights, and every process gets its shards of them: the policy is whole again when gathered."""
+"""Rank 0 loads the weights and distributes the shards over the processes; gathered, they are the same weights."""
 
 import os
 import socket
@@ -16,8 +16,8 @@ from rence_lightning.policy.load import EMBEDDED
 from rence_lightning.training.strategy import FullyShardStrategy, full_state_dict
 
 
-def hand_out(rank: int, port: int, folder: Path) -> None:
-    """What one of two processes does for each architecture in the folder."""
+def distribute_and_check(rank: int, port: int, folder: Path) -> None:
+    """Runs in each of two processes, for each architecture in the folder."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     for offload in (False, True):
@@ -43,11 +43,11 @@ def hand_out(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_process_gets_its_shards_of_what_rank_zero_loaded(tmp_path: Path) -> None:
+def test_every_process_gets_its_shards_of_the_weights_on_rank_zero(tmp_path: Path) -> None:
     for architecture in ARCHITECTURES:
         tiny_model(architecture).save_pretrained(tmp_path / architecture)
         AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / architecture)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(hand_out, args=(port, tmp_path), nprocs=2)
+    multiprocessing.spawn(distribute_and_check, args=(port, tmp_path), nprocs=2)
