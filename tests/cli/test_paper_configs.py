@@ -65,7 +65,6 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "data.prompts_per_iteration": 4096,
         "data.prompts_per_draw": 4096,
         "evaluation.every": 1,
-        "checkpoint.every": 1,
     },
     "table3_rence_t_easy_0.5": {},
     "table3_rence_t_easy_0.99": {"data.filter.init_args.t_easy": 0.99},
