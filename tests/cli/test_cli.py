@@ -131,7 +131,10 @@ def test_later_files_and_options_override_and_interpolation_follows(
     ("arguments", "words"),
     [
         (["--help"], ["conf/arithmetic.yaml", "fit", "validate"]),
-        (["fit", "--help"], ["Number of responses per prompt, K", "the mini-batch", "Checkpoint to resume from"]),
+        (
+            ["fit", "--help"],
+            ["Number of responses per prompt, K", "in one optimizer step", "Checkpoint to resume from"],
+        ),
         (
             ["validate", "--help"],
             ["Number of responses per prompt, K", "Number of responses to each problem, the k of avg@k"],
