@@ -131,8 +131,14 @@ def test_later_files_and_options_override_and_interpolation_follows(
     ("arguments", "words"),
     [
         (["--help"], ["conf/arithmetic.yaml", "fit", "validate"]),
-        (["fit", "--help"], ["K, responses a prompt", "The mini-batch", "Checkpoint to resume from"]),
-        (["validate", "--help"], ["K, responses a prompt", "Number of responses to each problem, the k of avg@k"]),
+        (
+            ["fit", "--help"],
+            ["Number of responses per prompt, K", "in one optimizer step", "Checkpoint to resume from"],
+        ),
+        (
+            ["validate", "--help"],
+            ["Number of responses per prompt, K", "Number of responses to each problem, the k of avg@k"],
+        ),
     ],
 )
 def test_help_explains(arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]) -> None:

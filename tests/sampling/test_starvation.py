@@ -56,7 +56,7 @@ def test_a_mastered_pool_ends_the_run_cleanly(tmp_path: Path, capsys: pytest.Cap
 
 def test_all_too_hard_is_an_error_with_the_counts(tmp_path: Path) -> None:
     with pytest.raises(
-        StarvationError, match=r"none of the 12 groups .* 12 too hard, 0 too easy, 0 mastered; 12 prompts"
+        StarvationError, match=r"none of the 12 sampled groups .* 12 too hard, 0 too easy, 0 mastered; 12 prompts"
     ):
         fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
     rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
@@ -70,7 +70,7 @@ def test_all_too_easy_is_an_error_with_the_counts(tmp_path: Path) -> None:
 
 def test_draws_are_capped(tmp_path: Path) -> None:
     data = make_data(reward=Fixed("00000000"), max_draws_per_iteration=3)
-    with pytest.raises(StarvationError, match="none of the 24 groups"):
+    with pytest.raises(StarvationError, match="none of the 24 sampled groups"):
         fit(tmp_path / "run", data)
 
 
