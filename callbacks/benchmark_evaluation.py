@@ -1,12 +1,13 @@
 """Evaluation on benchmarks: before training, every few iterations and at the end, or on its own by `validate`."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.distributed import gather, rank_and_world
-from rence_lightning.errors import UserError
+from rence_lightning.distributed import gather, on_rank_zero, rank_and_world
+from rence_lightning.errors import UserError, calling
 from rence_lightning.evaluation import (
     Description,
     EvaluatedProblem,
@@ -102,12 +103,11 @@ class BenchmarkEvaluation(Callback):
             data.hold_out({name: load_benchmark(name, source) for name, source in self.held_out.items()})
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        if trainer.resumed_from is None:
-            self._evaluate_once(trainer)
-        elif trainer.is_global_zero:
+        if trainer.resumed_from is not None and trainer.is_global_zero:
             forget_evaluations_after(trainer.run_dir / "evaluations.jsonl", trainer.current_epoch)
-        if trainer.resumed_from is not None and trainer.current_epoch:
-            self.on_train_epoch_end(trainer, module)  # an interrupted run may have left this evaluation undone
+        iteration, updates = trainer.moment
+        if not updates and (not iteration or (self.every and iteration % self.every == 0)):
+            self._evaluate_once(trainer)  # an interrupted run may have left this evaluation undone
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         if self.every and trainer.current_epoch % self.every == 0:
@@ -128,7 +128,7 @@ class BenchmarkEvaluation(Callback):
         description = self._description(trainer, module)
         if trainer.is_global_zero and samples.open(description):
             trainer.call("on_stale_samples", samples.path)
-        trainer.fabric.barrier()
+        gather(None)  # the folder is ready
         trainer.datamodule.sampler.sync()
         results = {name: self._run(trainer, samples, name) for name in self._prompts}
         trainer.datamodule.sampler.release()
@@ -172,17 +172,18 @@ class BenchmarkEvaluation(Callback):
         """Sample the problems of a benchmark that are not complete yet; returns its figures, on every rank."""
         trainer.stop_if_requested()
         data, prompts = trainer.datamodule, self._prompts[name]
-        done = trainer.fabric.broadcast(samples.read(name) if trainer.is_global_zero else {})
+        done = on_rank_zero(lambda: samples.read(name))
         missing = [prompt for prompt in prompts if prompt.problem.id not in done]
         trainer.call("on_benchmark_start", name, len(missing) * self.repeats)
         rank, world = rank_and_world()
         mine: list[EvaluatedProblem] = []
 
+        def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
+            return calling(data.reward, "same()", lambda: data.reward.same(answers))
+
         def keep(group: Group) -> None:
             problem, text = group.prompt.problem, str(data.tokenizer.decode(list(group.prompt.token_ids)))
-            mine.append(
-                evaluated_problem(problem, text, group.responses, group.rollouts, group.scores, data.reward.same)
-            )
+            mine.append(evaluated_problem(problem, text, group.responses, group.rollouts, group.scores, same))
             samples.append(name, rank, mine[-1])
 
         start = time.perf_counter()

@@ -5,6 +5,7 @@ from typing import cast
 from lightning.fabric.wrappers import _FabricModule
 
 from rence_lightning.callbacks.base import Callback
+from rence_lightning.distributed import gather
 from rence_lightning.policy import Policy, export_policy
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import full_state_dict, is_sharded
@@ -29,5 +30,5 @@ class ExportPolicy(Callback):
         weights = full_state_dict(policy.model) if is_sharded(policy) else None
         if trainer.is_global_zero:
             export_policy(policy, folder, weights)
-        trainer.fabric.barrier()
+        gather(None)  # the folder is written
         trainer.call("on_export", folder)

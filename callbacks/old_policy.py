@@ -75,7 +75,7 @@ class OldPolicySnapshot(Callback):
                 group.old_log_probs = [torch.empty(0)] * len(group.rollouts)  # filled in the order of the passes
             with trainer.fabric.autocast():
                 for group, response, log_probs, entropies in module.score(share):
-                    group.old_log_probs[response] = log_probs
+                    group.old_log_probs[response] = log_probs.clone()  # not a view of the whole pass
                     entropy += float(entropies.sum())
                     mismatch.add(log_probs, engine_log_probs(group.rollouts[response]))
         self._log(trainer, batch, mismatch, entropy)

@@ -8,8 +8,11 @@ period. In a run of one process, the functions return the process's own values.
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import AuthenticationError
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -28,6 +31,9 @@ COLLECTIVE_SECONDS = 5.0
 """Time to agree on a failure among collectives of the strategy; it is enough if all ranks have the same failure."""
 
 _line: Lifeline | None = None
+EXCHANGE_TIMEOUT = timedelta(days=7)
+"""A rank may wait long for a slower one; that another is gone, the lifeline notices."""
+
 _in_collectives = False
 _group: tuple[Any, Any] | None = None
 
@@ -78,8 +84,19 @@ def connect() -> None:
     """Opens the lifeline; every rank must call it. Without a lifeline, ranks learn of failures in exchanges only."""
     global _line
     rank, world = rank_and_world()
-    if world > 1 and _line is None:
+    if world == 1 or _line is not None:
+        return
+    problem = None
+    try:
         _line = Lifeline(rank, world, gather, os.environ.get("MASTER_ADDR", "127.0.0.1"))
+    except (OSError, EOFError, AuthenticationError) as error:
+        problem = f"rank {rank}: {error}"
+    problems = [each for each in gather(problem) if each is not None]
+    if problems:
+        _line = None
+        if rank == 0:
+            warnings.warn(f"no connection between the ranks beside the collectives ({problems[0]}): a rank that fails "
+                          "within a collective ends the others only after its timeout", stacklevel=2)  # fmt: skip
 
 
 def disconnect() -> None:
@@ -190,5 +207,5 @@ def _control_group() -> Any:
     global _group
     world = dist.group.WORLD
     if _group is None or _group[0] is not world:
-        _group = (world, dist.new_group(backend="gloo"))
+        _group = (world, dist.new_group(backend="gloo", timeout=EXCHANGE_TIMEOUT))
     return _group[1]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, Pipe, wait
 from typing import Any, cast
 
@@ -130,8 +131,11 @@ class _Hub:
 
     def _serve(self) -> None:
         while len(self._ranks) < self._world:
-            connection = self._listener.accept()
-            hello = _receive(connection)
+            try:
+                connection = self._listener.accept()
+                hello = _receive(connection)
+            except (AuthenticationError, EOFError, OSError):  # not a rank of this run
+                continue
             self._ranks[connection] = hello["rank"]
             self._processes[hello["rank"]] = (hello["host"], hello["pid"])
         self._listener.close()
@@ -205,7 +209,9 @@ def _receive(connection: Connection) -> dict[str, Any]:
 
 def _end(text: str, code: int) -> None:
     """Ends this process at once, even if its other threads are waiting."""
-    sys.stdout.flush()
-    if text:
-        print(text, file=sys.stderr, flush=True)
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        if text:
+            print(text, file=sys.stderr, flush=True)
+    finally:  # also where nobody reads the output any more
+        os._exit(code)

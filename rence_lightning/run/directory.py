@@ -70,6 +70,7 @@ class Run:
         parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
         sessions: Records of each start and resume: the checkpoint that the session began with (null for a new run), the
             configuration file that it wrote, and the settings that differed from those of the checkpoint.
+        finished: Whether all files of the run are written.
     """
 
     directory: Path
@@ -79,6 +80,7 @@ class Run:
     created: float = field(default_factory=time.time)
     parent: dict[str, str] | None = None
     sessions: tuple[dict[str, Any], ...] = ()
+    finished: bool = False
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -101,14 +103,20 @@ class Run:
         draft.replace(self.directory / IDENTITY)
 
     def with_session(self, checkpoint: Path | None, config: str | None, changed: list[str]) -> "Run":
-        """This run with one more session, written to disk."""
+        """This run with one more session, and not finished any more; written to disk."""
         session = {
             "started": time.time(),
             "checkpoint": checkpoint.name if checkpoint is not None else None,
             "config": config,
             "changed": changed,
         }
-        run = replace(self, sessions=(*self.sessions, session))
+        run = replace(self, sessions=(*self.sessions, session), finished=False)
+        run.write()
+        return run
+
+    def ended(self) -> "Run":
+        """This run, finished; written to disk."""
+        run = replace(self, finished=True)
         run.write()
         return run
 
@@ -134,11 +142,12 @@ class Run:
         while True:
             path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
             try:
-                path.mkdir(parents=True, exist_ok=False)
-                break
-            except FileExistsError:
-                if path.is_dir() and not any(path.iterdir()):
+                path.mkdir(parents=True, exist_ok=True)
+                if not any(path.iterdir()):
+                    (path / IDENTITY).touch(exist_ok=False)  # one of several processes that start at once has it
                     break
+            except FileExistsError:
+                pass
             except OSError as error:
                 raise UserError(
                     f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder"

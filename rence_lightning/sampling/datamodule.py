@@ -155,7 +155,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         pool.cache(group.prompt.index for group in stack[data.prompts_per_iteration :])
         batch.responses_total = data.responses_total
         batch.figures.update(pool.end_iteration())
-        counts = data.reward.figures()
+        counts = calling(data.reward, "figures()", data.reward.figures)
         batch.figures.update(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return batch
 
@@ -165,7 +165,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         whole = isinstance(judgement, Judgement) and judgement.outcome in Outcome
         if not whole or len(judgement.positive) != len(group.rollouts):
             raise returned(chosen, doing, judgement, f"a Judgement with {len(group.rollouts)} positives")
-        return judgement
+        return Judgement(judgement.outcome, tuple(bool(positive) for positive in judgement.positive))
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:
         data, listener = self._data, self._listener

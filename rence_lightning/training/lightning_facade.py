@@ -20,6 +20,9 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerSta
 from rence_lightning.distributed import agree_on, connect, disconnect, gather
 from rence_lightning.errors import UserError, calling, one_line
 
+LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
+"""Hooks that are not called on every rank alike."""
+
 
 class LightningFacade:
     """State and hooks shared with Lightning's callbacks.
@@ -64,13 +67,18 @@ class LightningFacade:
     def call(self, hook: str, *args: Any) -> None:
         """Calls a hook of every callback that has it, in order, then that of the module."""
         for callback in self.callbacks:
-            method = getattr(callback, hook, None)
-            if method is not None:
-                arguments = (cast(pl.Trainer, self), self._module, *args)
-                calling(callback, f"{hook}()", functools.partial(method, *arguments))
+            self._call_one(callback, hook, *args)
         own = getattr(self._module, hook, None)
         if own is not None:
             own(*args)
+        if hook not in LOCAL_HOOKS:
+            gather(None)  # what one rank's callback raises ends all ranks here, where the state can be saved
+
+    def _call_one(self, callback: Callback, hook: str, *args: Any) -> None:
+        method = getattr(callback, hook, None)
+        if method is not None:
+            call = functools.partial(method, cast(pl.Trainer, self), self._module, *args)
+            calling(callback, f"{hook}()", call)
 
     @property
     def strategy(self) -> Strategy:
@@ -130,21 +138,27 @@ class LightningFacade:
             raise agreed from error
         finally:
             self.state.status = status
-            if self.is_global_zero:
-                for logger in self.loggers:
-                    logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
-            self._call_after(agreed, "teardown", str(self.state.fn))
-            self.close()
-            disconnect()
+            try:
+                self._finalize(status, agreed)
+            finally:
+                self.close()
+                disconnect()
+
+    def _finalize(self, status: TrainerStatus, error: BaseException | None) -> None:
+        if self.is_global_zero:
+            for logger in self.loggers:
+                logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
+        self._call_after(error, "teardown", str(self.state.fn))
 
     def _call_after(self, error: BaseException | None, hook: str, *args: Any) -> None:
-        """Calls a hook; if the run has ended with an error, an error of the hook is added to it as a note."""
-        try:
-            self.call(hook, *args)
-        except Exception as second:
-            if error is None:
-                raise
-            error.add_note(f"then, in {hook}(): {one_line(second)}")
+        """Calls a hook of every callback, whatever another one raises; adds that to the error that ends the run."""
+        for callback in self.callbacks:
+            try:
+                self._call_one(callback, hook, *args)
+            except Exception as second:
+                if error is None:
+                    raise
+                error.add_note(f"then, in {hook}(): {one_line(second)}")
 
     def close(self) -> None:
         """Releases the resources of the session."""

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric import Fabric
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import gather, on_rank_zero
+from rence_lightning.errors import calling, returned
 from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
 from rence_lightning.run.directory import Run, SavedAt
-from rence_lightning.run.lineage import Resumption, find_checkpoint, inherit, resume, unfinished_evaluation
+from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
 from rence_lightning.run.settings import Change, changes
@@ -34,6 +38,7 @@ class ResumableTrainer(LightningFacade):
         branch_reason: Reason why a resumed run does not continue in place, as shown to the user.
         changed_settings: Settings that differ from those of the checkpoint.
         config_yaml: Complete configuration of the run; None for a run that was started without one.
+        already_finished: Whether a resumed run has all of its iterations and files, so that no file is touched.
         opened: Whether the run directory has been created or opened.
         batch: Batch of the iteration whose updates are being taken; None between iterations.
     """
@@ -43,7 +48,8 @@ class ResumableTrainer(LightningFacade):
     max_iterations: int
     run: Run
 
-    def _prepare(self, wanted_run_dir: Path, extra_loggers: list[Logger]) -> None:
+    def __init__(self, fabric: Fabric, callbacks: list[Callback], wanted_run_dir: Path, loggers: list[Logger]) -> None:
+        super().__init__(fabric, callbacks)
         self.wanted_run_dir = wanted_run_dir
         self.run_dir = wanted_run_dir
         self.resumed_from: Path | None = None
@@ -54,10 +60,11 @@ class ResumableTrainer(LightningFacade):
         self.batch: IterationBatch | None = None
         self.updates_skipped = 0
         self._scheduler: LRScheduler | None = None
-        self._extra_loggers = extra_loggers
+        self._extra_loggers = loggers
         self._lock: Lock | None = None
         self._in_step = False
         self.opened = False
+        self.already_finished = False
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -66,7 +73,9 @@ class ResumableTrainer(LightningFacade):
     ) -> None:
         self.lightning_module, self.datamodule = module, datamodule
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
-        checkpoint = find_checkpoint(ckpt_path, self.wanted_run_dir) if ckpt_path is not None else None
+        checkpoint = None
+        if ckpt_path is not None:
+            checkpoint = on_rank_zero(lambda: find_checkpoint(ckpt_path, self.wanted_run_dir))
         self.resumed_from = checkpoint
         if checkpoint is not None and self.training:
             self._compare_settings(checkpoint)
@@ -85,14 +94,19 @@ class ResumableTrainer(LightningFacade):
                 _apply(configured, optimizer, self._scheduler)
         elif checkpoint is not None:
             self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
+        self.already_finished = on_rank_zero(lambda: self._is_finished(checkpoint))
         if not self.already_finished:
             self._open_run_directory(checkpoint)
 
-    @property
-    def already_finished(self) -> bool:
-        """Whether a resumed run has all of its iterations, so that nothing is trained and no file is touched."""
+    def _is_finished(self, checkpoint: Path | None) -> bool:
+        owner = Run.open(checkpoint.parents[1]) if checkpoint is not None and self.training else None
         done = self.batch is None and self.current_epoch >= self.max_iterations
-        return self.training and self.resumed_from is not None and not self.opened and done
+        return done and owner is not None and owner.finished
+
+    def finish(self) -> None:
+        """Writes down that the run has all of its files."""
+        if self.is_global_zero:
+            self.run = self.run.ended()
 
     def close(self) -> None:
         if self._lock is not None:
@@ -115,9 +129,8 @@ class ResumableTrainer(LightningFacade):
 
     def _open_run_directory(self, checkpoint: Path | None) -> None:
         self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(lambda: self._open_run(checkpoint))
-        self.opened, self.run_dir = True, self.run.directory
+        self.run_dir = self.run.directory
         if self.is_global_zero:
-            self._lock = Lock(self.run_dir)
             if self.training:
                 account = json.dumps(self.datamodule.cleaned.record(), indent=1)
                 (self.run_dir / "training_problems.json").write_text(account + "\n")
@@ -127,22 +140,31 @@ class ResumableTrainer(LightningFacade):
         if self.is_global_zero and self.config_yaml is not None:
             for logger in self._extra_loggers:
                 logger.log_hyperparams(yaml.safe_load(self.config_yaml))
+        gather(None)  # a rank that could not open the run ends all of them, and nothing is saved
+        self.opened = True
 
     def _open_run(self, checkpoint: Path | None) -> tuple[Run, bool, str]:
-        """The run to write to, whether it is the checkpoint's own run, and the reason if it is not."""
+        """The run to write to, locked; whether it is the checkpoint's own run, and the reason if it is not."""
         if not self.training:
             wanted = self.wanted_run_dir.with_name(f"{self.wanted_run_dir.name}-validate")
             unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
-            return unfinished or Run.create(wanted, "validate"), False, ""
+            return self._locked(unfinished or Run.create(wanted, "validate")), False, ""
         if checkpoint is None:
-            return Run.create(self.wanted_run_dir, "fit"), False, ""
-        resumption: Resumption = resume(checkpoint, self.wanted_run_dir)
+            return self._locked(Run.create(self.wanted_run_dir, "fit")), False, ""
+        if (run := resume(checkpoint, self.wanted_run_dir).run) is not None:
+            self._locked(run)
+        resumption = resume(checkpoint, self.wanted_run_dir)  # again, because nobody can save into the run any more
         if resumption.run is not None:
             return resumption.run, True, ""
-        branch = Run.create(self.wanted_run_dir, "fit", resumption.parent)
+        self.close()
+        branch = self._locked(Run.create(self.wanted_run_dir, "fit", resumption.parent))
         if resumption.parent and resumption.parent["directory"]:
             inherit(Path(resumption.parent["directory"]), branch.directory)
         return branch, False, resumption.reason
+
+    def _locked(self, run: Run) -> Run:
+        self._lock = Lock(run.directory)
+        return run
 
     def _write_config(self, checkpoint: Path | None) -> str | None:
         """Writes the configuration, a changed one to a separate file; returns the name of the file."""
@@ -193,7 +215,7 @@ class ResumableTrainer(LightningFacade):
             "data": self.datamodule.state_dict(),
             "pending": pending_state(self.batch) if self.batch is not None and self.moment[1] else None,
             "lr_scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
-            "callbacks": {callback.state_key: state for callback in self.callbacks if (state := callback.state_dict())},
+            "callbacks": {callback.state_key: state for callback in self.callbacks if (state := _state_of(callback))},
         }
         self.lightning_module.on_save_checkpoint(run)
         return run
@@ -225,7 +247,33 @@ def _apply(configured: list[dict[str, Any]], optimizer: Optimizer, scheduler: LR
     for index, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         if scheduler is not None:
             before, now = group.get("initial_lr", group["lr"]), settings["initial_lr"]
-            settings = {**settings, "lr": group["lr"] if before == now else group["lr"] * now / before}
+            lr = group["lr"] if before == now else group["lr"] * now / before if before else now
+            settings = {**settings, "lr": lr}
             if hasattr(scheduler, "base_lrs"):
                 scheduler.base_lrs[index] = now
         group.update(settings)
+
+
+PLAIN = (bool, int, float, str, bytes, type(None), Tensor)
+"""What a checkpoint may hold, besides lists, tuples, sets and dictionaries of it: it is read without running code."""
+
+
+def _state_of(callback: Callback) -> dict[str, Any]:
+    """A callback's state; one that could not be read back is refused before it is written.
+
+    Raises:
+        PartError: The state raises, or holds something else than plain values.
+    """
+    state: dict[str, Any] = calling(callback, "state_dict()", callback.state_dict)
+    if (strange := _not_plain(state)) is not None:
+        raise returned(callback, "state_dict()", strange, "numbers, texts, tensors, and lists or dictionaries of them")
+    return state
+
+
+def _not_plain(value: Any) -> Any:
+    """Something in a state that `weights_only` would not read, None if there is nothing."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set):
+        return next((strange for item in value if (strange := _not_plain(item)) is not None), None)
+    return None if type(value) in PLAIN or isinstance(value, Tensor) else value

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -56,8 +56,12 @@ class StopRequest:
 
     def _receive(self, number: int) -> None:
         if self.signal:
-            print(f"{signal.Signals(number).name} again: stopped", file=sys.stderr, flush=True)
-            os._exit(130 if number == signal.SIGINT else 128 + number)
+            try:
+                print(f"{signal.Signals(number).name} again: stopped", file=sys.stderr, flush=True)
+            finally:  # also where nobody reads the output any more
+                os._exit(128 + number)
         self.signal = number
-        if text := self._what_follows():
-            print(f"{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
+        # The run goes on meanwhile, and what is read of it may change; the second signal must still be heard.
+        with suppress(OSError, AttributeError):
+            if text := self._what_follows():
+                print(f"{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)

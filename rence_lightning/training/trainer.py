@@ -99,7 +99,8 @@ class Trainer(ResumableTrainer):
             torch.set_num_threads(cpu_threads)
         if callbacks is None:
             callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
-        super().__init__(_fabric(accelerator, devices, num_nodes, strategy, precision), callbacks)
+        fabric = _fabric(accelerator, devices, num_nodes, strategy, precision)
+        super().__init__(fabric, callbacks, Path(run_dir), loggers or [])
         self.max_iterations = max_iterations
         self.micro_batch_tokens = micro_batch_tokens
         self.gradient_clip_val = gradient_clip_val
@@ -107,7 +108,6 @@ class Trainer(ResumableTrainer):
         self._skipped_in_a_row = 0
         self._stop_request = StopRequest(self._what_follows)
         self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
-        self._prepare(Path(run_dir), loggers or [])
 
     @property
     def max_epochs(self) -> int:
@@ -146,6 +146,7 @@ class Trainer(ResumableTrainer):
                 self.call("on_train_epoch_end")
             self.call("on_train_end")
             self.call("on_fit_end")
+            self.finish()
 
     def validate(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
         """Evaluates the policy, or that of a checkpoint, on the configured benchmarks, without training."""
@@ -167,6 +168,8 @@ class Trainer(ResumableTrainer):
         self, model: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
     ) -> Iterator[None]:
         """Sets the run up, then runs the loop; a signal or a failure on any rank ends all ranks in an orderly way."""
+        if self.state.fn is not None:
+            raise UserError("trainer: a Trainer runs once; make another one for the next fit or validate")
         self.enter(function)
         self.fabric.launch()
         self.lightning_module, self.datamodule = model, datamodule
@@ -203,6 +206,7 @@ class Trainer(ResumableTrainer):
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
+            self.stop_if_requested()  # still in time to discard them
             self.datamodule.check_starved(batch)
         return batch
 
@@ -212,8 +216,9 @@ class Trainer(ResumableTrainer):
         figures["rollouts/prompts_left"] = self.datamodule.pool.left
         figures["train/updates_skipped"] = self.updates_skipped
         updates = batch.updates_done
-        for name in updates[0] if updates else ():
-            figures[f"iteration/{name}"] = sum(update[name] for update in updates) / len(updates)
+        for name in dict.fromkeys(name for update in updates for name in update):
+            values = [update[name] for update in updates if name in update]
+            figures[f"iteration/{name}"] = sum(values) / len(values)
         self.log_metrics(figures, self.current_epoch + 1)
         self.current_epoch, self.batch = self.current_epoch + 1, None
 
@@ -228,12 +233,12 @@ class Trainer(ResumableTrainer):
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = share.totals.responses
         metrics["grad_norm"] = self._step(metrics["loss"])
-        self.global_step += 1
-        self.call("on_train_batch_end", metrics, groups, index)
-        self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
         assert self.batch is not None
+        self.global_step += 1
         self.batch.updates_done.append(metrics)
         self._in_step = False
+        self.call("on_train_batch_end", metrics, groups, index)
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
 
     def _backward(self, share: UpdateShare) -> dict[str, float]:
         """Accumulates the gradient of an update; returns the update's figures, summed over micro-batches and ranks."""
@@ -307,8 +312,8 @@ class Trainer(ResumableTrainer):
 
     def stop_if_requested(self) -> None:
         """Ends the run here if any rank was interrupted; called where the state can be saved or undone."""
-        if max_over_ranks(float(self._stop_request.signal)) > 0:
-            raise Stopped(self._stop_request.signal)
+        if number := int(max_over_ranks(float(self._stop_request.signal))):
+            raise Stopped(number)
 
     def _what_follows(self) -> str:
         """What the run still does after a first signal, and what a second signal would lose."""
