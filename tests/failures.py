@@ -19,7 +19,9 @@ from pathlib import Path
 import torture
 
 KINDS = ("UserError", "OutOfMemoryError", "AssertionError", "UnknownError")
-PLACES = ("build", "sync", "generate", "reward", "filter", "update", "save")
+PLACES = ("build", "sync", "generate", "reward", "filter", "update", "save", "callback")
+SAVED = ("generate", "reward", "filter", "callback")
+"""Places where all ranks come to an agreement, so that the state is saved because of the failure."""
 RANKS = (0, 1)
 SECONDS = 60
 
@@ -33,7 +35,8 @@ def run(kind: str, rank: int, place: str, folder: Path) -> float:
     command = [
         *(sys.executable, "-m", "rence_lightning", "fit", "--config=conf/arithmetic.yaml"),
         *(f"--trainer.run_dir={run_dir}", "--trainer.max_iterations=3", "--progress.bars=false"),
-        *("--checkpoint.every=1", "--evaluation.every=0", "--data.prompts_per_iteration=4"),
+        *(f"--checkpoint.every={100 if kind != 'SIGKILL' and place in SAVED else 1}", "--evaluation.every=0"),
+        "--data.prompts_per_iteration=4",
         *("--data.prompts_per_update=2", "--data.prompts_per_draw=8", "--trainer.devices=2"),
         "--trainer.strategy=rence_lightning.training.FullyShardStrategy",
         *(f"--data.{key}=failing_parts.{name}" for key, name in part.items()),

@@ -1,6 +1,7 @@
 """Names of runs, the meaning of `--ckpt_path`, and where a resumed run continues; tested on hand-made folders."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,11 @@ def test_an_evaluation_in_progress_is_not_joined(tmp_path: Path) -> None:
     lock = Lock(run.directory)
     assert unfinished_evaluation(tmp_path / "exp-validate", "a: 1\n") is None
     lock.release()
+
+
+def test_runs_that_start_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
+    for trial in range(20):
+        with ThreadPoolExecutor(8) as threads:
+            runs = list(threads.map(lambda _, name=f"exp{trial}": Run.create(tmp_path / name, "fit"), range(8)))
+        assert len({run.directory for run in runs}) == 8
+        assert all(Run.open(run.directory) == run for run in runs)

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from arithmetic_run import (
@@ -21,8 +22,9 @@ from arithmetic_run import (
 )
 
 from rence_lightning.callbacks import Callback, Checkpoint
-from rence_lightning.errors import Stopped, UserError
+from rence_lightning.errors import PartError, Stopped, UserError
 from rence_lightning.prompts import ArithmeticProblems
+from rence_lightning.run.lock import Lock
 from rence_lightning.training.trainer import Trainer
 
 
@@ -230,6 +232,77 @@ def test_a_run_that_is_interrupted_between_updates_continues_exactly(update: int
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
             rows.append([{k: v for k, v in row.items() if v} for row in csv.DictReader(file)])
     assert rows[0] == rows[1], "the log of the resumed run differs"
+
+
+class Interrupted(Callback):
+    """Interrupts the evaluation of an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_validation_start(self, trainer: Trainer, module: Any) -> None:
+        if trainer.current_epoch == self.iteration:
+            trainer._stop_request.signal = signal.SIGTERM
+
+
+@pytest.mark.parametrize("iteration", [0, 2])
+def test_an_interrupted_evaluation_is_done_on_resume(iteration: int, tmp_path: Path) -> None:
+    """The first, which is the baseline, and the last, after which the policy is exported."""
+
+    def fit(*callbacks: Any, ckpt_path: str | None = None) -> None:
+        fresh_start()
+        trainer = make_trainer(tmp_path / "run", [*callbacks, *finishing_callbacks()], max_iterations=2)
+        trainer.fit(make_module(), make_data(), ckpt_path=ckpt_path)
+
+    with pytest.raises(Stopped):
+        fit(Interrupted(iteration))
+    assert not (tmp_path / "run" / "hf").exists()
+    fit(ckpt_path="last")
+    evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in evaluations] == [0, 2]
+    assert (tmp_path / "run" / "hf" / "model.safetensors").exists()
+
+
+def test_a_run_that_is_refused_because_another_is_in_it_touches_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "run", 2)
+    before = contents(tmp_path)
+    lock = Lock(tmp_path / "run")
+    with pytest.raises(UserError, match="is in use by another process"):
+        run(tmp_path / "run", 3, ckpt_path="last")
+    lock.release()
+    before.pop("run/.lock")
+    after = contents(tmp_path)
+    after.pop("run/.lock")
+    assert after == before
+
+
+class Figures(Callback):
+    """Adds a figure of NumPy to some updates, and a state."""
+
+    def __init__(self, state: Any = None) -> None:
+        self.state = state
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            outputs["mine"] = np.float64(1.5)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+
+def test_figures_and_states_of_callbacks_can_be_saved_and_read(tmp_path: Path) -> None:
+    def fit(*callbacks: Any, ckpt_path: str | None = None) -> Trainer:
+        fresh_start()
+        trainer = make_trainer(tmp_path / "run", [*callbacks, Checkpoint(every=9)], max_iterations=2)
+        trainer.fit(make_module(), make_data(), ckpt_path=ckpt_path)
+        return trainer
+
+    with pytest.raises(Stopped):
+        fit(Figures({"a": [1, torch.ones(2)]}), StopsAfterUpdate(3))
+    trainer = fit(Figures(), ckpt_path="last")
+    assert trainer.callback_metrics["iteration/mine"] == 1.5, "the mean over the updates that have the figure"
+    with pytest.raises(PartError, match=r"Figures, state_dict\(\): returned .*; expected numbers, texts, tensors"):
+        fit(Figures({"a": [np.float64(1.0)]}))
 
 
 def test_other_data_are_refused_at_resume(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from rence_lightning.errors import CheckpointError, EngineError, PartError, User
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling, TransformersEngine
-from rence_lightning.sampling import Judgement, Outcome, PositiveRatioFilter
+from rence_lightning.run.lock import Lock
+from rence_lightning.sampling import Group, Judgement, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -93,6 +94,7 @@ def test_an_engine_that_dies_loses_nothing(while_syncing: bool, tmp_path: Path) 
         ("UnknownError", 1, "reward"),
         ("OutOfMemoryError", 0, "generate"),
         ("AssertionError", 1, "update"),
+        ("AssertionError", 0, "callback"),
         ("SIGKILL", 0, "generate"),
         ("SIGKILL", 1, "update"),
     ],
@@ -204,6 +206,50 @@ def test_a_part_that_fails_is_named_and_the_state_is_saved(part: dict[str, Any],
         trainer.fit(module, data)
     expected = "iteration-0001" if "callback" in part else "iteration-0000"
     assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == expected
+
+
+class FailsAfterUpdate(Callback):
+    def on_train_batch_end(
+        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+    ) -> None:
+        if trainer.global_step == 4:
+            raise OSError("no such file")
+
+
+def test_an_update_counts_although_a_callback_fails_after_it(tmp_path: Path) -> None:
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [FailsAfterUpdate(), Checkpoint(every=100)], max_iterations=4)
+    with pytest.raises(PartError, match="FailsAfterUpdate"):
+        trainer.fit(make_module(), make_data())
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "iteration-0001-update-0002"
+
+
+class FailsAtTheEnd(Callback):
+    """Fails when it is told of the failure of another, and when it is taken down."""
+
+    def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
+        raise ValueError("in on_exception")
+
+    def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
+        raise ValueError("in teardown")
+
+
+def test_one_callback_does_not_keep_another_from_saving(tmp_path: Path) -> None:
+    fresh_start()
+    callbacks = [BadCallback(), FailsAtTheEnd(), Checkpoint(every=100)]
+    with pytest.raises(PartError, match="BadCallback") as caught:
+        make_trainer(tmp_path / "run", callbacks, max_iterations=4).fit(make_module(), make_data())
+    assert "in on_exception" in explanation(caught.value) and "in teardown" in explanation(caught.value)
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "iteration-0001"
+    Lock(tmp_path / "run").release()  # the run let go of its directory
+
+
+def test_a_trainer_runs_once(tmp_path: Path) -> None:
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", max_iterations=1)
+    trainer.fit(make_module(), make_data())
+    with pytest.raises(UserError, match="a Trainer runs once"):
+        trainer.fit(make_module(), make_data())
 
 
 def test_a_trainer_without_callbacks_has_those_that_a_run_needs(tmp_path: Path) -> None:

@@ -90,6 +90,28 @@ def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process
     assert process.stderr.read() == "SIGINT again: stopped\n"
 
 
+def test_a_second_signal_ends_a_process_whose_output_nobody_reads() -> None:
+    """As with `2>&1 | tee log`, where Ctrl-C ends tee first."""
+    script = """if True:
+        import sys, time
+        from rence_lightning.training.stop import StopRequest
+        with StopRequest(lambda: "finishing").listening():
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL at any moment: while sampling, training, evaluating or writing a checkpoint."""
