@@ -67,18 +67,20 @@ class LightningFacade:
     def call(self, hook: str, *args: Any) -> None:
         """Calls a hook of every callback that has it, in order, then that of the module."""
         for callback in self.callbacks:
-            self._call_one(callback, hook, *args)
+            if self._call_one(callback, hook, *args) and hook not in LOCAL_HOOKS:
+                gather(None)  # what a callback raises on one rank ends all ranks here, where the state can be saved
         own = getattr(self._module, hook, None)
         if own is not None:
             own(*args)
-        if hook not in LOCAL_HOOKS:
-            gather(None)  # what one rank's callback raises ends all ranks here, where the state can be saved
 
-    def _call_one(self, callback: Callback, hook: str, *args: Any) -> None:
+    def _call_one(self, callback: Callback, hook: str, *args: Any) -> bool:
+        """Calls a hook, unless it is the empty one of a base class; returns whether it did."""
         method = getattr(callback, hook, None)
-        if method is not None:
-            call = functools.partial(method, cast(pl.Trainer, self), self._module, *args)
-            calling(callback, f"{hook}()", call)
+        if method is None or getattr(method, "__qualname__", "").startswith("Callback."):
+            return False
+        call = functools.partial(method, cast(pl.Trainer, self), self._module, *args)
+        calling(callback, f"{hook}()", call)
+        return True
 
     @property
     def strategy(self) -> Strategy:
