@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback as LightningCallback
 
 from rence_lightning.evaluation import Evaluation
-from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer

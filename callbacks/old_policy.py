@@ -10,7 +10,7 @@ from rence_lightning.callbacks.base import Callback
 from rence_lightning.distributed import max_over_ranks, sum_over_ranks
 from rence_lightning.errors import EngineMismatchError, UserError
 from rence_lightning.objectives.trust_region import kl_estimate
-from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import engine_log_probs
 from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule

@@ -14,7 +14,7 @@ from rence_lightning.callbacks.base import Callback
 from rence_lightning.callbacks.iteration_table import LEGEND, IterationLine, rate
 from rence_lightning.errors import Stopped
 from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
-from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer

@@ -5,7 +5,7 @@ import json
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import iteration_of
-from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer

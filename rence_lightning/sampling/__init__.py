@@ -1,5 +1,6 @@
 """Sampling: the rollouts of an iteration, graded, filtered and cached (lines 2 to 18 of Algorithm 1)."""
 
+from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum import (
     GRESOSkipping,
     Judgement,
@@ -11,7 +12,7 @@ from rence_lightning.sampling.curriculum import (
     PromptSkipping,
     ZeroVarianceFilter,
 )
-from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
+from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import RolloutSampler
 

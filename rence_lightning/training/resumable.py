@@ -21,7 +21,8 @@ from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfini
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
 from rence_lightning.run.settings import Change, changes
-from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
+from rence_lightning.sampling.batch import IterationBatch
+from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.pending import pending_state, restored
 from rence_lightning.training.lightning_facade import LightningFacade
 from rence_lightning.training.module import PolicyModule

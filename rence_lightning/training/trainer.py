@@ -1,7 +1,6 @@
 """The training loop on Fabric; `fit` is Algorithm 1."""
 
 import math
-import os
 import pkgutil
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.fabric.strategies import Strategy
 from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -20,21 +18,17 @@ from torch import Tensor
 
 from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks
 from rence_lightning.errors import NonFiniteError, Stopped, UserError
-from rence_lightning.sampling.datamodule import IterationBatch, RolloutDataModule
+from rence_lightning.sampling.batch import IterationBatch
+from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.batching import UpdateShare, share_of_update
+from rence_lightning.training.fabric import Precision, make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest
-from rence_lightning.training.strategy import FullyShardStrategy
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 SKIPS_IN_A_ROW = 10
 """Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
-
-PROCESSES_PER_CORE = 4
-"""Largest number of processes per core of a CPU; with more, set-up does not finish in reasonable time."""
 
 STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
 """Import path of the standard set: the loop does not import any callback."""
@@ -99,7 +93,7 @@ class Trainer(ResumableTrainer):
             torch.set_num_threads(cpu_threads)
         if callbacks is None:
             callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
-        fabric = _fabric(accelerator, devices, num_nodes, strategy, precision)
+        fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision)
         super().__init__(fabric, callbacks, Path(run_dir), loggers or [])
         self.max_iterations = max_iterations
         self.micro_batch_tokens = micro_batch_tokens
@@ -330,28 +324,3 @@ class Trainer(ResumableTrainer):
         if self._doing == "evaluation":
             return f"ending the evaluation, then saving iteration {self.current_epoch} ({again})"
         return f"ending the run, after saving what it has learned ({again})"
-
-
-def _fabric(
-    accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
-) -> Fabric:
-    """Creates Fabric; turns its errors about impossible settings into a message of one line."""
-    try:
-        fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
-        )
-    except (ValueError, RuntimeError, TypeError) as error:
-        given = f"accelerator {accelerator}, devices {devices}, strategy {strategy}, precision {precision}"
-        raise UserError(f"trainer: {given}: {error}") from error
-    if not isinstance(fabric.strategy, SingleDeviceStrategy | DDPStrategy | FullyShardStrategy):
-        raise UserError(
-            f"trainer: strategy {type(fabric.strategy).__name__} is not supported, because its weights can neither be "
-            "given to an engine nor saved; use auto, ddp or rence_lightning.training.FullyShardStrategy"
-        )
-    processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
-    if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
-        raise UserError(
-            f"trainer: devices is {processes} on a CPU with {cores} cores; set it to at most "
-            f"{PROCESSES_PER_CORE * cores}"
-        )
-    return fabric

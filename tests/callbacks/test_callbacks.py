@@ -14,7 +14,7 @@ from rence_lightning.callbacks import AdaptiveKL, Callback, Checkpoint, OldPolic
 from rence_lightning.errors import UserError
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
-from rence_lightning.sampling.datamodule import IterationBatch
+from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 

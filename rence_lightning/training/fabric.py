@@ -1,0 +1,40 @@
+"""Fabric with the settings that this project supports; what cannot work is refused at the start, in one line."""
+
+import os
+from typing import Literal
+
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from rence_lightning.errors import UserError
+from rence_lightning.training.strategy import FullyShardStrategy
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+PROCESSES_PER_CORE = 4
+"""Largest number of processes per core of a CPU; with more, set-up does not finish in reasonable time."""
+
+
+def make_fabric(
+    accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
+) -> Fabric:
+    """Creates Fabric; turns its errors about impossible settings into a message of one line."""
+    try:
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
+        )
+    except (ValueError, RuntimeError, TypeError) as error:
+        given = f"accelerator {accelerator}, devices {devices}, strategy {strategy}, precision {precision}"
+        raise UserError(f"trainer: {given}: {error}") from error
+    if not isinstance(fabric.strategy, SingleDeviceStrategy | DDPStrategy | FullyShardStrategy):
+        raise UserError(
+            f"trainer: strategy {type(fabric.strategy).__name__} is not supported, because its weights can neither be "
+            "given to an engine nor saved; use auto, ddp or rence_lightning.training.FullyShardStrategy"
+        )
+    processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
+    if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
+        raise UserError(
+            f"trainer: devices is {processes} on a CPU with {cores} cores; set it to at most "
+            f"{PROCESSES_PER_CORE * cores}"
+        )
+    return fabric
