@@ -101,10 +101,11 @@ def connect() -> None:
 
 def disconnect() -> None:
     """Closes the lifeline after this rank has finished."""
-    global _line
+    global _line, _group
     if _line is not None:
         _line.close()
         _line = None
+    _group = None  # a process group that is still referred to when the interpreter ends aborts the process
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch.multiprocessing as multiprocessing
 from rence_lightning.distributed import (
     agree_on,
     broadcast,
+    disconnect,
     gather,
     max_over_ranks,
     on_rank_zero,
@@ -73,6 +74,7 @@ def talk(rank: int, port: int, world: int) -> None:
     # Two ranks fail at once: all end with the error of the lower rank.
     agreed = agree_on(UserError(f"of {rank}")) if rank else agree_on(caught_in_gather())
     assert str(agreed) == {0: "rank 1: of 1", 1: "of 1", 2: "rank 1: of 1"}[rank]
+    disconnect()
     dist.destroy_process_group()
 
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.gpu_check.flops import model_flops, peak_flops
 from rence_lightning.callbacks import Callback, OldPolicySnapshot
-from rence_lightning.distributed import max_over_ranks
+from rence_lightning.distributed import disconnect, max_over_ranks
 from rence_lightning.policy import Policy
 from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
 from rence_lightning.prompts import Problem, ProblemSource, PromptTemplate
@@ -217,4 +217,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     measure(**arguments.as_dict())
     if dist.is_initialized():
+        disconnect()
         dist.destroy_process_group()
