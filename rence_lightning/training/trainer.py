@@ -55,8 +55,8 @@ class Trainer(ResumableTrainer):
         gradient_clip_val: Largest norm of an update's gradient; null disables clipping.
         on_nonfinite: Action when an update's loss or gradient is not finite: `stop` the run, or `skip` the update (and
             stop after ten skipped updates in a row).
-        cpu_threads: Number of threads of a process on a CPU (default: torch's choice, one per core). Small policies do
-            not run faster with a second thread, and run much slower with one if other jobs share the machine.
+        cpu_threads: Number of threads of a process on a CPU (default: torch's choice, one per core). With 1, a run that
+            shares its cores with another job is not slowed down many times over.
         loggers: Further loggers, each given by `class_path`.
         callbacks: Further callbacks, each given by `class_path`, in addition to those that have keys of their own. In
             Python, null takes the standard set: everything a run needs except benchmarks.
