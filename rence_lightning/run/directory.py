@@ -169,12 +169,22 @@ def point(run: Run, link: Literal["last", "best"], folder: Path) -> None:
     draft.replace(draft.with_name(link))
 
 
+def restore(checkpoints: Path) -> None:
+    """Puts back a checkpoint that was being replaced by a newer one of its name when the process was killed."""
+    for older in checkpoints.glob(".old-iteration-*"):
+        folder = older.with_name(older.name.removeprefix(".old-"))
+        if not folder.exists():
+            older.replace(folder)
+
+
 def prune(run: Run, keep_last: int) -> None:
     """Removes the run's checkpoints, except the newest `keep_last` and those that `last` and `best` point to."""
     kept = {run.checkpoint("last"), run.checkpoint("best")}
     for folder in run.checkpoints[:-keep_last]:
         if folder.resolve() not in kept:
-            shutil.rmtree(folder)
+            folder.replace(folder.with_name(f".gone-{folder.name}"))  # a kill must not leave half of it in its place
+    for gone in (run.directory / CHECKPOINTS).glob(".gone-*"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _numbered(checkpoints: Path) -> Iterator[tuple[tuple[int, int], Path]]:

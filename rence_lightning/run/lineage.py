@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rence_lightning.errors import UserError
-from rence_lightning.run.directory import CHECKPOINTS, Command, Run, SavedAt
+from rence_lightning.run.directory import CHECKPOINTS, Command, Run, SavedAt, restore
 from rence_lightning.run.lock import is_locked
 
 
@@ -39,10 +39,12 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     """
     if ckpt_path in ("last", "best"):
         for run in runs_named(wanted, "fit"):
+            restore(run.directory / CHECKPOINTS)
             if (found := run.checkpoint(ckpt_path)) is not None:
                 return found
         raise UserError(f"ckpt_path: no {ckpt_path} checkpoint of a run named {wanted}; give the path of a checkpoint")
     path = Path(ckpt_path).expanduser()
+    restore(path / CHECKPOINTS)
     for candidate in (path, path / CHECKPOINTS / "last"):
         if (candidate / "state").exists():
             return candidate.resolve()

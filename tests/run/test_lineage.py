@@ -167,3 +167,11 @@ def test_runs_that_start_at_once_get_directories_of_their_own(tmp_path: Path) ->
             runs = list(threads.map(lambda _, name=f"exp{trial}": Run.create(tmp_path / name, "fit"), range(8)))
         assert len({run.directory for run in runs}) == 8
         assert all(Run.open(run.directory) == run for run in runs)
+
+
+def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    """Killed between the two renames: the older one has made room, the newer one is not there yet."""
+    run = started(tmp_path / "exp", 3)
+    folder = run.checkpoints[0]
+    folder.replace(folder.with_name(f".old-{folder.name}"))
+    assert find_checkpoint("last", tmp_path / "exp") == folder
