@@ -152,7 +152,8 @@ def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] =
     process = start(run_dir, *options, *resume(run_dir))
     output = finish(process)
     assert process.returncode == 0, output
-    left = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith((".old-", ".gone-", ".tmp-"))]
+    names = [path.name for path in (run_dir / "checkpoints").iterdir()]
+    left = [name for name in names if name.startswith((".old-", ".gone-", ".tmp-"))]
     assert not left, f"left behind: {left}"
     return kills, during
 
