@@ -1,23 +1,25 @@
 """Sampling of responses: the engine protocol, and one file for each engine."""
 
 from rence_lightning.rollouts.engine import (
-    EngineProgress,
-    GroupFinished,
+    FinishedGroup,
+    Request,
     Rollout,
     RolloutEngine,
     SampledPolicy,
     Sampling,
+    SamplingStep,
 )
 from rence_lightning.rollouts.transformers import TransformersEngine
 from rence_lightning.rollouts.vllm import VLLMEngine
 
 __all__ = [
-    "EngineProgress",
-    "GroupFinished",
+    "FinishedGroup",
+    "Request",
     "Rollout",
     "RolloutEngine",
     "SampledPolicy",
     "Sampling",
+    "SamplingStep",
     "TransformersEngine",
     "VLLMEngine",
 ]

@@ -1,8 +1,8 @@
 """What a rollout engine is: token ids in, sampled token ids with their log-probabilities out."""
 
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length"]
 """Why a response ended. `stop`: with an end-of-sequence token, which is part of it. `length`: at the token limit,
 without an end-of-sequence token."""
-
-EngineProgress = Callable[[int, int], None]
-"""Callback that receives, from time to time, the numbers of responses finished and of tokens sampled since its last
-call."""
-
-GroupFinished = Callable[[int, "list[Rollout]"], None]
-"""Callback that receives a prompt's index and all of its rollouts: once per prompt, in any order, while other prompts
-are still being sampled."""
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -70,6 +61,54 @@ class Rollout:
     finish_reason: FinishReason
 
 
+@dataclass(frozen=True)
+class Request:
+    """One prompt to which responses are sampled.
+
+    Up to rounding, the responses are a function of these fields and of the policy, whatever else is sampled at the same
+    time.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        group_size: Number of responses, K.
+        sampling: Temperature, top-p and length limit.
+        seed: Seed of the responses.
+    """
+
+    prompt: Sequence[int]
+    group_size: int
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True)
+class FinishedGroup:
+    """All responses to one request.
+
+    Attributes:
+        index: Number of the request, counted from 0 in the order in which the engine took the requests.
+        rollouts: The K responses.
+    """
+
+    index: int
+    rollouts: list[Rollout]
+
+
+@dataclass(frozen=True)
+class SamplingStep:
+    """What an engine has sampled since its last step.
+
+    Attributes:
+        responses: Number of responses that have ended.
+        tokens: Number of tokens that were sampled.
+        finished: Groups of which all responses have ended, in any order.
+    """
+
+    responses: int
+    tokens: int
+    finished: list[FinishedGroup] = field(default_factory=list)
+
+
 def gathered(parameter: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The whole of a parameter on this rank. Where it is sharded, this is a collective: every rank must call it.
 
@@ -100,28 +139,21 @@ class RolloutEngine(Protocol):
     def sync(self, policy: SampledPolicy) -> None:
         """Takes over the weights of `policy`; called before each iteration."""
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        progress: EngineProgress | None = None,
-        finished: GroupFinished | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples `group_size` responses to each prompt.
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        """Samples the responses to the requests, as a stream.
+
+        The engine takes the next request, in order, as soon as it has room for it, so that a request that turns out not
+        to be needed is never started. The caller works between two steps (it reports progress, grades, cancels), so a
+        step should take well below a second. Closing the iterator ends all sampling and leaves the engine ready for
+        the next call.
 
         Args:
-            prompts: Token ids of each prompt.
-            group_size: Number of responses to each prompt, K.
-            sampling: Temperature, top-p and length limit.
-            seeds: Seed of each prompt. Up to rounding, the responses to a prompt are a function of its tokens, its seed
-                and the policy, whatever else is in the batch.
-            progress: Callback for the numbers of finished responses and sampled tokens.
-            finished: Callback for the rollouts of each prompt as soon as they are complete, so that grading can start.
+            requests: Prompts with the number, the sampling and the seed of their responses.
+            cancelled: Numbers of requests that are no longer needed. The caller adds to it between two steps; an engine
+                then stops sampling them. A cancelled group may be reported or not.
 
-        Returns:
-            The `group_size` rollouts of each prompt, in the order of `prompts`.
+        Yields:
+            What was sampled since the last step. Each request that is not cancelled is finished exactly once.
         """
         ...
 
