@@ -3,45 +3,41 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rence_lightning.errors import UserError
+from rence_lightning.policy import attention
+from rence_lightning.policy.output_projection import TokenScores, token_scores
+from rence_lightning.policy.packed_row import PackedRow, Segment
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-LOGITS_PER_CHUNK = 2**26
-"""Largest number of logits held at a time: 256 MiB in float32. With long responses, all logits of a batch together,
-`[rows, length, vocabulary]`, would be the first tensor to exceed the memory."""
-
-
-class TokenScores(NamedTuple):
-    """The result of a forward pass for the response tokens.
-
-    Attributes:
-        log_probs: Log-probabilities log pi(token | prefix), `(rows, tokens)`, in float32 or better; 0 on padding.
-        entropy: Entropies of pi(. | prefix) in nats, `(rows, tokens)`, 0 on padding; None unless requested.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor | None
-
-
 class Policy(nn.Module):
     """A causal language model and its tokenizer.
 
-    The transformer runs once over the padded batch. The vocabulary projection runs over the response tokens alone, in
-    chunks that are recomputed in the backward pass.
+    The transformer runs once over a packed row, and the output projection over the states that predict response tokens.
+
+    Args:
+        model: Causal language model of `transformers`.
+        tokenizer: Its tokenizer.
+        packed: Whether packed rows are computed as they are, with each prompt once; null where the model's attention
+            allows it. Otherwise each response becomes a padded row of its own, in the model's own attention.
+
+    Attributes:
+        packed: Whether packed rows are computed as they are.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packed: bool | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.packed = attention.enable(model) if packed is None else packed
 
     @property
     def context_length(self) -> int | None:
@@ -61,34 +57,29 @@ class Policy(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
     def forward(
-        self, input_ids: Tensor, response_mask: Tensor, temperature: float = 1.0, entropy: bool = False
+        self, row: PackedRow, temperature: float = 1.0, entropy: bool = False, packed: bool | None = None
     ) -> TokenScores:
-        """Log-probabilities of the response tokens.
+        """Log-probabilities of the response tokens of a row.
 
         Args:
-            input_ids: Token ids `(rows, length)` of prompt and response, padded on the right. No attention mask is
-                needed, because attention is causal: padding on the right cannot influence a token.
-            response_mask: Mask `(rows, length)` of bool, True on response tokens (EOS included), which are contiguous
-                in each row.
+            row: Prompts and responses.
             temperature: Divisor of the logits, so that the log-probabilities are those of the sampled distribution.
             entropy: Whether to return the entropy at each response token as well.
+            packed: Whether to compute the row as it is (default: `self.packed`).
         """
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        predicts = response_mask[:, 1:]  # the state before a token predicts it
-        states, targets = hidden[:, :-1][predicts], input_ids[:, 1:][predicts]
-        log_probs, entropies = self._project(states, targets, temperature, entropy)
-        return TokenScores(_unflatten(log_probs, predicts), _unflatten(entropies, predicts) if entropy else None)
-
-    def _project(self, states: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-        head = self.model.get_output_embeddings()
-        chunk = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
-        if len(states) <= chunk:
-            return _score_tokens(head, states, targets, temperature, entropy)
-        parts = [
-            checkpoint(_score_tokens, head, s, t, temperature, entropy, use_reentrant=False)
-            for s, t in zip(states.split(chunk), targets.split(chunk), strict=True)
-        ]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        if self.packed if packed is None else packed:
+            hidden = self.model.base_model(
+                input_ids=row.input_ids.unsqueeze(0),
+                position_ids=row.position_ids.unsqueeze(0),
+                use_cache=False,
+                packed_row=row,  # the layers pass it on to `attention.packed_attention`
+            ).last_hidden_state[0]
+            states = hidden.index_select(0, row.states)
+        else:
+            rows = row.padded()
+            hidden = self.model.base_model(input_ids=rows.input_ids, use_cache=False).last_hidden_state
+            states = hidden.flatten(0, 1).index_select(0, rows.states)
+        return token_scores(self.model.get_output_embeddings(), states, row.targets, temperature, entropy)
 
     @torch.no_grad()
     def check_head(self) -> None:
@@ -101,12 +92,11 @@ class Policy(nn.Module):
             UserError: The model does more than a linear projection after its last hidden state (soft-capped or scaled
                 logits), which `forward` would get wrong.
         """
-        input_ids = torch.arange(1, 9, device=self.model.device).unsqueeze(0)
-        mask = torch.ones_like(input_ids, dtype=torch.bool)
+        row = PackedRow([Segment([1], [range(2, 9)])], self.model.device)
         with _eager_attention(self.model):
-            ours = self.forward(input_ids, mask).log_probs
-            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
-        theirs = logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)
+            ours = self.forward(row, packed=False).log_probs
+            logits = self.model(input_ids=row.input_ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
+        theirs = logits.log_softmax(-1).gather(-1, row.targets.unsqueeze(-1)).squeeze(-1)
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.2  # bfloat16 rounds logits of about 20 by 0.1
         if not torch.allclose(ours, theirs, atol=tolerance):
             raise UserError(
@@ -136,25 +126,3 @@ def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
     for name in config.sub_configs:
         if (part := getattr(config, name, None)) is not None:
             yield from _with_parts(part)
-
-
-def _score_tokens(
-    head: nn.Module, states: Tensor, targets: Tensor, temperature: float, entropy: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies `(tokens,)` of states `(tokens, hidden)` and targets `(tokens,)`."""
-    logits = head(states)
-    # A softmax over a large vocabulary needs at least float32; a float64 model keeps its precision.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    normaliser = logits.logsumexp(-1)
-    log_probs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
-    if not entropy:
-        return log_probs, log_probs.new_empty(0)
-    return log_probs, normaliser - (logits.softmax(-1) * logits).sum(-1)
-
-
-def _unflatten(values: Tensor, mask: Tensor) -> Tensor:
-    """The values at the True positions of `mask` `(rows, length)`, by row, as `(rows, most per row)` padded with 0."""
-    counts = mask.sum(-1)
-    columns = torch.arange(int(counts.max()) if len(counts) else 0, device=mask.device)
-    places = columns < counts.unsqueeze(1)
-    return values.new_zeros(places.shape).masked_scatter(places, values)

@@ -1,0 +1,139 @@
+"""Attention over a packed row, as a function in the registry of `transformers`: no code of a model is touched.
+
+On a CPU, scaled dot product attention per block of like groups: the prompts attend causally to themselves, and the K
+responses of a prompt to `[its keys | their own keys]`, so that padding exists inside attention only. On a GPU,
+FlexAttention with a block mask over the row.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from rence_lightning.errors import UserError
+from rence_lightning.policy.packed_row import Block, PackedRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "rence_packed_row"
+"""Name of the attention in the registry, and so the model's `config._attn_implementation`."""
+
+SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")
+"""Arguments by which layers ask for more than full causal attention."""
+
+
+def enable(model: "PreTrainedModel") -> bool:
+    """Makes a model attend over packed rows where the registry reaches it; returns whether it does.
+
+    It stays enabled, because activation checkpointing calls attention again in the backward pass. Other calls of the
+    model without an attention mask attend causally.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if not attends_plainly(model):
+        return False
+    ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+    model.set_attn_implementation(NAME)
+    return bool(model.config._attn_implementation == NAME)
+
+
+def attends_plainly(model: "PreTrainedModel") -> bool:
+    """Whether each layer of a model attends fully and causally, by a function that can be exchanged.
+
+    It reads the configuration alone, because a process that waits for its shards has a model without weights. What a
+    configuration does not show is found by the comparison of the first pass of a run.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None and getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None):
+        kinds = ["sliding_attention"]
+    plain = set(kinds or ()) <= {"full_attention"} and getattr(config, "attn_logit_softcapping", None) is None
+    return plain and model._can_set_attn_implementation()
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    packed_row: PackedRow | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attention of the tokens of `packed_row`; without one, causal attention of padded rows.
+
+    Args:
+        module: Attention layer of the model.
+        query: Queries after rotary embedding, `(rows, heads, tokens, head dimension)`; one row if it is packed.
+        key: Keys, with as many heads as the model has for keys and values.
+        value: Values, like `key`.
+        attention_mask: Mask of the keys, where the model was called with one and is not given a packed row.
+        scaling: Factor of the scores (default: 1 / sqrt(head dimension)).
+        packed_row: Layout of the row, which the model passes on to its layers.
+        settings: Further arguments of the model's layers.
+
+    Returns:
+        `(rows, tokens, heads, head dimension)`, and None for the weights.
+
+    Raises:
+        UserError: A layer asks for more than full causal attention.
+    """
+    if packed_row is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
+        return output, None
+    if special := [name for name in SPECIAL if settings.get(name) is not None]:
+        raise UserError(
+            f"policy: {type(module).__name__} attends with {', '.join(special)}, which packed rows do not support; set "
+            "model.attn_implementation to sdpa"
+        )
+    if query.is_cuda:
+        return _flex(module, query, key, value, packed_row, scaling), None
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    outputs = [part for block in packed_row.blocks for part in _attend(block, q, k, v, scaling)]
+    return torch.cat(outputs).index_select(0, packed_row.order).unsqueeze(0), None
+
+
+def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
+    """Outputs `(tokens, heads, dim)` of the prompts and of the responses of a block, from those of the whole row."""
+    shape = block.responses.shape
+    prompt_q, prompt_k, prompt_v = (_padded(states, block.prompts) for states in (q, k, v))
+    of_prompts = scaled_dot_product_attention(
+        *(states.transpose(1, 2) for states in (prompt_q, prompt_k, prompt_v)),
+        is_causal=True,
+        scale=scaling,
+        enable_gqa=True,
+    )
+    keys, values = (
+        torch.cat([prompt.unsqueeze(1).expand(-1, shape[1], -1, -1, -1), _padded(states, block.responses)], dim=2)
+        for prompt, states in ((prompt_k, k), (prompt_v, v))
+    )
+    of_responses = scaled_dot_product_attention(
+        *(states.flatten(0, 1).transpose(1, 2) for states in (_padded(q, block.responses), keys, values)),
+        attn_mask=block.mask if len(block.mask) == 1 else block.mask.repeat_interleave(shape[1], dim=0),
+        scale=scaling,
+        enable_gqa=True,
+    )
+    return (
+        of_prompts.transpose(1, 2).flatten(0, 1).index_select(0, block.prompt_places),
+        of_responses.transpose(1, 2).flatten(0, 1).index_select(0, block.response_places),
+    )
+
+
+def _padded(states: Tensor, places: Tensor) -> Tensor:
+    """The states `(*places, heads, dim)` at some places of the row. What stands on padding is finite and not used."""
+    return states.index_select(0, places.flatten()).unflatten(0, places.shape)
+
+
+# ---- on a GPU ------------------------------------------------------------------------------------------------------
+
+
+def _flex(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None) -> Tensor:
+    from transformers.integrations.flex_attention import flex_attention_forward
+
+    output, _ = flex_attention_forward(module, query, key, value, row.block_mask, scaling=scaling)
+    return output

@@ -1,0 +1,105 @@
+"""The output projection: log-probabilities of tokens without a tensor of all logits.
+
+The logits of all response tokens, `(response tokens, vocabulary)`, would be the first tensor to exceed the memory. They
+are computed in chunks, and where they are too many to keep, once more in the backward pass, which writes the gradient of
+a chunk over its logits. `benchmarks/memory.py` compares this with the library functions for the same purpose: those
+need the gradient of each token in the forward pass, where an objective that couples responses does not have it yet.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+LOGITS_PER_CHUNK = 2**25
+"""Largest number of logits computed at a time: 128 MiB in float32."""
+
+LOGITS_KEPT = 2**26
+"""Largest number of logits kept for the backward pass instead of being computed again: 256 MiB in float32."""
+
+
+class TokenScores(NamedTuple):
+    """The scores of response tokens.
+
+    Attributes:
+        log_probs: Log-probabilities log pi(token | prefix), `(response tokens,)`, in float32 or better.
+        entropy: Entropies of pi(. | prefix) in nats, `(response tokens,)`, without a gradient; None unless requested.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor | None
+
+
+def token_scores(head: nn.Linear, states: Tensor, targets: Tensor, temperature: float, entropy: bool) -> TokenScores:
+    """Log-probabilities and entropies of tokens, in float32 (float64 where the states have it), also under autocast.
+
+    Args:
+        head: Output projection.
+        states: States that predict the tokens, `(response tokens, hidden)`.
+        targets: Token ids, `(response tokens,)`.
+        temperature: Divisor of the logits.
+        entropy: Whether to return the entropies.
+    """
+    with torch.autocast(states.device.type, enabled=False):  # a bfloat16 logit of 20 is off by up to 0.06
+        log_probs, entropies = _TokenScores.apply(states, head.weight, head.bias, targets, temperature, entropy)
+    return TokenScores(log_probs, entropies if entropy else None)
+
+
+class _TokenScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        keep = any(ctx.needs_input_grad) and len(states) * len(weight) <= LOGITS_KEPT
+        parts, logits = [], None
+        for chunk in _chunks(states, weight, keep):
+            logits = _logits(states[chunk], weight, bias, temperature)
+            normaliser = logits.logsumexp(-1)
+            log_probs = logits.gather(-1, targets[chunk].unsqueeze(-1)).squeeze(-1) - normaliser
+            entropies = normaliser - (logits.softmax(-1) * logits).sum(-1) if entropy else normaliser[:0]
+            parts.append((log_probs, entropies, normaliser))
+        log_probs, entropies, normaliser = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(states, weight, bias, targets, normaliser)
+        ctx.temperature, ctx.logits = temperature, logits if keep else None
+        ctx.mark_non_differentiable(entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets, normaliser = ctx.saved_tensors
+        kept, ctx.logits = ctx.logits, None
+        dtype = normaliser.dtype
+        d_states = torch.empty_like(states, dtype=dtype)
+        d_weight = torch.zeros_like(weight, dtype=dtype)
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
+        for chunk in _chunks(states, weight, kept is not None):
+            logits = kept if kept is not None else _logits(states[chunk], weight, bias, ctx.temperature)
+            # d log p(y) / d logits = onehot(y) - softmax
+            scale = (gradient[chunk] / ctx.temperature).unsqueeze(-1)
+            d_logits = logits.sub_(normaliser[chunk].unsqueeze(-1)).exp_().mul_(-scale)
+            d_logits.scatter_add_(-1, targets[chunk].unsqueeze(-1), scale)
+            torch.mm(d_logits, weight.to(dtype), out=d_states[chunk])
+            d_weight.addmm_(d_logits.t(), states[chunk].to(dtype))
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+        return d_states.to(states.dtype), d_weight.to(weight.dtype), d_bias, None, None, None
+
+
+def _chunks(states: Tensor, weight: Tensor, whole: bool) -> list[slice]:
+    size = max(1, len(states) if whole else LOGITS_PER_CHUNK // len(weight))
+    return [slice(start, start + size) for start in range(0, len(states), size)]
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    logits = linear(states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    return logits if temperature == 1 else logits.div_(temperature)

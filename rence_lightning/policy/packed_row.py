@@ -1,0 +1,218 @@
+"""The packed row: one row of tokens that holds every prompt once and no padding.
+
+    [p1 | r11 r12 .. r1K | p2 | r21 ..]
+
+The positions of a prompt's tokens are 0 .. P-1, and those of each of its responses start at P. Embedding, linear layers,
+norms and the output projection therefore compute each token once. Only attention needs to know more than the positions:
+a prompt attends to itself, a response to its prompt and itself (`rence_lightning.policy.attention`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+PADDING = 1.25
+"""Largest factor by which padding inside attention may raise its work before groups get a block of their own."""
+
+
+class Segment(NamedTuple):
+    """A prompt and some of its responses, as token ids."""
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in a packed row."""
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Segments of like shape whose attention is computed together: G prompts of K responses each.
+
+    Attributes:
+        prompts: Places `(G, P)` of the prompts' tokens in the row, padded on the right by place 0.
+        responses: Places `(G, K, R)` of the responses' tokens, padded on the right by place 0.
+        mask: Mask `(G or 1, 1, R, P + R)` of bool: to which keys of `[prompt | own]` each token of a response attends.
+        prompt_places: Places `(tokens,)` in the padded prompts, flattened, of the tokens that are not padding.
+        response_places: Places `(tokens,)` in the padded responses, flattened, of the tokens that are not padding.
+    """
+
+    prompts: Tensor
+    responses: Tensor
+    mask: Tensor
+    prompt_places: Tensor
+    response_places: Tensor
+
+
+class PackedRow:
+    """Token ids in one row, and what each of them is.
+
+    It is not a dataclass: Fabric would take one apart to convert its tensors.
+
+    Args:
+        segments: Prompts of at least one token, each with at least one response of at least one token.
+        device: Device of the tensors.
+
+    Attributes:
+        input_ids: Token ids, `(tokens,)`.
+        position_ids: Position of each token in its sequence of prompt and response, `(tokens,)`.
+        segment_ids: Number of each token's segment, `(tokens,)`.
+        response_ids: Number of each token's response, counted over the whole row, `(tokens,)`; -1 in a prompt.
+        states: Places `(response tokens,)` of the states that predict the response tokens, response by response. The
+            state that predicts the first token of a response is that of the prompt's last token, which all responses
+            share.
+        shapes: Number of tokens of each prompt and of each of its responses.
+
+    Raises:
+        ValueError: A prompt or a response is empty, so that no state predicts a token of it.
+    """
+
+    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+        self.shapes = [(len(segment.prompt), tuple(map(len, segment.responses))) for segment in segments]
+        if not all(prompt > 0 and responses and min(responses) > 0 for prompt, responses in self.shapes):
+            raise ValueError(f"a prompt or a response is empty; lengths of prompts and responses: {self.shapes}")
+        pieces: list[tuple[int, int, int]] = []
+        positions: list[Tensor] = []
+        states: list[Tensor] = []
+        place = response = 0
+        for number, (prompt, lengths) in enumerate(self.shapes):
+            last = torch.tensor([place + prompt - 1])
+            pieces.append((prompt, number, -1))
+            positions.append(torch.arange(prompt))
+            place += prompt
+            for length in lengths:
+                pieces.append((length, number, response))
+                positions.append(torch.arange(prompt, prompt + length))
+                states += [last, torch.arange(place, place + length - 1)]
+                place, response = place + length, response + 1
+        sizes, numbers, responses = (torch.tensor(column) for column in zip(*pieces, strict=True))
+        tokens = chain.from_iterable(chain(segment.prompt, *segment.responses) for segment in segments)
+        self.input_ids = torch.tensor(list(tokens)).to(device)
+        self.position_ids = torch.cat(positions).to(device)
+        self.segment_ids = numbers.repeat_interleave(sizes).to(device)
+        self.response_ids = responses.repeat_interleave(sizes).to(device)
+        self.states = torch.cat(states).to(device)
+
+    @property
+    def targets(self) -> Tensor:
+        """Token ids of the responses, `(response tokens,)`, in the order of `states`."""
+        return self.input_ids[self.response_ids >= 0]
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The segments in blocks of like shape, which cover the row."""
+        starts = [0, *accumulate(prompt + sum(responses) for prompt, responses in self.shapes)]
+        return [self._block(numbers, starts) for numbers in like_shapes(self.shapes)]
+
+    def _block(self, numbers: Sequence[int], starts: Sequence[int]) -> Block:
+        device = self.input_ids.device
+        prompt_lengths = torch.tensor([self.shapes[number][0] for number in numbers])
+        lengths = torch.tensor([self.shapes[number][1] for number in numbers])
+        first = torch.tensor([starts[number] for number in numbers])
+        before = lengths.cumsum(-1) - lengths + (first + prompt_lengths).unsqueeze(-1)
+        prompt, response = torch.arange(int(prompt_lengths.max())), torch.arange(int(lengths.max()))
+        of_prompt = prompt < prompt_lengths.unsqueeze(-1)
+        of_response = response < lengths.unsqueeze(-1)
+        seen = of_prompt if not of_prompt.all() else of_prompt[:1]
+        causal = torch.ones(len(response), len(response), dtype=torch.bool).tril()
+        shape = (len(seen), len(response))
+        mask = torch.cat([seen.unsqueeze(1).expand(*shape, -1), causal.expand(*shape, -1)], dim=-1)
+        return Block(
+            ((first.unsqueeze(-1) + prompt) * of_prompt).to(device),
+            ((before.unsqueeze(-1) + response) * of_response).to(device),
+            mask.unsqueeze(1).to(device),
+            of_prompt.flatten().nonzero().squeeze(-1).to(device),
+            of_response.flatten().nonzero().squeeze(-1).to(device),
+        )
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Place `(tokens,)` of each token of the row in the concatenation of all blocks, prompts before responses."""
+        order = [
+            places.flatten()[kept]
+            for block in self.blocks
+            for places, kept in ((block.prompts, block.prompt_places), (block.responses, block.response_places))
+        ]
+        return torch.cat(order).argsort()
+
+    @cached_property
+    def block_mask(self) -> "BlockMask":
+        """The mask of the row for FlexAttention."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        segments, responses, tokens = self.segment_ids, self.response_ids, len(self.input_ids)
+
+        def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            seen = (responses[key] == -1) | (responses[key] == responses[query])
+            return (key <= query) & (segments[key] == segments[query]) & seen
+
+        return create_block_mask(attends, None, None, tokens, tokens, device=str(segments.device))
+
+    def padded(self) -> "PaddedRows":
+        """The same responses as rows of their own, each behind a copy of its prompt and padded on the right."""
+        device = self.input_ids.device
+        places: list[Tensor] = []
+        predicts: list[tuple[int, int]] = []
+        start = 0
+        for prompt, responses in self.shapes:
+            of_prompt, start = torch.arange(start, start + prompt), start + prompt
+            for length in responses:
+                places.append(torch.cat([of_prompt, torch.arange(start, start + length)]))
+                predicts.append((prompt - 1, prompt - 1 + length))
+                start += length
+        rows = torch.nn.utils.rnn.pad_sequence(places, batch_first=True).to(device)
+        width = rows.shape[1]
+        states = [torch.arange(row * width + low, row * width + high) for row, (low, high) in enumerate(predicts)]
+        return PaddedRows(self.input_ids[rows], torch.cat(states).to(device))
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """One row for each response, padded on the right: the usual layout, for models that cannot take a packed row.
+
+    Attributes:
+        input_ids: Token ids, `(responses, length)`. No attention mask is needed, because attention is causal: padding
+            on the right cannot influence a token.
+        states: Places `(response tokens,)` in the flattened rows of the states that predict the response tokens, in the
+            order of `PackedRow.states`.
+    """
+
+    input_ids: Tensor
+    states: Tensor
+
+
+def like_shapes(shapes: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[int]]:
+    """Divides segments into blocks in which padding costs little, given the lengths of prompt and responses.
+
+    Returns:
+        The numbers of the segments of each block. All segments of a block have the same number of responses.
+    """
+
+    def work(prompt: int, responses: int, longest: int) -> int:
+        return prompt * prompt + responses * longest * (prompt + longest)
+
+    blocks: list[list[int]] = []
+    exact = prompts = longest = responses = 0
+    for number in sorted(range(len(shapes)), key=lambda i: (len(shapes[i][1]), max(shapes[i][1]), shapes[i][0], i)):
+        prompt, lengths = shapes[number]
+        widest = max(prompts, prompt), len(lengths), max(longest, *lengths)
+        own = work(prompt, len(lengths), max(lengths))  # responses are padded to the longest of their segment anyway
+        if blocks and len(lengths) == responses:
+            padded = (len(blocks[-1]) + 1) * work(*widest)
+            if padded <= PADDING * (exact + own):
+                blocks[-1].append(number)
+                exact, prompts, longest = exact + own, widest[0], widest[2]
+                continue
+        blocks.append([number])
+        exact, prompts, longest, responses = own, prompt, max(lengths), len(lengths)
+    return blocks
