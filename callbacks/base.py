@@ -13,6 +13,7 @@ from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
+from rence_lightning.training.update_share import UpdateShare
 
 
 class Callback(LightningCallback):
@@ -20,9 +21,9 @@ class Callback(LightningCallback):
 
     The hooks, in the order of a run: `setup`, `on_fit_start`, `on_train_start`, then for each iteration
     `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`, for each update
-    `on_train_batch_start` and `on_train_batch_end`, and `on_train_epoch_end`; finally `on_train_end`, `on_export`,
-    `on_fit_end` and `teardown`. An evaluation is `on_validation_start`, `on_evaluate` (in which `on_benchmark_start`,
-    `on_tokens` and `on_evaluation_end` are called) and `on_validation_end`.
+    `on_train_batch_start`, `on_passes_end` and `on_train_batch_end`, and `on_train_epoch_end`; finally `on_train_end`,
+    `on_export`, `on_fit_end` and `teardown`. An evaluation is `on_validation_start`, `on_evaluate` (in which
+    `on_benchmark_start`, `on_tokens` and `on_evaluation_end` are called) and `on_validation_end`.
 
     A callback passes information to other callbacks by calling a hook, such as `trainer.call("on_export", folder)`; no
     callback searches `trainer.callbacks` for another.
@@ -65,6 +66,15 @@ class Callback(LightningCallback):
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         """Called when the groups of an iteration are complete, before the first update, when the policy is pi_old."""
+
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
+        """Called when the gradient of an update is complete, before the optimizer's step.
+
+        Args:
+            trainer: The trainer.
+            module: The policy and its objective.
+            share: Groups that this rank trains on in the update, with their log-probabilities under the policy.
+        """
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int

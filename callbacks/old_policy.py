@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.distributed import max_over_ranks, sum_over_ranks
@@ -12,9 +11,9 @@ from rence_lightning.errors import EngineMismatchError, UserError
 from rence_lightning.objectives.trust_region import kl_estimate
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import engine_log_probs
-from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
+from rence_lightning.training.update_share import UpdateShare
 
 
 class OldPolicySnapshot(Callback):
@@ -26,7 +25,8 @@ class OldPolicySnapshot(Callback):
     `engine_log_prob_difference_max` and `engine_kl`.
 
     Args:
-        source: Source of the log-probabilities of pi_old: `recompute` takes a forward pass of the trainer's model.
+        source: Source of the log-probabilities of pi_old: `recompute` takes the trainer's model, in the passes of the
+            first update themselves and in a forward pass before it for the groups of later updates.
             `engine` takes those that the rollout engine reported, which saves the forward pass (and logs no entropy);
             it is possible in float32 only, in which the two agree.
         verify_sync: Largest mean absolute difference per token between the log-probabilities of engine and trainer; a
@@ -45,6 +45,7 @@ class OldPolicySnapshot(Callback):
             )
         self.source = source
         self.verify_sync = verify_sync
+        self._sums = Sums()
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         dtype = module.policy.model.dtype
@@ -64,27 +65,27 @@ class OldPolicySnapshot(Callback):
             )
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+        self._sums = Sums()
         if self.source == "engine":
             for group in batch.groups:
                 group.old_log_probs = [engine_log_probs(rollout) for rollout in group.rollouts]
             return
-        mismatch, entropy = Mismatch(), 0.0
-        for groups in batch.updates:
-            share = share_of_update(groups, trainer.micro_batch_tokens, trainer.global_rank, trainer.world_size)
-            for group in share.groups:
-                group.old_log_probs = [torch.empty(0)] * len(group.rollouts)  # filled in the order of the passes
+        for groups in batch.updates[1:]:  # the passes of the first update are those of pi_old
+            share = trainer.share_of_update(groups, at_old_policy=True)
             with trainer.fabric.autocast():
-                for group, response, log_probs, entropies in module.score(share):
-                    group.old_log_probs[response] = log_probs.clone()  # not a view of the whole pass
-                    entropy += float(entropies.sum())
-                    mismatch.add(log_probs, engine_log_probs(group.rollouts[response]))
-        self._log(trainer, batch, mismatch, entropy)
+                module.score(share)
+            self._sums.add(share)
 
-    def _log(self, trainer: Trainer, batch: IterationBatch, mismatch: "Mismatch", entropy: float) -> None:
-        difference, kl, entropy, tokens = sum_over_ranks(mismatch.difference, mismatch.kl, entropy, mismatch.tokens)
-        if not tokens:
-            return
-        largest = max_over_ranks(mismatch.largest)
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
+        """Completes the figures with the groups of the first update, before the policy is changed."""
+        if self.source == "recompute" and share.at_old_policy and trainer.batch is not None:
+            self._sums.add(share)
+            self._log(trainer.batch)
+
+    def _log(self, batch: IterationBatch) -> None:
+        sums = self._sums
+        difference, kl, entropy, tokens = sum_over_ranks(sums.difference, sums.kl, sums.entropy, sums.tokens)
+        largest = max_over_ranks(sums.largest)
         batch.figures["entropy"] = entropy / tokens
         batch.figures["engine_log_prob_difference"] = difference / tokens
         batch.figures["engine_log_prob_difference_max"] = largest
@@ -99,25 +100,30 @@ class OldPolicySnapshot(Callback):
 
 
 @dataclass
-class Mismatch:
-    """The difference between the log-probabilities of engine and trainer, as sums over tokens.
+class Sums:
+    """Sums over the response tokens of an iteration, on one rank.
 
     Attributes:
-        difference: Sum of the absolute differences.
+        difference: Sum of the absolute differences between the log-probabilities of trainer and engine.
         kl: Sum of KL(engine || trainer), estimated by k3 on the samples of the engine.
+        entropy: Sum of the entropies of pi_old.
         tokens: Number of tokens.
         largest: Largest absolute difference.
     """
 
     difference: float = 0.0
     kl: float = 0.0
+    entropy: float = 0.0
     tokens: int = 0
     largest: float = 0.0
 
-    def add(self, trainer: Tensor, engine: Tensor) -> None:
-        """Adds one response, given by its `(tokens,)` log-probabilities under trainer and engine."""
-        log_ratio = trainer.double() - engine.double()
-        self.difference += float(log_ratio.abs().sum())
-        self.kl += float(kl_estimate(log_ratio).sum())
-        self.tokens += len(log_ratio)
-        self.largest = max(self.largest, float(log_ratio.abs().max()))
+    def add(self, share: UpdateShare) -> None:
+        """Adds the groups of a share, whose log-probabilities of pi_old are known."""
+        self.entropy += share.entropy
+        for group in share.groups:
+            for trainer, rollout in zip(group.old_log_probs, group.rollouts, strict=True):
+                log_ratio = trainer.double() - engine_log_probs(rollout).double()
+                self.difference += float(log_ratio.abs().sum())
+                self.kl += float(kl_estimate(log_ratio).sum())
+                self.tokens += len(log_ratio)
+                self.largest = max(self.largest, float(log_ratio.abs().max()))

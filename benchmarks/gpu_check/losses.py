@@ -11,8 +11,8 @@ from rence_lightning.prompts import Problem, Prompt
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.batching import share_of_update
 from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.update_share import share_of_update
 
 BUDGET = 2048
 """Token budget of a forward pass; the groups need several passes of this size."""
@@ -66,10 +66,10 @@ def make_groups(module: PolicyModule, count: int = 6, size: int = 8) -> list[Gro
         scores = [Score(1.0, True, None) if (index + i) % 3 == 0 else Score(0.1, False, None) for i in range(size)]
         prompt = Prompt(index, Problem(str(index), "", ""), tuple(tokens(5, 40)))
         groups.append(Group(prompt, rollouts, [""] * size, scores, 1.0, positive=tuple(s.correct for s in scores)))
+    module.score(share_of_update(groups, BUDGET, rank=0, world=1))
     for group in groups:
-        group.old_log_probs = [torch.empty(0)] * size
-    for group, response, log_probs, _ in module.score(share_of_update(groups, BUDGET, rank=0, world=1)):
-        group.old_log_probs[response] = log_probs + 0.02 * torch.randn(len(log_probs), generator=generator)
+        noise = [0.02 * torch.randn(length, generator=generator) for length in group.lengths]
+        group.old_log_probs = [old + each for old, each in zip(group.old_log_probs, noise, strict=True)]
     return groups
 
 
@@ -78,14 +78,10 @@ def update(module: PolicyModule, groups: list[Group], device: torch.device, bf16
     module.policy.to(device)
     module.policy.zero_grad()
     share = share_of_update(groups, BUDGET, rank=0, world=1)
-    loss = 0.0
     with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-        passes, figures = module.micro_batches(share)
-        for micro_batch in passes:
-            part, metrics = module.training_step(micro_batch, share.totals)
-            part.backward()
-            figures.append(metrics)
-    loss = sum(float(metrics["loss"]) for metrics in figures if metrics)
+        for row in module.passes(share):
+            module.training_step(row, share).backward()
+    loss = float(module.end_passes(share)["loss"])
     gradients = [parameter.grad for parameter in module.policy.parameters()]
     return Update(loss, torch.cat([g.double().cpu().flatten() for g in gradients if g is not None]))
 

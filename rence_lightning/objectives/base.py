@@ -80,6 +80,11 @@ class Totals:
 class Objective(ABC):
     """A training loss, chosen in YAML by `class_path`."""
 
+    couples_responses: bool = True
+    """Whether the loss of one response depends on the log-probabilities of the others in its group. Where it does not,
+    as in policy gradients, whose advantages come from the rewards alone, a group that exceeds the token budget is cut
+    without being scored first."""
+
     @abstractmethod
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         """The part of the update's loss that comes from `responses`: a scalar.

@@ -83,6 +83,8 @@ class PolicyGradient(Objective):
         importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
+    couples_responses = False
+
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, importance_cap: float | None = None) -> None:
         if not 0 < clip_low <= 1 or clip_high <= 0:
             raise UserError(f"objective: need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")

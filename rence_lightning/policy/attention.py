@@ -100,39 +100,40 @@ def packed_attention(
 
 def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
     """Outputs `(tokens, heads, dim)` of the prompts and of the responses of a block, from those of the whole row."""
-    shape = block.responses.shape
     prompt_q, prompt_k, prompt_v = (_padded(states, block.prompts) for states in (q, k, v))
     of_prompts = scaled_dot_product_attention(
-        *(states.transpose(1, 2) for states in (prompt_q, prompt_k, prompt_v)),
-        is_causal=True,
-        scale=scaling,
-        enable_gqa=True,
+        prompt_q, prompt_k, prompt_v, is_causal=True, scale=scaling, enable_gqa=True
     )
-    keys, values = (
-        torch.cat([prompt.unsqueeze(1).expand(-1, shape[1], -1, -1, -1), _padded(states, block.responses)], dim=2)
-        for prompt, states in ((prompt_k, k), (prompt_v, v))
-    )
-    of_responses = scaled_dot_product_attention(
-        *(states.flatten(0, 1).transpose(1, 2) for states in (_padded(q, block.responses), keys, values)),
-        attn_mask=block.mask if len(block.mask) == 1 else block.mask.repeat_interleave(shape[1], dim=0),
-        scale=scaling,
-        enable_gqa=True,
-    )
+    group_size = block.responses.shape[1]
+    own_q, own_k, own_v = (_padded(states, block.responses.flatten(0, 1)) for states in (q, k, v))
+    keys, values = _behind(prompt_k, own_k), _behind(prompt_v, own_v)
+    mask = block.mask if len(block.mask) == 1 else block.mask.repeat_interleave(group_size, dim=0)
+    of_responses = scaled_dot_product_attention(own_q, keys, values, mask, scale=scaling, enable_gqa=True)
     return (
         of_prompts.transpose(1, 2).flatten(0, 1).index_select(0, block.prompt_places),
         of_responses.transpose(1, 2).flatten(0, 1).index_select(0, block.response_places),
     )
 
 
+def _behind(prompts: Tensor, responses: Tensor) -> Tensor:
+    """Keys or values `(G * K, heads, P + R, dim)`: those of each response behind those of its prompt."""
+    own = responses.unflatten(0, (len(prompts), -1))
+    shared = prompts.unsqueeze(1).expand(-1, own.shape[1], -1, -1, -1)
+    return torch.cat([shared, own], dim=3).flatten(0, 1)
+
+
 def _padded(states: Tensor, places: Tensor) -> Tensor:
-    """The states `(*places, heads, dim)` at some places of the row. What stands on padding is finite and not used."""
-    return states.index_select(0, places.flatten()).unflatten(0, places.shape)
+    """The states at places `(rows, length)` of the packed row, `(rows, heads, length, dim)`. What stands on padding is
+    finite, and is not used."""
+    return states.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
 
 
 # ---- on a GPU ------------------------------------------------------------------------------------------------------
 
 
-def _flex(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None) -> Tensor:
+def _flex(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None
+) -> Tensor:
     from transformers.integrations.flex_attention import flex_attention_forward
 
     output, _ = flex_attention_forward(module, query, key, value, row.block_mask, scaling=scaling)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -64,7 +65,13 @@ def load_policy(
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
         activation_checkpointing(model)
-    policy = Policy(model, tokenizer)
+    policy = Policy(model, tokenizer, packed=None if attn_implementation is None else False)
+    if not policy.packed and attn_implementation is None:
+        warnings.warn(
+            f"the layers of {type(model).__name__} do more than attend causally: each response is computed as a padded "
+            "row with a copy of its prompt",
+            stacklevel=2,
+        )
     if not empty:
         policy.check_head()
     return policy
@@ -203,5 +210,5 @@ def _convert_gguf(file: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"policy: cannot read {file} as GGUF: {_reason(error)}; give another GGUF file") from error
-    export_policy(Policy(model, tokenizer), folder)
+    export_policy(Policy(model, tokenizer, packed=False), folder)
     return folder

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import attention
@@ -15,6 +15,7 @@ from rence_lightning.policy.packed_row import PackedRow, Segment
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 
 class Policy(nn.Module):
     """A causal language model and its tokenizer.

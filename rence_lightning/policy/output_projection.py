@@ -1,8 +1,8 @@
 """The output projection: log-probabilities of tokens without a tensor of all logits.
 
 The logits of all response tokens, `(response tokens, vocabulary)`, would be the first tensor to exceed the memory. They
-are computed in chunks, and where they are too many to keep, once more in the backward pass, which writes the gradient of
-a chunk over its logits. `benchmarks/memory.py` compares this with the library functions for the same purpose: those
+are computed in chunks, and where they are too many to keep, once more in the backward pass, which writes the gradient
+of a chunk over its logits. `benchmarks/memory.py` compares this with the library functions for the same purpose: those
 need the gradient of each token in the forward pass, where an objective that couples responses does not have it yet.
 """
 

@@ -2,15 +2,15 @@
 
     [p1 | r11 r12 .. r1K | p2 | r21 ..]
 
-The positions of a prompt's tokens are 0 .. P-1, and those of each of its responses start at P. Embedding, linear layers,
-norms and the output projection therefore compute each token once. Only attention needs to know more than the positions:
-a prompt attends to itself, a response to its prompt and itself (`rence_lightning.policy.attention`).
+The positions of a prompt's tokens are 0 .. P-1, and those of each of its responses start at P. Embedding, linear
+layers, norms and the output projection therefore compute each token once. Only attention needs to know more than the
+positions: a prompt attends to itself, a response to its prompt and itself (`rence_lightning.policy.attention`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -150,13 +150,29 @@ class PackedRow:
         """The mask of the row for FlexAttention."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        segments, responses, tokens = self.segment_ids, self.response_ids, len(self.input_ids)
+        tokens = len(self.input_ids)
+        return create_block_mask(self.mask_function(), None, None, tokens, tokens, device=str(self.input_ids.device))
+
+    def mask_function(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The function `(batch, head, query, key)` that says whether the token at place `query` attends to that at
+        place `key`."""
+        segments, responses = self.segment_ids, self.response_ids
 
         def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             seen = (responses[key] == -1) | (responses[key] == responses[query])
             return (key <= query) & (segments[key] == segments[query]) & seen
 
-        return create_block_mask(attends, None, None, tokens, tokens, device=str(segments.device))
+        return attends
+
+    def sample(self, segments: int, responses: int) -> "PackedRow":
+        """A row of at most so many segments, and responses to each."""
+        tokens, place, sampled = self.input_ids.tolist(), 0, []
+        for prompt, lengths in self.shapes[:segments]:
+            bounds = list(accumulate(lengths, initial=place + prompt))
+            kept = [tokens[start:end] for start, end in list(pairwise(bounds))[:responses]]
+            sampled.append(Segment(tokens[place : place + prompt], kept))
+            place = bounds[-1]
+        return PackedRow(sampled, self.input_ids.device)
 
     def padded(self) -> "PaddedRows":
         """The same responses as rows of their own, each behind a copy of its prompt and padded on the right."""

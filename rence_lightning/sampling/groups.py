@@ -1,6 +1,5 @@
 """A group: a prompt with its K sampled, graded responses. Training and evaluation sample groups in the same way."""
 
-from array import array
 from dataclasses import dataclass, field
 
 import torch
@@ -48,18 +47,14 @@ class Group:
         return [score.correct for score in self.scores]
 
     @property
-    def sequences(self) -> "list[tuple[tuple[int, ...], array[int]]]":
-        """(prompt ids, response ids) of each response."""
-        return [(self.prompt.token_ids, rollout.token_ids) for rollout in self.rollouts]
+    def size(self) -> int:
+        """Number of responses, K."""
+        return len(self.rollouts)
 
     @property
-    def sequence_lengths(self) -> list[int]:
-        """Number of tokens of prompt and response together, for each response."""
-        return [len(self.prompt.token_ids) + len(rollout.token_ids) for rollout in self.rollouts]
-
-    @property
-    def response_tokens(self) -> int:
-        return sum(len(rollout.token_ids) for rollout in self.rollouts)
+    def lengths(self) -> list[int]:
+        """Number of tokens of each response."""
+        return [len(rollout.token_ids) for rollout in self.rollouts]
 
 
 def engine_log_probs(rollout: Rollout) -> Tensor:

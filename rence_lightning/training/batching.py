@@ -1,79 +1,73 @@
-"""From the groups of an update to its forward passes: assignment to ranks, micro-batches by token budget, tensors.
+"""From the groups of an update to its forward passes, by lengths alone: assignment to ranks, rows by token budget.
 
-The objective couples the responses of a group, so a group stays whole in a micro-batch where it fits. A group that does
-not fit is cut into pieces. Their gradient stays exact, because the pieces are back-propagated with coefficients that
-are computed for the whole group first.
+A group stays whole where it fits into the budget. One that does not is cut into pieces of some of its responses.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
-from rence_lightning.objectives import ResponseTensors, Totals
-from rence_lightning.sampling.groups import Group, engine_log_probs
-
-# ---- plans, which depend on lengths alone ---------------------------------------------------------------------------
+Shape = tuple[int, Sequence[int]]
+"""Number of tokens of a prompt, and of each of its responses."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One gradient computation.
+class Piece(NamedTuple):
+    """Some or all of the responses of a group.
 
     Attributes:
-        groups: Indices of the groups, which are covered as a whole.
-        pieces: Forward passes of the computation, each as a list of `(group, response)` indices. There is more than one
-            only where a single group exceeds the budget.
+        group: Number of the group.
+        responses: Numbers of the responses.
     """
 
-    groups: list[int]
-    pieces: list[list[tuple[int, int]]]
+    group: int
+    responses: range
 
 
-def plan_micro_batches(lengths: Sequence[Sequence[int]], budget: int) -> list[Plan]:
-    """Splits groups into forward passes of at most `budget` tokens, including padding.
+Row = list[Piece]
+"""The pieces of one forward pass."""
 
-    Groups of similar length share a pass, which needs little padding. A single response that is longer than the budget
-    gets its own pass, because a sequence cannot be cut.
+
+def plan_rows(shapes: Sequence[Shape], budget: int, packed: bool = True) -> list[Row]:
+    """Divides groups into forward passes of at most `budget` tokens.
+
+    The largest piece is placed first, each into the first row that has room for it. A single response that exceeds the
+    budget together with its prompt has a row of its own, because a sequence cannot be cut.
 
     Args:
-        lengths: Number of tokens (prompt and response) of each sequence of each group.
-        budget: Largest number of rows times length of the longest row, `micro_batch_tokens`.
+        shapes: Lengths of the groups.
+        budget: Largest number of tokens that a row computes, `micro_batch_tokens`.
+        packed: Whether rows are packed; otherwise each response counts as long as the longest of its row, with prompt.
     """
-    plans: list[Plan] = []
-    whole: list[int] = []
-    rows = longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: max(lengths[i])):
-        group = lengths[index]
-        if max(group) * len(group) > budget:
-            plans.append(Plan([index], _cut(index, group, budget)))
-            continue
-        if whole and max(longest, *group) * (rows + len(group)) > budget:
-            plans.append(_whole(whole, lengths))
-            whole, rows, longest = [], 0, 0
-        whole.append(index)
-        rows, longest = rows + len(group), max(longest, *group)
-    if whole:
-        plans.append(_whole(whole, lengths))
-    return plans
+    pieces = [piece for group in range(len(shapes)) for piece in cut(shapes, group, budget, packed)]
+    rows: list[Row] = []
+    costs = [computed_tokens(shapes, [piece], packed) for piece in pieces]
+    for i in sorted(range(len(pieces)), key=lambda i: (-costs[i], pieces[i])):
+        for row in rows:
+            if computed_tokens(shapes, [*row, pieces[i]], packed) <= budget:
+                row.append(pieces[i])
+                break
+        else:
+            rows.append([pieces[i]])
+    return rows
 
 
-def _whole(groups: list[int], lengths: Sequence[Sequence[int]]) -> Plan:
-    return Plan(groups, [[(group, response) for group in groups for response in range(len(lengths[group]))]])
+def computed_tokens(shapes: Sequence[Shape], row: Row, packed: bool = True) -> int:
+    """Number of tokens that the forward pass of a row computes: a packed row has each prompt once and no padding."""
+    lengths = [(shapes[group][0], [shapes[group][1][i] for i in responses]) for group, responses in row]
+    if packed:
+        return sum(prompt + sum(responses) for prompt, responses in lengths)
+    longest = max(prompt + max(responses) for prompt, responses in lengths)
+    return longest * sum(len(responses) for _, responses in lengths)
 
 
-def _cut(index: int, group: Sequence[int], budget: int) -> list[list[tuple[int, int]]]:
-    """The pieces of one group, in the order of its responses."""
-    pieces: list[list[tuple[int, int]]] = []
-    longest = 0
-    for response, length in enumerate(group):
-        if not pieces or max(longest, length) * (len(pieces[-1]) + 1) > budget:
-            pieces.append([])
-            longest = 0
-        pieces[-1].append((index, response))
-        longest = max(longest, length)
+def cut(shapes: Sequence[Shape], group: int, budget: int, packed: bool = True) -> Row:
+    """The pieces of a group, each as large as the budget allows, in the order of its responses."""
+    pieces = [Piece(group, range(1))]
+    for response in range(1, len(shapes[group][1])):
+        longer = Piece(group, range(pieces[-1].responses.start, response + 1))
+        if computed_tokens(shapes, [longer], packed) <= budget:
+            pieces[-1] = longer
+        else:
+            pieces.append(Piece(group, range(response, response + 1)))
     return pieces
 
 
@@ -91,133 +85,3 @@ def assign(weights: Sequence[int], ranks: int) -> list[list[int]]:
         assigned[lightest].append(item)
         loads[lightest] += weights[item]
     return [sorted(items) for items in assigned]
-
-
-def collate(
-    sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Pads (prompt, response) pairs on the right.
-
-    Returns:
-        Token ids `(rows, length)`, and a mask `(rows, length)` of bool, True on response tokens.
-    """
-    length = max(len(prompt) + len(response) for prompt, response in sequences)
-    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
-    response_mask = torch.zeros(len(sequences), length, dtype=torch.bool)
-    for row, (prompt, response) in enumerate(sequences):
-        end = len(prompt) + len(response)
-        input_ids[row, :end] = torch.tensor([*prompt, *response])
-        response_mask[row, len(prompt) : end] = True
-    return input_ids.to(device), response_mask.to(device)
-
-
-# ---- tensors -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """One forward pass.
-
-    Attributes:
-        input_ids: `(rows, length)`, prompt and response, padded on the right.
-        response_mask: `(rows, length)` bool, True on response tokens.
-        temperature: Sampling temperature of the responses.
-        constants: Old log-probabilities, rewards and positives of the rows, if they are whole groups; their
-            `log_probs` are a placeholder until the forward pass has run.
-        coefficients: Derivatives dL/d log pi of each response token, `(rows, tokens)`, if the rows are a piece of a
-            group whose gradient is already known; the pass then only back-propagates them.
-    """
-
-    input_ids: Tensor
-    response_mask: Tensor
-    temperature: float
-    constants: ResponseTensors | None = None
-    coefficients: Tensor | None = None
-
-    def responses(self, log_probs: Tensor) -> ResponseTensors:
-        """The whole groups with their log-probabilities `(rows, tokens)` filled in."""
-        if self.constants is None:
-            raise RuntimeError("this micro-batch is a piece of a group and holds no whole groups")
-        return replace(self.constants, log_probs=log_probs.view_as(self.constants.old_log_probs))
-
-
-@dataclass(frozen=True)
-class UpdateShare:
-    """The part of an update that one rank computes.
-
-    Attributes:
-        groups: Groups of the rank.
-        plans: Plans of the rank's forward passes.
-        passes: Number of gradient passes that *every* rank makes in this update, because all ranks must take part in
-            the collectives of each; a rank with fewer passes of its own adds `idle` ones.
-        scoring_passes: Number of passes without a gradient that every rank makes, for groups over the token budget.
-        totals: Counts over the whole update.
-    """
-
-    groups: list[Group]
-    plans: list[Plan]
-    passes: int
-    scoring_passes: int
-    totals: Totals
-
-
-def share_of_update(groups: Sequence[Group], budget: int, rank: int, world: int) -> UpdateShare:
-    """Assigns an update's groups to the ranks by tokens, and plans this rank's forward passes of `budget` tokens."""
-    assigned = assign([sum(group.sequence_lengths) for group in groups], world)
-    plans = [plan_micro_batches([groups[i].sequence_lengths for i in indices], budget) for indices in assigned]
-    scoring = [sum(len(plan.pieces) for plan in of_rank if len(plan.pieces) > 1) for of_rank in plans]
-    return UpdateShare(
-        groups=[groups[i] for i in assigned[rank]],
-        plans=plans[rank],
-        passes=max(sum(len(plan.pieces) for plan in of_rank) for of_rank in plans),
-        scoring_passes=max(scoring),
-        totals=count(groups),
-    )
-
-
-def count(groups: Sequence[Group]) -> Totals:
-    return Totals(
-        prompts=len(groups),
-        responses=sum(len(group.rollouts) for group in groups),
-        tokens=sum(group.response_tokens for group in groups),
-        positives=sum(sum(group.positive) for group in groups),
-    )
-
-
-def whole_groups(groups: Sequence[Group], pad_id: int, device: torch.device) -> MicroBatch:
-    """The forward pass of whole groups."""
-    piece = [(index, response) for index, group in enumerate(groups) for response in range(len(group.rollouts))]
-    return replace(rows_of(groups, piece, pad_id, device), constants=constants_of(groups, device))
-
-
-def rows_of(groups: Sequence[Group], piece: Sequence[tuple[int, int]], pad_id: int, device: torch.device) -> MicroBatch:
-    """The forward pass of some `(group, response)` rows."""
-    sequences = [groups[group].sequences[response] for group, response in piece]
-    input_ids, response_mask = collate(sequences, pad_id, device)
-    return MicroBatch(input_ids, response_mask, groups[piece[0][0]].temperature)
-
-
-def idle(pad_id: int, device: torch.device) -> MicroBatch:
-    """A forward pass that changes nothing, with which a rank takes part in the collectives of the other ranks."""
-    input_ids, response_mask = collate([([pad_id], [pad_id])], pad_id, device)
-    return MicroBatch(input_ids, response_mask, 1.0, coefficients=torch.zeros(1, 1, device=device))
-
-
-def constants_of(groups: Sequence[Group], device: torch.device) -> ResponseTensors:
-    """Old log-probabilities, mask, rewards, positives `(prompts, K, ...)` and seeds of whole groups."""
-    rows = [old for group in groups for old in group.old_log_probs]
-    engine = [engine_log_probs(rollout) for group in groups for rollout in group.rollouts]
-    if len(rows) != sum(len(group.rollouts) for group in groups):
-        raise RuntimeError("a group has no log-probabilities of pi_old; add the callback OldPolicySnapshot")
-    old = pad_sequence(rows, batch_first=True)
-    mask = torch.arange(old.shape[1]) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    shape = (len(groups), len(groups[0].rollouts), old.shape[1])
-    return ResponseTensors(
-        log_probs=old.view(shape).to(device),
-        old_log_probs=old.view(shape).to(device),
-        mask=mask.view(shape).to(device),
-        rewards=torch.tensor([group.rewards for group in groups], device=device),
-        positive=torch.tensor([group.positive for group in groups], device=device),
-        seeds=tuple(group.seed for group in groups),
-        engine_log_probs=pad_sequence(engine, batch_first=True).view(shape).to(device),
-    )

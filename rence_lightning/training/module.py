@@ -1,6 +1,5 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from rence_lightning.errors import UserError, calling
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion
-from rence_lightning.policy import Policy, TokenScores, load_policy
+from rence_lightning.policy import PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.load import DType
-from rence_lightning.sampling.groups import Group
-from rence_lightning.training.batching import MicroBatch, UpdateShare, constants_of, idle, rows_of, whole_groups
+from rence_lightning.training.batching import Row
+from rence_lightning.training.update_share import UpdateShare, idle_row
 
 
 class PolicyModule(LightningModule):
@@ -35,8 +34,9 @@ class PolicyModule(LightningModule):
             weights in float32.
         gradient_checkpointing: Whether to recompute activations in the backward pass, which takes less memory and a
             third more time.
-        attn_implementation: Name of the attention implementation in `transformers` (`sdpa`, `flash_attention_2`, ...);
-            null lets `transformers` choose.
+        attn_implementation: Name of the attention implementation in `transformers` (`sdpa`, `flash_attention_2`, ...)
+            with which each response is computed as a padded row; null computes packed rows, which hold each prompt once
+            and no padding, wherever the model's layers attend fully and causally.
     """
 
     policy: Policy
@@ -61,6 +61,7 @@ class PolicyModule(LightningModule):
         self._dtype: DType = dtype
         self._gradient_checkpointing = gradient_checkpointing
         self._attn_implementation = attn_implementation
+        self._compared = False
 
     def configure_model(self, empty: bool = False) -> None:
         """Loads the policy into main memory; the trainer moves it to the device, or shards it, afterwards.
@@ -92,17 +93,46 @@ class PolicyModule(LightningModule):
             )
         return optimizer, scheduler
 
-    def forward(self, batch: MicroBatch, entropy: bool = False) -> TokenScores:
-        """Log-probabilities `(rows, tokens)` of the response tokens of a micro-batch."""
-        scores: TokenScores = self.policy(batch.input_ids, batch.response_mask, batch.temperature, entropy)
+    def forward(self, row: PackedRow, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
+        """Scores of the response tokens of a row."""
+        if not self._compared and self.policy.packed:
+            compare_paths(self.policy, row)
+        self._compared = True
+        scores: TokenScores = self.policy(row, temperature, entropy)
         return scores
 
-    def training_step(self, batch: MicroBatch, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
-        """A micro-batch's share of the update's loss, and its shares of the figures to log."""
-        log_probs = self(batch).log_probs
-        if batch.coefficients is not None:
-            return (log_probs * batch.coefficients).sum(), {}
-        return self.loss(batch.responses(log_probs), totals)
+    def passes(self, share: UpdateShare) -> list[Row]:
+        """The rows of this rank's gradient passes in an update, after the scoring of groups that are cut.
+
+        Every rank gets as many rows as any of them; an idle pass is an empty row.
+        """
+        for row in _up_to(share.scoring_passes, share.scoring_rows):
+            with torch.no_grad():
+                log_probs = self._scores(row, share).log_probs
+            share.record(row, log_probs)
+        return _up_to(share.passes, share.rows)
+
+    def training_step(self, row: Row, share: UpdateShare) -> Tensor:
+        """A scalar whose gradient is the row's part of the update's gradient; where all groups are whole, it is the
+        row's part of the loss. In the first update of an iteration, the row's log-probabilities become those of pi_old.
+        """
+        takes_old = share.at_old_policy and not share.has_old_log_probs
+        scores = self._scores(row, share, entropy=takes_old)
+        if not row:
+            return scores.log_probs.sum() * 0.0
+        share.record(row, scores.log_probs)
+        if takes_old and scores.entropy is not None:
+            share.entropy += float(scores.entropy.sum())
+        return self.loss(share.tensors(row, scores.log_probs), share.totals)[0]
+
+    @torch.no_grad()
+    def end_passes(self, share: UpdateShare) -> dict[str, Tensor]:
+        """The share's part of the update's loss and of the figures to log, after all of its passes."""
+        if not share.groups:
+            return {}
+        if share.at_old_policy and not share.has_old_log_probs:
+            share.current_is_old()
+        return self.loss(share.all_tensors(), share.totals)[1]
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
         """The given responses' share of the update's loss, Eq. (1), as a scalar, and of the figures to log."""
@@ -121,78 +151,30 @@ class PolicyModule(LightningModule):
             }
         return loss, {name: value.detach() for name, value in metrics.items()}
 
-    def micro_batches(self, share: UpdateShare) -> tuple[list[MicroBatch], list[dict[str, Tensor]]]:
-        """The gradient passes of this rank's share of an update, and the figures of groups that are cut into pieces.
-
-        A group over the token budget couples responses of several passes. Its coefficients dL/d log pi are computed
-        first, from log-probabilities without a gradient; back-propagating them piece by piece gives the exact gradient.
-        """
-        passes: list[MicroBatch] = []
-        figures: list[dict[str, Tensor]] = []
-        scored = 0
-        for plan in share.plans:
-            groups = [share.groups[i] for i in plan.groups]
-            if len(plan.pieces) == 1:
-                passes.append(whole_groups(groups, self._pad_id, self.policy.compute_device))
-                continue
-            pieces = [rows_of(share.groups, piece, self._pad_id, self.policy.compute_device) for piece in plan.pieces]
-            coefficients, metrics = self._coefficients(groups, pieces, share.totals)
-            passes += [replace(piece, coefficients=c) for piece, c in zip(pieces, coefficients, strict=True)]
-            figures.append(metrics)
-            scored += len(pieces)
-        for _ in range(share.scoring_passes - scored):
-            with torch.no_grad():
-                self(idle(self._pad_id, self.policy.compute_device))
-        passes += [idle(self._pad_id, self.policy.compute_device) for _ in range(share.passes - len(passes))]
-        return passes, figures
-
-    def _coefficients(
-        self, groups: list[Group], pieces: list[MicroBatch], totals: Totals
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """dL/d log pi of every response token of one group, split into its pieces `(rows, tokens)`."""
-        constants = constants_of(groups, self.policy.compute_device)
-        log_probs = torch.zeros_like(constants.old_log_probs)
-        row = 0
-        for piece in pieces:
-            with torch.no_grad():
-                scores = self(piece).log_probs
-            log_probs[0, row : row + scores.shape[0], : scores.shape[1]] = scores
-            row += scores.shape[0]
-        log_probs.requires_grad_()
-        with torch.enable_grad():
-            loss, metrics = self.loss(replace(constants, log_probs=log_probs), totals)
-            (gradient,) = torch.autograd.grad(loss, log_probs)
-        rows = gradient[0].split([piece.input_ids.shape[0] for piece in pieces])
-        widths = [int(piece.response_mask.sum(-1).max()) for piece in pieces]
-        return [part[:, :width] for part, width in zip(rows, widths, strict=True)], metrics
-
     @torch.no_grad()
-    def score(self, share: UpdateShare) -> Iterator[tuple[Group, int, Tensor, Tensor]]:
-        """Log-probabilities and entropies of the responses of an update under the current policy.
+    def score(self, share: UpdateShare) -> None:
+        """Takes the log-probabilities of all responses of an update, under the current policy, as those of pi_old."""
+        for row in _up_to(share.passes, share.rows):
+            scores = self._scores(row, share, entropy=True)
+            share.record(row, scores.log_probs)
+            if row and scores.entropy is not None:
+                share.entropy += float(scores.entropy.sum())
+        share.current_is_old()
 
-        Yields:
-            Group, index of the response, and the response's `(tokens,)` log-probabilities and entropies, on the CPU.
-        """
-        pieces = [piece for plan in share.plans for piece in plan.pieces]
-        for piece in pieces:
-            scores = self(rows_of(share.groups, piece, self._pad_id, self.policy.compute_device), entropy=True)
-            assert scores.entropy is not None
-            for (index, response), log_probs, entropy in zip(
-                piece, scores.log_probs.cpu(), scores.entropy.cpu(), strict=True
-            ):
-                group = share.groups[index]
-                length = len(group.rollouts[response].token_ids)
-                yield group, response, log_probs[:length], entropy[:length]
-        for _ in range(share.passes - len(pieces)):
-            self(idle(self._pad_id, self.policy.compute_device), entropy=True)
-
-    @property
-    def _pad_id(self) -> int:
-        pad_id = self.policy.tokenizer.pad_token_id
-        return int(pad_id)
+    def _scores(self, row: Row, share: UpdateShare, entropy: bool = False) -> TokenScores:
+        device = self.policy.compute_device
+        if not row:
+            token = self.policy.tokenizer.pad_token_id
+            return self.forward(idle_row(int(token), device), 1.0, entropy)
+        return self.forward(PackedRow(share.segments(row), device), share.groups[0].temperature, entropy)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["kl_coef"] = self.trust_region.kl_coef
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trust_region.kl_coef = checkpoint["kl_coef"]
+
+
+def _up_to(passes: int, rows: list[Row]) -> list[Row]:
+    """The rows, and empty ones up to the number of passes that every rank makes."""
+    return rows + [[] for _ in range(passes - len(rows))]

@@ -2,7 +2,6 @@
 
 import math
 import pkgutil
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +20,11 @@ from rence_lightning.errors import NonFiniteError, Stopped, UserError
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
-from rence_lightning.training.batching import UpdateShare, share_of_update
 from rence_lightning.training.fabric import Precision, make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest
+from rence_lightning.training.update_share import UpdateShare, share_of_update
 
 SKIPS_IN_A_ROW = 10
 """Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
@@ -50,8 +49,9 @@ class Trainer(ResumableTrainer):
         precision: Precision of the computation: `32-true` computes in the parameters' data type (`model.dtype`),
             `bf16-mixed` in bfloat16 with parameters in float32. Fabric's `bf16-true` is not supported, because it also
             rounds the rotary frequencies.
-        micro_batch_tokens: Largest number of tokens, including padding, of one forward and backward pass on one device.
-            This is the only size that is per device; it changes memory and speed, never the gradient.
+        micro_batch_tokens: Largest number of tokens that one forward and backward pass computes on one device. This is
+            the only size that is per device; it changes memory and speed, never the gradient. A group that does not fit
+            is cut, and with an objective that couples responses scored once more: let it hold a group, if it can.
         gradient_clip_val: Largest norm of an update's gradient; null disables clipping.
         on_nonfinite: Action when an update's loss or gradient is not finite: `stop` the run, or `skip` the update (and
             stop after ten skipped updates in a row).
@@ -222,8 +222,9 @@ class Trainer(ResumableTrainer):
         """Line 20: one optimizer step on the groups of a mini-batch."""
         self._doing = "updates"
         self.call("on_train_batch_start", groups, index)
-        share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
+        share = self.share_of_update(groups, at_old_policy=index == 0)
         metrics = self._backward(share)
+        self.call("on_passes_end", share)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = share.totals.responses
         metrics["grad_norm"] = self._step(metrics["loss"])
@@ -238,27 +239,35 @@ class Trainer(ResumableTrainer):
         """Accumulates the gradient of an update; returns the update's figures, summed over micro-batches and ranks."""
         with collectives():
             figures = self._accumulate(share)
-        mine: Counter[str] = Counter()
-        for metrics in figures:
-            mine.update({name: float(value) for name, value in metrics.items()})
-        shares = gather(dict(mine))
+        shares = gather({name: float(value) for name, value in figures.items()})
         return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
 
-    def _accumulate(self, share: UpdateShare) -> list[dict[str, Tensor]]:
-        """The passes of this rank's share of an update; returns the figures of each."""
+    def _accumulate(self, share: UpdateShare) -> dict[str, Tensor]:
+        """The passes of this rank's share of an update; returns its figures."""
         module = self.lightning_module
         policy = cast(_FabricModule, module.policy)
         module.train()
         with self.fabric.autocast():
-            passes, figures = module.micro_batches(share)
-        for number, micro_batch in enumerate(passes, start=1):
-            with self.fabric.no_backward_sync(policy, enabled=number < len(passes)):
+            rows = module.passes(share)
+        for number, row in enumerate(rows, start=1):
+            with self.fabric.no_backward_sync(policy, enabled=number < len(rows)):
                 with self.fabric.autocast():
-                    loss, metrics = module.training_step(micro_batch, share.totals)
+                    loss = module.training_step(row, share)
                 # Strategies average gradients over ranks, but the shares of a loss add up.
                 self.fabric.backward(loss * self.world_size)
-            figures.append(metrics)
-        return figures
+        return module.end_passes(share)
+
+    def share_of_update(self, groups: list[Group], at_old_policy: bool) -> UpdateShare:
+        """This rank's share of an update."""
+        return share_of_update(
+            groups,
+            self.micro_batch_tokens,
+            self.global_rank,
+            self.world_size,
+            packed=self.lightning_module.policy.packed,
+            couples=self.lightning_module.objective.couples_responses,
+            at_old_policy=at_old_policy,
+        )
 
     def _step(self, loss: float) -> float:
         """Clips the gradient and takes the optimizer's step, if loss and gradient are finite; returns the norm before

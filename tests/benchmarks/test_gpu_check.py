@@ -14,8 +14,7 @@ from transformers import Qwen3ForCausalLM
 from benchmarks.gpu_check.flops import model_flops, peak_flops
 from benchmarks.gpu_check.losses import Update, compare
 from benchmarks.gpu_check.update import shape_config
-from rence_lightning.policy import Policy
-from rence_lightning.training.batching import collate
+from rence_lightning.policy import PackedRow, Policy, Segment
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,11 +27,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_flops_are_those_that_torch_counts() -> None:
     config = shape_config("tiny")
     config._attn_implementation = "eager"
-    policy = Policy(Qwen3ForCausalLM(config), None)  # type: ignore[arg-type]
+    policy = Policy(Qwen3ForCausalLM(config), None, packed=False)  # type: ignore[arg-type]
     prompt, response, rows = 24, 40, 3
-    sequences = [([5] * prompt, [6] * response)] * rows
+    row = PackedRow([Segment([5] * prompt, [[6] * response])] * rows, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
-        policy(*collate(sequences, 0, torch.device("cpu"))).log_probs.sum().backward()
+        policy(row).log_probs.sum().backward()
     # Eager attention computes all pairs of tokens, of which a causal model needs half; the rest must agree, but for
     # the gradients by rotary angles, which torch counts as a product.
     heads = config.num_attention_heads * config.head_dim

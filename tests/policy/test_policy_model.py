@@ -1,21 +1,22 @@
 """The policy's log-probabilities, against the model's full logits and a library's distributions."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, PAD, VOCABULARY, tiny_model, tiny_policy
+from tiny_models import ARCHITECTURES, VOCABULARY, tiny_model, tiny_policy
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rence_lightning.errors import UserError
-from rence_lightning.policy import Policy, load_policy
-from rence_lightning.policy import model as policy_model
+from rence_lightning.policy import PackedRow, Policy, Segment, TokenScores, load_policy, output_projection
 from rence_lightning.policy.load import activation_checkpointing
-from rence_lightning.training.batching import collate
 
 SEQUENCES = [([5, 6, 7], [8, 9, 3, 1]), ([4, 3], [20]), ([9, 10, 11, 12, 13], [30, 31, 32, 33, 34, 35, 36, 1])]
 CPU = torch.device("cpu")
+ROW = PackedRow([Segment(prompt, [response]) for prompt, response in SEQUENCES], CPU)
+LENGTHS = [len(response) for _, response in SEQUENCES]
 
 
 def naive_log_probs(policy: Policy, temperature: float = 1.0) -> list[Tensor]:
@@ -33,55 +34,45 @@ def gradient(policy: Policy) -> Tensor:
     return flat
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_the_full_logits(architecture: str, temperature: float) -> None:
+def test_log_probs_are_those_of_the_full_logits(architecture: str, temperature: float, packed: bool) -> None:
     policy = tiny_policy(architecture)
-    scores = policy(*collate(SEQUENCES, PAD, CPU), temperature)
-    assert scores.log_probs.shape == (3, 8)
-    for row, expected in zip(scores.log_probs, naive_log_probs(policy, temperature), strict=True):
-        torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-5)
-        assert row[len(expected) :].abs().sum() == 0, "padding must not contribute to a sum over tokens"
+    scores = policy(ROW, temperature, packed=packed)
+    expected = torch.cat(naive_log_probs(policy, temperature))
+    torch.testing.assert_close(scores.log_probs, expected, rtol=0, atol=1e-5)
 
 
 def test_entropy_is_that_of_the_categorical_distribution() -> None:
     policy = tiny_policy()
-    entropy = policy(*collate(SEQUENCES, PAD, CPU), 0.7, entropy=True).entropy
-    assert entropy is not None
-    for row, (prompt, response) in zip(entropy, SEQUENCES, strict=True):
+    entropy = policy(ROW, 0.7, entropy=True).entropy
+    assert entropy is not None and not entropy.requires_grad
+    for values, (prompt, response) in zip(entropy.split(LENGTHS), SEQUENCES, strict=True):
         logits = policy.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
         expected = torch.distributions.Categorical(logits=logits / 0.7).entropy()
-        torch.testing.assert_close(row[: len(response)], expected, rtol=0, atol=1e-5)
-        assert row[len(response) :].abs().sum() == 0
-
-
-def test_the_tokens_of_the_padding_do_not_matter() -> None:
-    policy = tiny_policy()
-    input_ids, mask = collate(SEQUENCES, PAD, CPU)
-    lengths = torch.tensor([len(prompt) + len(response) for prompt, response in SEQUENCES])
-    other = torch.where(torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1), input_ids, 17)
-    assert not torch.equal(other, input_ids)
-    assert torch.equal(policy(other, mask).log_probs, policy(input_ids, mask).log_probs)
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3-tied", "llama-untied"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("chunk", [1, 5, 1000])
+@pytest.mark.parametrize(("chunk", "kept"), [(1, 0), (5, 0), (5, 1000), (1000, 0)])
 def test_gradients_are_those_of_the_full_logits(
-    chunk: int, checkpointing: bool, architecture: str, monkeypatch: pytest.MonkeyPatch
+    chunk: int, kept: int, checkpointing: bool, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the chunk of the vocabulary projection, and with activations recomputed."""
+    """Whatever the chunk of the vocabulary projection, whether logits are kept, and with activations recomputed."""
     policy = tiny_policy(architecture).double()
-    weights = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = naive_log_probs(policy)
-    sum((weights[i, : len(row)] * row).sum() for i, row in enumerate(expected)).backward()  # type: ignore[union-attr]
+    weights = torch.randn(sum(LENGTHS), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (torch.cat(naive_log_probs(policy, 0.7)) * weights).sum().backward()
     reference = gradient(policy)
-    monkeypatch.setattr(policy_model, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
+    monkeypatch.setattr(output_projection, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
+    monkeypatch.setattr(output_projection, "LOGITS_KEPT", kept * VOCABULARY)
     if checkpointing:
         activation_checkpointing(policy.model)
     policy.train()
-    (policy(*collate(SEQUENCES, PAD, CPU)).log_probs * weights).sum().backward()
-    torch.testing.assert_close(gradient(policy), reference, rtol=1e-9, atol=1e-12)
+    for entropy in (False, True):
+        (policy(ROW, 0.7, entropy).log_probs * weights).sum().backward()
+        torch.testing.assert_close(gradient(policy), reference, rtol=1e-7, atol=1e-9)
 
 
 def test_activation_checkpointing_recomputes_the_layers() -> None:
@@ -97,52 +88,63 @@ def test_activation_checkpointing_recomputes_the_layers() -> None:
             activation_checkpointing(policy.model)
         policy.train()
         calls = 0
-        policy(*collate(SEQUENCES, PAD, CPU)).log_probs.sum().backward()
+        policy(ROW).log_probs.sum().backward()
         assert calls == passes, f"checkpointing {checkpointing}: {calls} forward passes of a layer, expected {passes}"
 
 
 def test_chunks_do_not_show_in_log_probs_or_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, batch = tiny_policy().double(), collate(SEQUENCES, PAD, CPU)
-    whole = policy(*batch, 0.7, entropy=True)
+    policy = tiny_policy().double()
+    whole = policy(ROW, 0.7, entropy=True)
+    with torch.no_grad():
+        assert_same_scores(policy(ROW, 0.7, entropy=True), whole)
+    monkeypatch.setattr(output_projection, "LOGITS_KEPT", 0)
     for chunk in (1, 4):
-        monkeypatch.setattr(policy_model, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
-        for part, expected in zip(policy(*batch, 0.7, entropy=True), whole, strict=True):
-            torch.testing.assert_close(part, expected)
-    assert policy(*batch).entropy is None, "entropy costs a softmax and is computed only when asked for"
+        monkeypatch.setattr(output_projection, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
+        assert_same_scores(policy(ROW, 0.7, entropy=True), whole)
+    assert policy(ROW).entropy is None, "entropy costs a softmax and is computed only when asked for"
 
 
-def test_log_probs_of_a_bfloat16_policy_are_summed_in_float32() -> None:
-    """A softmax in bfloat16 is off by up to 0.03 a token; only the rounding of the logits themselves may remain."""
+def assert_same_scores(scores: TokenScores, expected: TokenScores) -> None:
+    for one, other in zip(scores, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_output_projection_of_a_bfloat16_policy_computes_in_float32() -> None:
+    """A logit in bfloat16 is off by up to 0.06, and a softmax in bfloat16 by up to 0.03 a token."""
     policy = tiny_policy().bfloat16()
-    input_ids, mask = collate(SEQUENCES, PAD, CPU)
-    scores = policy(input_ids, mask, entropy=True)
-    assert scores.log_probs.dtype == scores.entropy.dtype == torch.float32
-    logits = policy.model(input_ids).logits.float().log_softmax(-1)
-    expected = logits[:, :-1].gather(-1, input_ids[:, 1:, None]).squeeze(-1)[mask[:, 1:]]
-    places = torch.arange(8) < mask.sum(-1, keepdim=True)
-    torch.testing.assert_close(scores.log_probs[places], expected, rtol=0, atol=1e-5)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            scores = policy(ROW, entropy=True)
+            assert scores.log_probs.dtype == scores.entropy.dtype == torch.float32
+            hidden = policy.model.base_model(
+                ROW.input_ids.unsqueeze(0), position_ids=ROW.position_ids.unsqueeze(0), packed_row=ROW
+            ).last_hidden_state[0]
+        logits = hidden[ROW.states].float() @ policy.model.lm_head.weight.float().T
+        expected = logits.log_softmax(-1).gather(-1, ROW.targets.unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(scores.log_probs, expected, rtol=0, atol=1e-5)
 
 
 def test_logits_are_never_held_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No tensor of tokens times vocabulary is saved for the backward pass, nor made by the projection."""
     policy = tiny_policy("llama-untied")
     largest = 0
-    forward = policy.model.lm_head.forward
+    logits_of = output_projection._logits
 
-    def watched(states: Tensor) -> Tensor:
+    def watched(*arguments: Any) -> Tensor:
         nonlocal largest
-        logits: Tensor = forward(states)
+        logits = logits_of(*arguments)
         largest = max(largest, logits.numel())
         return logits
 
-    monkeypatch.setattr(policy.model.lm_head, "forward", watched)
-    monkeypatch.setattr(policy_model, "LOGITS_PER_CHUNK", 2 * VOCABULARY)
+    monkeypatch.setattr(output_projection, "_logits", watched)
+    monkeypatch.setattr(output_projection, "LOGITS_PER_CHUNK", 2 * VOCABULARY)
+    monkeypatch.setattr(output_projection, "LOGITS_KEPT", 0)
     saved: list[torch.Size] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
-        loss = policy(*collate(SEQUENCES, PAD, CPU)).log_probs.sum()
-    assert largest == 2 * VOCABULARY
+        loss = policy(ROW).log_probs.sum()
     assert saved and not [shape for shape in saved if shape[-1:] == (VOCABULARY,)], "logits wait for the backward pass"
     loss.backward()
+    assert largest == 2 * VOCABULARY
 
 
 def test_a_model_that_transforms_its_logits_is_refused() -> None:
@@ -170,7 +172,7 @@ def test_a_policy_with_an_attention_for_gpus_is_loaded_on_a_cpu(gpu_attention: s
     policy = load_policy("embedded:arithmetic", attn_implementation=gpu_attention)
     assert policy.model.config._attn_implementation == gpu_attention
     with pytest.raises(RuntimeError, match="attention got a tensor on cpu"):
-        policy(*collate([([5, 6], [7, 8])], PAD, CPU))
+        policy(PackedRow([Segment([5, 6], [[7, 8]])], CPU))
 
 
 def test_transformed_logits_are_found_whatever_the_attention(gpu_attention: str) -> None:

@@ -1,49 +1,65 @@
-"""Micro-batches and the assignment to ranks, for any group lengths."""
+"""Rows by token budget, and the assignment to ranks, for any group lengths."""
 
 import itertools
-from array import array
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.training.batching import assign, collate, plan_micro_batches
+from rence_lightning.policy import PackedRow, Segment
+from rence_lightning.training.batching import Piece, Shape, assign, computed_tokens, plan_rows
 
-lengths = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=8), max_size=10)
-
-
-@given(lengths, st.integers(1, 400))
-def test_every_response_is_in_one_pass_within_the_budget(groups: list[list[int]], budget: int) -> None:
-    plans = plan_micro_batches(groups, budget)
-    rows = [row for plan in plans for piece in plan.pieces for row in piece]
-    assert sorted(rows) == [(group, response) for group, g in enumerate(groups) for response in range(len(g))]
-    for plan in plans:
-        for piece in plan.pieces:
-            tokens = len(piece) * max(groups[group][response] for group, response in piece)
-            assert tokens <= budget or len(piece) == 1, "over budget, and not for a single long response"
+shapes = st.lists(
+    st.tuples(st.integers(1, 30), st.lists(st.integers(1, 60), min_size=1, max_size=8)), min_size=1, max_size=10
+)
 
 
-@given(lengths, st.integers(1, 400))
-def test_groups_are_cut_only_where_they_alone_exceed_the_budget(groups: list[list[int]], budget: int) -> None:
-    for plan in plan_micro_batches(groups, budget):
-        if len(plan.pieces) > 1:
-            (index,) = plan.groups
-            assert len(groups[index]) * max(groups[index]) > budget
-            assert [response for piece in plan.pieces for _, response in piece] == list(range(len(groups[index])))
-        else:
-            (piece,) = plan.pieces
-            assert [group for group in plan.groups for _ in groups[group]] == [group for group, _ in piece]
+@given(shapes, st.integers(1, 400), st.booleans())
+def test_every_response_is_in_one_row_within_the_budget(shapes: list[Shape], budget: int, packed: bool) -> None:
+    rows = plan_rows(shapes, budget, packed)
+    places = [(piece.group, response) for row in rows for piece in row for response in piece.responses]
+    assert sorted(places) == [
+        (i, response) for i, (_, lengths) in enumerate(shapes) for response in range(len(lengths))
+    ]
+    for row in rows:
+        single = [piece for piece in row if len(piece.responses) == 1]
+        assert computed_tokens(shapes, row, packed) <= budget or len(row) == len(single) == 1
+
+
+@given(shapes, st.integers(1, 400), st.booleans())
+def test_groups_are_cut_only_where_they_alone_exceed_the_budget(shapes: list[Shape], budget: int, packed: bool) -> None:
+    pieces = [piece for row in plan_rows(shapes, budget, packed) for piece in row]
+    for group, (_, lengths) in enumerate(shapes):
+        parts = [piece for piece in pieces if piece.group == group]
+        whole = computed_tokens(shapes, [Piece(group, range(len(lengths)))], packed)
+        assert (len(parts) == 1) == (whole <= budget or len(lengths) == 1)
+
+
+@given(shapes)
+def test_computed_tokens_are_those_of_the_rows_that_are_built(shapes: list[Shape]) -> None:
+    segments = [Segment([5] * prompt, [[6] * length for length in lengths]) for prompt, lengths in shapes]
+    row = PackedRow(segments, torch.device("cpu"))
+    pieces = [Piece(group, range(len(lengths))) for group, (_, lengths) in enumerate(shapes)]
+    assert computed_tokens(shapes, pieces) == row.input_ids.numel()
+    assert computed_tokens(shapes, pieces, packed=False) == row.padded().input_ids.numel()
+
+
+@given(shapes, st.integers(300, 1000))
+def test_rows_are_few(shapes: list[Shape], budget: int) -> None:
+    """First fit leaves at most one row less than half full."""
+    rows = plan_rows(shapes, budget)
+    if all(computed_tokens(shapes, [Piece(i, range(len(x)))]) <= budget for i, (_, x) in enumerate(shapes)):
+        assert sum(2 * computed_tokens(shapes, row) <= budget for row in rows) <= 1
+        assert sum(computed_tokens(shapes, row) for row in rows) == sum(p + sum(lengths) for p, lengths in shapes)
 
 
 def test_equal_groups_fill_the_budget() -> None:
-    plans = plan_micro_batches([[10] * 4] * 9, budget=120)
-    assert [len(plan.groups) for plan in plans] == [3, 3, 3]
+    assert [len(row) for row in plan_rows([(4, [9] * 4)] * 9, budget=120)] == [3, 3, 3]
 
 
 def test_short_responses_of_a_cut_group_fill_the_budget() -> None:
-    """A long response must not count as the padding of those after it."""
-    (plan,) = plan_micro_batches([[100, 10, 10, 10, 10, 10, 10]], budget=100)
-    assert plan.pieces == [[(0, 0)], [(0, response) for response in range(1, 7)]]
+    rows = plan_rows([(0, [100, 10, 10, 10, 10, 10, 10])], budget=100)
+    assert rows == [[Piece(0, range(1))], [Piece(0, range(1, 7))]]
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(1, 3))
@@ -67,18 +83,3 @@ def test_an_assignment_is_a_fair_partition(weights: list[int], ranks: int) -> No
     assert max(loads) <= sum(weights) / ranks + max(weights, default=0)
     if len(weights) >= ranks:
         assert all(assigned), "a rank has no group although there are groups enough"
-
-
-@given(
-    st.lists(st.tuples(st.lists(st.integers(2, 9), min_size=1), st.lists(st.integers(2, 9))), min_size=1, max_size=5)
-)
-def test_collate_pads_on_the_right_and_marks_responses(sequences: list[tuple[list[int], list[int]]]) -> None:
-    input_ids, mask = collate(sequences, 0, torch.device("cpu"))
-    assert input_ids.shape == mask.shape == (len(sequences), max(len(x) + len(y) for x, y in sequences))
-    arrays = [(tuple(prompt), array("i", response)) for prompt, response in sequences]  # as a group holds them
-    for tensor, same in zip((input_ids, mask), collate(arrays, 0, torch.device("cpu")), strict=True):
-        assert torch.equal(tensor, same)
-    for row, marks, (prompt, response) in zip(input_ids.tolist(), mask.tolist(), sequences, strict=True):
-        assert row == prompt + response + [0] * (len(row) - len(prompt) - len(response))
-        assert [token for token, mark in zip(row, marks, strict=True) if mark] == response
-        assert not any(marks[: len(prompt)])

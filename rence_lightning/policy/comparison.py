@@ -1,0 +1,34 @@
+"""The comparison of packed and padded rows, with which a run begins."""
+
+import torch
+
+from rence_lightning.errors import UserError
+from rence_lightning.policy.model import Policy
+from rence_lightning.policy.packed_row import PackedRow
+
+SEGMENTS, RESPONSES = 2, 2
+"""Number of prompts, and of responses to each, that are compared: a few, because padding them takes time."""
+
+EXACT, ROUNDED = 1e-4, 0.1
+"""Largest mean difference of a log-probability, in float32 and in half precision. Rounding makes 1e-6 and 1e-2."""
+
+
+@torch.no_grad()
+def compare_paths(policy: Policy, row: PackedRow) -> None:
+    """Compares the log-probabilities of some responses of a row, computed as they are and in padded rows.
+
+    Where the policy is sharded, this is a collective: all ranks must call it.
+
+    Raises:
+        UserError: They differ, because the model's layers do more than attend fully and causally.
+    """
+    sample = row.sample(SEGMENTS, RESPONSES)
+    packed, padded = (policy(sample, packed=each).log_probs for each in (True, False))
+    half = torch.is_autocast_enabled(packed.device.type) or policy.model.dtype in (torch.bfloat16, torch.float16)
+    difference, limit = float((packed - padded).abs().mean()), ROUNDED if half else EXACT
+    if not difference <= limit:
+        raise UserError(
+            f"model: packed rows give log-probabilities that differ from those of padded rows by {difference:.1e} per "
+            f"token (limit {limit:.0e}): {type(policy.model).__name__} does more than attend causally; set "
+            "model.attn_implementation to sdpa, which pads"
+        )

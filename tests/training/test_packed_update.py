@@ -1,0 +1,210 @@
+"""The gradient of an update by packed rows, against padded rows: for every objective, budget, number of ranks and shape
+of model, in float64 and float32; and the number of passes it takes."""
+
+from array import array
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from objective_groups import ALL, SETTINGS, build
+from tiny_models import VOCABULARY, in_float64, tiny_policy
+from torch import Tensor
+
+from rence_lightning.objectives import GRPO, MultiLabelNCE
+from rence_lightning.objectives.trust_region import TrustRegion
+from rence_lightning.policy.load import activation_checkpointing
+from rence_lightning.prompts import Problem, Prompt
+from rence_lightning.rewards import Score
+from rence_lightning.rollouts import Rollout
+from rence_lightning.sampling import PositiveRatioFilter
+from rence_lightning.sampling.groups import Group
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.update_share import UpdateShare, share_of_update
+
+ARCHITECTURES = ["qwen3-tied", "llama-untied", "gpt2-tied"]
+REWARDS = [[1, 1, 0.1, 0], [1, 0.1, 0.1, 0], [0, 1, 1, 0.1]]
+LENGTHS = [(3, [5, 1, 9, 2]), (7, [4, 4, 4, 4]), (1, [30, 1, 1, 1])]
+"""Tokens of prompts and responses: mixed, all equal, one huge."""
+WHOLE, HALF, SINGLE = 10_000, 16, 1
+"""Budgets of a row: all groups, half of a group, one response."""
+
+
+def make_groups(lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0.3, seed: int = 0) -> list[Group]:
+    """Groups of random tokens, with log-probabilities of pi_old that differ from the policy's."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(count: int) -> list[int]:
+        drawn: list[int] = torch.randint(3, VOCABULARY, (count,), generator=generator).tolist()
+        return drawn
+
+    groups = []
+    for index, (prompt, responses) in enumerate(lengths):
+        engine = [array("f", [-2.0] * length) for length in responses]
+        rollouts = [
+            Rollout(array("i", tokens(n)), log_probs, "stop") for n, log_probs in zip(responses, engine, strict=True)
+        ]
+        scores = [Score(float(reward), reward == 1, None) for reward in REWARDS[index % len(REWARDS)]]
+        problem = Prompt(index, Problem(str(index), "", ""), tuple(tokens(prompt)))
+        group = Group(problem, rollouts, [""] * 4, scores, temperature=0.8, seed=7 * index)
+        group.positive = PositiveRatioFilter().judge(group.rewards, group.correct).positive
+        if noise:
+            group.old_log_probs = [
+                -2 + noise * torch.randn(length, generator=generator, dtype=torch.float64) for length in responses
+            ]
+        groups.append(group)
+    return groups
+
+
+def make_module(architecture: str, objective: type = MultiLabelNCE, float64: bool = True) -> PolicyModule:
+    limit = {"max_response_tokens": 30} if "max_response_tokens" in SETTINGS.get(objective, {}) else {}
+    module = PolicyModule("none", build(objective, **limit), TrustRegion(kl_coef=0.3))
+    policy = tiny_policy(architecture)
+    module.policy = in_float64(policy) if float64 else policy
+    return module
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+
+
+def update(
+    module: PolicyModule, groups: list[Group], budget: int = WHOLE, world: int = 1, packed: bool = True
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient of an update and its figures, summed over ranks, computed as the trainer does."""
+    module.policy.packed = packed
+    module.train()
+    couples = module.objective.couples_responses
+    figures: dict[str, float] = {}
+    passes = set()
+    for rank in range(world):
+        share = share_of_update(groups, budget, rank, world, packed, couples)
+        rows = module.passes(share)
+        passes.add(len(rows))
+        for row in rows:
+            module.training_step(row, share).backward()
+        for name, value in module.end_passes(share).items():
+            figures[name] = figures.get(name, 0.0) + float(value)
+    assert len(passes) == 1, f"ranks of {world} make different numbers of passes: collectives would hang"
+    gradient = torch.cat([parameter.grad.flatten() for parameter in module.policy.parameters()])
+    module.zero_grad()
+    return gradient, figures
+
+
+@pytest.mark.parametrize("objective", ALL)
+def test_packed_updates_have_the_gradient_of_padded_ones(objective: type, architecture: str) -> None:
+    module, groups = make_module(architecture, objective), make_groups()
+    expected, figures = update(module, groups, packed=False)
+    assert expected.abs().max() > 1e-3
+    for budget in (SINGLE, HALF, WHOLE):
+        for world in (1, 2, 3):
+            gradient, ours = update(module, groups, budget, world)
+            torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+            assert ours == pytest.approx(figures, abs=1e-9), "the figures depend on budget or ranks"
+    padded, _ = update(module, groups, 100, packed=False)
+    torch.testing.assert_close(padded, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("objective", ALL)
+def test_packed_updates_agree_with_padded_ones_in_float32(
+    objective: type, checkpointing: bool, architecture: str
+) -> None:
+    module, groups = make_module(architecture, objective, float64=False), make_groups()
+    if checkpointing:
+        activation_checkpointing(module.policy.model)
+    expected, _ = update(module, groups, packed=False)
+    for budget in (HALF, WHOLE):
+        gradient, _ = update(module, groups, budget)
+        assert (gradient - expected).norm() / expected.norm() < 1e-5
+
+
+shapes = st.lists(
+    st.tuples(st.integers(1, 20), st.lists(st.integers(1, 40), min_size=4, max_size=4)), min_size=1, max_size=4
+)
+MODULE = make_module("qwen3-tied")
+
+
+@settings(max_examples=25)
+@given(shapes, st.sampled_from([SINGLE, 30, 100, WHOLE]), st.integers(1, 3))
+def test_any_lengths_give_the_same_gradient(lengths: list[tuple[int, list[int]]], budget: int, world: int) -> None:
+    groups = make_groups(lengths)
+    expected, _ = update(MODULE, groups, packed=False)
+    gradient, _ = update(MODULE, groups, budget, world)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+
+
+# ---- the first update, and groups that are cut ----------------------------------------------------------------------
+
+
+def passes_of(module: PolicyModule, share: UpdateShare) -> tuple[int, int]:
+    """Number of tokens that an update computes with and without a gradient."""
+    counted = {True: 0, False: 0}
+
+    def count(_: object, arguments: tuple[object, ...]) -> None:
+        counted[torch.is_grad_enabled()] += len(arguments[0].input_ids)  # type: ignore[attr-defined]
+
+    handle = module.policy.register_forward_pre_hook(count)
+    for row in module.passes(share):
+        module.training_step(row, share).backward()
+    handle.remove()
+    module.end_passes(share)
+    module.zero_grad()
+    return counted[True], counted[False]
+
+
+@pytest.mark.parametrize("budget", [SINGLE, HALF, WHOLE])
+def test_the_first_update_takes_the_log_probs_of_pi_old_itself(budget: int) -> None:
+    """They are those that a pass of their own would take, and the gradient is the one that follows from them."""
+    scored = make_groups(noise=0)
+    MODULE.score(share_of_update(scored, WHOLE, rank=0, world=1))
+    expected, _ = update(MODULE, scored, budget)
+    groups = make_groups(noise=0)
+    share = share_of_update(groups, budget, rank=0, world=1, at_old_policy=True)
+    for row in MODULE.passes(share):
+        MODULE.training_step(row, share).backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in MODULE.policy.parameters()])
+    MODULE.zero_grad()
+    figures = MODULE.end_passes(share)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+    assert float(figures["kl"]) == 0
+    for group, other in zip(groups, scored, strict=True):
+        for old, separate in zip(group.old_log_probs, other.old_log_probs, strict=True):
+            torch.testing.assert_close(old, separate, rtol=0, atol=1e-12)
+    assert share.entropy == pytest.approx(entropy_of(scored))
+
+
+def entropy_of(groups: list[Group]) -> float:
+    share = share_of_update(groups, WHOLE, rank=0, world=1)
+    MODULE.score(share)
+    return share.entropy
+
+
+def test_no_token_is_computed_twice_where_groups_fit() -> None:
+    real = sum(prompt + sum(responses) for prompt, responses in LENGTHS)
+    module = make_module("qwen3-tied")
+    module._compared = True  # the comparison of packed and padded rows computes a few tokens once in a run
+    for groups, first in ((make_groups(noise=0), True), (make_groups(), False)):
+        share = share_of_update(groups, 50, rank=0, world=1, at_old_policy=first)
+        assert passes_of(module, share) == (real, 0)
+
+
+def test_groups_that_are_cut_are_scored_only_where_responses_are_coupled_and_unknown() -> None:
+    """A prompt is computed again for each further piece of its group."""
+    responses = sum(sum(lengths) for _, lengths in LENGTHS)
+    tokens = responses + sum(4 * prompt for prompt, _ in LENGTHS)
+    for objective, first, known, scored in (
+        (MultiLabelNCE, False, True, tokens),
+        (MultiLabelNCE, True, True, 0),  # pi_old is the policy itself, and known from the engine
+        (MultiLabelNCE, True, False, tokens),
+        (GRPO, False, True, 0),
+        (GRPO, True, False, 0),
+    ):
+        module = make_module("qwen3-tied", objective)
+        module._compared = True
+        groups = make_groups(noise=0.1 if known else 0)
+        couples = module.objective.couples_responses
+        share = share_of_update(groups, SINGLE, rank=0, world=1, couples=couples, at_old_policy=first)
+        assert passes_of(module, share) == (tokens, scored)
