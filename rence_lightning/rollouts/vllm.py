@@ -19,8 +19,6 @@ from torch import Tensor
 
 from rence_lightning.errors import EngineError, UserError
 from rence_lightning.rollouts.engine import (
-    EngineProgress,
-    GroupFinished,
     Rollout,
     SampledPolicy,
     Sampling,
@@ -191,8 +189,8 @@ class VLLMEngine:
         group_size: int,
         sampling: Sampling,
         seeds: Sequence[int],
-        progress: EngineProgress | None = None,
-        finished: GroupFinished | None = None,
+        progress: Any = None,
+        finished: Any = None,
     ) -> list[list[Rollout]]:
         if self._llm is None or self._asleep:
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
@@ -216,8 +214,8 @@ class VLLMEngine:
         sampling: Sampling,
         seeds: Sequence[int],
         mine: range,
-        progress: EngineProgress | None,
-        finished: GroupFinished | None,
+        progress: Any,
+        finished: Any,
     ) -> list[list[Rollout]]:
         """Responses to all prompts. `progress` and `finished` are called for the prompts in `mine` alone, the first of
         which has the index 0."""

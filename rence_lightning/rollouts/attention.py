@@ -1,0 +1,240 @@
+"""Attention that keeps the keys and values of each prompt once, for all responses to it.
+
+The functions here are called by the model's own attention layers, through the registry of transformers, with queries,
+keys and values after the positional embedding. No code of a model is replaced.
+
+A response attends to its prompt and to its own earlier tokens. The first part is one matrix product per prompt, for all
+of its responses; the second is one small product per response. One softmax goes over both. On a CPU this takes half the
+time of `scaled_dot_product_attention` over prompts that are repeated for each response, because decoding is limited by
+the reading of keys and values, and a product with few rows is slow.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+NAME = "rence_shared_prompts"
+"""Name of the attention implementation in the registry of transformers. No mask is built for a name of one's own."""
+
+GROWTH = 64
+"""Smallest number of columns by which the buffers of keys and values grow."""
+
+
+class UnsupportedAttentionError(Exception):
+    """The model asks for attention that is not computed here, such as a sliding window."""
+
+
+class ForwardState(Protocol):
+    """What the attention layers need to know in a forward pass, beyond queries, keys and values."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attention of one layer.
+
+        Args:
+            layer: Number of the layer.
+            query: Queries `(rows, heads, tokens, head_dim)`.
+            key: Keys of the same tokens, `(rows, key_heads, tokens, head_dim)`.
+            value: Values of the same tokens, `(rows, key_heads, tokens, value_dim)`.
+            scaling: Factor of the scores.
+
+        Returns:
+            Attention outputs `(rows, tokens, heads, value_dim)`.
+        """
+        ...
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    forward_state: ForwardState | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The attention function of the registry. `forward_state` was given to the model's forward pass, which passes it on.
+
+    Raises:
+        UnsupportedAttentionError: The layer asks for something that is not computed here.
+    """
+    wanted = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if forward_state is None or attention_mask is not None or wanted:
+        raise UnsupportedAttentionError(", ".join(wanted) or "its layers do not pass arguments on to attention")
+    layer: Any = module.layer_idx
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return forward_state.attend(layer, query, key, value, scaling), None
+
+
+class PromptPass:
+    """A forward pass over prompts, padded on the left, that keeps their keys and values.
+
+    Args:
+        lengths: Numbers of tokens of the prompts.
+        device: Device of the forward pass.
+
+    Attributes:
+        keys: Keys of each layer, `(key_heads, prompts, longest, head_dim)`.
+        values: Values of each layer, `(key_heads, prompts, longest, value_dim)`.
+    """
+
+    def __init__(self, lengths: list[int], device: torch.device) -> None:
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self._mask: Tensor | None = None
+        longest = max(lengths)
+        if min(lengths) < longest:
+            columns = torch.arange(longest, device=device)
+            token = columns >= longest - torch.tensor(lengths, device=device).unsqueeze(1)
+            causal = columns <= columns.unsqueeze(1)
+            # A position of the padding attends to itself, because attention to nothing is not a number.
+            self._mask = (causal & token.unsqueeze(1) | (columns == columns.unsqueeze(1))).unsqueeze(1)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        dtype = _compute_dtype(value)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        self.keys[layer] = key.transpose(0, 1).contiguous()
+        self.values[layer] = value.transpose(0, 1).contiguous()
+        repeats = query.shape[1] // key.shape[1]
+        if repeats > 1:  # `enable_gqa` would choose a slower implementation on a CPU, and on a GPU in float32
+            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=self._mask, is_causal=self._mask is None, scale=scaling
+        ).transpose(1, 2)
+
+
+@dataclass
+class LayerCache:
+    """The keys and values of one layer, heads first, so that a product takes them as they are.
+
+    Attributes:
+        prompt_keys: Keys of the prompts, padded on the left, `(key_heads, prompts, longest, head_dim)`.
+        prompt_values: Values of the prompts, `(key_heads, prompts, longest, value_dim)`.
+        keys: Keys of the responses' own tokens, `(key_heads, rows, capacity, head_dim)`.
+        values: Values of the responses' own tokens, `(key_heads, rows, capacity, value_dim)`.
+    """
+
+    prompt_keys: Tensor
+    prompt_values: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class ResponsePass:
+    """Forward passes over the last token of each response.
+
+    Args:
+        layers: Keys and values of each layer.
+        bias: Summand of the scores, `(rows, columns)`, -inf where a row does not attend; it covers the columns of the
+            prompt and the first of the response's own. None if all rows attend to all columns.
+        grid: Numbers of the rows of each prompt, `(prompts, most rows of a prompt)`, filled up with any number. None if
+            all prompts have the same number of rows, adjacent and in order.
+        places: Place of each row in the flattened grid, `(rows,)`.
+        length: Number of columns of the responses' own tokens that are filled; the caller adds 1 after each pass.
+    """
+
+    def __init__(
+        self, layers: dict[int, LayerCache], bias: Tensor | None, grid: Tensor | None, places: Tensor, length: int
+    ) -> None:
+        self.layers = layers
+        self.length = length
+        self._bias = bias
+        self._grid = None if grid is None else grid.flatten()
+        self._places = places
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        cache, end = self.layers[layer], self.length + 1
+        _reserve(cache, end)
+        cache.keys[:, :, self.length] = key.squeeze(2).transpose(0, 1)
+        cache.values[:, :, self.length] = value.squeeze(2).transpose(0, 1)
+        heads, rows = cache.keys.shape[:2]
+        repeats = query.shape[1] // heads
+        # One product per row and key head: its queries are the `repeats` heads that share the keys.
+        query = query.to(cache.keys.dtype).view(rows, heads, repeats, -1).transpose(0, 1).contiguous() * scaling
+        own_keys = cache.keys[:, :, :end].flatten(0, 1)
+        own = torch.bmm(query.flatten(0, 1), own_keys.transpose(1, 2)).view(heads, rows, repeats, end)
+        scores = torch.cat([self._by_prompt(query, cache.prompt_keys.transpose(2, 3)), own], dim=-1)
+        if self._bias is not None:
+            scores[..., : self._bias.shape[1]] += self._bias.unsqueeze(1)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        weights = scores.softmax(-1, dtype=precise).to(cache.values.dtype)
+        prompt_length = cache.prompt_keys.shape[2]
+        output = self._by_prompt(weights[..., :prompt_length], cache.prompt_values).flatten(0, 1)
+        own_values = cache.values[:, :, :end].flatten(0, 1)
+        output = output.baddbmm(weights[..., prompt_length:].flatten(0, 1), own_values)
+        return output.view(heads, rows, repeats, -1).transpose(0, 1).reshape(rows, 1, heads * repeats, -1)
+
+    def _by_prompt(self, left: Tensor, right: Tensor) -> Tensor:
+        """Products of each row's matrix with that of its prompt.
+
+        Args:
+            left: Matrices of the rows, `(key_heads, rows, repeats, inner)`.
+            right: Matrices of the prompts, `(key_heads, prompts, inner, columns)`.
+
+        Returns:
+            Products `(key_heads, rows, repeats, columns)`.
+        """
+        heads, prompts, inner, columns = right.shape
+        rows, repeats = left.shape[1:3]
+        if self._grid is not None:
+            left = left.index_select(1, self._grid)
+        product = torch.bmm(left.reshape(heads * prompts, -1, inner), right.flatten(0, 1))
+        product = product.view(heads, -1, repeats, columns)
+        return product if self._grid is None else product.index_select(1, self._places)
+
+
+def _reserve(cache: LayerCache, columns: int) -> None:
+    """Makes room for that many of the responses' own tokens, with room to spare, so that this seldom happens."""
+    heads, rows, capacity, _ = cache.keys.shape
+    if columns <= capacity:
+        return
+    capacity = columns + max(GROWTH, columns // 2)
+    cache.keys = resized(cache.keys, torch.arange(rows, device=cache.keys.device), 0, rows, capacity)
+    cache.values = resized(cache.values, torch.arange(rows, device=cache.keys.device), 0, rows, capacity)
+
+
+def resized(buffer: Tensor, kept: Tensor, drop: int, rows: int, capacity: int) -> Tensor:
+    """A buffer `(key_heads, rows, capacity, head_dim)` that begins with the kept rows, without their first columns.
+
+    What is not copied is 0, since a column that is masked must still hold a number.
+    """
+    new = buffer.new_zeros(buffer.shape[0], rows, capacity, buffer.shape[3])
+    columns = min(capacity, buffer.shape[2] - drop)
+    new[:, : len(kept), :columns] = buffer[:, kept, drop : drop + columns]
+    return new
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The data type in which autocast would compute products of this tensor, or that of the tensor without autocast."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+@contextmanager
+def implementation(model: "PreTrainedModel", name: str) -> Iterator[None]:
+    """Switches a model to an attention implementation, and back."""
+    # Not `set_attn_implementation`: switching back would check the implementation again, or load its kernel again.
+    configs = list(_with_parts(model.config))
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):  # each part after the whole, which sets both
+            config._attn_implementation = own
+
+
+def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
+    """A configuration and, after it, the configurations of its parts."""
+    yield config
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            yield from _with_parts(part)

@@ -1,0 +1,292 @@
+"""The forward passes of sampling: prompts in, then one token of each response at a time, logits out.
+
+A *row* is a response that is being sampled. The rows of a prompt are adjacent, and prompts are in the order in which
+they were added.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from rence_lightning.rollouts.attention import (
+    GROWTH,
+    NAME,
+    ForwardState,
+    LayerCache,
+    PromptPass,
+    ResponsePass,
+    UnsupportedAttentionError,
+    attend,
+    implementation,
+    resized,
+)
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+PROMPT_TOKENS = 2**14
+"""Largest number of prompt tokens, with padding, in a forward pass; it bounds the memory of activations."""
+
+
+class Decoder(Protocol):
+    """Keeps the keys and values of prompts and rows."""
+
+    accepts_more: bool
+    """Whether prompts can be added while rows are being sampled."""
+
+    def arrange(self, kept: list[int], drop: int, prompts: list[Sequence[int]], counts: list[int]) -> Tensor:
+        """Keeps some of the rows, and adds rows after them.
+
+        Args:
+            kept: Numbers of the rows that are kept, ascending.
+            drop: Number of the first tokens of the responses, counted from the first call of `step` that a kept row
+                took part in or earlier, that no kept row has.
+            prompts: Prompts to add.
+            counts: Numbers of rows of these prompts.
+
+        Returns:
+            Logits of the first token after each added prompt, `(prompts, vocab)`.
+        """
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`."""
+        ...
+
+
+def decoder_for(model: "PreTrainedModel", share_prompts: bool) -> Decoder:
+    """A decoder without rows."""
+    return SharedPromptDecoder(model) if share_prompts else GeneralDecoder(model)
+
+
+class SharedPromptDecoder:
+    """Decoding with the keys and values of each prompt once, in buffers that are written in place."""
+
+    accepts_more = True
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        ALL_ATTENTION_FUNCTIONS[NAME] = attend
+        self._model = model
+        self._state = ResponsePass({}, None, None, torch.empty(0, dtype=torch.long), 0)
+        self._prompt_lengths: list[int] = []
+        self._prompt_of: list[int] = []  # of each row
+        self._starts: list[int] = []  # the column of each row's first own token
+        self._positions = torch.empty(0, dtype=torch.long, device=model.device)  # of each row's next token
+
+    def arrange(self, kept: list[int], drop: int, prompts: list[Sequence[int]], counts: list[int]) -> Tensor:
+        passes, logits = self._read(prompts)
+        device, length = self._model.device, self._state.length - drop
+        kept_prompts = sorted({self._prompt_of[row] for row in kept})
+        place = {prompt: number for number, prompt in enumerate(kept_prompts)}
+        added = [len(kept_prompts) + number for number, count in enumerate(counts) for _ in range(count)]
+        self._prompt_of = [place[self._prompt_of[row]] for row in kept] + added
+        self._prompt_lengths = [self._prompt_lengths[prompt] for prompt in kept_prompts] + [len(p) for p in prompts]
+        self._starts = [self._starts[row] - drop for row in kept] + [length] * len(added)
+        fresh = torch.tensor([self._prompt_lengths[prompt] for prompt in added], dtype=torch.long, device=device)
+        rows = torch.tensor(kept, dtype=torch.long, device=device)
+        self._positions = torch.cat([self._positions[rows], fresh])
+        layers = self._rebuilt(rows, drop, torch.tensor(kept_prompts, dtype=torch.long, device=device), passes)
+        some = next(iter(layers.values()))
+        self._state = ResponsePass(layers, self._bias(some.prompt_keys), *self._grid(), length)
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        logits = self._forward(tokens.unsqueeze(1), self._positions.unsqueeze(1), self._state)
+        self._state.length += 1
+        self._positions += 1
+        return logits
+
+    def _forward(self, input_ids: Tensor, positions: Tensor, state: ForwardState) -> Tensor:
+        """Logits after the last token of each row, `(rows, vocab)`."""
+        output = self._model(
+            input_ids=input_ids, position_ids=positions, use_cache=False, logits_to_keep=1, forward_state=state
+        )
+        return output.logits[:, -1]
+
+    def _read(self, prompts: list[Sequence[int]]) -> tuple[list[PromptPass], Tensor]:
+        """The keys and values of prompts, in a few forward passes, and the logits after each prompt."""
+        passes, logits = [], []
+        for piece in _pieces(prompts):
+            input_ids, _, positions = _padded(piece, self._model.device)
+            passes.append(PromptPass([len(prompt) for prompt in piece], self._model.device))
+            logits.append(self._forward(input_ids, positions, passes[-1]))
+        return passes, torch.cat(logits) if logits else torch.empty(0)
+
+    def _rebuilt(self, kept: Tensor, drop: int, prompts: Tensor, passes: list[PromptPass]) -> dict[int, LayerCache]:
+        """The keys and values of the kept rows and prompts, followed by those of new prompts. The old are freed layer
+        by layer."""
+        rows, longest = len(self._prompt_of), max(self._prompt_lengths)
+        capacity = self._state.length - drop + GROWTH
+        old, layers = self._state.layers, {}
+        for layer in sorted(old or passes[0].keys):
+            keys, values = ([each.keys.pop(layer) for each in passes], [each.values.pop(layer) for each in passes])
+            if layer in old:
+                cache = old.pop(layer)
+                keys.insert(0, cache.prompt_keys[:, prompts])
+                values.insert(0, cache.prompt_values[:, prompts])
+                own = [resized(own, kept, drop, rows, capacity) for own in (cache.keys, cache.values)]
+            else:
+                own = [each[0].new_zeros(each[0].shape[0], rows, capacity, each[0].shape[3]) for each in (keys, values)]
+            layers[layer] = LayerCache(_joined(keys, longest), _joined(values, longest), *own)
+        return layers
+
+    def _bias(self, prompt_keys: Tensor) -> Tensor | None:
+        longest, device, dtype = prompt_keys.shape[2], prompt_keys.device, prompt_keys.dtype
+        lengths = [self._prompt_lengths[prompt] for prompt in self._prompt_of]
+        latest = max(self._starts)
+        if min(lengths) == longest and latest == 0:
+            return None
+        columns = torch.arange(longest + latest, device=device)
+        first = longest - torch.tensor(lengths, device=device).unsqueeze(1)
+        first_own = longest + torch.tensor(self._starts, device=device).unsqueeze(1)
+        attends = torch.where(columns < longest, columns >= first, columns >= first_own)
+        return torch.zeros(attends.shape, device=device, dtype=dtype).masked_fill_(~attends, -torch.inf)
+
+    def _grid(self) -> tuple[Tensor | None, Tensor]:
+        """The grid and the places of `ResponsePass`."""
+        rows_of: list[list[int]] = [[] for _ in self._prompt_lengths]
+        places = []
+        for row, prompt in enumerate(self._prompt_of):
+            places.append(len(rows_of[prompt]))
+            rows_of[prompt].append(row)
+        most = max(map(len, rows_of))
+        places = [prompt * most + place for prompt, place in zip(self._prompt_of, places, strict=True)]
+        filled = [rows + [0] * (most - len(rows)) for rows in rows_of]
+        even = min(map(len, rows_of)) == most
+        device = self._model.device
+        return None if even else torch.tensor(filled, device=device), torch.tensor(places, device=device)
+
+
+class GeneralDecoder:
+    """Decoding with the cache and the masks of transformers, which every model supports.
+
+    A prompt is read once, and its keys and values are repeated for its rows. The cache is copied at each step.
+    """
+
+    accepts_more = False
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self._model = model
+        self._cache: DynamicCache | None = None
+        self._mask: Tensor | None = None
+        self._positions = torch.empty(0, dtype=torch.long)
+
+    def arrange(self, kept: list[int], drop: int, prompts: list[Sequence[int]], counts: list[int]) -> Tensor:
+        from transformers import DynamicCache
+
+        device = self._model.device
+        if not prompts:
+            self._select(torch.tensor(kept, device=device))
+            return torch.empty(0)
+        assert not kept, "prompts cannot be added to a cache in use"
+        input_ids, self._mask, positions = _padded(prompts, device)
+        self._cache = DynamicCache(config=self._model.config)
+        logits = self._forward(input_ids, positions)
+        self._positions = positions[:, -1]
+        self._select(torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(counts, device=device)))
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._positions = self._positions + 1
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        return self._forward(tokens.unsqueeze(1), self._positions.unsqueeze(1))
+
+    def _select(self, rows: Tensor) -> None:
+        assert self._cache is not None
+        self._cache.batch_select_indices(rows)
+        self._positions = self._positions[rows]
+        self._mask = None if self._mask is None else self._mask[rows]
+
+    def _forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        output = self._model(
+            input_ids=input_ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+
+def attention_of(model: "PreTrainedModel", share_prompts: bool) -> AbstractContextManager[None]:
+    """The context in which a decoder's forward passes run."""
+    return implementation(model, NAME) if share_prompts else nullcontext()
+
+
+def can_share_prompts(model: "PreTrainedModel") -> bool:
+    """Whether a model works with `SharedPromptDecoder`: tried on a few tokens. A warning says why if it does not."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        reason = f"it has layers of another kind than full attention ({', '.join(sorted(kinds))})"
+    elif not model._can_set_attn_implementation():
+        reason = "its attention cannot be chosen"
+    else:
+        try:
+            if _decodes_as_the_model(model):
+                return True
+            reason = "its logits came out otherwise"
+        except (UnsupportedAttentionError, TypeError) as error:
+            reason = str(error)
+    warnings.warn(
+        f"{type(model).__name__} is sampled with the cache of transformers, which is slower: the cache with shared "
+        f"prompts does not work for it, because {reason}",
+        stacklevel=2,
+    )
+    return False
+
+
+def _decodes_as_the_model(model: "PreTrainedModel") -> bool:
+    """Whether the logits with shared prompts are those of the model's own forward pass, apart from rounding."""
+    tokens = [number % model.config.get_text_config().vocab_size for number in range(1, 8)]
+    logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
+    decoder = SharedPromptDecoder(model)
+    with implementation(model, NAME):
+        first = decoder.arrange([], 0, [tokens[:5], tokens[:3]], [2, 1])
+        second = decoder.step(torch.tensor([tokens[5], tokens[5], tokens[3]], device=model.device))
+        third = decoder.step(torch.tensor([tokens[6], tokens[6], tokens[4]], device=model.device))
+    found = torch.cat([first, second, third]).float()
+    expected = logits[[4, 2, 5, 5, 3, 6, 6, 4]].float()
+    rounding = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 0.1
+    return torch.allclose(found, expected, rtol=0, atol=rounding * float(expected.abs().max()), equal_nan=True)
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Prompts padded on the left: token ids, attention mask (None without padding) and positions, all
+    `(prompts, longest)`."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    longest = int(lengths.max())
+    input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+    positions = torch.arange(longest) - (longest - lengths).unsqueeze(1)
+    mask = (positions >= 0).long().to(device) if int(lengths.min()) < longest else None
+    return input_ids.to(device), mask, positions.clamp(min=0).to(device)
+
+
+def _pieces(prompts: list[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """The prompts in order, in pieces of at most `PROMPT_TOKENS` with padding, or of one prompt."""
+    piece: list[Sequence[int]] = []
+    for prompt in prompts:
+        longest = max(len(prompt), *map(len, piece), 0)
+        if piece and longest * (len(piece) + 1) > PROMPT_TOKENS:
+            yield piece
+            piece = []
+        piece.append(prompt)
+    if piece:
+        yield piece
+
+
+def _joined(parts: list[Tensor], longest: int) -> Tensor:
+    """Keys or values `(key_heads, prompts, length, head_dim)` of several forward passes, padded on the left or cut
+    there to the longest prompt."""
+    fitted = [part[:, :, max(0, part.shape[2] - longest) :] for part in parts]
+    padded = [torch.nn.functional.pad(part, (0, 0, longest - part.shape[2], 0)) for part in fitted]
+    return torch.cat(padded, dim=1) if len(padded) > 1 else padded[0].contiguous()

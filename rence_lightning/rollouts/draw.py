@@ -1,0 +1,87 @@
+"""Drawing tokens: the inverse of the cumulative distribution, at random numbers that depend on the request alone."""
+
+import torch
+from torch import Tensor
+
+from rence_lightning.rollouts.engine import Sampling
+
+BLOCK = 256
+"""Number of tokens of a block. A large vocabulary is searched in two steps: the block, then the token within it."""
+
+NUCLEUS = 1024
+"""Number of the most likely tokens among which the nucleus is looked for, before the whole vocabulary is sorted."""
+
+
+def uniforms(seed: int, group_size: int, tokens: int) -> Tensor:
+    """Uniform numbers `(group_size, tokens)` in [0, 1), float64, drawn on the CPU so that all devices sample alike."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(group_size, tokens, generator=generator, dtype=torch.float64)
+
+
+def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draws one token per row by inverting the cumulative distribution at `uniform`.
+
+    Args:
+        logits: Logits of the next token, `(rows, vocab)`.
+        uniform: Random numbers in [0, 1), `(rows,)` in float64.
+        sampling: Temperature and top-p.
+
+    Returns:
+        Token ids `(rows,)`, and their log-probabilities `(rows,)` at the temperature, before top-p truncation.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        token = logits.argmax(-1, keepdim=True)
+        return token.squeeze(-1), (logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True)).squeeze(-1)
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    largest = logits.amax(-1, keepdim=True)
+    weights = (logits - largest).exp_()  # probabilities, times a constant of the row
+    if sampling.top_p < 1:
+        token, total = _from_nucleus(weights, uniform.unsqueeze(-1), sampling.top_p)
+    else:
+        token, total = _invert(weights, uniform.unsqueeze(-1))
+    log_prob = logits.gather(-1, token) - largest - total.log()
+    return token.squeeze(-1), log_prob.squeeze(-1).float()
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens `(rows, 1)` drawn in proportion to the weights `(rows, n)`, and the sums of the weights `(rows, 1)`."""
+    tokens = weights.shape[-1]
+    if tokens <= 4 * BLOCK:
+        cumulative = weights.cumsum(-1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        return _search(cumulative, uniform * total), total
+    # Summed in float64, because a float32 sum over a large vocabulary would lose the small weights of the tail.
+    blocks = torch.nn.functional.pad(weights, (0, -tokens % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(-1, dtype=torch.float64)
+    cumulative = sums.cumsum(-1)
+    total = cumulative[:, -1:]
+    target = uniform * total
+    block = _search(cumulative, target)
+    before = cumulative.gather(-1, block) - sums.gather(-1, block)
+    chosen = blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, BLOCK)).squeeze(1)
+    return block * BLOCK + _search(chosen.cumsum(-1, dtype=torch.float64), target - before), total
+
+
+def _search(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first place `(rows, 1)` at which the cumulative sum `(rows, n)` exceeds the target `(rows, 1)`.
+
+    It is never a place of weight 0: a target outside [0, total), which rounding can cause, is moved into it.
+    """
+    total = cumulative[:, -1:]
+    inside = torch.minimum(target.clamp(min=0), torch.nextafter(total, torch.zeros_like(total)))
+    # A total that is not a number would put the place behind the end.
+    return torch.searchsorted(cumulative, inside, right=True).clamp_(max=cumulative.shape[-1] - 1)
+
+
+def _from_nucleus(weights: Tensor, uniform: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Tokens `(rows, 1)` drawn from the nucleus of each row, and the sums of all weights of the row `(rows, 1)`."""
+    total = weights.sum(-1, keepdim=True, dtype=torch.float64)
+    ranked, order = weights.topk(min(NUCLEUS, weights.shape[-1]), dim=-1)
+    if (ranked.sum(-1, keepdim=True, dtype=torch.float64) < top_p * total).any():
+        ranked, order = weights.sort(-1, descending=True)
+    cumulative = ranked.cumsum(-1, dtype=torch.float64)
+    nucleus = ranked.masked_fill(cumulative - ranked >= top_p * total, 0.0)
+    place = _invert(nucleus, uniform)[0]
+    return order.gather(-1, place), total
