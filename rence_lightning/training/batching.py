@@ -40,7 +40,7 @@ def plan_rows(shapes: Sequence[Shape], budget: int, packed: bool = True) -> list
     pieces = [piece for group in range(len(shapes)) for piece in cut(shapes, group, budget, packed)]
     rows: list[Row] = []
     costs = [computed_tokens(shapes, [piece], packed) for piece in pieces]
-    for i in sorted(range(len(pieces)), key=lambda i: (-costs[i], pieces[i])):
+    for i in sorted(range(len(pieces)), key=lambda i: (-costs[i], i)):
         for row in rows:
             if computed_tokens(shapes, [*row, pieces[i]], packed) <= budget:
                 row.append(pieces[i])

@@ -108,8 +108,8 @@ class PolicyModule(LightningModule):
         """
         for row in _up_to(share.scoring_passes, share.scoring_rows):
             with torch.no_grad():
-                log_probs = self._scores(row, share).log_probs
-            share.record(row, log_probs)
+                scores = self._scores(row, share)
+            share.record(row, scores)
         return _up_to(share.passes, share.rows)
 
     def training_step(self, row: Row, share: UpdateShare) -> Tensor:
@@ -118,11 +118,9 @@ class PolicyModule(LightningModule):
         """
         takes_old = share.at_old_policy and not share.has_old_log_probs
         scores = self._scores(row, share, entropy=takes_old)
+        share.record(row, scores)
         if not row:
             return scores.log_probs.sum() * 0.0
-        share.record(row, scores.log_probs)
-        if takes_old and scores.entropy is not None:
-            share.entropy += float(scores.entropy.sum())
         return self.loss(share.tensors(row, scores.log_probs), share.totals)[0]
 
     @torch.no_grad()
@@ -155,10 +153,7 @@ class PolicyModule(LightningModule):
     def score(self, share: UpdateShare) -> None:
         """Takes the log-probabilities of all responses of an update, under the current policy, as those of pi_old."""
         for row in _up_to(share.passes, share.rows):
-            scores = self._scores(row, share, entropy=True)
-            share.record(row, scores.log_probs)
-            if row and scores.entropy is not None:
-                share.entropy += float(scores.entropy.sum())
+            share.record(row, self._scores(row, share, entropy=True))
         share.current_is_old()
 
     def _scores(self, row: Row, share: UpdateShare, entropy: bool = False) -> TokenScores:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rence_lightning.objectives import ResponseTensors, Totals
-from rence_lightning.policy import PackedRow, Segment
+from rence_lightning.policy import PackedRow, Segment, TokenScores
 from rence_lightning.sampling.groups import Group, engine_log_probs
 from rence_lightning.training.batching import Row, assign, cut, plan_rows
 
@@ -63,10 +63,14 @@ class UpdateShare:
             for group, responses in groups
         ]
 
-    def record(self, row: Row, log_probs: Tensor) -> None:
-        """Keeps the current log-probabilities `(response tokens,)` of a row."""
-        for group, response, values in self.split(row, log_probs.detach()):
+    def record(self, row: Row, scores: TokenScores) -> None:
+        """Keeps the current log-probabilities of a row, and adds up its entropies; an empty row was idle."""
+        if not row:
+            return
+        for group, response, values in self.split(row, scores.log_probs.detach()):
             self.current[group][response] = values
+        if scores.entropy is not None:
+            self.entropy += float(scores.entropy.sum())
 
     def current_is_old(self) -> None:
         """Makes the current log-probabilities, which must be known for all responses, those of pi_old."""
