@@ -193,11 +193,7 @@ class Slots:
         ended = stopped | (self._last_columns[first:] == self._column)
         rows = self._rows[first:]
         self._count(0, sum(row.alive for row in rows))
-        numbers = [
-            number
-            for number, (end, row) in enumerate(zip(ended.tolist(), rows, strict=True), first)
-            if end and row.alive
-        ]
+        numbers = [number for number, (end, row) in enumerate(zip(ended.tolist(), rows, strict=True), first) if end and row.alive]
         if numbers:
             self._end(numbers, stopped[[number - first for number in numbers]].tolist())
 
