@@ -1,8 +1,7 @@
 """Attention over a packed row, as a function in the registry of `transformers`: no code of a model is touched.
 
-On a CPU, scaled dot product attention per block of like groups: the prompts attend causally to themselves, and the K
-responses of a prompt to `[its keys | their own keys]`, so that padding exists inside attention only. On a GPU,
-FlexAttention with a block mask over the row.
+On a CPU, scaled dot product attention over blocks of like groups, so that padding exists inside attention only. On a
+GPU, FlexAttention with a block mask over the row.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -94,35 +93,25 @@ def packed_attention(
     if query.is_cuda:
         return _flex(module, query, key, value, packed_row, scaling), None
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    outputs = [part for block in packed_row.blocks for part in _attend(block, q, k, v, scaling)]
+    outputs = [_attend(block, q, k, v, scaling) for block in packed_row.blocks]
     return torch.cat(outputs).index_select(0, packed_row.order).unsqueeze(0), None
 
 
-def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
-    """Outputs `(tokens, heads, dim)` of the prompts and of the responses of a block, from those of the whole row."""
-    prompt_q, prompt_k, prompt_v = (_padded(states, block.prompts) for states in (q, k, v))
-    of_prompts = scaled_dot_product_attention(
-        prompt_q, prompt_k, prompt_v, is_causal=True, scale=scaling, enable_gqa=True
+def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+    """Outputs `(kept, heads, dim)` of the tokens that a block keeps, from the queries, keys and values of the row."""
+    output = scaled_dot_product_attention(
+        _at(block.queries, q),
+        _at(block.keys, k),
+        _at(block.keys, v),
+        attn_mask=block.mask,
+        is_causal=block.mask is None,
+        scale=scaling,
+        enable_gqa=True,
     )
-    group_size = block.responses.shape[1]
-    own_q, own_k, own_v = (_padded(states, block.responses.flatten(0, 1)) for states in (q, k, v))
-    keys, values = _behind(prompt_k, own_k), _behind(prompt_v, own_v)
-    mask = block.mask if len(block.mask) == 1 else block.mask.repeat_interleave(group_size, dim=0)
-    of_responses = scaled_dot_product_attention(own_q, keys, values, mask, scale=scaling, enable_gqa=True)
-    return (
-        of_prompts.transpose(1, 2).flatten(0, 1).index_select(0, block.prompt_places),
-        of_responses.transpose(1, 2).flatten(0, 1).index_select(0, block.response_places),
-    )
+    return output.transpose(1, 2).flatten(0, 1).index_select(0, block.kept)
 
 
-def _behind(prompts: Tensor, responses: Tensor) -> Tensor:
-    """Keys or values `(G * K, heads, P + R, dim)`: those of each response behind those of its prompt."""
-    own = responses.unflatten(0, (len(prompts), -1))
-    shared = prompts.unsqueeze(1).expand(-1, own.shape[1], -1, -1, -1)
-    return torch.cat([shared, own], dim=3).flatten(0, 1)
-
-
-def _padded(states: Tensor, places: Tensor) -> Tensor:
+def _at(places: Tensor, states: Tensor) -> Tensor:
     """The states at places `(rows, length)` of the packed row, `(rows, heads, length, dim)`. What stands on padding is
     finite, and is not used."""
     return states.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)

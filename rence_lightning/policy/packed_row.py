@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 PADDING = 1.25
 """Largest factor by which padding inside attention may raise its work before groups get a block of their own."""
 
+SHORT_PROMPT = 0.3
+"""Largest length of a prompt, relative to the response, with which attention computes it again for each response."""
+
+LARGEST_MASK = 2**21
+"""Largest number of elements of a mask inside attention."""
+
 
 class Segment(NamedTuple):
     """A prompt and some of its responses, as token ids."""
@@ -37,21 +43,20 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """Segments of like shape whose attention is computed together: G prompts of K responses each.
+    """Queries and keys of like length, whose attention is computed together.
 
     Attributes:
-        prompts: Places `(G, P)` of the prompts' tokens in the row, padded on the right by place 0.
-        responses: Places `(G, K, R)` of the responses' tokens, padded on the right by place 0.
-        mask: Mask `(G or 1, 1, R, P + R)` of bool: to which keys of `[prompt | own]` each token of a response attends.
-        prompt_places: Places `(tokens,)` in the padded prompts, flattened, of the tokens that are not padding.
-        response_places: Places `(tokens,)` in the padded responses, flattened, of the tokens that are not padding.
+        queries: Places `(rows, queries)` in the packed row of the tokens that attend, padded on the right by place 0.
+        keys: Places `(rows, keys)` of the tokens that they attend to, padded on the right by place 0.
+        mask: Mask `(rows or 1, 1, queries, keys)` of bool; None where queries and keys are the same, and attention is
+            causal.
+        kept: Places in the flattened queries of the tokens whose attention this block gives.
     """
 
-    prompts: Tensor
-    responses: Tensor
-    mask: Tensor
-    prompt_places: Tensor
-    response_places: Tensor
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor | None
+    kept: Tensor
 
 
 class PackedRow:
@@ -110,40 +115,44 @@ class PackedRow:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The segments in blocks of like shape, which cover the row."""
-        starts = [0, *accumulate(prompt + sum(responses) for prompt, responses in self.shapes)]
-        return [self._block(numbers, starts) for numbers in like_shapes(self.shapes)]
+        """Blocks that together give the attention of each token of the row once."""
+        starts = [0, *accumulate(prompt + sum(lengths) for prompt, lengths in self.shapes)]
+        return [block for numbers in like_shapes(self.shapes) for block in self._blocks(numbers, starts)]
 
-    def _block(self, numbers: Sequence[int], starts: Sequence[int]) -> Block:
+    def _blocks(self, numbers: Sequence[int], starts: Sequence[int]) -> list[Block]:
+        """The blocks of some segments of like shape and equal number of responses, K."""
         device = self.input_ids.device
-        prompt_lengths = torch.tensor([self.shapes[number][0] for number in numbers])
+        prompts = torch.tensor([self.shapes[number][0] for number in numbers])
         lengths = torch.tensor([self.shapes[number][1] for number in numbers])
         first = torch.tensor([starts[number] for number in numbers])
-        before = lengths.cumsum(-1) - lengths + (first + prompt_lengths).unsqueeze(-1)
-        prompt, response = torch.arange(int(prompt_lengths.max())), torch.arange(int(lengths.max()))
-        of_prompt = prompt < prompt_lengths.unsqueeze(-1)
-        of_response = response < lengths.unsqueeze(-1)
-        seen = of_prompt if not of_prompt.all() else of_prompt[:1]
-        causal = torch.ones(len(response), len(response), dtype=torch.bool).tril()
-        shape = (len(seen), len(response))
-        mask = torch.cat([seen.unsqueeze(1).expand(*shape, -1), causal.expand(*shape, -1)], dim=-1)
-        return Block(
-            ((first.unsqueeze(-1) + prompt) * of_prompt).to(device),
-            ((before.unsqueeze(-1) + response) * of_response).to(device),
-            mask.unsqueeze(1).to(device),
-            of_prompt.flatten().nonzero().squeeze(-1).to(device),
-            of_response.flatten().nonzero().squeeze(-1).to(device),
-        )
+        before = (lengths.cumsum(-1) - lengths + (first + prompts).unsqueeze(-1)).flatten()
+        size, lengths = lengths.shape[1], lengths.flatten()
+        of_prompts = _Spans(first, prompts)
+        of_responses = _Spans(before, lengths)
+        copies = _Spans(first.repeat_interleave(size), prompts.repeat_interleave(size))
+        if prefers_whole_sequences(of_prompts.width, of_responses.width):
+            whole = copies.followed_by(of_responses)
+            response = torch.arange(whole.width) >= copies.lengths.unsqueeze(-1)
+            first_of_group = (torch.arange(len(lengths)) % size == 0).unsqueeze(-1)
+            return [Block(*whole.on(device), None, _where(whole.real & (response | first_of_group), device))]
+        keys = torch.cat([copies.places, of_responses.places], dim=-1)
+        causal = torch.ones(of_responses.width, of_responses.width, dtype=torch.bool).tril()
+        seen = copies.real if not copies.real.all() else copies.real[:1]
+        mask = torch.cat([each.expand(len(seen), len(causal), -1) for each in (seen.unsqueeze(1), causal)], dim=-1)
+        return [
+            Block(*of_prompts.on(device), None, _where(of_prompts.real, device)),
+            Block(
+                of_responses.places.to(device),
+                keys.to(device),
+                mask.unsqueeze(1).to(device),
+                _where(of_responses.real, device),
+            ),
+        ]
 
     @cached_property
     def order(self) -> Tensor:
-        """Place `(tokens,)` of each token of the row in the concatenation of all blocks, prompts before responses."""
-        order = [
-            places.flatten()[kept]
-            for block in self.blocks
-            for places, kept in ((block.prompts, block.prompt_places), (block.responses, block.response_places))
-        ]
-        return torch.cat(order).argsort()
+        """Place `(tokens,)` of each token of the row in the concatenation of what the blocks keep."""
+        return torch.cat([block.queries.flatten()[block.kept] for block in self.blocks]).argsort()
 
     @cached_property
     def block_mask(self) -> "BlockMask":
@@ -205,6 +214,46 @@ class PaddedRows:
 
     input_ids: Tensor
     states: Tensor
+
+
+class _Spans:
+    """Runs of consecutive places in a row, padded on the right to one width by place 0.
+
+    Args:
+        first: First place of each run, `(rows,)`.
+        lengths: Length of each run, `(rows,)`.
+    """
+
+    def __init__(self, first: Tensor, lengths: Tensor) -> None:
+        self.first, self.lengths = first, lengths
+        self.width = int(lengths.max())
+        columns = torch.arange(self.width)
+        self.real = columns < lengths.unsqueeze(-1)
+        self.places = (first.unsqueeze(-1) + columns) * self.real
+
+    def followed_by(self, other: "_Spans") -> "_Spans":
+        """The runs of `self`, each directly followed by that of `other`."""
+        joined = _Spans(self.first, self.lengths + other.lengths)
+        own = torch.arange(joined.width)
+        later = own >= self.lengths.unsqueeze(-1)
+        shift = (other.first - self.first - self.lengths).unsqueeze(-1)
+        joined.places = (joined.places + later * shift) * joined.real
+        return joined
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The places, as queries and as keys."""
+        places = self.places.to(device)
+        return places, places
+
+
+def _where(mask: Tensor, device: torch.device) -> Tensor:
+    return mask.flatten().nonzero().squeeze(-1).to(device)
+
+
+def prefers_whole_sequences(prompt: int, response: int) -> bool:
+    """Whether each response attends together with a copy of its prompt, causally and without a mask: where the prompt
+    is short in comparison, or the mask would be large."""
+    return prompt <= SHORT_PROMPT * response or response * (prompt + response) > LARGEST_MASK
 
 
 def like_shapes(shapes: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[int]]:

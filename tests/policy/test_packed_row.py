@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VOCABULARY, NoTokenizer, in_float64, tiny_model, tiny_policy
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from rence_lightning.errors import UserError
-from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths
-from rence_lightning.policy.attention import attends_plainly
+from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths, packed_row
+from rence_lightning.policy.attention import attends_plainly, packed_attention
 from rence_lightning.policy.load import activation_checkpointing
 from rence_lightning.policy.packed_row import like_shapes
 
@@ -40,17 +40,11 @@ def gradient(policy: Policy, row: PackedRow, packed: bool, weights: Tensor) -> t
 
 
 @given(segments)
-def test_every_token_is_once_in_the_row_and_in_its_blocks(segments: list[Segment]) -> None:
+def test_every_token_is_once_in_the_row_and_in_what_its_blocks_keep(segments: list[Segment]) -> None:
     row = PackedRow(segments, CPU)
     assert row.input_ids.tolist() == [t for s in segments for part in (s.prompt, *s.responses) for t in part]
     assert row.targets.tolist() == [t for s in segments for part in s.responses for t in part]
-    places = torch.cat(
-        [
-            tokens.flatten()[kept]
-            for block in row.blocks
-            for tokens, kept in ((block.prompts, block.prompt_places), (block.responses, block.response_places))
-        ]
-    )
+    places = torch.cat([block.queries.flatten()[block.kept] for block in row.blocks])
     assert sorted(places.tolist()) == list(range(len(row.input_ids)))
     assert torch.equal(places[row.order], torch.arange(len(row.input_ids)))
 
@@ -89,9 +83,13 @@ def test_equal_shapes_are_one_block() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @settings(max_examples=30)
-@given(segments)
-def test_packed_and_padded_agree_in_float64(name: str, segments: list[Segment]) -> None:
-    policy, row = POLICIES[name], PackedRow(segments, CPU)
+@given(segments, st.sampled_from([0.0, 0.3, 100.0]))
+def test_packed_and_padded_agree_in_float64(name: str, segments: list[Segment], short: float) -> None:
+    """Whether responses attend with a copy of their prompt (`short` is large) or with a mask."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_row, "SHORT_PROMPT", short)
+        policy, row = POLICIES[name], PackedRow(segments, CPU)
+        assert row.blocks  # laid out here
     weights = torch.randn(len(row.states), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for actual, expected in zip(
         gradient(policy, row, True, weights), gradient(policy, row, False, weights), strict=True
@@ -110,6 +108,17 @@ def test_packed_and_padded_agree_in_float32(name: str, checkpointing: bool) -> N
     (log_probs, packed), (expected, padded) = (gradient(policy, row, each, weights) for each in (True, False))
     torch.testing.assert_close(log_probs, expected, rtol=0, atol=2e-5)
     assert (packed - padded).norm() / padded.norm() < 1e-5
+
+
+@given(segments)
+@settings(max_examples=20)
+def test_flex_attention_gives_the_same(segments: list[Segment]) -> None:
+    """Its forward pass; it has no backward pass on a CPU."""
+    row, generator = PackedRow(segments, CPU), torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, len(row.input_ids), 16, generator=generator) for heads in (4, 2, 2))
+    ours, _ = packed_attention(torch.nn.Identity(), q, k, v, None, packed_row=row)
+    flex = flex_attention(q, k, v, block_mask=row.block_mask, enable_gqa=True)
+    torch.testing.assert_close(ours, flex.transpose(1, 2), rtol=0, atol=1e-5)
 
 
 @given(segments)
