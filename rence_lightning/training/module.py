@@ -46,7 +46,7 @@ class PolicyModule(LightningModule):
         policy: str,
         objective: Objective | None = None,
         trust_region: TrustRegion = TrustRegion(),  # noqa: B008  (copied below)
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6),
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
         dtype: DType = "float32",
         gradient_checkpointing: bool = False,
