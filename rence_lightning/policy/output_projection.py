@@ -19,6 +19,9 @@ LOGITS_PER_CHUNK = 2**25
 LOGITS_KEPT = 2**26
 """Largest number of logits kept for the backward pass instead of being computed again: 256 MiB in float32."""
 
+ENTROPY_CHUNK = 2**21
+"""Largest number of terms of entropies computed at a time: 8 MiB in float32, which an allocator reuses."""
+
 
 class TokenScores(NamedTuple):
     """The scores of response tokens.
@@ -59,16 +62,20 @@ class _TokenScores(torch.autograd.Function):
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         keep = any(ctx.needs_input_grad) and len(states) * len(weight) <= LOGITS_KEPT
-        parts, logits = [], None
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for chunk in _chunks(states, weight, keep):
             logits = _logits(states[chunk], weight, bias, temperature)
-            normaliser = logits.logsumexp(-1)
-            log_probs = logits.gather(-1, targets[chunk].unsqueeze(-1)).squeeze(-1) - normaliser
-            entropies = normaliser - (logits.softmax(-1) * logits).sum(-1) if entropy else normaliser[:0]
-            parts.append((log_probs, entropies, normaliser))
+            of_targets = logits.gather(-1, targets[chunk].unsqueeze(-1)).squeeze(-1)
+            largest = logits.amax(-1, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()  # in place: a second tensor of this size would cost as much time
+            total = exponentials.sum(-1)
+            normaliser = largest.squeeze(-1) + total.log()
+            parts.append(
+                (of_targets - normaliser, _entropies(exponentials, total) if entropy else total[:0], normaliser)
+            )
         log_probs, entropies, normaliser = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.save_for_backward(states, weight, bias, targets, normaliser)
-        ctx.temperature, ctx.logits = temperature, logits if keep else None
+        ctx.temperature, ctx.kept = temperature, (exponentials, total) if keep else None
         ctx.mark_non_differentiable(entropies)
         return log_probs, entropies
 
@@ -76,22 +83,34 @@ class _TokenScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, normaliser = ctx.saved_tensors
-        kept, ctx.logits = ctx.logits, None
+        kept, ctx.kept = ctx.kept, None
         dtype = normaliser.dtype
         d_states = torch.empty_like(states, dtype=dtype)
-        d_weight = torch.zeros_like(weight, dtype=dtype)
-        d_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
+        d_weight = torch.zeros_like(weight, dtype=dtype) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=dtype) if ctx.needs_input_grad[2] else None
         for chunk in _chunks(states, weight, kept is not None):
-            logits = kept if kept is not None else _logits(states[chunk], weight, bias, ctx.temperature)
-            # d log p(y) / d logits = onehot(y) - softmax
             scale = (gradient[chunk] / ctx.temperature).unsqueeze(-1)
-            d_logits = logits.sub_(normaliser[chunk].unsqueeze(-1)).exp_().mul_(-scale)
-            d_logits.scatter_add_(-1, targets[chunk].unsqueeze(-1), scale)
+            if kept is not None:
+                softmax, factor = kept[0], -scale / kept[1].unsqueeze(-1)
+            else:
+                logits = _logits(states[chunk], weight, bias, ctx.temperature)
+                softmax, factor = logits.sub_(normaliser[chunk].unsqueeze(-1)).exp_(), -scale
+            # d log p(y) / d logits = onehot(y) - softmax
+            d_logits = softmax.mul_(factor).scatter_add_(-1, targets[chunk].unsqueeze(-1), scale)
             torch.mm(d_logits, weight.to(dtype), out=d_states[chunk])
-            d_weight.addmm_(d_logits.t(), states[chunk].to(dtype))
+            if d_weight is not None:
+                d_weight.addmm_(d_logits.t(), states[chunk].to(dtype))
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
-        return d_states.to(states.dtype), d_weight.to(weight.dtype), d_bias, None, None, None
+        # Autograd casts the gradients of weight and bias to their data types.
+        return d_states.to(states.dtype), d_weight, d_bias, None, None, None
+
+
+def _entropies(exponentials: Tensor, total: Tensor) -> Tensor:
+    """Entropies of the distributions exponentials / total, a few rows at a time."""
+    rows = max(1, ENTROPY_CHUNK // exponentials.shape[-1])
+    sums = [torch.special.entr(part).sum(-1) for part in exponentials.split(rows)]
+    return torch.cat(sums) / total + total.log()
 
 
 def _chunks(states: Tensor, weight: Tensor, whole: bool) -> list[slice]:
