@@ -22,6 +22,7 @@ from objective_groups import (
     totals_of,
     value_and_gradient,
 )
+from tiny_models import in_float64
 from torch import Tensor
 
 from rence_lightning.objectives.trust_region import TrustRegion
@@ -44,6 +45,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     fresh_start()
     trainer = make_trainer(tmp_path_factory.mktemp("update") / "run", precision="64-true", max_iterations=0)
     trainer.fit(make_module(trust_region=TrustRegion(kl_coef=KL_COEF)), make_data())
+    in_float64(trainer.lightning_module.policy)
     return trainer
 
 
@@ -109,7 +111,7 @@ def test_gradient_of_an_update_is_that_of_the_equation(trainer: Trainer) -> None
     expected = gradient_of(module)
     metrics = trainer._backward(share_of_update(groups, 10_000, rank=0, world=1))
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-7), "the logged loss is not Eq. (1)"
-    torch.testing.assert_close(gradient_of(module), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(gradient_of(module), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.fixture(params=ALL)
@@ -131,14 +133,14 @@ def test_gradient_does_not_depend_on_the_micro_batch(trainer: Trainer, update: l
     expected, whole = backward(trainer, update)
     for budget in (300, 100, 40, 1):
         gradient, metrics = backward(trainer, update, budget)
-        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
         assert metrics == pytest.approx(whole, abs=1e-7), "the figures of an update depend on the micro-batch size"
 
 
 def test_gradient_does_not_depend_on_the_order_of_groups(trainer: Trainer, update: list[Group]) -> None:
     expected, whole = backward(trainer, update, 150)
     gradient, metrics = backward(trainer, update[::-1], 150)
-    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
     assert metrics == pytest.approx(whole, abs=1e-7), "the figures of an update depend on the order of its groups"
 
 
