@@ -60,7 +60,7 @@ def attend(
     forward_state: ForwardState | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function of the registry. `forward_state` was given to the model's forward pass, which passes it on.
+    """The attention function of the registry. The model's forward pass was given `forward_state` and passes it on.
 
     Raises:
         UnsupportedAttentionError: The layer asks for something that is not computed here.
@@ -182,7 +182,7 @@ class ResponsePass:
             Products `(key_heads, rows, repeats, columns)`.
         """
         heads, prompts, inner, columns = right.shape
-        rows, repeats = left.shape[1:3]
+        repeats = left.shape[2]
         if self._grid is not None:
             left = left.index_select(1, self._grid)
         product = torch.bmm(left.reshape(heads * prompts, -1, inner), right.flatten(0, 1))
@@ -192,12 +192,12 @@ class ResponsePass:
 
 def _reserve(cache: LayerCache, columns: int) -> None:
     """Makes room for that many of the responses' own tokens, with room to spare, so that this seldom happens."""
-    heads, rows, capacity, _ = cache.keys.shape
-    if columns <= capacity:
-        return
-    capacity = columns + max(GROWTH, columns // 2)
-    cache.keys = resized(cache.keys, torch.arange(rows, device=cache.keys.device), 0, rows, capacity)
-    cache.values = resized(cache.values, torch.arange(rows, device=cache.keys.device), 0, rows, capacity)
+    rows, capacity = cache.keys.shape[1:3]
+    if columns > capacity:
+        capacity = columns + max(GROWTH, columns // 2)
+        everyone = torch.arange(rows, device=cache.keys.device)
+        cache.keys = resized(cache.keys, everyone, 0, rows, capacity)
+        cache.values = resized(cache.values, everyone, 0, rows, capacity)
 
 
 def resized(buffer: Tensor, kept: Tensor, drop: int, rows: int, capacity: int) -> Tensor:

@@ -18,6 +18,7 @@ FinishReason = Literal["stop", "length"]
 """Why a response ended. `stop`: with an end-of-sequence token, which is part of it. `length`: at the token limit,
 without an end-of-sequence token."""
 
+
 @dataclass(frozen=True)
 class Sampling:
     """How responses are sampled.

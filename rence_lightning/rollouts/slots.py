@@ -191,9 +191,9 @@ class Slots:
         self._log_probs[first:, self._column] = log_probs
         stopped = torch.isin(tokens, self._end_ids)
         ended = stopped | (self._last_columns[first:] == self._column)
-        rows = self._rows[first:]
-        self._count(0, sum(row.alive for row in rows))
-        numbers = [number for number, (end, row) in enumerate(zip(ended.tolist(), rows, strict=True), first) if end and row.alive]
+        alive = {number for number in range(first, len(self._rows)) if self._rows[number].alive}
+        self._count(0, len(alive))
+        numbers = [number for number, end in enumerate(ended.tolist(), first) if end and number in alive]
         if numbers:
             self._end(numbers, stopped[[number - first for number in numbers]].tolist())
 
