@@ -81,7 +81,7 @@ class PromptPass:
         device: Device of the forward pass.
 
     Attributes:
-        keys: Keys of each layer, `(key_heads, prompts, longest, head_dim)`.
+        keys: Keys of each layer, times the scaling of the scores, `(key_heads, prompts, longest, head_dim)`.
         values: Values of each layer, `(key_heads, prompts, longest, value_dim)`.
     """
 
@@ -100,7 +100,7 @@ class PromptPass:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         dtype = _compute_dtype(value)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        self.keys[layer] = key.transpose(0, 1).contiguous()
+        self.keys[layer] = key.transpose(0, 1).contiguous() * scaling
         self.values[layer] = value.transpose(0, 1).contiguous()
         repeats = query.shape[1] // key.shape[1]
         if repeats > 1:  # `enable_gqa` would choose a slower implementation on a CPU, and on a GPU in float32
@@ -113,6 +113,8 @@ class PromptPass:
 @dataclass
 class LayerCache:
     """The keys and values of one layer, heads first, so that a product takes them as they are.
+
+    Keys are stored times the scaling of the scores, which is then applied once for each key.
 
     Attributes:
         prompt_keys: Keys of the prompts, padded on the left, `(key_heads, prompts, longest, head_dim)`.
@@ -152,17 +154,17 @@ class ResponsePass:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         cache, end = self.layers[layer], self.length + 1
         _reserve(cache, end)
-        cache.keys[:, :, self.length] = key.squeeze(2).transpose(0, 1)
+        torch.mul(key.squeeze(2).transpose(0, 1), scaling, out=cache.keys[:, :, self.length])
         cache.values[:, :, self.length] = value.squeeze(2).transpose(0, 1)
         heads, rows = cache.keys.shape[:2]
         repeats = query.shape[1] // heads
         # One product per row and key head: its queries are the `repeats` heads that share the keys.
-        query = query.to(cache.keys.dtype).view(rows, heads, repeats, -1).transpose(0, 1).contiguous() * scaling
+        query = query.to(cache.keys.dtype).view(rows, heads, repeats, -1).transpose(0, 1).contiguous()
         own_keys = cache.keys[:, :, :end].flatten(0, 1)
         own = torch.bmm(query.flatten(0, 1), own_keys.transpose(1, 2)).view(heads, rows, repeats, end)
         scores = torch.cat([self._by_prompt(query, cache.prompt_keys.transpose(2, 3)), own], dim=-1)
         if self._bias is not None:
-            scores[..., : self._bias.shape[1]] += self._bias.unsqueeze(1)
+            scores[..., : self._bias.shape[1]].add_(self._bias.unsqueeze(1))
         precise = torch.promote_types(scores.dtype, torch.float32)
         weights = scores.softmax(-1, dtype=precise).to(cache.values.dtype)
         prompt_length = cache.prompt_keys.shape[2]
