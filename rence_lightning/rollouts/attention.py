@@ -4,9 +4,9 @@ The functions here are called by the model's own attention layers, through the r
 keys and values after the positional embedding. No code of a model is replaced.
 
 A response attends to its prompt and to its own earlier tokens. The first part is one matrix product per prompt, for all
-of its responses; the second is one small product per response. One softmax goes over both. On a CPU this takes half the
-time of `scaled_dot_product_attention` over prompts that are repeated for each response, because decoding is limited by
-the reading of keys and values, and a product with few rows is slow.
+of its responses; the second is one small product per response. One softmax goes over both. On a CPU this took 0.44 to
+0.88 of the time of `scaled_dot_product_attention` over prompts repeated for each response (8 responses per prompt, of 8
+to 64 tokens, after prompts of 12 and 112), because decoding is limited by the reading of keys and values.
 """
 
 from collections.abc import Iterator

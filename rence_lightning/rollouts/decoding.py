@@ -43,13 +43,12 @@ class Decoder(Protocol):
 
         Args:
             kept: Numbers of the rows that are kept, ascending.
-            drop: Number of the first tokens of the responses, counted from the first call of `step` that a kept row
-                took part in or earlier, that no kept row has.
+            drop: Number of leading columns to drop, in which no kept row has a token. A column is a call of `step`.
             prompts: Prompts to add.
             counts: Numbers of rows of these prompts.
 
         Returns:
-            Logits of the first token after each added prompt, `(prompts, vocab)`.
+            Logits of the first token after each added prompt, `(prompts, vocab)`; empty if none is added.
         """
         ...
 
