@@ -52,9 +52,11 @@ def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         cumulative = weights.cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1:]
         return _search(cumulative, uniform * total), total
-    # Summed in float64, because a float32 sum over a large vocabulary would lose the small weights of the tail.
-    blocks = torch.nn.functional.pad(weights, (0, -tokens % BLOCK)).unflatten(-1, (-1, BLOCK))
-    sums = blocks.sum(-1, dtype=torch.float64)
+    if tokens % BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -tokens % BLOCK))
+    blocks = weights.unflatten(-1, (-1, BLOCK))
+    # In float64 beyond a block: a float32 sum over a large vocabulary would lose the small weights of the tail.
+    sums = blocks.sum(-1).double()
     cumulative = sums.cumsum(-1)
     total = cumulative[:, -1:]
     target = uniform * total

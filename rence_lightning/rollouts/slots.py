@@ -76,7 +76,9 @@ class Slots:
         self._group_size = 1  # of the last request taken: what the next one will need
         self._waiting: _Group | None = None  # taken, but too large for the room there was
         self._arrivals: list[_Group] = []  # taken, not in rows yet
+        self._groups: list[_Group] = []  # those with rows
         self._rows: list[_Row] = []
+        self._live = 0  # number of rows that are alive
         self._column = 0  # the last one that is written
         self._tokens = torch.empty(0, 0, dtype=torch.int32, device=device)
         self._log_probs = torch.empty(0, 0, device=device)
@@ -89,23 +91,24 @@ class Slots:
 
     def take(self) -> bool:
         """Ends what was cancelled, and takes requests if it is time to. Returns False when nothing is left to do."""
-        for row in self._rows:
-            row.alive = row.alive and row.group.index not in self._cancelled
-        live = sum(row.alive for row in self._rows)
-        if self._crowded and (self._decoder.accepts_more or live == 0):
-            self._take_requests(live)
-        return live > 0 or bool(self._arrivals)
+        ended = [group for group in self._groups if group.index in self._cancelled]
+        for row in self._rows if ended else []:
+            if row.alive and row.group in ended:
+                row.alive = False
+                self._live -= 1
+        self._groups = [group for group in self._groups if not group.finished and group not in ended]
+        if self._crowded and (self._decoder.accepts_more or self._live == 0):
+            self._take_requests()
+        return self._live > 0 or bool(self._arrivals)
 
     @property
     def _crowded(self) -> bool:
         """Whether so many rows have ended that the rest should be rearranged."""
-        dead = sum(not row.alive for row in self._rows)
-        return CROWDED * dead >= len(self._rows)
+        return CROWDED * (len(self._rows) - self._live) >= len(self._rows)
 
-    def _take_requests(self, live: int) -> None:
-        while True:
-            if self._waiting is None and live and live + self._group_size > self._max_sequences:
-                return
+    def _take_requests(self) -> None:
+        live = self._live
+        while self._waiting or live == 0 or live + self._group_size <= self._max_sequences:
             group = self._waiting or self._next()
             self._waiting = None
             if group is None:
@@ -132,11 +135,12 @@ class Slots:
 
     def advance(self) -> SamplingStep:
         """Samples a token of each row, and returns what has happened since the last call."""
-        if self._arrivals or (self._crowded and any(row.alive for row in self._rows)):
+        if self._arrivals or (self._crowded and self._live):
             self._rearrange()
-        if any(row.alive for row in self._rows):
+        if self._live:
             logits = self._decoder.step(self._tokens[:, self._column].long())
             self._column += 1
+            self._count(0, self._live)
             self._draw(logits, self._samplings, 0)
         step, self._step = self._step, SamplingStep(0, 0)
         return step
@@ -146,6 +150,7 @@ class Slots:
         kept = [number for number, row in enumerate(self._rows) if row.alive]
         drop = min([self._rows[number].start for number in kept], default=self._column)
         arrivals, self._arrivals = self._arrivals, []
+        self._groups += arrivals
         counts = [group.request.group_size for group in arrivals]
         logits = self._decoder.arrange(kept, drop, [group.request.prompt for group in arrivals], counts)
         self._rows = [self._rows[number] for number in kept]
@@ -156,10 +161,12 @@ class Slots:
             last = self._column + group.request.sampling.max_response_tokens - 1
             self._rows += [_Row(group, number, self._column, last) for number in range(group.request.group_size)]
         self._move(torch.tensor(kept, dtype=torch.long, device=self._device), drop, arrivals)
-        self._samplings = _runs(self._rows, 0)
+        self._samplings = _runs(self._rows)
         if arrivals:
+            self._live += sum(counts)
+            self._count(0, sum(counts))
             repeats = torch.tensor(counts, device=self._device)
-            self._draw(logits.repeat_interleave(repeats, dim=0), _runs(self._rows[len(kept) :], 0), len(kept))
+            self._draw(logits.repeat_interleave(repeats, dim=0), _runs(self._rows[len(kept) :]), len(kept))
 
     def _move(self, kept: Tensor, drop: int, arrivals: list[_Group]) -> None:
         """Moves what was written of the kept rows to new tensors, with room for the new rows' tokens."""
@@ -191,9 +198,8 @@ class Slots:
         self._log_probs[first:, self._column] = log_probs
         stopped = torch.isin(tokens, self._end_ids)
         ended = stopped | (self._last_columns[first:] == self._column)
-        rows = self._rows[first:]
-        self._count(0, sum(row.alive for row in rows))
-        numbers = [number for number, (end, row) in enumerate(zip(ended.tolist(), rows, strict=True), first) if end and row.alive]
+        numbers = [first + number for number in ended.nonzero().squeeze(-1).tolist()]
+        numbers = [number for number in numbers if self._rows[number].alive]
         if numbers:
             self._end(numbers, stopped[[number - first for number in numbers]].tolist())
 
@@ -212,15 +218,16 @@ class Slots:
             if row.group.finished:
                 rollouts = [row.group.rollouts[number] for number in range(row.group.request.group_size)]
                 self._step.finished.append(FinishedGroup(row.group.index, rollouts))
+        self._live -= len(numbers)
         self._count(len(numbers), 0)
 
     def _count(self, responses: int, tokens: int) -> None:
         self._step = SamplingStep(self._step.responses + responses, self._step.tokens + tokens, self._step.finished)
 
 
-def _runs(rows: list[_Row], first: int) -> list[tuple[Sampling, slice]]:
-    """The adjacent rows that are sampled alike."""
-    runs = []
+def _runs(rows: list[_Row]) -> list[tuple[Sampling, slice]]:
+    """The runs of adjacent rows that are sampled alike."""
+    runs, first = [], 0
     for sampling, alike in groupby(rows, key=lambda row: row.group.request.sampling):
         end = first + len(list(alike))
         runs.append((sampling, slice(first, end)))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from rence_lightning.errors import UserError
@@ -26,6 +27,9 @@ class TransformersEngine:
 
     It reads the trainer's weights in place, without a second copy in memory. Only where the policy is sharded does each
     process keep a whole copy, refreshed before each iteration, because processes sample for different lengths of time.
+
+    Models with sliding windows, soft-capped scores or layers other than full attention are sampled with the cache and
+    the masks of transformers, after a warning: it is slower, and a batch ends before the next begins.
 
     Args:
         max_sequences: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
@@ -69,14 +73,15 @@ class TransformersEngine:
     def _stream(
         self, model: "PreTrainedModel", requests: Iterable[Request], cancelled: Container[int]
     ) -> Iterator[SamplingStep]:
+        modules = list(model.modules())
         if self._shares_prompts is None:
-            with _evaluating(model):
+            with _evaluating(modules):
                 self._shares_prompts = can_share_prompts(model)
         share, ends = self._shares_prompts, end_of_sequence_ids(model)
         slots = Slots(decoder_for(model, share), requests, cancelled, self.max_sequences, ends, model.device)
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
         while slots.take():
-            with _evaluating(model), attention_of(model, share):
+            with _evaluating(modules), attention_of(model, share):
                 step = slots.advance()
             yield step
 
@@ -85,9 +90,9 @@ class TransformersEngine:
 
 
 @contextmanager
-def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
     """Forward passes without gradients, dropout and the recomputation of activations, in a model that may train."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in modules if module.training]
     try:
         for module in training:
             module.training = False

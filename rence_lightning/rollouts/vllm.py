@@ -7,25 +7,24 @@ policy is never in memory as a whole. On a GPU the engine sleeps while the polic
 
 import copy
 import os
-import tempfile
-from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rence_lightning.errors import EngineError, UserError
-from rence_lightning.rollouts.engine import (
-    Rollout,
-    SampledPolicy,
-    Sampling,
-    end_of_sequence_ids,
-    gathered,
+from rence_lightning.errors import UserError
+from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids, gathered
+from rence_lightning.rollouts.vllm_host import (
+    check_installed,
+    config_folder,
+    failures,
+    on_gpu,
+    torchrun_variables,
+    undisturbed,
 )
-from rence_lightning.rollouts.vllm_host import check_installed, failures, on_gpu, torchrun_variables, undisturbed
+from rence_lightning.rollouts.vllm_queue import VLLMQueue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -161,10 +160,9 @@ class VLLMEngine:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
-        with tempfile.TemporaryDirectory() as folder, torchrun_variables(device):
-            config.save_pretrained(folder)
+        with torchrun_variables(device):
             try:
-                return LLM(folder, **{**settings, **self.settings})
+                return LLM(str(config_folder(config)), **{**settings, **self.settings})
             except (ValueError, TypeError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise UserError(f"engine: vLLM does not start: {reason}") from error
@@ -183,104 +181,10 @@ class VLLMEngine:
 
     # ---- sampling ---------------------------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        progress: Any = None,
-        finished: Any = None,
-    ) -> list[list[Rollout]]:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         if self._llm is None or self._asleep:
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
-        if self._partners is None:
-            return self._generate(prompts, group_size, sampling, seeds, range(len(prompts)), progress, finished)
-        # The ranks of an engine compute every token together, so each must request all prompts, in the same order.
-        shares: list[Any] = [None] * self.tensor_parallel_size
-        dist.all_gather_object(shares, (list(prompts), list(seeds)), group=self._partners)
-        place = dist.get_rank(self._partners)
-        first = sum(len(share[0]) for share in shares[:place])
-        mine = range(first, first + len(prompts))
-        all_prompts = [prompt for share in shares for prompt in share[0]]
-        all_seeds = [seed for share in shares for seed in share[1]]
-        groups = self._generate(all_prompts, group_size, sampling, all_seeds, mine, progress, finished)
-        return [groups[index] for index in mine]
-
-    def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        mine: range,
-        progress: Any,
-        finished: Any,
-    ) -> list[list[Rollout]]:
-        """Responses to all prompts. `progress` and `finished` are called for the prompts in `mine` alone, the first of
-        which has the index 0."""
-        self._check_lengths(prompts, sampling)
-        engine = self._llm.llm_engine
-        groups: list[list[Rollout]] = [[] for _ in prompts]
-        with undisturbed():
-            for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-                engine.add_request(
-                    str(index), {"prompt_token_ids": list(prompt)}, self._sampling_params(group_size, sampling, seed)
-                )
-            try:
-                while engine.has_unfinished_requests():
-                    with failures("sampling"):
-                        outputs = engine.step()
-                    for output in outputs:
-                        groups[int(output.request_id)] = group = _group(output, group_size)
-                        if int(output.request_id) not in mine:
-                            continue
-                        if progress is not None:
-                            progress(group_size, sum(len(rollout.token_ids) for rollout in group))
-                        if finished is not None:
-                            finished(int(output.request_id) - mine.start, group)
-            except BaseException:  # requests that stay in the queue would be returned by the next call
-                with suppress(Exception):  # an engine that has failed may refuse this as well
-                    engine.abort_request([str(index) for index in range(len(prompts))])
-                raise
-        return groups
-
-    def _sampling_params(self, group_size: int, sampling: Sampling, seed: int) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            n=group_size if sampling.temperature > 0 else 1,  # greedy responses are all the same
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_response_tokens,
-            seed=seed,  # vLLM adds the index of the response
-            logprobs=0,  # that of the sampled token alone
-            stop_token_ids=self._end_ids,
-            ignore_eos=True,  # the end tokens of the policy are in the list above
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
-        limit = self._llm.model_config.max_model_len
-        longest = max(map(len, prompts), default=0)
-        if longest + sampling.max_response_tokens > limit:
-            raise UserError(
-                f"engine: a prompt of {longest} tokens and max_response_tokens {sampling.max_response_tokens} are more "
-                f"than max_model_len {limit}; raise engine.max_model_len"
-            )
-
-
-def _group(output: Any, group_size: int) -> list[Rollout]:
-    """The rollouts in the output of one request."""
-    rollouts = []
-    for completion in sorted(output.outputs, key=lambda completion: completion.index):
-        if completion.finish_reason not in ("stop", "length"):
-            raise EngineError(f"vLLM ended a response with {completion.finish_reason!r}")
-        log_probs = [step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs, strict=True)]
-        rollouts.append(Rollout(array("i", completion.token_ids), array("f", log_probs), completion.finish_reason))
-    return rollouts if len(rollouts) == group_size else rollouts * group_size
+        return VLLMQueue(self._llm, self._end_ids, self.max_sequences, self._partners).stream(requests, cancelled)
 
 
 @torch.no_grad()

