@@ -63,7 +63,7 @@ class Case:
             prompts_per_update=self.prompts_per_update,
             prompts_per_draw=self.prompts,
             max_draws_per_iteration=1,
-            max_prompt_tokens=256,
+            max_prompt_tokens=192,
         )
 
     def module(self) -> PolicyModule:
