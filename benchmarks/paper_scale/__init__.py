@@ -1,0 +1,1 @@
+"""The paper's run, replayed through planner and scheduler without a model."""

@@ -1,0 +1,1 @@
+"""The same GRPO work by TRL and by this project, in turns on one machine."""

@@ -1,0 +1,58 @@
+"""The work by this project."""
+
+import tempfile
+import time
+from collections.abc import Container, Iterable, Iterator
+
+from benchmarks.versus_trl.cases import Case
+from benchmarks.versus_trl.timing import IterationTime, Stopwatch
+from rence_lightning.callbacks import Callback, OldPolicySnapshot
+from rence_lightning.rollouts import Request, SamplingStep, TransformersEngine
+from rence_lightning.sampling import IterationBatch
+from rence_lightning.training import PolicyModule, Trainer
+
+
+class TimedEngine(TransformersEngine):
+    """The engine, which notes how long it samples and when it ends."""
+
+    def __init__(self, watch: Stopwatch, max_sequences: int) -> None:
+        super().__init__(max_sequences)
+        self._watch = watch
+        self.ended = 0.0
+
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        with self._watch.measures("generate"):
+            yield from super().generate(requests, cancelled)
+        self.ended = time.perf_counter()
+
+
+class Clock(OldPolicySnapshot):
+    """The old-policy snapshot, which notes how long it takes, and where iterations begin."""
+
+    def __init__(self, watch: Stopwatch, engine: TimedEngine) -> None:
+        super().__init__()
+        self._watch, self._engine = watch, engine
+
+    def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        self._watch.start_iteration()
+
+    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+        self._watch.add("reward", time.perf_counter() - self._engine.ended)
+        prompts = sum(len(group.prompt.token_ids) for group in batch.groups)
+        self._watch.count(prompts, sum(sum(group.lengths) for group in batch.groups))
+        with self._watch.measures("log-probs"):
+            super().on_rollouts_end(trainer, module, batch)
+
+    def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
+        self._watch.end()
+
+
+def run(case: Case, iterations: int) -> list[IterationTime]:
+    """The times of so many iterations, after one that warms up."""
+    watch = Stopwatch()
+    engine = TimedEngine(watch, max_sequences=case.prompts * case.group_size)
+    callbacks: list[Callback] = [Clock(watch, engine)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(iterations + 1, f"{folder}/run", "cpu", devices=1, callbacks=list(callbacks))
+        trainer.fit(case.module(), case.data(engine))
+    return watch.times[1:]
