@@ -191,12 +191,13 @@ def simulate(pool: PromptPool, first: int, last: int, size: int) -> list[tuple[A
     for iteration in range(first, last):
         pool.start_iteration()
         drawn = pool.draw(3) + pool.draw(2)
-        for index in drawn:
+        needed = drawn[:4] if iteration % 3 == 0 else drawn
+        for index in needed:
             rate = min(1.0, 1.2 * index / max(size - 1, 1))
             chance = random.Random(f"{iteration}/{index}")
             pool.record(index, [chance.random() < rate for _ in range(3)])
         skipped = pool.skipped
-        pool.cache(drawn[:1] if iteration % 3 == 0 else [])
+        pool.cache(drawn[len(needed) :])
         history.append((drawn, skipped, pool.end_iteration()))
     return history
 
