@@ -142,7 +142,7 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_iteration: Number of groups to train on in an iteration, B.
         prompts_per_update: Number of groups in one optimizer step, the mini-batch.
         prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: as many as should give
-            the groups that are still missing, from the share of groups that was kept so far; at most 4 B).
+            the groups that are still missing, from the share of groups that was kept so far; at most 8 B).
         max_draws_per_iteration: Number of draws after which an iteration trains on the groups it has.
         max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted.
         seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.

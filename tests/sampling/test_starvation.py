@@ -103,14 +103,9 @@ def test_prompts_that_were_not_needed_are_sampled_anew_first_thing(tmp_path: Pat
     same.setup("fit")
     same.pool.start_iteration()
     order = [same.prompts[index].problem.id for index in same.pool.draw(18)]
-    logs = [
-        [
-            json.loads(line)["id"]
-            for line in (tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines()
-        ]
-        for i in (1, 2, 3)
-    ]
-    assert [*logs[0], *logs[1], *logs[2]] == order, "no prompt is passed over, or logged where it does not count"
+    logs = [(tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines() for i in (1, 2, 3)]
+    logged = [json.loads(line)["id"] for log in logs for line in log]
+    assert logged == order, "no prompt is passed over, or logged where it does not count"
     assert trainer.callback_metrics["rollouts/groups_sampled"] == 6
     assert trainer.callback_metrics["rollouts/prompts_cached"] == 2
     assert trainer.datamodule.responses_total == 18 * 8

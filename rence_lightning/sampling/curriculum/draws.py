@@ -14,7 +14,7 @@ SPARE = 2.0
 needed are hardly sampled at all, whereas a draw that is too small is followed by another, and each ends with engines
 that wait for the longest responses."""
 
-LARGEST = 4
+LARGEST = 8
 """Largest size of a draw, as a multiple of the number of groups in a batch."""
 
 
