@@ -12,7 +12,7 @@ from rich.table import Table
 from rence_lightning.errors import UserError
 from rence_lightning.policy import load_policy
 from rence_lightning.prompts import ArithmeticProblems
-from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine, VLLMEngine
+from rence_lightning.rollouts import Request, RolloutEngine, Sampling, TransformersEngine, VLLMEngine
 
 Engine = Callable[[str, int], RolloutEngine]
 ENGINES: dict[str, Engine] = {
@@ -66,8 +66,8 @@ def throughput(
 def sample(engine: RolloutEngine, prompts: list[list[int]], group_size: int, response_tokens: int) -> int:
     """Samples once; returns the number of tokens."""
     sampling = Sampling(max_response_tokens=response_tokens)
-    groups = engine.generate(prompts, group_size, sampling, list(range(len(prompts))))
-    return sum(len(rollout.token_ids) for group in groups for rollout in group)
+    requests = (Request(prompt, group_size, sampling, seed) for seed, prompt in enumerate(prompts))
+    return sum(step.tokens for step in engine.generate(requests))
 
 
 def show(title: str, rates: dict[str, list[float]], syncs: dict[str, list[float]]) -> None:

@@ -4,9 +4,9 @@ The functions here are called by the model's own attention layers, through the r
 keys and values after the positional embedding. No code of a model is replaced.
 
 A response attends to its prompt and to its own earlier tokens. The first part is one matrix product per prompt, for all
-of its responses; the second is one small product per response. One softmax goes over both. On a CPU this takes half the
-time of `scaled_dot_product_attention` over prompts that are repeated for each response, because decoding is limited by
-the reading of keys and values, and a product with few rows is slow.
+of its responses; the second is one small product per response. One softmax goes over both. On a CPU this took 0.44 to
+0.88 of the time of `scaled_dot_product_attention` over prompts repeated for each response (8 responses per prompt, of 8
+to 64 tokens, after prompts of 12 and 112), because decoding is limited by the reading of keys and values.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAME = "rence_shared_prompts"
 """Name of the attention implementation in the registry of transformers. No mask is built for a name of one's own."""
 
-GROWTH = 64
+GROWTH = 32
 """Smallest number of columns by which the buffers of keys and values grow."""
 
 
@@ -198,18 +198,19 @@ def _reserve(cache: LayerCache, columns: int) -> None:
     if columns > capacity:
         capacity = columns + max(GROWTH, columns // 2)
         everyone = torch.arange(rows, device=cache.keys.device)
-        cache.keys = resized(cache.keys, everyone, 0, rows, capacity)
-        cache.values = resized(cache.values, everyone, 0, rows, capacity)
+        cache.keys = resized(cache.keys, everyone, slice(0, columns - 1), rows, capacity)
+        cache.values = resized(cache.values, everyone, slice(0, columns - 1), rows, capacity)
 
 
-def resized(buffer: Tensor, kept: Tensor, drop: int, rows: int, capacity: int) -> Tensor:
-    """A buffer `(key_heads, rows, capacity, head_dim)` that begins with the kept rows, without their first columns.
+def resized(buffer: Tensor, kept: Tensor, written: slice, rows: int, capacity: int) -> Tensor:
+    """A buffer `(key_heads, rows, capacity, head_dim)` that begins with the written columns of the kept rows.
 
-    What is not copied is 0, since a column that is masked must still hold a number.
+    In the other rows these columns are 0, because a column that is masked must still hold a number.
     """
-    new = buffer.new_zeros(buffer.shape[0], rows, capacity, buffer.shape[3])
-    columns = min(capacity, buffer.shape[2] - drop)
-    new[:, : len(kept), :columns] = buffer[:, kept, drop : drop + columns]
+    new = buffer.new_empty(buffer.shape[0], rows, capacity, buffer.shape[3])
+    columns = written.stop - written.start
+    new[:, : len(kept), :columns] = buffer[:, :, written].index_select(1, kept)
+    new[:, len(kept) :, :columns] = 0
     return new
 
 

@@ -43,13 +43,12 @@ class Decoder(Protocol):
 
         Args:
             kept: Numbers of the rows that are kept, ascending.
-            drop: Number of the first tokens of the responses, counted from the first call of `step` that a kept row
-                took part in or earlier, that no kept row has.
+            drop: Number of leading columns to drop, in which no kept row has a token. A column is a call of `step`.
             prompts: Prompts to add.
             counts: Numbers of rows of these prompts.
 
         Returns:
-            Logits of the first token after each added prompt, `(prompts, vocab)`.
+            Logits of the first token after each added prompt, `(prompts, vocab)`; empty if none is added.
         """
         ...
 
@@ -122,6 +121,7 @@ class SharedPromptDecoder:
         """The keys and values of the kept rows and prompts, followed by those of new prompts. The old are freed layer
         by layer."""
         rows, longest = len(self._prompt_of), max(self._prompt_lengths)
+        written = slice(drop, self._state.length)
         capacity = self._state.length - drop + GROWTH
         old, layers = self._state.layers, {}
         for layer in sorted(old or passes[0].keys):
@@ -130,9 +130,9 @@ class SharedPromptDecoder:
                 cache = old.pop(layer)
                 keys.insert(0, cache.prompt_keys[:, prompts])
                 values.insert(0, cache.prompt_values[:, prompts])
-                own = [resized(own, kept, drop, rows, capacity) for own in (cache.keys, cache.values)]
+                own = [resized(own, kept, written, rows, capacity) for own in (cache.keys, cache.values)]
             else:
-                own = [each[0].new_zeros(each[0].shape[0], rows, capacity, each[0].shape[3]) for each in (keys, values)]
+                own = [each[0].new_empty(each[0].shape[0], rows, capacity, each[0].shape[3]) for each in (keys, values)]
             layers[layer] = LayerCache(_joined(keys, longest), _joined(values, longest), *own)
         return layers
 

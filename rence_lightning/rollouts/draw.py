@@ -35,35 +35,29 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
         return token.squeeze(-1), (logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True)).squeeze(-1)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
-    largest = logits.amax(-1, keepdim=True)
-    weights = (logits - largest).exp_()  # probabilities, times a constant of the row
-    if sampling.top_p < 1:
-        token, total = _from_nucleus(weights, uniform.unsqueeze(-1), sampling.top_p)
-    else:
-        token, total = _invert(weights, uniform.unsqueeze(-1))
-    log_prob = logits.gather(-1, token) - largest - total.log()
-    return token.squeeze(-1), log_prob.squeeze(-1).float()
+    probs = logits.softmax(-1)
+    uniform = uniform.unsqueeze(-1)
+    token = _from_nucleus(probs, uniform, sampling.top_p) if sampling.top_p < 1 else _invert(probs, uniform)
+    return token.squeeze(-1), probs.gather(-1, token).log().squeeze(-1)
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens `(rows, 1)` drawn in proportion to the weights `(rows, n)`, and the sums of the weights `(rows, 1)`."""
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens `(rows, 1)` drawn in proportion to the weights `(rows, n)`."""
     tokens = weights.shape[-1]
     if tokens <= 4 * BLOCK:
         cumulative = weights.cumsum(-1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        return _search(cumulative, uniform * total), total
+        return _search(cumulative, uniform * cumulative[:, -1:])
     if tokens % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, -tokens % BLOCK))
     blocks = weights.unflatten(-1, (-1, BLOCK))
     # In float64 beyond a block: a float32 sum over a large vocabulary would lose the small weights of the tail.
     sums = blocks.sum(-1).double()
     cumulative = sums.cumsum(-1)
-    total = cumulative[:, -1:]
-    target = uniform * total
+    target = uniform * cumulative[:, -1:]
     block = _search(cumulative, target)
     before = cumulative.gather(-1, block) - sums.gather(-1, block)
     chosen = blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, BLOCK)).squeeze(1)
-    return block * BLOCK + _search(chosen.cumsum(-1, dtype=torch.float64), target - before), total
+    return block * BLOCK + _search(chosen.cumsum(-1, dtype=torch.float64), target - before)
 
 
 def _search(cumulative: Tensor, target: Tensor) -> Tensor:
@@ -77,13 +71,10 @@ def _search(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, inside, right=True).clamp_(max=cumulative.shape[-1] - 1)
 
 
-def _from_nucleus(weights: Tensor, uniform: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Tokens `(rows, 1)` drawn from the nucleus of each row, and the sums of all weights of the row `(rows, 1)`."""
-    total = weights.sum(-1, keepdim=True, dtype=torch.float64)
-    ranked, order = weights.topk(min(NUCLEUS, weights.shape[-1]), dim=-1)
-    if (ranked.sum(-1, keepdim=True, dtype=torch.float64) < top_p * total).any():
-        ranked, order = weights.sort(-1, descending=True)
-    cumulative = ranked.cumsum(-1, dtype=torch.float64)
-    nucleus = ranked.masked_fill(cumulative - ranked >= top_p * total, 0.0)
-    place = _invert(nucleus, uniform)[0]
-    return order.gather(-1, place), total
+def _from_nucleus(probs: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    """Tokens `(rows, 1)` drawn from the nucleus of each row."""
+    ranked, order = probs.topk(min(NUCLEUS, probs.shape[-1]), dim=-1)
+    if (ranked.sum(-1, dtype=torch.float64) < top_p).any():
+        ranked, order = probs.sort(-1, descending=True)
+    before = ranked.cumsum(-1, dtype=torch.float64) - ranked
+    return order.gather(-1, _invert(ranked.masked_fill(before >= top_p, 0.0), uniform))

@@ -144,9 +144,9 @@ class RolloutEngine(Protocol):
         """Samples the responses to the requests, as a stream.
 
         The engine takes the next request, in order, as soon as it has room for it, so that a request that turns out not
-        to be needed is never started. The caller works between two steps (it reports progress, grades, cancels), so a
-        step should take well below a second. Closing the iterator ends all sampling and leaves the engine ready for
-        the next call.
+        to be needed is never started. A request that is already cancelled when it is taken is passed over. The caller
+        works between two steps (it reports progress, grades, cancels), so a step should take well below a second.
+        Closing the iterator ends all sampling and leaves the engine ready for the next call.
 
         Args:
             requests: Prompts with the number, the sampling and the seed of their responses.

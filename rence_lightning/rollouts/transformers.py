@@ -28,6 +28,9 @@ class TransformersEngine:
     It reads the trainer's weights in place, without a second copy in memory. Only where the policy is sharded does each
     process keep a whole copy, refreshed before each iteration, because processes sample for different lengths of time.
 
+    Models with sliding windows, soft-capped scores or layers other than full attention are sampled with the cache and
+    the masks of transformers, after a warning: it is slower, and a batch ends before the next begins.
+
     Args:
         max_sequences: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
             key-value cache.
