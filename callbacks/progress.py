@@ -117,7 +117,7 @@ class Progress(Callback):
         if 0 < len(batch.groups) < batch.wanted:
             self._warn(
                 f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups were kept of "
-                f"{len(batch.sampled)} sampled ({_outcomes(batch)}); training on these"
+                f"{batch.totals.groups} sampled ({_outcomes(batch)}); training on these"
             )
 
     def on_train_batch_end(

@@ -9,8 +9,8 @@ period. In a run of one process, the functions return the process's own values.
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import AuthenticationError
 from typing import Any, TypeVar, cast
@@ -30,10 +30,14 @@ broken connection, for example)."""
 COLLECTIVE_SECONDS = 5.0
 """Time to agree on a failure among collectives of the strategy; it is enough if all ranks have the same failure."""
 
-_line: Lifeline | None = None
 EXCHANGE_TIMEOUT = timedelta(days=7)
 """A rank may wait long for a slower one; that another is gone, the lifeline notices."""
 
+BOARD_TIMEOUT = timedelta(seconds=10)
+"""Time for a rank to reach the board."""
+
+_line: Lifeline | None = None
+_board: "Board | None" = None
 _in_collectives = False
 _group: tuple[Any, Any] | None = None
 
@@ -77,34 +81,113 @@ def on_rank_zero(work: Callable[[], T]) -> T:
     return broadcast(work() if rank == 0 else cast(T, None))
 
 
+# ---- reading without waiting ----------------------------------------------------------------------------------------
+
+
+class Board:
+    """Numbers that all ranks note and read at any time, without waiting for one another.
+
+    It carries hints only: a number may arrive late or, after a failure of the network, never.
+
+    Args:
+        store: Connection to the store in rank 0.
+    """
+
+    def __init__(self, store: dist.TCPStore) -> None:
+        self._store: dist.TCPStore | None = store
+
+    def note(self, topic: str, numbers: Iterable[int]) -> None:
+        """Adds numbers to a topic."""
+        text = "".join(f"{number} " for number in numbers)
+        self._try(lambda store: store.append(topic, text))  # type: ignore[attr-defined]  # not in torch's stubs
+
+    def read(self, topic: str) -> list[int]:
+        """The numbers that any rank, this one included, has noted on a topic so far."""
+        text = self._try(lambda store: store.get(topic) if store.check([topic]) else b"")
+        return [int(number) for number in (text or b"").split()]
+
+    def remove(self, topic: str) -> None:
+        """Forgets a topic that no rank reads any more."""
+        self._try(lambda store: store.delete_key(topic))
+
+    def _try(self, work: Callable[[dist.TCPStore], T]) -> T | None:
+        """Works on the store; after its first failure, which is reported, it is never used again."""
+        if self._store is None:
+            return None
+        try:
+            return work(self._store)
+        except RuntimeError as error:
+            self._store = None
+            warnings.warn(f"lost the board of the ranks ({one_line(error)}): {WITHOUT_BOARD}", stacklevel=4)
+            return None
+
+
+WITHOUT_BOARD = "ranks also sample groups that turn out not to be needed, which takes time and changes no result"
+
+
+def board() -> Board | None:
+    """The board of this run's ranks; None for a run of one process, or where the ranks cannot reach it."""
+    return _board
+
+
 # ---- failing together -----------------------------------------------------------------------------------------------
 
 
 def connect() -> None:
-    """Opens the lifeline; every rank must call it. Without a lifeline, ranks learn of failures in exchanges only."""
-    global _line
+    """Opens the lifeline and the board; every rank must call it.
+
+    Without a lifeline, ranks learn of failures in exchanges only.
+    """
+    global _line, _board
     rank, world = rank_and_world()
     if world == 1 or _line is not None:
         return
-    problem = None
+    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    _line = _open(
+        lambda: Lifeline(rank, world, gather, host),
+        "no connection between the ranks beside the collectives",
+        "a rank that fails within a collective ends the others only after its timeout",
+    )
+    _board = _open(lambda: _open_board(rank, host), "no board of the ranks", WITHOUT_BOARD)
+
+
+def _open(make: Callable[[], T], problem: str, consequence: str) -> T | None:
+    """Makes something on every rank; where one rank cannot, none has it, and rank 0 warns."""
+    made, failure = None, None
     try:
-        _line = Lifeline(rank, world, gather, os.environ.get("MASTER_ADDR", "127.0.0.1"))
-    except (OSError, EOFError, AuthenticationError) as error:
-        problem = f"rank {rank}: {error}"
-    problems = [each for each in gather(problem) if each is not None]
-    if problems:
-        _line = None
-        if rank == 0:
-            warnings.warn(f"no connection between the ranks beside the collectives ({problems[0]}): a rank that fails "
-                          "within a collective ends the others only after its timeout", stacklevel=2)  # fmt: skip
+        made = make()
+    except (OSError, EOFError, AuthenticationError, dist.DistError) as error:
+        failure = f"rank {rank_and_world()[0]}: {one_line(error)}"
+    failures = [each for each in gather(failure) if each is not None]
+    if not failures:
+        return made
+    if rank_and_world()[0] == 0:
+        warnings.warn(f"{problem} ({failures[0]}): {consequence}", stacklevel=3)
+    return None
+
+
+def _open_board(rank: int, host: str) -> Board:
+    """Starts the store in rank 0, on a free port, and connects every rank to it."""
+    store, port = None, 0
+    if rank == 0:
+        with suppress(dist.DistError):
+            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=BOARD_TIMEOUT)
+            port = store.port
+    port = broadcast(port)
+    if not port:
+        raise OSError("rank 0 has no port for it")
+    if store is None:
+        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=BOARD_TIMEOUT)
+    return Board(store)
 
 
 def disconnect() -> None:
     """Closes the lifeline after this rank has finished."""
-    global _line, _group
+    global _line, _board, _group
     if _line is not None:
         _line.close()
         _line = None
+    _board = None  # its server ends in rank 0, after all ranks have finished
     _group = None  # a process group that is still referred to when the interpreter ends aborts the process
 
 

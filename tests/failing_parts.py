@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rence_lightning.distributed import rank_and_world
 from rence_lightning.errors import UserError
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
 from rence_lightning.rewards import MathReward, Score
-from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling, TransformersEngine
+from rence_lightning.rollouts import Request, SampledPolicy, SamplingStep, TransformersEngine
 from rence_lightning.sampling import IterationBatch, Judgement, PositiveRatioFilter
 from rence_lightning.training import PolicyModule, Trainer
 
@@ -110,17 +110,9 @@ class Engine(TransformersEngine):
         at("sync")
         super().sync(policy)
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        progress: EngineProgress | None = None,
-        finished: GroupFinished | None = None,
-    ) -> list[list[Rollout]]:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         at("generate")
-        return super().generate(prompts, group_size, sampling, seeds, progress, finished)
+        return super().generate(requests, cancelled)
 
 
 class Reward(MathReward):

@@ -6,7 +6,7 @@ The engine returns random responses of the maximum length, so that only the upda
 import json
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from rence_lightning.policy import Policy
 from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
 from rence_lightning.prompts import Problem, ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward, Score
-from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling
+from rence_lightning.rollouts import FinishedGroup, Request, Rollout, SampledPolicy, Sampling, SamplingStep
 from rence_lightning.sampling import NoFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
@@ -78,21 +78,13 @@ class LongestResponses:
 
     def release(self) -> None: ...
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        progress: EngineProgress | None = None,
-        finished: GroupFinished | None = None,
-    ) -> list[list[Rollout]]:
-        length, groups = sampling.max_response_tokens, []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            tokens = torch.randint(3, 15, (group_size, length), generator=generator)
-            groups.append([Rollout(array("i", row.tolist()), array("f", [-2.5] * length), "length") for row in tokens])
-        return groups
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        for index, request in enumerate(requests):
+            length, count = request.sampling.max_response_tokens, request.group_size
+            generator = torch.Generator().manual_seed(request.seed)
+            tokens = torch.randint(3, 15, (count, length), generator=generator)
+            rollouts = [Rollout(array("i", row.tolist()), array("f", [-2.5] * length), "length") for row in tokens]
+            yield SamplingStep(count, count * length, [FinishedGroup(index, rollouts)])
 
 
 class EveryOther(Reward):

@@ -9,6 +9,64 @@ from rence_lightning.sampling.groups import Group
 
 
 @dataclass
+class SampledTotals:
+    """Sums over the groups that an iteration has sampled, before filtering.
+
+    Attributes:
+        outcomes: Number of groups of each outcome.
+        responses: Number of responses.
+        tokens: Number of sampled tokens.
+        truncated: Number of responses that were cut at the limit.
+        correct: Number of correct responses.
+        boxed: Number of responses that give an answer.
+        reward: Sum of the rewards.
+        parts: Sums of the parts of a combined reward, by name.
+    """
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    responses: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    correct: int = 0
+    boxed: int = 0
+    reward: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return self.outcomes.total()
+
+    def add(self, group: Group) -> None:
+        """Adds a group that was judged."""
+        assert group.outcome is not None
+        self.outcomes[group.outcome] += 1
+        self.responses += len(group.rollouts)
+        self.tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
+        self.truncated += sum(rollout.finish_reason == "length" for rollout in group.rollouts)
+        for score in group.scores:
+            self.correct += score.correct
+            self.boxed += score.answer is not None
+            self.reward += score.reward
+            for part, value in score.parts.items():
+                self.parts[part] = self.parts.get(part, 0.0) + value
+
+    def metrics(self) -> dict[str, float]:
+        """Means over all responses, and shares of all groups."""
+        return {
+            "reward": self.reward / self.responses,
+            **{f"reward_{part}": total / self.responses for part, total in self.parts.items()},
+            "correct": self.correct / self.responses,
+            "boxed": self.boxed / self.responses,
+            "truncated": self.truncated / self.responses,
+            "length": self.tokens / self.responses,
+            "tokens": float(self.tokens),
+            "groups_sampled": float(self.groups),
+            **{f"share_{outcome}": self.outcomes[outcome] / self.groups for outcome in Outcome},
+        }
+
+
+@dataclass
 class IterationBatch:
     """The groups that one iteration trains on, and everything that was sampled to obtain them.
 
@@ -17,7 +75,9 @@ class IterationBatch:
         prompts_per_update: Number of groups in one optimizer step, the mini-batch.
         wanted: Number of groups that the iteration aims at, B.
         groups: Groups that were kept, at most B.
-        sampled: All groups that were sampled, with their outcomes.
+        sampled: All groups that were sampled up to the last one that was kept, in the order in which they were drawn;
+            empty once `on_rollouts_end` has been called, because they can take gigabytes.
+        totals: Sums over `sampled`, which remain.
         responses_total: Number of responses sampled in training since the start of the run, including this iteration.
         figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks;
             in a batch that was restored from a checkpoint, all figures.
@@ -29,9 +89,22 @@ class IterationBatch:
     wanted: int
     groups: list[Group] = field(default_factory=list)
     sampled: list[Group] = field(default_factory=list)
+    totals: SampledTotals = field(default_factory=SampledTotals)
     responses_total: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     updates_done: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, group: Group) -> None:
+        """Adds a group that was sampled and judged."""
+        self.sampled.append(group)
+        self.totals.add(group)
+        if group.outcome is Outcome.KEPT:
+            self.groups.append(group)
+
+    @property
+    def missing(self) -> int:
+        """Number of groups that are still needed."""
+        return self.wanted - len(self.groups)
 
     @property
     def updates(self) -> list[list[Group]]:
@@ -43,27 +116,16 @@ class IterationBatch:
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """Number of groups that were kept, cached, too easy, too hard or mastered."""
-        return Counter(group.outcome for group in self.sampled if group.outcome is not None)
+        """Number of groups that were kept, too easy, too hard or mastered."""
+        return self.totals.outcomes
 
     def metrics(self) -> dict[str, float]:
         """Means over everything that was sampled, before filtering, and further figures."""
-        if not self.sampled:
+        if not self.totals.groups:
             return dict(self.figures)
-        scores = [score for group in self.sampled for score in group.scores]
-        rollouts = [rollout for group in self.sampled for rollout in group.rollouts]
-        outcomes = self.outcomes
         return {
-            "reward": sum(score.reward for score in scores) / len(scores),
-            **{f"reward_{part}": sum(score.parts[part] for score in scores) / len(scores) for part in scores[0].parts},
-            "correct": sum(score.correct for score in scores) / len(scores),
-            "boxed": sum(score.answer is not None for score in scores) / len(scores),
-            "truncated": sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
-            "length": sum(len(rollout.token_ids) for rollout in rollouts) / len(rollouts),
-            "tokens": float(sum(len(rollout.token_ids) for rollout in rollouts)),
+            **self.totals.metrics(),
             "responses_total": float(self.responses_total),
-            "groups_sampled": float(len(self.sampled)),
             "groups_trained": float(len(self.groups)),
-            **{f"share_{outcome}": outcomes[outcome] / len(self.sampled) for outcome in Outcome},
             **self.figures,
         }

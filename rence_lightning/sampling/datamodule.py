@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum import (
+    DrawSize,
     Judgement,
     Outcome,
     PositiveRatioFilter,
@@ -33,7 +35,8 @@ from rence_lightning.sampling.curriculum import (
     PromptSkipping,
 )
 from rence_lightning.sampling.groups import Group
-from rence_lightning.sampling.sampler import RolloutSampler
+from rence_lightning.sampling.sampler import Draw, RolloutSampler
+from rence_lightning.sampling.tail import TailCosts
 
 
 class RolloutListener(Protocol):
@@ -62,56 +65,57 @@ class RolloutDataset(IterableDataset[IterationBatch]):
 
     def _next_iteration(self) -> IterationBatch:
         """Lines 2 to 18 of Algorithm 1."""
-        data, pool = self._data, self._data.pool
+        data, pool, costs = self._data, self._data.pool, TailCosts()
         data.sampler.sync()  # pi_old <- pi_theta
         pool.start_iteration()
         data.iteration += 1
         batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)
-        stack: list[Group] = []
-        # The draw of the cached prompts does not count towards the limit.
-        for _ in range(data.max_draws_per_iteration + bool(pool.cached)):
-            prompts = [data.prompts[index] for index in pool.draw(data.prompts_per_draw)]
-            if not prompts:
+        for _ in range(data.max_draws_per_iteration):
+            drawn = pool.draw(data.draw_size.next()) if batch.missing else []  # the cached prompts first
+            if not drawn:
                 break
-            for group in self._sample(batch, prompts):
+            draw = self._sample(batch, [data.prompts[index] for index in drawn])
+            for group in draw.groups:
                 data.responses_total += len(group.rollouts)
                 pool.record(group.prompt.index, group.correct)
-                judgement = self._judge(group)
-                group.positive, group.outcome = judgement.positive, judgement.outcome
-                batch.sampled.append(group)
+                data.draw_size.record(group.outcome is Outcome.KEPT)
                 if group.outcome is Outcome.MASTERED:
                     pool.master(group.prompt.index)
-                elif group.outcome is Outcome.KEPT:
-                    stack.append(group)
-            batch.groups = stack[: data.prompts_per_iteration]
-            if len(stack) >= data.prompts_per_iteration:
-                break
+                batch.add(group)
+            pool.cache(drawn[len(draw.groups) :])
+            costs += draw.costs
         data.sampler.release()
-        for left_over in stack[data.prompts_per_iteration :]:
-            left_over.outcome = Outcome.CACHED
-        pool.cache(group.prompt.index for group in stack[data.prompts_per_iteration :])
+        data.draw_size.end_iteration()
         batch.responses_total = data.responses_total
-        batch.figures.update(pool.end_iteration())
+        batch.figures.update(pool.end_iteration(), prompts_cached=float(len(pool.cached)), **asdict(costs))
         counts = calling(data.reward, "figures()", data.reward.figures)
         batch.figures.update(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return batch
 
-    def _judge(self, group: Group) -> Judgement:
+    def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> Draw:
+        """Lines 7 to 9 and 17: the groups of the prompts, judged, up to the one that completes the batch."""
+        data, listener = self._data, self._listener
+        if listener is not None:
+            listener.on_draw(batch, len(prompts), data.group_size)
+        return data.sampler.sample(
+            prompts,
+            data.group_size,
+            data.sampling,
+            f"seed {data.seed}, iteration {batch.iteration}",
+            listener.on_tokens if listener is not None else None,
+            self._judge,
+            wanted=batch.missing,
+        )
+
+    def _judge(self, group: Group) -> None:
+        """Sets the positives and the outcome of a group."""
         chosen, doing = self._data.filter, f"judge(), problem {group.prompt.problem.id}"
         judgement = calling(chosen, doing, lambda: chosen.judge(group.rewards, group.correct))
         whole = isinstance(judgement, Judgement) and judgement.outcome in Outcome
         if not whole or len(judgement.positive) != len(group.rollouts):
             raise returned(chosen, doing, judgement, f"a Judgement with {len(group.rollouts)} positives")
-        return Judgement(judgement.outcome, tuple(bool(positive) for positive in judgement.positive))
-
-    def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> list[Group]:
-        data, listener = self._data, self._listener
-        if listener is not None:
-            listener.on_draw(batch, len(prompts), data.group_size)
-        stream = f"seed {data.seed}, iteration {batch.iteration}"
-        return data.sampler.sample(
-            prompts, data.group_size, data.sampling, stream, listener.on_tokens if listener is not None else None
-        )
+        group.positive = tuple(bool(positive) for positive in judgement.positive)
+        group.outcome = Outcome(judgement.outcome)
 
 
 class RolloutDataModule(LightningDataModule):
@@ -137,9 +141,9 @@ class RolloutDataModule(LightningDataModule):
         group_size: Number of responses per prompt, K.
         prompts_per_iteration: Number of groups to train on in an iteration, B.
         prompts_per_update: Number of groups in one optimizer step, the mini-batch.
-        prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: prompts_per_iteration).
-        max_draws_per_iteration: Number of draws, not counting that of the cached prompts, after which an iteration
-            trains on the groups it has.
+        prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: as many as should give
+            the groups that are still missing, from the share of groups that was kept so far; at most 8 B).
+        max_draws_per_iteration: Number of draws after which an iteration trains on the groups it has.
         max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted.
         seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.
     """
@@ -177,7 +181,7 @@ class RolloutDataModule(LightningDataModule):
         self.group_size = group_size
         self.prompts_per_iteration = prompts_per_iteration
         self.prompts_per_update = prompts_per_update
-        self.prompts_per_draw = prompts_per_draw if prompts_per_draw is not None else prompts_per_iteration
+        self.draw_size = DrawSize(prompts_per_iteration, prompts_per_draw)
         self.max_draws_per_iteration = max_draws_per_iteration
         self.max_prompt_tokens = max_prompt_tokens
         self.seed = seed
@@ -253,7 +257,7 @@ class RolloutDataModule(LightningDataModule):
             return
         outcomes = batch.outcomes
         raise StarvationError(
-            f"iteration {batch.iteration}: none of the {len(batch.sampled)} sampled groups can be trained on: "
+            f"iteration {batch.iteration}: none of the {batch.totals.groups} sampled groups can be trained on: "
             f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
             f"{outcomes[Outcome.MASTERED]} mastered; {self.pool.left} prompts are left in the pool "
             "(loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that the "
@@ -266,6 +270,7 @@ class RolloutDataModule(LightningDataModule):
             "responses_total": self.responses_total,
             "prompts": self._fingerprint,
             "pool": self.pool.state_dict(),
+            "draw_size": self.draw_size.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -278,6 +283,7 @@ class RolloutDataModule(LightningDataModule):
         self.iteration = state_dict["iteration"]
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
+        self.draw_size.load_state_dict(state_dict["draw_size"])
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

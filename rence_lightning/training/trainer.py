@@ -200,6 +200,7 @@ class Trainer(ResumableTrainer):
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
+            batch.sampled.clear()  # logged; of what is not trained on, only the figures are needed any more
             self.stop_if_requested()  # still in time to discard them
             self.datamodule.check_starved(batch)
         return batch

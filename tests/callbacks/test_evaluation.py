@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rence_lightning.evaluation import SampleFolder, compare, find_samples, scor
 from rence_lightning.evaluation.comparison import MACRO
 from rence_lightning.prompts import ArithmeticProblems, FileProblems
 from rence_lightning.rewards import math_equivalent
-from rence_lightning.rollouts import TransformersEngine
+from rence_lightning.rollouts import Request, SamplingStep, TransformersEngine
 from rence_lightning.text import last_boxed
 from rence_lightning.training.trainer import Trainer
 
@@ -64,16 +65,12 @@ class Broken(TransformersEngine):
 
     left = 9
 
-    def generate(self, *args: Any) -> Any:
-        prompts, group_size, sampling, seeds, progress, finished = args
-
-        def count(index: int, rollouts: Any) -> None:
-            if self.left == 0:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        for step in super().generate(requests, cancelled):
+            if Broken.left < len(step.finished):
                 raise KeyboardInterrupt
-            Broken.left -= 1
-            finished(index, rollouts)
-
-        return super().generate(prompts, group_size, sampling, seeds, progress, count)
+            Broken.left -= len(step.finished)
+            yield step
 
 
 Broken.__name__ = "TransformersEngine"  # the samples' description holds the engine's class name
@@ -92,16 +89,17 @@ def test_an_interrupted_evaluation_is_continued_with_the_same_result(
     assert 6 <= len(done.splitlines()) <= 9
     part.write_text(done[:-40])  # a kill in the middle of a line loses only that line
 
-    asked: list[int] = []
+    asked: list[Request] = []
     original = TransformersEngine.generate
 
-    def generate(self: TransformersEngine, prompts: Any, *args: Any) -> Any:
-        asked.append(len(prompts))
-        return original(self, prompts, *args)
+    def generate(self: TransformersEngine, requests: Iterable[Request], cancelled: Container[int] = ()) -> Any:
+        mine = list(requests)
+        asked.extend(mine)
+        return original(self, mine, cancelled)
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)
     validate(tmp_path / "run")
-    assert asked == [20 - (len(done.splitlines()) - 1)]
+    assert len(asked) == 20 - (len(done.splitlines()) - 1)
     assert not (tmp_path / "run-validate-2").exists()
     assert figures_of(folder) == figures_of(whole)
     assert find_samples(folder).read("arithmetic") == find_samples(whole).read("arithmetic")

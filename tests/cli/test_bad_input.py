@@ -236,18 +236,18 @@ def test_an_option_in_a_part_does_not_point_at_the_file_that_gives_the_part(
 
 ENGINES = """
 class Empty:
-    def generate(self, prompts, group_size, sampling, seeds, progress=None, finished=None): ...
+    def generate(self, requests, cancelled=()): ...
 
 class Short:
     def sync(self, policy): ...
-    def generate(self, prompts): ...
+    def generate(self, requests): ...
     def release(self): ...
 """
 
 
 @pytest.mark.parametrize(
     ("engine", "words"),
-    [("Empty", "it lacks sync, release"), ("Short", "generate(self, prompts, group_size, sampling")],
+    [("Empty", "it lacks sync, release"), ("Short", "generate(self, requests")],
 )
 def test_the_message_for_an_incomplete_engine_names_the_missing_methods(
     engine: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ def skipping_data(**settings: Any) -> RolloutDataModule:
     settings = {
         "problems": [ArithmeticProblems("train", count=24)],
         "filter": ZeroVarianceFilter(),
-        "skipping": GRESOSkipping(p_easy=0.05, p_hard=0.05),
+        "skipping": GRESOSkipping(p_easy=0.05, p_hard=0.06),
         "group_size": 3,
         "prompts_per_iteration": 3,
         "prompts_per_update": 3,
@@ -69,7 +69,7 @@ def test_responses_are_counted_and_skipping_is_silent_when_absent(tmp_path: Path
 
 
 def test_runs_do_not_share_what_they_learn_of_prompts(tmp_path: Path) -> None:
-    given = GRESOSkipping(p_easy=0.05, p_hard=0.05)
+    given = GRESOSkipping(p_easy=0.05, p_hard=0.06)
     before = given.state_dict()
     first = run(tmp_path / "first", 2, skipping=given)
     assert first.datamodule.pool.state_dict()["skipping"]["state"]["streaks"], "nothing was recorded"

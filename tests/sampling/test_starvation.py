@@ -95,27 +95,20 @@ def test_the_loss_of_a_partial_update_is_a_mean_over_its_groups(tmp_path: Path) 
     assert trainer.callback_metrics["iteration/objective"] == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_left_over_groups_are_sampled_anew_first_thing(tmp_path: Path) -> None:
-    fit(tmp_path / "run", make_data(reward=Fixed("11000000")), iterations=2)
-    first, second = (
-        [json.loads(line) for line in (tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines()]
-        for i in (1, 2)
-    )
-    cached = [row["id"] for row in first if row["outcome"] == "cached"]
-    assert len(first) == 8 and len(cached) == 2, "eight drawn, six wanted"
-    assert [row["id"] for row in second[:2]] == cached
-    assert len(second) == 10, "the cached prompts are a separate draw: two, then eight more"
-    texts = {row["id"]: [response["text"] for response in row["responses"]] for row in first}
-    assert all([response["text"] for response in row["responses"]] != texts[row["id"]] for row in second[:2]), (
-        "left-over groups must not be trained on: their prompts are sampled again"
-    )
-
-
-def test_the_draw_of_the_cache_does_not_count_towards_the_limit(tmp_path: Path) -> None:
-    """With one draw allowed and two left-over prompts, the second iteration samples these and one more draw."""
-    data = make_data(reward=Fixed("11000000"), max_draws_per_iteration=1)
-    trainer = fit(tmp_path / "run", data, iterations=2)
-    assert trainer.callback_metrics["rollouts/groups_sampled"] == 10
+def test_prompts_that_were_not_needed_are_sampled_anew_first_thing(tmp_path: Path) -> None:
+    """Each draw has eight prompts, of which the batch needs six, because all groups are kept."""
+    trainer = fit(tmp_path / "run", make_data(reward=Fixed("11000000")), iterations=3)
+    same = make_data(reward=Fixed("11000000"))
+    same.connect(trainer.lightning_module.policy)
+    same.setup("fit")
+    same.pool.start_iteration()
+    order = [same.prompts[index].problem.id for index in same.pool.draw(18)]
+    logs = [(tmp_path / f"run/rollouts/iteration-000{i}.jsonl").read_text().splitlines() for i in (1, 2, 3)]
+    logged = [json.loads(line)["id"] for log in logs for line in log]
+    assert logged == order, "no prompt is passed over, or logged where it does not count"
+    assert trainer.callback_metrics["rollouts/groups_sampled"] == 6
+    assert trainer.callback_metrics["rollouts/prompts_cached"] == 2
+    assert trainer.datamodule.responses_total == 18 * 8
 
 
 def test_a_starved_run_keeps_what_it_learned(tmp_path: Path) -> None:

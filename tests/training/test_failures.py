@@ -2,7 +2,8 @@
 
 import json
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import CheckpointError, EngineError, PartError, UserError, explanation
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
 from rence_lightning.rewards import Reward, Score
-from rence_lightning.rollouts import EngineProgress, GroupFinished, Rollout, SampledPolicy, Sampling, TransformersEngine
+from rence_lightning.rollouts import FinishedGroup, Request, SampledPolicy, SamplingStep, TransformersEngine
 from rence_lightning.run.lock import Lock
 from rence_lightning.sampling import Group, Judgement, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
@@ -41,17 +42,9 @@ class DyingEngine(TransformersEngine):
         if self.while_syncing:
             self._perhaps_die()
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        progress: EngineProgress | None = None,
-        finished: GroupFinished | None = None,
-    ) -> list[list[Rollout]]:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         self._perhaps_die()
-        return super().generate(prompts, group_size, sampling, seeds, progress, finished)
+        return super().generate(requests, cancelled)
 
     def _perhaps_die(self) -> None:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
@@ -144,7 +137,7 @@ def test_a_reward_that_fails_is_named_and_nothing_is_lost(
     text = explanation(caught.value)
     assert text.startswith("error: test_failures.BadReward")
     if fault is raise_key_error:
-        assert 'raise KeyError("colour")' in text and "sampler.py" not in text, (
+        assert 'raise KeyError("colour")' in text and "grading.py" not in text, (
             "the traceback is that of their own code"
         )
     done = trainer.current_epoch
@@ -159,12 +152,20 @@ class BadFilter(PositiveRatioFilter):
 
 
 class BadEngine(TransformersEngine):
-    def __init__(self, fault: Callable[[list[list[Rollout]]], Any]) -> None:
+    """Passes on what it samples with a fault in each step."""
+
+    def __init__(self, fault: Callable[[SamplingStep], Any]) -> None:
         super().__init__()
         self.fault = fault
 
-    def generate(self, *arguments: Any, **settings: Any) -> Any:
-        return self.fault(super().generate(*arguments[:5]))
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        for step in super().generate(requests, cancelled):
+            yield self.fault(step)
+
+
+def with_groups(change: Callable[[list[FinishedGroup]], Any]) -> Callable[[SamplingStep], SamplingStep]:
+    """A fault in the groups that a step has finished."""
+    return lambda step: replace(step, finished=change(step.finished))
 
 
 class BadObjective(MultiLabelNCE):
@@ -181,12 +182,24 @@ class BadCallback(Callback):
     ("part", "words"),
     [
         ({"filter": BadFilter()}, r"BadFilter, judge\(\), problem .*: returned Judgement.*; expected .* 8 positives"),
-        ({"engine": BadEngine(lambda g: g[:-1])}, r"BadEngine, generate\(\): returned .*; expected a list of 8 groups"),
         (
-            {"engine": BadEngine(lambda g: [r[:-1] for r in g])},
-            r"BadEngine, .*; expected a list of 8 rollouts",
+            {"engine": BadEngine(with_groups(lambda groups: []))},
+            r"BadEngine, generate\(\): .*expected the responses to all problems before it ends; those to problem arith",
         ),
-        ({"engine": BadEngine(lambda g: 1 / 0)}, r"BadEngine, generate\(\): raised ZeroDivisionError"),
+        (
+            {"engine": BadEngine(with_groups(lambda groups: groups * 2))},
+            r"BadEngine, generate\(\): returned FinishedGroup.*; expected .* for each request that it has taken, once",
+        ),
+        (
+            {"engine": BadEngine(with_groups(lambda groups: [replace(group, index=99) for group in groups]))},
+            r"BadEngine, generate\(\): returned FinishedGroup\(index=99.*; expected .* for each request that it has",
+        ),
+        (
+            {"engine": BadEngine(with_groups(lambda g: [replace(each, rollouts=each.rollouts[:-1]) for each in g]))},
+            r"BadEngine, generate\(\), problem arithmetic.*; expected a list of 8 rollouts",
+        ),
+        ({"engine": BadEngine(lambda step: step.finished)}, r"BadEngine, .*expected an iterator of SamplingStep"),
+        ({"engine": BadEngine(lambda step: 1 / 0)}, r"BadEngine, generate\(\): raised ZeroDivisionError"),
         ({"objective": BadObjective()}, r"BadObjective, loss\(\): raised "),
         (
             {"callback": BadCallback()},

@@ -21,8 +21,6 @@ class Outcome(StrEnum):
 
     KEPT = "kept"
     """The group is trained on."""
-    CACHED = "cached"
-    """The group passed the filter, but the batch was full: its prompt is sampled again in the next iteration."""
     TOO_HARD = "too_hard"
     """The share of positives is too low, or nothing distinguishes the failed responses: the group is dropped."""
     TOO_EASY = "too_easy"
@@ -45,11 +43,15 @@ class Judgement:
 
 
 class PromptFilter(ABC):
-    """Judges groups by their rewards. Chosen in YAML by `class_path`."""
+    """Judges groups by their rewards. Chosen in YAML by `class_path`.
+
+    A judgement must be a function of its arguments alone. Each group is judged once, by the process that sampled it, as
+    soon as it is graded, so that the order of judgements differs from run to run.
+    """
 
     @abstractmethod
     def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
-        """The outcome of a group (never `cached`), from the reward and the correctness of each of its K responses."""
+        """The outcome of a group, from the reward and the correctness of each of its K responses."""
 
 
 class PositiveRatioFilter(PromptFilter):

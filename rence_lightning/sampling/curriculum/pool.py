@@ -73,15 +73,15 @@ class PromptPool:
         self._iteration += 1
 
     def draw(self, count: int) -> list[int]:
-        """The next prompts to sample: the whole cache unless it is empty, else the next `count` prompts of the order.
+        """The next `count` prompts to sample: first those of the cache, then those of the order.
 
         There are fewer or none once all prompts that are not mastered have been drawn in this iteration.
         """
-        if self._cache:
-            drawn, self._cache = self._cache, []
-        else:
-            drawn = self._next(count)
+        drawn, self._cache = self._cache[:count], self._cache[count:]
         self._drawn.update(drawn)
+        if len(drawn) < count:
+            drawn += self._next(count - len(drawn))
+            self._drawn.update(drawn)
         return drawn
 
     def record(self, index: int, correct: Sequence[bool]) -> None:
@@ -101,9 +101,10 @@ class PromptPool:
         """Removes a prompt from the pool for the rest of the run."""
         self._mastered.add(index)
 
-    def cache(self, indices: Iterable[int]) -> None:
-        """Keeps the prompts of groups that were left over, to be sampled again at the start of the next iteration."""
-        self._cache.extend(indices)
+    def cache(self, indices: Sequence[int]) -> None:
+        """Puts drawn prompts whose groups were not needed back, in front of all others: they are sampled again, from
+        the next policy, at the start of the next iteration."""
+        self._cache[:0] = indices
 
     def _next(self, count: int) -> list[int]:
         chosen: list[int] = []

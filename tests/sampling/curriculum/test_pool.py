@@ -21,12 +21,13 @@ def play(pool: PromptPool, iterations: int, seed: int) -> list[list[list[int]]]:
     history = []
     for _ in range(iterations):
         pool.start_iteration()
-        expected_cache = list(pool.cached)
+        cached = list(pool.cached)
         draws: list[list[int]] = []
         for _ in range(chance.randint(1, 4)):
-            drawn = pool.draw(chance.randint(1, 5))
-            if expected_cache and not draws:
-                assert drawn == expected_cache, "the cache is drawn first, and whole"
+            count = chance.randint(1, 5)
+            drawn = pool.draw(count)
+            assert drawn[: len(cached)] == cached[:count], "the cache is drawn first"
+            cached = cached[count:]
             draws.append(drawn)
             assert not set(drawn) & pool.mastered, "a mastered prompt was drawn"
             for index in drawn:
@@ -80,13 +81,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert not set(drawn) & self.mastered, "a mastered prompt was drawn"
         assert not set(drawn) & set(self.drawn), "a prompt was drawn twice in an iteration"
         assert len(set(drawn)) == len(drawn), "a prompt was drawn twice at once"
-        if self.cached:
-            assert drawn == self.cached, "the cache must be drawn first, and whole"
-            self.cached = []
-        else:
-            drawable = set(range(self.size)) - self.mastered - set(self.drawn)
-            assert len(drawn) == min(count, len(drawable)), "too few prompts although more are drawable"
-            self.in_order.update(drawn)
+        drawable = set(range(self.size)) - self.mastered - set(self.drawn)
+        assert len(drawn) == min(count, len(drawable)), "too few prompts although more are drawable"
+        assert drawn[: len(self.cached)] == self.cached[:count], "the cache must be drawn first"
+        self.in_order.update(drawn[len(self.cached) :])
+        self.cached = self.cached[count:]
         self.drawn += drawn
         self.turns.update(drawn)
 
@@ -100,9 +99,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(chance=st.randoms(use_true_random=False), restart=st.booleans())
     def end_iteration(self, chance: random.Random, restart: bool) -> None:
-        self.cached += [index for index in self.drawn if index not in self.mastered and chance.random() < 0.3]
+        unneeded = [index for index in self.drawn if index not in self.mastered and chance.random() < 0.3]
+        self.cached = unneeded + self.cached
         for pool in (self.pool, self.twin):
-            pool.cache([index for index in self.cached if index not in pool.cached])
+            pool.cache(unneeded)
         if restart:
             file = io.BytesIO()
             torch.save(self.pool.state_dict(), file)
@@ -293,8 +293,10 @@ def test_the_cache_is_never_skipped() -> None:
     pool = PromptPool(range(6), 0, Fixed({2, 5}))
     pool.cache([5, 2])
     pool.start_iteration()
-    assert pool.draw(1) == [5, 2]
-    assert sorted(pool.draw(4)) == [0, 1, 3, 4]
+    assert pool.draw(1) == [5]
+    drawn = pool.draw(4)
+    assert drawn[0] == 2 and set(drawn[1:]) < {0, 1, 3, 4}, "the cached prompts join the next draws"
+    assert sorted([*drawn[1:], *pool.draw(1)]) == [0, 1, 3, 4]
     assert pool.skipped == ()
 
 

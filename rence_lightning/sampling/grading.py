@@ -1,0 +1,86 @@
+"""Grading: from token ids to scores, on a background thread while the engine samples."""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+
+from transformers import PreTrainedTokenizerBase
+
+from rence_lightning.errors import calling, returned
+from rence_lightning.prompts import Prompt
+from rence_lightning.rewards import Reward, Score
+from rence_lightning.rollouts import Rollout
+from rence_lightning.sampling.groups import Group
+
+
+class Grading:
+    """Grades groups one after another on a background thread.
+
+    Args:
+        grade: Function that grades the group at a position of the draw, called on the background thread.
+    """
+
+    def __init__(self, grade: Callable[[int, list[Rollout]], Group]) -> None:
+        self._grade = grade
+        self._done: SimpleQueue[tuple[int, Future[Group]]] = SimpleQueue()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grading")
+
+    def add(self, position: int, rollouts: list[Rollout]) -> None:
+        """Has a group graded once those before it are."""
+        future = self._executor.submit(self._grade, position, rollouts)
+        future.add_done_callback(lambda done: self._done.put((position, done)))
+
+    def graded(self, seconds: float = 0.0) -> list[tuple[int, Group]]:
+        """The groups that were graded since the last call, with their positions; waits up to `seconds` for the first.
+
+        Raises:
+            BaseException: What grading has raised.
+        """
+        groups = []
+        try:
+            position, future = self._done.get(seconds > 0, seconds)
+            while True:
+                groups.append((position, future.result()))
+                position, future = self._done.get(block=False)
+        except Empty:
+            return groups
+
+    def end(self) -> None:
+        """Drops the groups that are not graded yet; one that is being graded cannot be interrupted."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def texts_of(tokenizer: PreTrainedTokenizerBase, rollouts: Sequence[Rollout]) -> list[str]:
+    """The texts of responses, without special tokens."""
+    return tokenizer.batch_decode(
+        [rollout.token_ids.tolist() for rollout in rollouts],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def scores_of(reward: Reward, prompt: Prompt, texts: list[str]) -> list[Score]:
+    """The scores of a group.
+
+    Raises:
+        PartError: The reward raised an error or returned something invalid.
+    """
+    doing = f"score(), problem {prompt.problem.id}"
+    gold = [prompt.problem.answer] * len(texts)
+    scores = calling(reward, doing, lambda: reward.score(gold, texts))
+    whole = isinstance(scores, Sequence) and len(scores) == len(texts)
+    if not whole or not all(isinstance(score, Score) for score in scores):
+        raise returned(reward, doing, scores, f"a list of {len(texts)} Score, one per response")
+    for score in scores:
+        if not _is_finite(score.reward):
+            raise returned(reward, doing, score.reward, "a finite reward")
+    return [replace(score, reward=float(score.reward), correct=bool(score.correct)) for score in scores]
+
+
+def _is_finite(reward: object) -> bool:
+    try:
+        return math.isfinite(reward)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,279 @@
+"""Iterations without a model: engines that finish groups in any order, and what a batch must be, written down anew."""
+
+import random
+import threading
+import time
+from array import array
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from rence_lightning import distributed
+from rence_lightning.prompts import Cleaning, Problem, ProblemSource, PromptTemplate
+from rence_lightning.rewards import Reward, Score
+from rence_lightning.rollouts import FinishedGroup, Request, Rollout, SampledPolicy, Sampling, SamplingStep
+from rence_lightning.sampling import IterationBatch, PositiveRatioFilter
+from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.sampling.sampler import _seed
+
+K = 4
+SAMPLING = Sampling(max_response_tokens=100)
+
+Responses = Callable[[int], tuple[int, list[bool]]]
+"""From the seed of a request to the length of its responses and whether each is correct."""
+
+
+def unrelated(seed: int) -> tuple[int, list[bool]]:
+    """Groups of all outcomes, with lengths that tell nothing."""
+    chance = random.Random(seed)
+    return chance.randint(1, 30), [chance.random() < 0.45 for _ in range(K)]
+
+
+def long_if_kept(seed: int) -> tuple[int, list[bool]]:
+    """Kept groups are longer than others on average, and of very different lengths."""
+    chance = random.Random(seed)
+    kept = chance.random() < 0.5
+    length = 1 + int(chance.expovariate(1 / (20 if kept else 8)))
+    return length, [kept and number < 2 for number in range(K)]
+
+
+class Numbers(ProblemSource):
+    """Problems that are numbers."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def load(self) -> list[Problem]:
+        return [Problem(f"p{number}", str(number), "1") for number in range(self.count)]
+
+
+class LastToken(Reward):
+    """Takes a response as correct if its last token is 1."""
+
+    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        return [Score(1.0 if response == "1" else 0.0, response == "1", response) for response in responses]
+
+
+class Tokenizer:
+    """Encodes a problem as its number, and decodes a response as its last token."""
+
+    eos_token_id = 0
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[1000 + int(text)] for text in texts]}
+
+    def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
+        return [str(row[-1]) for row in rows]
+
+
+POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None)
+
+
+@dataclass
+class FakeEngine:
+    """Samples a token of each response at a time, or finishes groups at random.
+
+    Attributes:
+        respond: Responses to a request.
+        room: Number of groups sampled at a time.
+        honours: Whether it ends the groups that are cancelled.
+        order: Seed of a random order in which groups finish; None finishes each after as much time as it has tokens.
+        pause: Seconds of a step; without one, sampling takes no time, and grading is always late.
+        seen: Seeds of all requests taken.
+        closed: Number of calls that were ended.
+    """
+
+    respond: Responses = unrelated
+    room: int = 4
+    honours: bool = True
+    order: int | None = None
+    pause: float = 0.0
+    seen: list[int] = field(default_factory=list)
+    closed: int = 0
+
+    def sync(self, policy: SampledPolicy) -> None: ...
+
+    def release(self) -> None: ...
+
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+        source, taken = iter(requests), 0
+        running: dict[int, Request] = {}
+        left: dict[int, int] = {}
+        chance = random.Random(self.order)
+        try:
+            while True:
+                for index in [index for index in running if self.honours and index in cancelled]:
+                    del running[index]
+                while len(running) < self.room and (request := next(source, None)) is not None:
+                    running[taken], left[taken] = request, self.respond(request.seed)[0]
+                    taken += 1
+                    self.seen.append(request.seed)
+                if not running:
+                    return
+                time.sleep(self.pause)
+                tokens = min(left[index] for index in running)  # up to the next group that finishes
+                for index in running:
+                    left[index] -= tokens
+                done = [index for index in running if left[index] == 0]
+                if self.order is not None:
+                    left = dict.fromkeys(running, 1)
+                    done = chance.sample(sorted(running), chance.randint(0, len(running)))
+                groups = [FinishedGroup(index, self._rollouts(running.pop(index))) for index in done]
+                yield SamplingStep(K * len(groups), K * tokens * (len(running) + len(done)), groups)
+        finally:
+            self.closed += 1
+
+    def _rollouts(self, request: Request) -> list[Rollout]:
+        length, correct = self.respond(request.seed)
+        return [
+            Rollout(array("i", [7] * (length - 1) + [int(right)]), array("f", [-1.0] * length), "stop")
+            for right in correct
+        ]
+
+
+def make_data(engine: FakeEngine, prompts: int = 60, **settings: Any) -> RolloutDataModule:
+    settings = {
+        "filter": PositiveRatioFilter(t_easy=0.5, t_master=0.8),
+        "cleaning": Cleaning(duplicates="keep", conflicts="keep"),
+        "template": PromptTemplate("{problem}", chat=False),
+        "reward": LastToken(),
+        "sampling": SAMPLING,
+        "group_size": K,
+        "prompts_per_iteration": 5,
+        "prompts_per_update": 5,
+        "max_draws_per_iteration": 50,
+        **settings,
+    }
+    data = RolloutDataModule(problems=[Numbers(prompts)], engine=engine, **settings)
+    data.connect(POLICY)
+    data.setup("fit")
+    return data
+
+
+def iterations(data: RolloutDataModule, count: int) -> list[IterationBatch]:
+    batches = iter(data.train_dataloader())
+    return [next(batches) for _ in range(count)]
+
+
+@dataclass
+class Expected:
+    """What an iteration must have, by the algorithm alone."""
+
+    kept: list[str]
+    counted: list[str]
+    mastered: set[str]
+
+
+def brute_force(respond: Responses, wanted: int, count: int, prompts: int, seed: int = 0) -> list[Expected]:
+    """Iterations in one process, one prompt after the other until enough groups are kept, within one epoch.
+
+    Nothing is drawn in advance or cancelled, so that a prompt that is not needed is simply the next one.
+    """
+    pool = make_data(FakeEngine(), prompts, seed=seed).pool
+    pool.start_iteration()
+    order = iter(pool.draw(prompts))
+    result = []
+    for iteration in range(1, count + 1):
+        expected = Expected([], [], set())
+        while len(expected.kept) < wanted:
+            name = f"p{next(order)}"
+            _, correct = respond(_seed(f"seed {seed}, iteration {iteration}", name))
+            rho = sum(correct) / K
+            expected.counted.append(name)
+            if rho > 0.8:
+                expected.mastered.add(name)
+            elif 0 < rho <= 0.5:
+                expected.kept.append(name)
+        result.append(expected)
+    return result
+
+
+TIMING = ("tail_seconds", "wait_seconds", "responses_discarded")
+"""Figures that depend on timing."""
+
+
+def figures(batch: IterationBatch) -> dict[str, float]:
+    """The figures that must be equal in equal runs."""
+    return {name: value for name, value in batch.metrics().items() if name not in TIMING}
+
+
+def names(groups: Iterable[Any]) -> list[str]:
+    return [group.prompt.problem.id for group in groups]
+
+
+# ---- ranks as threads -----------------------------------------------------------------------------------------------
+
+
+class Ranks:
+    """Runs work on several ranks, each a thread of this process, with an exchange like that of torch."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self._rank = threading.local()
+        self._barrier = threading.Barrier(world, timeout=60)
+        self._slots: list[Any] = [None] * world
+
+    def gather(self, envelopes: list[Any], value: Any, group: Any = None) -> None:
+        self._slots[self._rank.number] = value
+        self._barrier.wait()
+        envelopes[:] = self._slots
+        self._barrier.wait()
+
+    def run(self, work: Callable[[int], Any]) -> list[Any]:
+        results: list[Any] = [None] * self.world
+
+        def on_rank(rank: int) -> None:
+            self._rank.number = rank
+            try:
+                results[rank] = work(rank)
+            except BaseException as error:
+                results[rank] = error
+                self._barrier.abort()
+
+        threads = [threading.Thread(target=on_rank, args=(rank,)) for rank in range(self.world)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, threading.BrokenBarrierError):
+                raise result
+        return results
+
+    @contextmanager
+    def connected(self, board: "distributed.Board | None") -> Iterator[None]:
+        """Makes this process look like the ranks of a run; the grading threads ask for nothing of this."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "is_initialized", lambda: True)
+            patch.setattr(dist, "get_rank", lambda: self._rank.number)
+            patch.setattr(dist, "get_world_size", lambda: self.world)
+            patch.setattr(dist, "all_gather_object", self.gather)
+            patch.setattr(distributed, "_control_group", lambda: None)
+            patch.setattr(distributed, "_board", board)
+            yield
+
+
+class MemoryStore:
+    """A store in memory, with what the board uses of torch's."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def append(self, key: str, value: str) -> None:
+        with self._lock:
+            self.values[key] = self.values.get(key, "") + value
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+    def get(self, key: str) -> bytes:
+        return self.values[key].encode()
+
+    def delete_key(self, key: str) -> bool:
+        return self.values.pop(key, None) is not None
