@@ -1,0 +1,1 @@
+"""Peak memory of an update, and of the ways to get log-probabilities without all logits."""

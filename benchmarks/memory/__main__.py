@@ -1,0 +1,119 @@
+"""`python -m benchmarks.memory`: peak memory of an update and of the output projection."""
+
+import math
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jsonargparse import ArgumentParser
+
+from benchmarks.machine import describe
+from benchmarks.markdown import table
+from benchmarks.memory.head import ways
+from benchmarks.memory.point import HeadPoint, Layout, UpdatePoint, measure_apart
+
+Part = Literal["head", "length", "vocabulary"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Largest relative difference of a gradient from the exact one that is still due to rounding."""
+
+
+def memory(
+    parts: tuple[Part, ...] = ("head", "length", "vocabulary"),
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    head_tokens: int = 2048,
+    head_hidden: int = 512,
+    lengths: tuple[int, ...] = (128, 512, 2048),
+    vocabularies: tuple[int, ...] = (512, 32000, 151936),
+    output: Path | None = None,
+) -> str:
+    """Measures peak memory and time, each point in a process of its own.
+
+    On a CPU, memory is the growth of the peak of resident memory; on a GPU, that of the memory which torch allocates.
+    Weights and gradients of the model are there before, and not counted; the gradient of the output projection is.
+
+    Args:
+        parts: Tables to make: `head` compares ways to get log-probabilities, `length` and `vocabulary` compare layouts
+            of an update.
+        device: Device to run on.
+        dtype: Data type of the states and weights of the table `head`.
+        head_tokens: Number of response tokens of the table `head`.
+        head_hidden: Size of the hidden states of the table `head`.
+        lengths: Lengths of the longest response, in tokens, of the table `length`.
+        vocabularies: Sizes of the vocabulary of the table `vocabulary`; the largest is that of the table `head`.
+        output: Path of a Markdown file to write as well.
+
+    Returns:
+        The tables, in Markdown.
+    """
+    text = [f"Machine: {describe()}"]
+    if "head" in parts:
+        text.append(head_table(head_tokens, head_hidden, max(vocabularies), dtype, device))
+    if "length" in parts:
+        points = {f"{length:,}": (length, vocabularies[len(vocabularies) // 2]) for length in lengths}
+        text.append(layouts_table("longest response", points, device))
+    if "vocabulary" in parts:
+        points = {f"{size:,}": (lengths[len(lengths) // 2], size) for size in vocabularies}
+        text.append(layouts_table("vocabulary", points, device))
+    report = "\n\n".join(text)
+    print(report)
+    if output is not None:
+        output.write_text(report + "\n")
+    return report
+
+
+def head_table(tokens: int, hidden: int, vocabulary: int, dtype: str, device: str) -> str:
+    """Ways to get log-probabilities, and which of them can serve an objective that couples responses."""
+    rows = []
+    for key, way in ways(torch.device(device)).items():
+        if way.skip:
+            rows.append([way.title, "", "", way.skip])
+            continue
+        figures = measure_apart(HeadPoint(key, tokens, hidden, vocabulary, dtype, device))
+        rows.append([way.title, *_cost(figures), verdict(figures["error"])])
+    title = (
+        f"Output projection, forward and backward: {tokens:,} tokens, hidden size {hidden:,}, vocabulary "
+        f"{vocabulary:,}, {dtype} on {device}. A way serves an objective that couples responses if its gradient is "
+        "right for arbitrary weights on the tokens, given after the forward pass."
+    )
+    return f"{title}\n\n{table(['way', 'peak memory', 'seconds', 'serves coupled responses'], rows)}"
+
+
+def verdict(error: float) -> str:
+    """Whether a way serves objectives that couple responses, from the relative error of its gradient."""
+    if math.isinf(error):
+        return "no: one scalar"
+    return f"yes (error {error:.0e})" if error <= TOLERANCE["float32"] else f"no: WRONG GRADIENT, error {error:.0e}"
+
+
+def layouts_table(name: str, points: dict[str, tuple[int, int]], device: str) -> str:
+    """Layouts of an update at several points, each a length of the longest response and a size of the vocabulary."""
+    header = [name, *(f"{layout}: {what}" for layout in LAYOUTS for what in ("memory", "seconds"))]
+    rows = []
+    for label, (length, vocabulary) in points.items():
+        costs = [_cost(measure_apart(UpdatePoint(layout, length, vocabulary, device=device))) for layout in LAYOUTS]
+        rows.append([label, *(cell for cost in costs for cell in cost)])
+    length, vocabulary = next(iter(points.values()))
+    shape = UpdatePoint("packed", length, vocabulary)
+    fixed = f"vocabulary {vocabulary:,}" if name != "vocabulary" else f"longest response {length:,} tokens"
+    title = (
+        f"One update in one pass: {shape.groups} prompts of {shape.prompt_tokens} tokens, {shape.group_size} responses "
+        f"each, from an eighth of the longest to the longest; hidden size {shape.hidden}, {shape.layers} layers, "
+        f"{fixed}, float32 on {device}. `naive` holds the logits of all positions."
+    )
+    return f"{title}\n\n{table(header, rows)}"
+
+
+def _cost(figures: dict[str, float]) -> tuple[str, str]:
+    return f"{figures['bytes'] / 2**20:,.0f} MiB", f"{figures['seconds']:.3f}"
+
+
+def main() -> None:
+    parser = ArgumentParser(description=memory.__doc__)
+    parser.add_function_arguments(memory)
+    memory(**parser.parse_args().as_dict())
+
+
+if __name__ == "__main__":
+    main()
