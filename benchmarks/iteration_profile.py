@@ -70,9 +70,8 @@ def iteration_profile(case: str = "demo-forced") -> None:
     if chosen is None:
         raise UserError(f"--case: no case {case}; choose of {', '.join(each.name for each in CASES)}")
     parts = profiled(chosen)
-    print(
-        f"{case}, {torch.get_num_threads()} threads\n\n| part | seconds | kind of operation | share |\n|---|---|---|---|"
-    )
+    print(f"{case}, {torch.get_num_threads()} threads\n")
+    print("| part | seconds | kind of operation | share |\n|---|---|---|---|")
     for part, profiler in parts.profiles.items():
         times: Counter[str] = Counter()
         events: list[Any] = list(profiler.key_averages())

@@ -4,10 +4,8 @@ import os
 import sys
 import threading
 
-from omegaconf.errors import OmegaConfBaseException
-
 from rence_lightning.cli.commands import find_command
-from rence_lightning.errors import exit_code, explanation, one_line
+from rence_lightning.errors import exit_code, explanation
 
 
 def main(args: list[str] | None = None) -> None:
@@ -27,9 +25,6 @@ def run(args: list[str] | None) -> int:
     arguments = sys.argv[1:] if args is None else args
     try:
         find_command(arguments)(arguments[1:])
-    except OmegaConfBaseException as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
     except (Exception, KeyboardInterrupt) as error:
         if _is_rank_zero() and (text := explanation(error)):
             print(text, file=sys.stderr)

@@ -1,5 +1,7 @@
 """Evaluation: benchmarks, samples of a policy on them, and figures computed from these samples."""
 
+from typing import TYPE_CHECKING, Any
+
 from rence_lightning.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFile, load_benchmark
 from rence_lightning.evaluation.comparison import (
     Difference,
@@ -8,13 +10,13 @@ from rence_lightning.evaluation.comparison import (
     comparison_table,
     settings_that_differ,
 )
-from rence_lightning.evaluation.metrics import BenchmarkMetrics, macro_average, score_problems
 from rence_lightning.evaluation.record import (
     Evaluation,
     Results,
     append_evaluation,
     evaluation_table,
     forget_evaluations_after,
+    macro_average,
     read_evaluations,
 )
 from rence_lightning.evaluation.samples import (
@@ -27,6 +29,9 @@ from rence_lightning.evaluation.samples import (
     iteration_of,
 )
 from rence_lightning.evaluation.votes import SameAnswers, votes
+
+if TYPE_CHECKING:
+    from rence_lightning.evaluation.metrics import BenchmarkMetrics, score_problems
 
 __all__ = [
     "BENCHMARKS",
@@ -57,3 +62,12 @@ __all__ = [
     "settings_that_differ",
     "votes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the metric when it is first used: torchmetrics takes seconds, and a comparison or a report needs none."""
+    if name in ("BenchmarkMetrics", "score_problems"):
+        from rence_lightning.evaluation import metrics
+
+        return getattr(metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

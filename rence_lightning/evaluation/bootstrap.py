@@ -1,8 +1,9 @@
 """Confidence intervals by resampling problems: the k responses to one problem are correlated and stay together."""
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -11,7 +12,7 @@ CHUNK = 2**22
 """Largest number of counts that are in memory at a time (32 MiB)."""
 
 
-def resampled_means(values: Tensor, seed: int = 0) -> Tensor:
+def resampled_means(values: Floats, seed: int = 0) -> Floats:
     """Means over problems drawn with replacement.
 
     Shares of k responses take few distinct values, whatever the number of problems. How often each of them occurs in a
@@ -23,9 +24,9 @@ def resampled_means(values: Tensor, seed: int = 0) -> Tensor:
         seed: Seed of the random draws; equal seeds give equal results.
 
     Returns:
-        The mean of each resample, `(RESAMPLES,)` float64.
+        The mean of each resample, `(RESAMPLES,)`.
     """
-    levels, counts = np.unique(values.double().cpu().numpy(), return_counts=True)
+    levels, counts = np.unique(values, return_counts=True)
     generator = np.random.default_rng(seed)
     means = np.empty(RESAMPLES)
     chunk = max(1, CHUNK // len(levels))
@@ -33,11 +34,10 @@ def resampled_means(values: Tensor, seed: int = 0) -> Tensor:
         size = min(chunk, RESAMPLES - start)
         drawn = generator.multinomial(len(values), counts / len(values), size=size)
         means[start : start + size] = (drawn * levels).sum(axis=1) / len(values)
-    return torch.from_numpy(means)
+    return means
 
 
-def interval(means: Tensor) -> tuple[float, float]:
+def interval(means: Floats) -> tuple[float, float]:
     """The percentile interval of resampled means, at confidence level `LEVEL`."""
-    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, tails).tolist()
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return low, high

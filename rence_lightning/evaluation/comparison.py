@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import torch
+import numpy as np
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation.bootstrap import RESAMPLES, interval, resampled_means
+from rence_lightning.evaluation.bootstrap import RESAMPLES, Floats, interval, resampled_means
 from rence_lightning.evaluation.samples import EvaluatedProblem, SampleFolder, find_samples
 
 
@@ -61,13 +60,13 @@ def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
         )
     shares = {name: _paired(name, first, second) for name in names}
     result: dict[str, Difference] = {}
-    resampled: list[Tensor] = []
+    resampled: list[Floats] = []
     for number, (name, (a, b)) in enumerate(shares.items()):
         # A seed for each benchmark: the macro average needs independent draws.
         resampled.append(resampled_means(b - a, seed=number))
         result[name] = _difference(a, b, resampled[-1])
     if len(names) > 1:
-        low, high = interval(torch.stack(resampled).mean(dim=0))
+        low, high = interval(np.mean(resampled, axis=0))
         rows = list(result.values())
         result[MACRO] = Difference(
             sum(row.problems for row in rows),
@@ -81,12 +80,12 @@ def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
     return result
 
 
-def _difference(a: Tensor, b: Tensor, resampled: Tensor) -> Difference:
+def _difference(a: Floats, b: Floats, resampled: Floats) -> Difference:
     low, high = interval(resampled)
     return Difference(len(a), float(a.mean()), float(b.mean()), low, high, int((b > a).sum()), int((b < a).sum()))
 
 
-def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Tensor, Tensor]:
+def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Floats, Floats]:
     """The share of correct responses to each problem in both evaluations, `(problems,)` each."""
     one, other = first.read(name), second.read(name)
     asked = [{row.id: (row.problem, row.answer) for row in rows.values()} for rows in (one, other)]
@@ -99,8 +98,10 @@ def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Tenso
     return _shares(one, one), _shares(other, one)
 
 
-def _shares(rows: Mapping[str, EvaluatedProblem], order: Mapping[str, object]) -> Tensor:
-    return torch.tensor([fmean(s.correct for s in rows[key].samples) for key in order], dtype=torch.float64)
+def _shares(rows: Mapping[str, EvaluatedProblem], order: Mapping[str, object]) -> Floats:
+    counts = [(sum(sample.correct for sample in rows[key].samples), len(rows[key].samples)) for key in order]
+    correct, samples = np.array(counts, dtype=np.float64).reshape(-1, 2).T
+    return correct / samples
 
 
 def comparison_table(differences: Mapping[str, Difference], first: str, second: str) -> Table:

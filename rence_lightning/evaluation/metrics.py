@@ -1,10 +1,12 @@
 """The figures of one benchmark sampled k times: avg@k, pass@k, maj@k, and those that help to explain them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import comb
-from statistics import fmean
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -85,24 +87,20 @@ class BenchmarkMetrics(Metric):
             raise ValueError("no problem was evaluated")
         # Each problem once, in the benchmark's order: the figures do not depend, to the last bit, on how problems are
         # distributed over ranks.
-        rows = torch.tensor([int((index == number).nonzero()[0]) for number in index.unique(sorted=True)])
-        correct, votes = dim_zero_cat(self.correct)[rows].cpu(), dim_zero_cat(self.votes)[rows].cpu()
-        truncated, lengths = dim_zero_cat(self.truncated)[rows].cpu(), dim_zero_cat(self.lengths)[rows].cpu()
-        per_repeat = correct.double().mean(dim=0)
-        right = correct.sum(dim=1).tolist()
-        low, high = interval(resampled_means(correct.double().mean(dim=1)))
-        smaller = [2**power for power in range(1, self.repeats.bit_length()) if 2**power < self.repeats]
+        _, rows = np.unique(index.cpu().numpy(), return_index=True)
+        states = (self.correct, self.votes, self.truncated, self.lengths)
+        correct, votes, truncated, lengths = (dim_zero_cat(state).cpu().numpy()[rows] for state in states)
+        low, high = interval(resampled_means(correct.mean(axis=1)))
         return {
-            "avg": float(correct.double().mean()),
-            "std": float(per_repeat.std(correction=1)) if self.repeats > 1 else 0.0,
+            "avg": float(correct.mean()),
+            "std": float(correct.mean(axis=0).std(ddof=1)) if self.repeats > 1 else 0.0,
             "avg_low": low,
             "avg_high": high,
-            **{f"pass@{m}": fmean(pass_at(m, self.repeats, c) for c in right) for m in smaller},
-            "pass": fmean(c > 0 for c in right),
-            "maj": fmean(_majority(*row) for row in zip(correct.tolist(), votes.tolist(), strict=True)),
-            "boxed": float((votes >= 0).double().mean()),
-            "truncated": float(truncated.double().mean()),
-            "length": float(lengths.double().mean()),
+            **_pass_figures(correct.sum(axis=1), self.repeats),
+            "maj": float(majority_shares(correct, votes).mean()),
+            "boxed": float((votes >= 0).mean()),
+            "truncated": float(truncated.mean()),
+            "length": float(lengths.mean()),
         }
 
 
@@ -119,17 +117,18 @@ def score_problems(
     """
     repeats, numbers = len(problems[0].samples), range(rank, len(problems), world)
 
-    def table(value: Callable[[Sample], float], dtype: torch.dtype) -> Tensor:
-        rows = [[value(sample) for sample in problems[number].samples] for number in numbers]
-        return torch.tensor(rows, dtype=dtype, device=device).reshape(len(numbers), repeats)
+    def table(value: Callable[[Sample], float], dtype: Any) -> Tensor:
+        values = [value(sample) for number in numbers for sample in problems[number].samples]
+        # By way of NumPy, because torch takes several times as long to convert a list.
+        return torch.from_numpy(np.array(values, dtype=dtype).reshape(len(numbers), repeats)).to(device)
 
     metrics = BenchmarkMetrics(repeats).to(device or torch.device("cpu"))
     metrics.update(
         torch.tensor(list(numbers), device=device),
-        correct=table(lambda sample: sample.correct, torch.bool),
-        votes=table(lambda sample: sample.vote, torch.long),
-        truncated=table(lambda sample: sample.finish_reason == "length", torch.bool),
-        lengths=table(lambda sample: sample.tokens, torch.long),
+        correct=table(lambda sample: sample.correct, np.bool_),
+        votes=table(lambda sample: sample.vote, np.int64),
+        truncated=table(lambda sample: sample.finish_reason == "length", np.bool_),
+        lengths=table(lambda sample: sample.tokens, np.int64),
     )
     return {**metrics.compute(), "problems": float(len(problems))}
 
@@ -139,20 +138,41 @@ def pass_at(m: int, k: int, correct: int) -> float:
     return 1.0 - comb(k - correct, m) / comb(k, m)
 
 
-def _majority(correct: list[bool], votes: list[int]) -> float:
-    counts = {vote: votes.count(vote) for vote in votes if vote >= 0}
-    if not counts:
-        return 0.0
-    winners = [vote for vote, count in counts.items() if count == max(counts.values())]
-    return fmean(correct[votes.index(vote)] for vote in winners)
+def _pass_figures(right: NDArray[np.int64], k: int) -> dict[str, float]:
+    """pass@m for the powers of two below k, and pass@k as `pass`.
 
-
-def macro_average(results: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean of `avg` over benchmarks, each with the same weight whatever its number of problems.
-
-    Raises:
-        ValueError: `results` is empty.
+    Args:
+        right: Number of correct responses to each problem, `(problems,)`.
+        k: Number of responses to each problem.
     """
-    if not results:
-        raise ValueError("no benchmark was evaluated")
-    return fmean(result["avg"] for result in results.values())
+    smaller = [2**power for power in range(1, k.bit_length()) if 2**power < k]
+    # The chance depends on the number of correct responses alone, so that a table has it for all problems.
+    tables = {m: np.array([pass_at(m, k, correct) for correct in range(k + 1)]) for m in smaller}
+    return {
+        **{f"pass@{m}": float(table[right].mean()) for m, table in tables.items()},
+        "pass": float((right > 0).mean()),
+    }
+
+
+def majority_shares(correct: NDArray[np.bool_], votes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of the most frequent answers to each problem that are correct; 0 for a problem without any answer.
+
+    Args:
+        correct: Whether each response's answer is correct, `(problems, repeats)`.
+        votes: Number of each response's answer, as in `BenchmarkMetrics.update`, `(problems, repeats)`.
+
+    Returns:
+        A share for each problem, `(problems,)`.
+    """
+    problems = len(votes)
+    voter = votes.ravel() >= 0
+    problem = np.repeat(np.arange(problems), votes.shape[1])[voter]
+    # Numbers of answers may be of any size, and a pair of problem and answer must fit in 64 bits.
+    names, answer = np.unique(votes.ravel()[voter], return_inverse=True)
+    _, first, count = np.unique(problem * len(names) + answer, return_index=True, return_counts=True)
+    problem, right = problem[first], correct.ravel()[voter][first]
+    most = np.zeros(problems, dtype=count.dtype)
+    np.maximum.at(most, problem, count)
+    winner = count == most[problem]
+    winners = np.bincount(problem[winner], minlength=problems)
+    return np.bincount(problem[winner & right], minlength=problems) / np.maximum(winners, 1)

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation.metrics import macro_average
 from rence_lightning.evaluation.samples import SampleFolder
 
 Results = Mapping[str, Mapping[str, float]]
@@ -91,6 +90,17 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         # No ±: the std of a mean over benchmarks is not the mean of their stds.
         table.add_row("macro average", _percent(macro_average(results)), *([""] * interval), *means, style="bold")
     return table
+
+
+def macro_average(results: Results) -> float:
+    """The mean of `avg` over benchmarks, each with the same weight whatever its number of problems.
+
+    Raises:
+        ValueError: `results` is empty.
+    """
+    if not results:
+        raise ValueError("no benchmark was evaluated")
+    return fmean(result["avg"] for result in results.values())
 
 
 def append_evaluation(path: Path, iteration: int, results: Results) -> None:

@@ -20,24 +20,26 @@ def votes(scores: Sequence[Score], same: SameAnswers) -> list[int]:
     Returns:
         A number for each response, counted from 0 in the order in which answers first occur; -1 for no answer.
     """
-    answers: list[tuple[str, bool]] = []
-    numbers = []
+    numbers: dict[str | None, int] = {}  # by spelling; all correct answers under None
+    incorrect: dict[int, str] = {}  # the first spelling of each incorrect answer
+    result = []
     for score in scores:
         if score.answer is None:
-            numbers.append(-1)
+            result.append(-1)
             continue
-        equal = [number for number, (_, correct) in enumerate(answers) if correct == score.correct]
-        if not score.correct:
-            equal = _equal(score.answer, {number: answers[number][0] for number in equal}, same)
-        if not equal:
-            answers.append((score.answer, score.correct))
-        numbers.append(equal[0] if equal else len(answers) - 1)
-    return numbers
+        spelling = None if score.correct else score.answer
+        if spelling not in numbers:
+            new = 1 + max(numbers.values(), default=-1)
+            if spelling is None:
+                numbers[spelling] = new
+            else:
+                numbers[spelling] = _first_equal(spelling, incorrect, same, new)
+                incorrect.setdefault(numbers[spelling], spelling)
+        result.append(numbers[spelling])
+    return result
 
 
-def _equal(answer: str, others: dict[int, str], same: SameAnswers) -> list[int]:
-    """The numbers of the other answers that equal this one."""
+def _first_equal(answer: str, others: dict[int, str], same: SameAnswers, otherwise: int) -> int:
+    """The number of the first of the other answers that equals this one, or `otherwise` where none does."""
     verdicts = same([(other, answer) for other in others.values()]) if others else []
-    return [
-        number for (number, other), verdict in zip(others.items(), verdicts, strict=True) if verdict or other == answer
-    ]
+    return next((number for number, verdict in zip(others, verdicts, strict=True) if verdict), otherwise)

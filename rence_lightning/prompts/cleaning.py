@@ -116,6 +116,19 @@ def _detail(each: Dropped, kept: bool) -> dict[str, Any]:
     return detail
 
 
+@dataclass(frozen=True)
+class _Copies:
+    """The problems with the same normal form.
+
+    Attributes:
+        positions: Their positions, ascending.
+        conflict: Whether their answers differ.
+    """
+
+    positions: list[int]
+    conflict: bool
+
+
 class Cleaning:
     """Leaves out training problems before a run begins.
 
@@ -149,12 +162,16 @@ class Cleaning:
             UserError: Nothing is left.
         """
         index = OverlapIndex(held_out)
-        copies = self._copies(problems)
+        forms = [normal_form(each.problem) if self._in_script(each.problem) else None for each in problems]
+        copies = _copies(problems, forms)
         kept: list[int] = []
         dropped: list[Dropped] = []
         reported: list[Dropped] = []
         for position, problem in enumerate(problems):
-            judged = self._judge(position, problem, problems, copies, index)
+            form = forms[position]
+            judged = (
+                Dropped(problem, "script") if form is None else self._judge(position, problems, copies[form], index)
+            )
             if judged is None:
                 kept.append(position)
             elif judged.reason == "contaminated" and self.contaminated == "keep":
@@ -167,31 +184,15 @@ class Cleaning:
             raise UserError(f"data.cleaning: none of the {len(problems)} training problems is left ({counts})")
         return Cleaned(kept, dropped, reported)
 
-    def _copies(self, problems: Sequence[Problem]) -> dict[str, list[int]]:
-        """Positions of the problems in the wanted script, by normal form."""
-        copies: defaultdict[str, list[int]] = defaultdict(list)
-        for position, problem in enumerate(problems):
-            if self._in_script(problem.problem):
-                copies[normal_form(problem.problem)].append(position)
-        return copies
-
     def _judge(
-        self,
-        position: int,
-        problem: Problem,
-        problems: Sequence[Problem],
-        copies: Mapping[str, Sequence[int]],
-        index: OverlapIndex,
+        self, position: int, problems: Sequence[Problem], copies: _Copies, index: OverlapIndex
     ) -> Dropped | None:
-        if not self._in_script(problem.problem):
-            return Dropped(problem, "script")
-        group = copies[normal_form(problem.problem)]
-        others = [other for other in group if other != position]
-        answers = {_answer_form(problems[member].answer) for member in group}
-        if self.conflicts == "drop" and len(answers) > 1:
+        problem = problems[position]
+        if self.conflicts == "drop" and copies.conflict:
+            others = [other for other in copies.positions if other != position]
             return Dropped(problem, "conflict", _ids(problems, others))
-        if self.duplicates == "drop" and group[0] != position:
-            return Dropped(problem, "duplicate", _ids(problems, group[:1]))
+        if self.duplicates == "drop" and copies.positions[0] != position:
+            return Dropped(problem, "duplicate", _ids(problems, copies.positions[:1]))
         overlaps = tuple(index.find(problem.problem))
         return Dropped(problem, "contaminated", overlaps=overlaps) if overlaps else None
 
@@ -203,6 +204,19 @@ class Cleaning:
         letters = [name for name in names if not name.startswith(_MATHEMATICAL)]
         other = sum(not name.startswith(self.script) for name in letters)
         return other <= OTHER_LETTERS * len(letters)
+
+
+def _copies(problems: Sequence[Problem], forms: Sequence[str | None]) -> dict[str, _Copies]:
+    """The problems of each normal form; those without one are in another script."""
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for position, form in enumerate(forms):
+        if form is not None:
+            positions[form].append(position)
+    # Once for all copies: some data sets hold a hundred copies of each problem.
+    return {
+        form: _Copies(members, len({_answer_form(problems[member].answer) for member in members}) > 1)
+        for form, members in positions.items()
+    }
 
 
 def _answer_form(answer: str) -> str:

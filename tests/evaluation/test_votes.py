@@ -7,6 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import rence_lightning.evaluation
 from rence_lightning.evaluation import EvaluatedProblem, Sample, evaluated_problem, score_problems, votes
@@ -39,6 +41,40 @@ def test_correct_and_incorrect_answers_never_share_a_vote() -> None:
     """The verdicts decide, although the comparison finds these answers equal."""
     scores = [Score(0.1, False, "1/2"), Score(1.0, True, "2/4"), Score(0.1, False, "3/6"), Score(1.0, True, "0.5")]
     assert votes(scores, fractions_equal) == [0, 1, 0, 1]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([None, "1/2", "2/4", "0.5", "3", "3.0", "6/2", "4"]), st.booleans()), max_size=12
+    )
+)
+def test_votes_are_those_of_a_comparison_with_every_earlier_answer(
+    given_answers: list[tuple[str | None, bool]],
+) -> None:
+    scores = [Score(0.0, correct and answer is not None, answer) for answer, correct in given_answers]
+    expected: list[int] = []
+    for position, score in enumerate(scores):
+        equal = [
+            expected[earlier]
+            for earlier, other in enumerate(scores[:position])
+            if score.answer is not None and other.answer is not None and other.correct == score.correct
+            if score.correct or Fraction(other.answer) == Fraction(score.answer)
+        ]
+        expected.append(-1 if score.answer is None else equal[0] if equal else 1 + max(expected, default=-1))
+    assert votes(scores, fractions_equal) == expected
+
+
+def test_a_spelling_is_compared_once() -> None:
+    compared: list[tuple[str, str]] = []
+
+    def same(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        compared.extend(pairs)
+        return fractions_equal(pairs)
+
+    answers = ["1/2", "3", "1/2", "0.5", "3", "0.5", "1/2"]
+    assert votes([Score(0.1, False, answer) for answer in answers], same) == [0, 1, 0, 0, 1, 0, 0]
+    assert compared == [("1/2", "3"), ("1/2", "0.5"), ("3", "0.5")]
 
 
 def test_a_record_is_made_from_the_parts_of_a_group() -> None:

@@ -2,6 +2,7 @@
 
 from rence_lightning.cli.config_files import ConfigFiles
 from rence_lightning.cli.sections import check_sections
+from rence_lightning.errors import UserError, one_line
 
 
 def fit_command(arguments: list[str]) -> None:
@@ -22,6 +23,11 @@ def _run(command: str, arguments: list[str]) -> None:
     """
     files = ConfigFiles(arguments)
     check_sections(arguments, files)
+    from omegaconf.errors import OmegaConfBaseException
+
     from rence_lightning.cli.lightning_cli import CLI
 
-    CLI(command, arguments, files)
+    try:
+        CLI(command, arguments, files)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
