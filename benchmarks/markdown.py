@@ -1,6 +1,7 @@
 """Tables in Markdown."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def row(cells: Sequence[str]) -> str:
@@ -23,3 +24,10 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if any(len(cells) != len(titles) for cells in rows):
         raise ValueError(f"a row of the table does not have {len(titles)} cells")
     return "\n".join([header(titles), *map(row, rows)])
+
+
+def save(text: str, path: Path | None) -> None:
+    """Writes a report, where a path is given; its folder is created."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")

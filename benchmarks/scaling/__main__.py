@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import CLI
 
 from benchmarks.machine import describe
-from benchmarks.markdown import table
+from benchmarks.markdown import save, table
 from benchmarks.scaling.point import Point, measure_apart
 from benchmarks.versus_trl.timing import PARTS
 
@@ -59,8 +59,7 @@ def scaling(
                 measured[point] = measure_apart(point, iterations)
         sections.append(section(axis, sizes, [measured[point] for point in points]))
         print(f"\n{sections[-1]}", flush=True)
-    if output is not None:
-        output.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        save("\n\n".join(sections), output)
 
 
 def section(axis: str, sizes: Sequence[int], measured: Sequence[dict[str, float]]) -> str:

@@ -101,7 +101,7 @@ class DigitProblems(ProblemSource):
 
 
 def run(point: Point, iterations: int) -> list[IterationTime]:
-    """The times of so many iterations on this rank, after one that warms up."""
+    """The times of so many iterations, after one that warms up; nothing on other ranks than the first."""
     watch = Stopwatch()
     engine = TimedEngine(watch, max_sequences=512)
     data = RolloutDataModule(
@@ -126,9 +126,7 @@ def run(point: Point, iterations: int) -> list[IterationTime]:
             callbacks=[Clock(watch, engine)],
         )
         trainer.fit(RandomPolicy(point.config), data)
-        if not trainer.is_global_zero:
-            sys.exit()
-    return watch.times[1:]
+    return watch.times[1:] if trainer.is_global_zero else []
 
 
 def minima(times: Sequence[IterationTime]) -> dict[str, float]:
@@ -153,7 +151,8 @@ def measure_apart(point: Point, iterations: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(minima(run(Point(**json.loads(sys.argv[1])), int(sys.argv[2])))))
+    if times := run(Point(**json.loads(sys.argv[1])), int(sys.argv[2])):
+        print(json.dumps(minima(times)))
     if dist.is_initialized():
         disconnect()
         dist.destroy_process_group()

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import CLI
 
 from benchmarks.machine import describe, matrix_product_rate
-from benchmarks.markdown import header, row
+from benchmarks.markdown import header, row, save
 from benchmarks.versus_trl import ours
 from benchmarks.versus_trl.cases import CASES, Case
 from benchmarks.versus_trl.floor import iteration_flops
@@ -49,8 +49,7 @@ def versus_trl(
         new = compare(case, iterations // rounds, rounds)
         print("\n".join(new), flush=True)
         lines += new
-        if output is not None:
-            output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        save("\n".join(lines), output)
 
 
 def _check(cases: list[str] | None, iterations: int, rounds: int) -> list[Case]:

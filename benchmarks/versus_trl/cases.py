@@ -93,5 +93,5 @@ def problems(case: Case, iterations: int) -> list[tuple[str, str]]:
         data.pool.start_iteration()
         drawn += data.pool.draw(case.prompts)
     prompts = [data.prompts[index] for index in drawn]
-    texts = policy.tokenizer.batch_decode([prompt.token_ids for prompt in prompts])
+    texts = policy.tokenizer.batch_decode([list(prompt.token_ids) for prompt in prompts])
     return [(text, prompt.problem.answer) for text, prompt in zip(texts, prompts, strict=True)]
