@@ -17,7 +17,7 @@ def describe(distributions: Sequence[str] = ("torch", "transformers", "lightning
     versions = [f"{name} {found}" for name in distributions if (found := version(name)) is not None]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return (
-        f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}; "
+        f"{device}, cores: {os.cpu_count()}, threads: {torch.get_num_threads()}, {platform.system()}; "
         f"Python {platform.python_version()}, {', '.join(versions)}, rence_lightning {rence_lightning.__version__}."
     )
 

@@ -1,6 +1,7 @@
 """`python -m benchmarks.memory`: peak memory of an update and of the output projection."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +16,9 @@ from benchmarks.memory.point import HeadPoint, Layout, UpdatePoint, measure_apar
 
 Part = Literal["head", "length", "vocabulary"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+COPIES = 4
+"""Number of tensors of the size of all logits that a naive update holds at a time."""
+
 TOLERANCE = 1e-4
 """Largest relative difference of a float32 gradient from the exact one that is still due to rounding."""
 
@@ -25,7 +29,7 @@ def memory(
     dtype: Literal["float32", "bfloat16"] = "float32",
     head_tokens: int = 1024,
     head_hidden: int = 512,
-    lengths: tuple[int, ...] = (128, 512, 2048),
+    lengths: tuple[int, ...] = (64, 256, 1024),
     vocabularies: tuple[int, ...] = (512, 32000, 151936),
     output: Path | None = None,
 ) -> None:
@@ -90,17 +94,31 @@ def layouts_table(name: str, points: dict[str, tuple[int, int]], device: str) ->
     header = [name, *(f"{layout}: {what}" for layout in LAYOUTS for what in ("memory", "seconds"))]
     rows = []
     for label, (length, vocabulary) in points.items():
-        costs = [_cost(measure_apart(UpdatePoint(layout, length, vocabulary, device=device))) for layout in LAYOUTS]
-        rows.append([label, *(cell for cost in costs for cell in cost)])
+        points_of_row = [UpdatePoint(layout, length, vocabulary, device=device) for layout in LAYOUTS]
+        rows.append([label, *(cell for point in points_of_row for cell in _layout_cost(point))])
     length, vocabulary = next(iter(points.values()))
     shape = UpdatePoint("packed", length, vocabulary)
     fixed = f"vocabulary {vocabulary:,}" if name != "vocabulary" else f"longest response {length:,} tokens"
     title = (
-        f"One update in one pass: {shape.groups} prompts of {shape.prompt_tokens} tokens, {shape.group_size} responses "
-        f"each, from an eighth of the longest to the longest; hidden size {shape.hidden}, {shape.layers} layers, "
-        f"{fixed}, float32 on {device}. `naive` holds the logits of all positions."
+        f"One update in one pass: a prompt of {shape.prompt_tokens} tokens with {shape.group_size} responses, "
+        f"of an eighth to all of the longest's tokens; hidden size {shape.hidden}, {shape.layers} layers, {fixed}, "
+        f"float32 on {device}. `naive` holds the logits of all positions."
     )
     return f"{title}\n\n{table(header, rows)}"
+
+
+def _layout_cost(point: UpdatePoint) -> tuple[str, str]:
+    """Memory and seconds of a layout; one that would exhaust the machine's memory is not run."""
+    needed = COPIES * point.bytes_of_all_logits
+    if point.layout == "naive" and point.device == "cpu" and needed > free_memory():
+        return f"not run: about {needed / 2**30:,.0f} GiB", ""
+    return _cost(measure_apart(point))
+
+
+def free_memory() -> float:
+    """Bytes of main memory that are free, or infinity where the system does not say."""
+    names = ("SC_AVPHYS_PAGES", "SC_PAGE_SIZE")
+    return math.prod(os.sysconf(name) for name in names) if set(names) <= set(os.sysconf_names) else math.inf
 
 
 def _cost(figures: dict[str, float]) -> tuple[str, str]:

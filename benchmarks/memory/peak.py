@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+LONG = 15.0
+"""Seconds after which work is not repeated any more."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ def cost_of(work: Callable[[], object], device: torch.device, repeats: int) -> C
     Args:
         work: Function to measure. It must free what it allocates, except what it returns.
         device: Device that the memory is measured on.
-        repeats: Number of calls that are timed.
+        repeats: Largest number of calls that are timed; there are fewer of a call that takes long.
     """
     peak = (_peak_on_gpu if device.type == "cuda" else _peak_on_cpu)(work)
-    seconds = []
-    for _ in range(repeats):
+    seconds: list[float] = []
+    while len(seconds) < repeats and sum(seconds) < LONG:
         start = time.perf_counter()
         work()
         if device.type == "cuda":

@@ -89,7 +89,7 @@ class UpdatePoint:
     response_tokens: int
     vocabulary: int
     prompt_tokens: int = 64
-    groups: int = 2
+    groups: int = 1
     group_size: int = 8
     hidden: int = 64
     layers: int = 2
@@ -103,6 +103,12 @@ class UpdatePoint:
         # The first pass starts threads and allocates the gradients, which are not what differs between layouts.
         update.run(responses=[2] * self.group_size)
         return asdict(cost_of(lambda: update.run(self.lengths), device, REPEATS))
+
+    @property
+    def bytes_of_all_logits(self) -> int:
+        """Memory of the logits of all positions of a padded batch in float32."""
+        positions = self.groups * self.group_size * (self.prompt_tokens + self.response_tokens)
+        return 4 * positions * self.vocabulary
 
     @property
     def lengths(self) -> list[int]:

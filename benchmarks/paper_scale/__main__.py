@@ -2,14 +2,26 @@
 
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from jsonargparse import CLI
 
+from benchmarks.markdown import save, table
 from benchmarks.paper_scale.lengths import GROUP_SIZE, PROMPTS_PER_ITERATION, PROMPTS_PER_UPDATE, sampled_group
 from benchmarks.paper_scale.rollouts import Engines, Rollouts, draws_on_need, fixed_draws
 from benchmarks.paper_scale.updates import Work, packed_update, padded_update
 from rence_lightning.sampling.curriculum.draws import DrawSize
+
+UPDATE_TITLES = [
+    "tokens of a pass",
+    "planner",
+    "computed / real",
+    "scored / real",
+    "passes (ideal)",
+    "busiest rank / mean",
+]
+ROLLOUT_TITLES = ["slots of a rank", "draws", "draws an iteration", "seconds", "seconds if no slot were idle", "lost"]
 
 Planner = Callable[[Work, list[tuple[int, tuple[int, ...]]], int, int], None]
 
@@ -21,6 +33,7 @@ def paper_scale(
     tokens_per_second: float = 40.0,
     iterations: int = 10,
     seed: int = 0,
+    output: Path | None = None,
 ) -> None:
     """Replays the paper's lengths, 512 prompts of 8 responses an iteration, through planner and scheduler.
 
@@ -31,35 +44,50 @@ def paper_scale(
         tokens_per_second: Tokens per second of one response; seconds are in proportion to it.
         iterations: Number of iterations that are replayed.
         seed: Seed of the lengths.
+        output: Markdown file to which the tables are written as well.
     """
-    print(f"updates: {PROMPTS_PER_UPDATE} prompts x {GROUP_SIZE} responses on {ranks} ranks, {iterations} iterations\n")
-    print_row(
-        "tokens of a pass", "planner", "computed / real", "scored / real", "passes (ideal)", "busiest rank / mean"
+    header = f"{iterations} iterations of {PROMPTS_PER_ITERATION} prompts x {GROUP_SIZE} responses, {ranks} ranks"
+    of_updates = update_rows(budgets, ranks, iterations, seed)
+    of_rollouts = rollout_rows(slots, ranks, tokens_per_second, iterations, seed)
+    report = "\n\n".join(
+        [
+            f"Updates of {PROMPTS_PER_UPDATE} prompts; {header}.",
+            table(UPDATE_TITLES, of_updates),
+            f"Rollouts at {tokens_per_second:g} tokens/s a response; {header}.",
+            table(ROLLOUT_TITLES, of_rollouts),
+        ]
     )
-    print_row(*["---"] * 6)
+    print(report)
+    save(report, output)
+
+
+def update_rows(budgets: Sequence[int], ranks: int, iterations: int, seed: int) -> list[list[str]]:
+    """What updates compute: the padded planner against the project's, for each budget."""
     planners: dict[str, Planner] = {"padded": padded_update, "packed": packed_update}
+    rows = []
     for budget in budgets:
         for name, planner in planners.items():
             work = updates(planner, budget, ranks, iterations, seed)
-            print_row(
-                f"{budget:,}",
-                name,
-                f"{work.computed / work.real:.3f}",
-                f"{work.scored / work.real:.3f}",
-                f"{statistics.mean(work.passes):.1f} ({statistics.mean(work.ideal):.1f})",
-                f"{statistics.mean(work.busiest):.2f}",
-            )
-    print(f"\nrollouts: {PROMPTS_PER_ITERATION} groups on {ranks} ranks, {tokens_per_second:g} tokens/s a response\n")
-    print_row("slots of a rank", "draws", "draws an iteration", "seconds", "seconds if no slot were idle", "lost")
-    print_row(*["---"] * 6)
+            passes = f"{statistics.mean(work.passes):.1f} ({statistics.mean(work.ideal):.1f})"
+            shares = (work.computed / work.real, work.scored / work.real)
+            busiest = f"{statistics.mean(work.busiest):.2f}"
+            rows.append([f"{budget:,}", name, *(f"{share:.3f}" for share in shares), passes, busiest])
+    return rows
+
+
+def rollout_rows(
+    slots: Sequence[int], ranks: int, tokens_per_second: float, iterations: int, seed: int
+) -> list[list[str]]:
+    """How long rollouts take: draws of a fixed size against those that follow need, for each number of slots."""
+    rows = []
     for count in slots:
-        engines = Engines(ranks, count, tokens_per_second)
-        for name, measured in rollouts(engines, iterations, seed).items():
+        for name, measured in rollouts(Engines(ranks, count, tokens_per_second), iterations, seed).items():
             seconds = statistics.mean(each.seconds for each in measured)
             ideal = statistics.mean(each.ideal for each in measured)
             draws = statistics.mean(each.draws for each in measured)
             lost = f"{seconds - ideal:.0f} s ({1 - ideal / seconds:.0%})"
-            print_row(str(count), name, f"{draws:.1f}", f"{seconds:.0f}", f"{ideal:.0f}", lost)
+            rows.append([str(count), name, f"{draws:.1f}", f"{seconds:.0f}", f"{ideal:.0f}", lost])
+    return rows
 
 
 def updates(planner: Planner, budget: int, ranks: int, iterations: int, seed: int) -> Work:
@@ -80,11 +108,6 @@ def rollouts(engines: Engines, iterations: int, seed: int) -> dict[str, list[Rol
     draw, size = random.Random(seed), DrawSize(PROMPTS_PER_ITERATION)
     follows = [draws_on_need(lambda: sampled_group(draw), engines, size) for _ in range(iterations)]
     return {"of 512, the cache first": fixed, "follow need": follows}
-
-
-def print_row(*cells: str) -> None:
-    """Prints a row of a Markdown table."""
-    print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -59,11 +59,13 @@ def finish_times(groups: Sequence[Sampled], engines: Engines) -> list[float]:
     return times
 
 
-def draws_on_need(source: Callable[[], Sampled], engines: Engines, size: DrawSize) -> Rollouts:
+def draws_on_need(
+    source: Callable[[], Sampled], engines: Engines, size: DrawSize, wanted: int = PROMPTS_PER_ITERATION
+) -> Rollouts:
     """Draws whose size follows need, and that end when all groups up to the one that completes the batch are finished:
     what is sampled beyond it is cancelled as soon as it can no longer be in the batch."""
     seconds, tokens, kept, draws = 0.0, 0, 0, 0
-    while kept < PROMPTS_PER_ITERATION:
+    while kept < wanted:
         groups = [source() for _ in range(size.next())]
         times, counted = finish_times(groups, engines), 0
         for group in groups:
@@ -71,7 +73,7 @@ def draws_on_need(source: Callable[[], Sampled], engines: Engines, size: DrawSiz
             kept += group.kept
             tokens += sum(group.responses)
             size.record(group.kept)
-            if kept == PROMPTS_PER_ITERATION:
+            if kept == wanted:
                 break
         seconds += max(times[:counted])
         draws += 1
@@ -79,16 +81,18 @@ def draws_on_need(source: Callable[[], Sampled], engines: Engines, size: DrawSiz
     return Rollouts(seconds, engines.seconds(tokens), draws)
 
 
-def fixed_draws(source: Callable[[], Sampled], engines: Engines, cached: int, draw: int) -> tuple[Rollouts, int]:
+def fixed_draws(
+    source: Callable[[], Sampled], engines: Engines, cached: int, draw: int, wanted: int = PROMPTS_PER_ITERATION
+) -> tuple[Rollouts, int]:
     """Draws of a fixed size, each of which all ranks wait for, and before them one of the cached prompts alone; also
     returns the number of kept groups that are left over, whose prompts are cached."""
     seconds, tokens, kept, draws = 0.0, 0, 0, 0
-    while kept < PROMPTS_PER_ITERATION:
+    while kept < wanted:
         groups = [source() for _ in range(cached if cached and not draws else draw)]
         seconds += max(finish_times(groups, engines))
         for group in groups:
-            if kept < PROMPTS_PER_ITERATION:
+            if kept < wanted:
                 tokens += sum(group.responses)
             kept += group.kept
         draws += 1
-    return Rollouts(seconds, engines.seconds(tokens), draws), kept - PROMPTS_PER_ITERATION
+    return Rollouts(seconds, engines.seconds(tokens), draws), kept - wanted

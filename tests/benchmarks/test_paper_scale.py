@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.paper_scale.lengths import Sampled
 from benchmarks.paper_scale.padded_planner import padded_passes
-from benchmarks.paper_scale.rollouts import Engines, finish_times
+from benchmarks.paper_scale.rollouts import Engines, draws_on_need, finish_times, fixed_draws
 from benchmarks.paper_scale.updates import Work, packed_update, padded_update
+from rence_lightning.sampling.curriculum.draws import DrawSize
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,8 +19,32 @@ ROOT = Path(__file__).parents[2]
 def test_slots_take_responses_in_the_order_of_the_draw() -> None:
     groups = [Sampled(1, (4, 2), True), Sampled(1, (1, 1), True), Sampled(1, (3, 3), True)]
     assert finish_times(groups, Engines(ranks=1, slots=2, rate=1.0)) == [4, 4, 7]
-    assert finish_times(groups, Engines(ranks=2, slots=2, rate=0.5)) == [8, 2, 12]
+    assert finish_times(groups, Engines(ranks=2, slots=2, rate=0.5)) == [8, 2, 14]
     assert Engines(2, 2, 0.5).seconds(12) == 6
+
+
+def groups_of(*kept: bool) -> Callable[[], Sampled]:
+    """Groups with one response of 1, 2, 3, .. tokens, kept as given."""
+    groups = iter([Sampled(1, (length,), each) for length, each in enumerate(kept, start=1)])
+    return lambda: next(groups)
+
+
+def test_draws_on_need_end_when_the_batch_is_known() -> None:
+    engines = Engines(ranks=1, slots=2, rate=1.0)
+    # The first draw gives one group after 1 + 3 s, the second another one after 5 s; its last group is cancelled.
+    source = groups_of(False, False, True, False, True, False)
+    measured = draws_on_need(source, engines, DrawSize(2, fixed=3), wanted=2)
+    assert (measured.seconds, measured.draws) == (4 + 5, 2)
+    assert measured.ideal == (1 + 2 + 3 + 4 + 5) / 2
+
+
+def test_fixed_draws_wait_for_all_and_cache_what_is_left() -> None:
+    engines = Engines(ranks=1, slots=2, rate=1.0)
+    source = groups_of(True, False, False, True, True)
+    # One cached prompt alone takes 1 s; then four groups of 2, 3, 4 and 5 tokens on two slots end after 3 + 5 s.
+    measured, left_over = fixed_draws(source, engines, cached=1, draw=4, wanted=2)
+    assert (measured.seconds, measured.draws, left_over) == (1 + 8, 2, 1)
+    assert measured.ideal == (1 + 2 + 3 + 4) / 2
 
 
 def test_padding_and_scoring_of_the_padded_planner() -> None:
