@@ -1,4 +1,4 @@
-"""The log of rollouts: the groups sampled up to the last one of each batch, with rewards and outcomes, as JSON Lines."""
+"""The log of rollouts: all groups up to the last of each batch, with rewards and outcomes, as JSON Lines."""
 
 import json
 
