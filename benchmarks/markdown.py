@@ -1,23 +1,33 @@
 """Tables in Markdown."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the others to the right.
+def row(cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def header(titles: Sequence[str]) -> str:
+    """The two lines above the rows of a table: its first column is aligned to the left, the others to the right."""
+    return "\n".join([row(titles), row([":---", *["---:"] * (len(titles) - 1)])])
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A whole table.
 
     Args:
-        header: Titles of the columns.
+        titles: Titles of the columns.
         rows: Cells, as many in each row as there are titles.
     """
-    widths = [max(3, *(len(row[column]) for row in (header, *rows))) for column in range(len(header))]
+    if any(len(cells) != len(titles) for cells in rows):
+        raise ValueError(f"a row of the table does not have {len(titles)} cells")
+    return "\n".join([header(titles), *map(row, rows)])
 
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
 
-    rule = [":" + "-" * (width - 1) if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join(line(cells) for cells in (header, rule, *rows))
+def save(text: str, path: Path | None) -> None:
+    """Writes a report, where a path is given; its folder is created."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")

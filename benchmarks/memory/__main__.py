@@ -1,33 +1,34 @@
 """`python -m benchmarks.memory`: peak memory of an update and of the output projection."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import CLI
 
 from benchmarks.machine import describe
-from benchmarks.markdown import table
+from benchmarks.markdown import save, table
 from benchmarks.memory.head import ways
 from benchmarks.memory.point import HeadPoint, Layout, UpdatePoint, measure_apart
 
 Part = Literal["head", "length", "vocabulary"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Largest relative difference of a gradient from the exact one that is still due to rounding."""
+TOLERANCE = 1e-4
+"""Largest relative difference of a float32 gradient from the exact one that is still due to rounding."""
 
 
 def memory(
     parts: tuple[Part, ...] = ("head", "length", "vocabulary"),
     device: Literal["cpu", "cuda"] = "cpu",
     dtype: Literal["float32", "bfloat16"] = "float32",
-    head_tokens: int = 2048,
+    head_tokens: int = 1024,
     head_hidden: int = 512,
     lengths: tuple[int, ...] = (128, 512, 2048),
     vocabularies: tuple[int, ...] = (512, 32000, 151936),
     output: Path | None = None,
-) -> str:
+) -> None:
     """Measures peak memory and time, each point in a process of its own.
 
     On a CPU, memory is the growth of the peak of resident memory; on a GPU, that of the memory which torch allocates.
@@ -43,24 +44,21 @@ def memory(
         lengths: Lengths of the longest response, in tokens, of the table `length`.
         vocabularies: Sizes of the vocabulary of the table `vocabulary`; the largest is that of the table `head`.
         output: Path of a Markdown file to write as well.
-
-    Returns:
-        The tables, in Markdown.
     """
-    text = [f"Machine: {describe()}"]
-    if "head" in parts:
-        text.append(head_table(head_tokens, head_hidden, max(vocabularies), dtype, device))
-    if "length" in parts:
-        points = {f"{length:,}": (length, vocabularies[len(vocabularies) // 2]) for length in lengths}
-        text.append(layouts_table("longest response", points, device))
-    if "vocabulary" in parts:
-        points = {f"{size:,}": (lengths[len(lengths) // 2], size) for size in vocabularies}
-        text.append(layouts_table("vocabulary", points, device))
-    report = "\n\n".join(text)
-    print(report)
-    if output is not None:
-        output.write_text(report + "\n")
-    return report
+    sections = [f"Machine: {describe()}"]
+    print(sections[0], flush=True)
+    middle, largest = vocabularies[len(vocabularies) // 2], max(vocabularies)
+    by_length = {f"{length:,}": (length, middle) for length in lengths}
+    by_vocabulary = {f"{size:,}": (lengths[len(lengths) // 2], size) for size in vocabularies}
+    tables: dict[Part, Callable[[], str]] = {
+        "head": lambda: head_table(head_tokens, head_hidden, largest, dtype, device),
+        "length": lambda: layouts_table("longest response", by_length, device),
+        "vocabulary": lambda: layouts_table("vocabulary", by_vocabulary, device),
+    }
+    for part in parts:
+        sections.append(tables[part]())
+        print(f"\n{sections[-1]}", flush=True)
+        save("\n\n".join(sections), output)
 
 
 def head_table(tokens: int, hidden: int, vocabulary: int, dtype: str, device: str) -> str:
@@ -84,7 +82,7 @@ def verdict(error: float) -> str:
     """Whether a way serves objectives that couple responses, from the relative error of its gradient."""
     if math.isinf(error):
         return "no: one scalar"
-    return f"yes (error {error:.0e})" if error <= TOLERANCE["float32"] else f"no: WRONG GRADIENT, error {error:.0e}"
+    return f"yes (error {error:.0e})" if error <= TOLERANCE else f"no: WRONG GRADIENT, error {error:.0e}"
 
 
 def layouts_table(name: str, points: dict[str, tuple[int, int]], device: str) -> str:
@@ -109,11 +107,5 @@ def _cost(figures: dict[str, float]) -> tuple[str, str]:
     return f"{figures['bytes'] / 2**20:,.0f} MiB", f"{figures['seconds']:.3f}"
 
 
-def main() -> None:
-    parser = ArgumentParser(description=memory.__doc__)
-    parser.add_function_arguments(memory)
-    memory(**parser.parse_args().as_dict())
-
-
 if __name__ == "__main__":
-    main()
+    CLI(memory, as_positional=False)

@@ -35,11 +35,17 @@ class Update:
             max_position_embeddings=65536,
             tie_word_embeddings=True,
         )
-        model = Qwen3ForCausalLM(config).to(device)
+        with device:
+            model = Qwen3ForCausalLM(config)
         self.policy = Policy(model, AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic"))
 
     def run(self, responses: list[int]) -> None:
-        """Forward and backward with a random weight on each response token; the gradients stay allocated.
+        """Forward and backward; the gradients stay allocated, and are set to zero."""
+        self.backward(responses)
+        self.policy.zero_grad(set_to_none=False)
+
+    def backward(self, responses: list[int]) -> None:
+        """Adds up the gradient of log-probabilities with a random weight on each response token.
 
         Args:
             responses: Lengths of the responses of each group.
@@ -49,7 +55,6 @@ class Update:
         weights = torch.randn(self.point.groups * sum(responses), generator=generator).to(self.device)
         values = self._naive(row) if self.point.layout == "naive" else self._scored(row)
         values.backward(weights)
-        self.policy.zero_grad(set_to_none=False)
 
     def _scored(self, row: PackedRow) -> Tensor:
         log_probs: Tensor = self.policy(row, packed=self.point.layout == "packed").log_probs

@@ -82,8 +82,8 @@ CASES = [
 ]
 
 
-def problems(case: Case, iterations: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """The problems that a run draws in so many iterations: prompt as text, answer, and the prompt's token ids."""
+def problems(case: Case, iterations: int) -> list[tuple[str, str]]:
+    """The problems that a run of this project draws in so many iterations: prompt as text, and answer."""
     policy = case.load()
     data = case.data(TransformersEngine())
     data.connect(policy)
@@ -93,5 +93,5 @@ def problems(case: Case, iterations: int) -> list[tuple[str, str, tuple[int, ...
         data.pool.start_iteration()
         drawn += data.pool.draw(case.prompts)
     prompts = [data.prompts[index] for index in drawn]
-    texts = policy.tokenizer.batch_decode([prompt.token_ids for prompt in prompts])
-    return [(text, each.problem.answer, each.token_ids) for text, each in zip(texts, prompts, strict=True)]
+    texts = policy.tokenizer.batch_decode([list(prompt.token_ids) for prompt in prompts])
+    return [(text, prompt.problem.answer) for text, prompt in zip(texts, prompts, strict=True)]

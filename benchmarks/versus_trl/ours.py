@@ -21,9 +21,11 @@ class TimedEngine(TransformersEngine):
         self.ended = 0.0
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
-        with self._watch.measures("generate"):
-            yield from super().generate(requests, cancelled)
-        self.ended = time.perf_counter()
+        try:
+            with self._watch.measures("generate"):
+                yield from super().generate(requests, cancelled)
+        finally:
+            self.ended = time.perf_counter()
 
 
 class Clock(OldPolicySnapshot):
@@ -38,8 +40,8 @@ class Clock(OldPolicySnapshot):
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         self._watch.add("reward", time.perf_counter() - self._engine.ended)
-        prompts = sum(len(group.prompt.token_ids) for group in batch.groups)
-        self._watch.count(prompts, sum(sum(group.lengths) for group in batch.groups))
+        tokens = sum(sum(group.lengths) for group in batch.groups)
+        self._watch.sampled((group.prompt.token_ids for group in batch.groups), tokens)
         with self._watch.measures("log-probs"):
             super().on_rollouts_end(trainer, module, batch)
 

@@ -1,7 +1,7 @@
 """The seconds of an iteration, in parts."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,14 +16,19 @@ class IterationTime:
         total: Seconds from the start of the iteration to that of the next.
         parts: Seconds of sampling, of the reward beyond sampling, and of log-probabilities before the first update;
             `train` is the rest.
-        prompt_tokens: Number of prompt tokens, each prompt counted once.
+        prompts: Token ids of the prompts that were sampled, each once, in ascending order.
         response_tokens: Number of response tokens.
     """
 
     total: float
     parts: dict[str, float]
-    prompt_tokens: int
+    prompts: tuple[tuple[int, ...], ...]
     response_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Number of prompt tokens, each prompt counted once."""
+        return sum(map(len, self.prompts))
 
 
 @dataclass
@@ -33,7 +38,8 @@ class Stopwatch:
     times: list[IterationTime] = field(default_factory=list)
     _started: float | None = None
     _parts: dict[str, float] = field(default_factory=dict)
-    _tokens: tuple[int, int] = (0, 0)
+    _prompts: tuple[tuple[int, ...], ...] = ()
+    _response_tokens: int = 0
 
     def start_iteration(self) -> None:
         """Ends the iteration at hand, if there is one, and starts the next."""
@@ -42,22 +48,24 @@ class Stopwatch:
             total = now - self._started
             parts = {part: self._parts.get(part, 0.0) for part in PARTS}
             parts["train"] = total - sum(self._parts.values())
-            self.times.append(IterationTime(total, parts, *self._tokens))
-        self._started, self._parts, self._tokens = time.perf_counter(), {}, (0, 0)
+            self.times.append(IterationTime(total, parts, self._prompts, self._response_tokens))
+        self._started, self._parts, self._prompts, self._response_tokens = time.perf_counter(), {}, (), 0
 
     end = start_iteration
 
     @contextmanager
     def measures(self, part: str) -> Iterator[None]:
-        """Adds the seconds of a block to a part of the iteration."""
+        """Adds the seconds of a block to a part of the iteration, also where the block is left early."""
         start = time.perf_counter()
-        yield
-        self.add(part, time.perf_counter() - start)
+        try:
+            yield
+        finally:
+            self.add(part, time.perf_counter() - start)
 
     def add(self, part: str, seconds: float) -> None:
         """Adds seconds to a part of the iteration."""
         self._parts[part] = self._parts.get(part, 0.0) + seconds
 
-    def count(self, prompt_tokens: int, response_tokens: int) -> None:
-        """Sets the tokens of the iteration."""
-        self._tokens = (prompt_tokens, response_tokens)
+    def sampled(self, prompts: Iterable[Sequence[int]], response_tokens: int) -> None:
+        """Sets what the iteration sampled: the token ids of its prompts, and the number of response tokens."""
+        self._prompts, self._response_tokens = tuple(sorted(map(tuple, prompts))), response_tokens

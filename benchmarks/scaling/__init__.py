@@ -1,0 +1,1 @@
+"""What the parts of an iteration cost as its sizes grow."""
