@@ -11,7 +11,8 @@ class RolloutBudget(Callback):
 
     Args:
         responses: Number of responses that training may sample. The last iteration is completed, so that a run can
-            sample more; `rollouts/responses_total` in metrics.csv is the actual number.
+            sample more; `rollouts/responses_total` in metrics.csv is the actual number. Responses that were begun after
+            the last one that a batch needed are not counted, because their number depends on timing.
     """
 
     def __init__(self, responses: int) -> None:

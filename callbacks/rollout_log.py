@@ -1,4 +1,4 @@
-"""The log of rollouts: all groups sampled, with rewards and outcomes, in one JSON Lines file for each iteration."""
+"""The log of rollouts: all groups up to the last of each batch, with rewards and outcomes, as JSON Lines."""
 
 import json
 

@@ -26,7 +26,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from rence_lightning.policy.load import load_policy
 from rence_lightning.prompts.arithmetic import Chain, boxed, draw_new_chain, held_out_chains, worked
-from rence_lightning.rollouts.engine import Rollout, Sampling
+from rence_lightning.rollouts.engine import Request, Rollout, Sampling
 from rence_lightning.rollouts.transformers import TransformersEngine
 from rence_lightning.text import last_boxed
 
@@ -243,7 +243,9 @@ def measure(folder: Path) -> Measurement:
 
     def sample(problems: int, group_size: int, temperature: float) -> list[list[Rollout]]:
         sampling = Sampling(temperature, max_response_tokens=MAX_RESPONSE_TOKENS)
-        return engine.generate(prompts[:problems], group_size, sampling, seeds=range(problems))
+        requests = [Request(prompt, group_size, sampling, seed) for seed, prompt in enumerate(prompts[:problems])]
+        groups = {group.index: group.rollouts for step in engine.generate(requests) for group in step.finished}
+        return [groups[index] for index in range(problems)]
 
     def answers(groups: list[list[Rollout]]) -> list[list[str | None]]:
         texts = [

@@ -8,19 +8,23 @@ evaluations/iteration-0000/
 Each problem is written as soon as it is graded, so that an interrupted evaluation can be continued.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation.votes import SameAnswers, votes
-from rence_lightning.prompts import Problem
-from rence_lightning.rewards import Score
-from rence_lightning.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from rence_lightning.prompts import Problem
+    from rence_lightning.rewards import Score
+    from rence_lightning.rollouts import Rollout  # not imported at run time: it loads torch, and `compare` needs none
 
 DESCRIPTION = "evaluation.json"
 

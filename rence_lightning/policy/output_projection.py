@@ -2,8 +2,10 @@
 
 The logits of all response tokens, `(response tokens, vocabulary)`, would be the first tensor to exceed the memory. They
 are computed in chunks, and where they are too many to keep, once more in the backward pass, which writes the gradient
-of a chunk over its logits. `benchmarks/memory.py` compares this with the library functions for the same purpose: those
-need the gradient of each token in the forward pass, where an objective that couples responses does not have it yet.
+of a chunk over its logits. `benchmarks/memory` compares this with the library functions for the same purpose. Most need
+the gradient of each token in the forward pass, where an objective that couples responses does not have it yet; torch's
+`linear_cross_entropy(reduction="none", options=...)` does not, but gives no entropy, computes logits in the type of
+the states, and always computes them twice.
 """
 
 from typing import Any, NamedTuple
@@ -99,7 +101,7 @@ class _TokenScores(torch.autograd.Function):
             d_logits = softmax.mul_(factor).scatter_add_(-1, targets[chunk].unsqueeze(-1), scale)
             torch.mm(d_logits, weight.to(dtype), out=d_states[chunk])
             if d_weight is not None:
-                d_weight.addmm_(d_logits.t(), states[chunk].to(dtype))
+                torch.addmm(d_weight, d_logits.t(), states[chunk].to(dtype), out=d_weight)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         # Autograd casts the gradients of weight and bias to their data types.

@@ -15,7 +15,6 @@ from rence_lightning.report.run_record import RunRecord, Series
 
 OUTCOMES = {
     "kept": ("kept and trained on", "#2a7f62"),
-    "cached": ("kept for the next iteration", "#8fc1a9"),
     "mastered": ("mastered, leaves the pool", "#4a6fa5"),
     "too_easy": ("too easy", "#a9bcd6"),
     "too_hard": ("too hard", "#c8553d"),

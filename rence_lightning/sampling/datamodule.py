@@ -64,36 +64,32 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             yield self._next_iteration()
 
     def _next_iteration(self) -> IterationBatch:
-        """Lines 2 to 18 of Algorithm 1."""
-        data, pool, costs = self._data, self._data.pool, TailCosts()
-        data.sampler.sync()  # pi_old <- pi_theta
+        """Lines 2 to 18 of Algorithm 1, whose numbers are in the comments."""
+        data, pool = self._data, self._data.pool
+        data.sampler.sync()  # 2: pi_old <- pi_theta
         pool.start_iteration()
         data.iteration += 1
-        batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)
-        for _ in range(data.max_draws_per_iteration):
-            drawn = pool.draw(data.draw_size.next()) if batch.missing else []  # the cached prompts first
+        batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)  # 3
+        costs, draws = TailCosts(), 0
+        while batch.missing and draws < data.max_draws_per_iteration:  # 4
+            drawn = pool.draw(data.draw_size.next())  # 5, 6: the cached prompts first
             if not drawn:
                 break
-            draw = self._sample(batch, [data.prompts[index] for index in drawn])
+            draw = self._sample(batch, [data.prompts[index] for index in drawn])  # 7 to 9
             for group in draw.groups:
-                data.responses_total += len(group.rollouts)
-                pool.record(group.prompt.index, group.correct)
-                data.draw_size.record(group.outcome is Outcome.KEPT)
-                if group.outcome is Outcome.MASTERED:
-                    pool.master(group.prompt.index)
-                batch.add(group)
-            pool.cache(drawn[len(draw.groups) :])
-            costs += draw.costs
+                data.record(group)
+                if group.outcome is Outcome.MASTERED:  # 10
+                    pool.master(group.prompt.index)  # 11
+                batch.add(group)  # 12, 13; the draw ends with the group that completes the batch: 17
+            pool.cache(drawn[len(draw.groups) :])  # 18
+            costs, draws = costs + draw.costs, draws + 1
         data.sampler.release()
-        data.draw_size.end_iteration()
         batch.responses_total = data.responses_total
-        batch.figures.update(pool.end_iteration(), prompts_cached=float(len(pool.cached)), **asdict(costs))
-        counts = calling(data.reward, "figures()", data.reward.figures)
-        batch.figures.update(zip(counts, sum_over_ranks(*counts.values()), strict=True))
+        batch.figures.update(data.end_iteration(), **asdict(costs))
         return batch
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> Draw:
-        """Lines 7 to 9 and 17: the groups of the prompts, judged, up to the one that completes the batch."""
+        """The groups of the prompts, judged, up to the one that completes the batch."""
         data, listener = self._data, self._listener
         if listener is not None:
             listener.on_draw(batch, len(prompts), data.group_size)
@@ -246,6 +242,19 @@ class RolloutDataModule(LightningDataModule):
         """One element per iteration. The engine samples the rollouts, so that no worker processes are needed."""
         # A separate generator: by default an iterator draws from the global one, which would differ after a resume.
         return DataLoader(RolloutDataset(self, listener), batch_size=None, num_workers=0, generator=torch.Generator())
+
+    def record(self, group: Group) -> None:
+        """Records a group that counts with what later draws depend on."""
+        self.responses_total += len(group.rollouts)
+        self.pool.record(group.prompt.index, group.correct)
+        self.draw_size.record(group.outcome is Outcome.KEPT)
+
+    def end_iteration(self) -> dict[str, float]:
+        """Adapts skipping and draws to the iteration; returns figures for the log, the same on every rank."""
+        self.draw_size.end_iteration()
+        figures = {**self.pool.end_iteration(), "prompts_cached": float(len(self.pool.cached))}
+        counts = calling(self.reward, "figures()", self.reward.figures)
+        return figures | dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
 
     def check_starved(self, batch: IterationBatch) -> None:
         """Ends the run where an iteration has no group to train on, unless every prompt is mastered.

@@ -1,6 +1,7 @@
 """A group: a prompt with its K sampled, graded responses. Training and evaluation sample groups in the same way."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -11,14 +12,34 @@ from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.curriculum import Outcome
 
 
+class Elsewhere:
+    """Stands for an array that another rank holds: only its length is known here.
+
+    Args:
+        length: Number of elements.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, _: object) -> NoReturn:
+        raise RuntimeError("the tokens of this group are on the rank that trains on it; here, only their number is")
+
+
 @dataclass
 class Group:
     """A prompt and its K responses.
 
+    An iteration samples gigabytes of tokens. During the updates, a rank holds those of the groups that it trains on; of
+    the others it knows lengths, rewards and positives (`let_go`).
+
     Attributes:
         prompt: Prompt x.
         rollouts: Responses y_1 .. y_K as token ids, with log-probabilities and finish reasons.
-        responses: Texts of the responses, without special tokens.
+        responses: Texts of the responses, without special tokens; empty texts once they are let go.
         scores: Rewards and verdicts of the responses.
         temperature: Sampling temperature of the responses.
         seed: Seed of an objective that draws at random; independent of the seed that the responses were sampled with.
@@ -55,6 +76,21 @@ class Group:
     def lengths(self) -> list[int]:
         """Number of tokens of each response."""
         return [len(rollout.token_ids) for rollout in self.rollouts]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this rank holds the tokens."""
+        return not any(isinstance(rollout.token_ids, Elsewhere) for rollout in self.rollouts)
+
+    def let_go(self) -> None:
+        """Frees the tokens and texts of a group that another rank trains on."""
+        lengths: list[Any] = [Elsewhere(len(rollout.token_ids)) for rollout in self.rollouts]
+        self.rollouts = [
+            replace(rollout, token_ids=length, log_probs=length)
+            for rollout, length in zip(self.rollouts, lengths, strict=True)
+        ]
+        self.responses = [""] * len(self.responses)
+        self.old_log_probs = lengths if self.old_log_probs else []
 
 
 def engine_log_probs(rollout: Rollout) -> Tensor:

@@ -15,11 +15,11 @@ from rence_lightning.sampling.groups import Group
 
 
 def pending_state(batch: IterationBatch) -> dict[str, Any]:
-    """The state that the remaining updates of an iteration depend on. Every rank must call it, because the
-    log-probabilities of pi_old are on the rank that trains on a group. Texts and answers are left out, because they are
-    in the log of the rollouts."""
-    mine = {index: group.old_log_probs for index, group in enumerate(batch.groups) if group.old_log_probs}
-    old_log_probs = {index: values for share in gather(mine) for index, values in share.items()}
+    """The state that the remaining updates of an iteration depend on. Every rank must call it, because the tokens of a
+    group are on the rank that trains on it. Texts and answers are left out: they are in the log of the rollouts."""
+    own = [index for index, group in enumerate(batch.groups) if group.is_here and group.old_log_probs]
+    mine = {index: _tokens(batch.groups[index]) for index in own}
+    tokens = {index: state for share in gather(mine) for index, state in share.items()}
     return {
         "iteration": batch.iteration,
         "prompts_per_update": batch.prompts_per_update,
@@ -27,7 +27,7 @@ def pending_state(batch: IterationBatch) -> dict[str, Any]:
         "responses_total": batch.responses_total,
         "summary": _numbers(batch.metrics()),
         "updates_done": [_numbers(figures) for figures in batch.updates_done],
-        "groups": [{**_state(group), "old_log_probs": old_log_probs[i]} for i, group in enumerate(batch.groups)],
+        "groups": [{**_state(group), **tokens[index]} for index, group in enumerate(batch.groups)],
     }
 
 
@@ -49,11 +49,18 @@ def _numbers(figures: dict[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
+def _tokens(group: Group) -> dict[str, Any]:
+    """What only the rank holds that trains on the group."""
+    return {
+        "token_ids": [torch.tensor(rollout.token_ids, dtype=torch.int32) for rollout in group.rollouts],
+        "log_probs": [torch.tensor(rollout.log_probs, dtype=torch.float32) for rollout in group.rollouts],
+        "old_log_probs": group.old_log_probs,
+    }
+
+
 def _state(group: Group) -> dict[str, Any]:
     return {
         "prompt": group.prompt.index,
-        "token_ids": [torch.tensor(rollout.token_ids, dtype=torch.int32) for rollout in group.rollouts],
-        "log_probs": [torch.tensor(rollout.log_probs, dtype=torch.float32) for rollout in group.rollouts],
         "finish_reasons": [rollout.finish_reason for rollout in group.rollouts],
         "rewards": group.rewards,
         "correct": group.correct,

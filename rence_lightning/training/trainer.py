@@ -200,10 +200,20 @@ class Trainer(ResumableTrainer):
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
-            batch.sampled.clear()  # logged; of what is not trained on, only the figures are needed any more
+            self._let_go(batch)
             self.stop_if_requested()  # still in time to discard them
             self.datamodule.check_starved(batch)
         return batch
+
+    def _let_go(self, batch: IterationBatch) -> None:
+        """Frees what this rank does not train on: the log has it, and the batch has its figures."""
+        batch.sampled.clear()
+        for groups in batch.updates if self.world_size > 1 else []:
+            share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
+            own = {id(group) for group in share.groups}
+            for group in groups:
+                if id(group) not in own:
+                    group.let_go()
 
     def _end_iteration(self, batch: IterationBatch) -> None:
         """Logs the figures of an iteration, and counts it as done."""

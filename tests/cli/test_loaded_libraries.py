@@ -66,7 +66,6 @@ def test_help_and_wrong_arguments_are_answered_at_once(arguments: list[str]) -> 
     assert loaded(*arguments) == []
 
 
-@pytest.mark.xfail(strict=True, reason="evaluation/samples.py imports the engines, whose types alone it needs")
 def test_a_comparison_and_a_report_load_no_torch(run: Path) -> None:
     compared = loaded("compare", str(run / "evaluations" / "iteration-0000"), str(run))
     assert set(compared) <= {"numpy", "rich"}

@@ -63,7 +63,6 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         **NO_KL,
         "trainer.max_iterations": 6,
         "data.prompts_per_iteration": 4096,
-        "data.prompts_per_draw": 4096,
         "evaluation.every": 1,
     },
     "table3_rence_t_easy_0.5": {},

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts import Cleaning, FileProblems, Problem
+from rence_lightning.prompts import Cleaning, FileProblems, Problem, cleaning
 from rence_lightning.prompts.overlap import NGRAM, SHARE, OverlapIndex, OverlapKind, normal_form
 
 LONG = "A train leaves at 8 and arrives 3 hours later after a stop of 20 minutes in the town of Bern."
@@ -197,3 +197,14 @@ def test_dapo_and_math_are_cleaned_to_the_same_problems_each_time(
     assert cleaned.contamination()["olympiadbench"]["problems"] >= 52
     chinese = [position for position in cleaned.kept if re.search("[一-鿿]{3}", mix[position].problem)]
     assert len(chinese) < 10  # English problems with a name or a remark in Chinese
+
+
+def test_the_work_does_not_grow_with_the_square_of_the_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some data sets hold a hundred copies of each problem."""
+    read: list[str] = []
+    form = cleaning._answer_form
+    monkeypatch.setattr(cleaning, "_answer_form", lambda answer: (read.append(answer), form(answer))[1])
+    cleaned = Cleaning().clean(problems(*[LONG] * 100), {})
+    assert cleaned.kept == [0]
+    assert cleaned.counts == {"duplicate": 99}
+    assert len(read) == 100

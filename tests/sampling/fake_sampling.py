@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from arithmetic_run import TIMING
 
 from rence_lightning import distributed
 from rence_lightning.prompts import Cleaning, Problem, ProblemSource, PromptTemplate
@@ -191,10 +192,6 @@ def brute_force(respond: Responses, wanted: int, count: int, prompts: int, seed:
                 expected.kept.append(name)
         result.append(expected)
     return result
-
-
-TIMING = ("tail_seconds", "wait_seconds", "responses_discarded")
-"""Figures that depend on timing."""
 
 
 def figures(batch: IterationBatch) -> dict[str, float]:
