@@ -32,7 +32,7 @@ class Clock(OldPolicySnapshot):
     """The old-policy snapshot, which notes how long it takes, and where iterations begin."""
 
     def __init__(self, watch: Stopwatch, engine: TimedEngine) -> None:
-        super().__init__()
+        super().__init__(source="engine")  # exact in float32, see docs/performance.md
         self._watch, self._engine = watch, engine
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
