@@ -62,6 +62,8 @@ def torch_sum(states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 
 def liger(states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Its gradients are those of unweighted tokens, computed in the forward pass. The backward pass multiplies all of
+    them by one element of the upstream gradient (liger-kernel 0.8.5, ops/fused_linear_cross_entropy.py)."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     return -LigerFusedLinearCrossEntropyLoss(reduction="none")(head.weight, states, targets)
@@ -86,7 +88,7 @@ def ways(device: torch.device) -> dict[str, Way]:
     """All ways, by key."""
     without_liger = ""
     if device.type != "cuda":
-        without_liger = "skipped: its kernels are Triton, which needs a GPU"
+        without_liger = "skipped, needs a GPU; no by its source: one weight scales all tokens"
     elif importlib.util.find_spec("liger_kernel") is None:
         without_liger = "skipped: not installed (pip install liger-kernel)"
     return {

@@ -30,7 +30,7 @@ def scaling(
     """Times iterations of a small random model, and varies one size at a time around a base.
 
     Times are the shortest of several iterations. Growth is the exponent of a power law, by least squares on logarithms:
-    1 where the time is in proportion to the size, 0 where it does not depend on it. Processes share the cores.
+    1 where the time is in proportion to the size, 0 where it does not depend on it. Processes share the threads.
 
     Args:
         base: Sizes that stay as they are while another is varied.

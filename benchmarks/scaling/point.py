@@ -41,7 +41,8 @@ class Point:
         response_tokens: Number of tokens of each response.
         prompt_tokens: Number of tokens of each prompt.
         vocabulary: Number of tokens in the vocabulary.
-        processes: Number of processes, which share the cores.
+        processes: Number of processes, which share the threads.
+        threads: Number of threads of all processes together.
         hidden: Size of the hidden states.
         layers: Number of layers.
     """
@@ -52,6 +53,7 @@ class Point:
     prompt_tokens: int = 32
     vocabulary: int = 512
     processes: int = 1
+    threads: int = os.cpu_count() or 1
     hidden: int = 64
     layers: int = 2
 
@@ -122,7 +124,7 @@ def run(point: Point, iterations: int) -> list[IterationTime]:
             f"{folder}/run",
             "cpu",
             devices=point.processes,
-            cpu_threads=max(1, (os.cpu_count() or 1) // point.processes),
+            cpu_threads=max(1, point.threads // point.processes),
             callbacks=[Clock(watch, engine)],
         )
         trainer.fit(RandomPolicy(point.config), data)
