@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import torch
 from jsonargparse import CLI
+from rich.console import Console
+from rich.progress import track
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
@@ -68,7 +70,8 @@ def memory(
 def head_table(tokens: int, hidden: int, vocabulary: int, dtype: str, device: str) -> str:
     """Ways to get log-probabilities, and which of them can serve an objective that couples responses."""
     rows = []
-    for key, way in ways(torch.device(device)).items():
+    chosen = ways(torch.device(device)).items()
+    for key, way in track(chosen, description="output projection", console=Console(stderr=True)):
         if way.skip:
             rows.append([way.title, "", "", way.skip])
             continue
@@ -93,7 +96,7 @@ def layouts_table(name: str, points: dict[str, tuple[int, int]], device: str) ->
     """Layouts of an update at several points, each a length of the longest response and a size of the vocabulary."""
     header = [name, *(f"{layout}: {what}" for layout in LAYOUTS for what in ("memory", "seconds"))]
     rows = []
-    for label, (length, vocabulary) in points.items():
+    for label, (length, vocabulary) in track(points.items(), description=name, console=Console(stderr=True)):
         points_of_row = [UpdatePoint(layout, length, vocabulary, device=device) for layout in LAYOUTS]
         rows.append([label, *(cell for point in points_of_row for cell in _layout_cost(point))])
     length, vocabulary = next(iter(points.values()))

@@ -34,17 +34,19 @@ def cost_of(work: Callable[[], object], device: torch.device, repeats: int) -> C
     Args:
         work: Function to measure. It must free what it allocates, except what it returns.
         device: Device that the memory is measured on.
-        repeats: Largest number of calls that are timed; there are fewer of a call that takes long.
+        repeats: Largest number of calls that are timed. What takes long is called less often, at least once in all.
     """
+    start = time.perf_counter()
     peak = (_peak_on_gpu if device.type == "cuda" else _peak_on_cpu)(work)
+    first = time.perf_counter() - start
     seconds: list[float] = []
-    while len(seconds) < repeats and sum(seconds) < LONG:
+    while len(seconds) < repeats and first + sum(seconds) < LONG:
         start = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return Cost(peak, min(seconds))
+    return Cost(peak, min(seconds, default=first))
 
 
 def _peak_on_gpu(work: Callable[[], object]) -> int:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import CLI
+from rich.console import Console
+from rich.progress import track
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
@@ -24,7 +26,8 @@ def scaling(
     prompts: tuple[int, ...] = (4, 8, 16),
     vocabularies: tuple[int, ...] = (512, 8192, 32768),
     processes: tuple[int, ...] = (1, 2),
-    iterations: int = 4,
+    iterations: int = 3,
+    rounds: int = 2,
     output: Path | None = None,
 ) -> None:
     """Times iterations of a small random model, and varies one size at a time around a base.
@@ -39,7 +42,8 @@ def scaling(
         prompts: Numbers of prompts in an iteration; even, because there are two updates.
         vocabularies: Sizes of the vocabulary.
         processes: Numbers of processes.
-        iterations: Number of iterations that are timed at each point, after one that warms up.
+        iterations: Number of iterations that are timed at each point in each round, after one that warms up.
+        rounds: Number of rounds over all points.
         output: Path of a Markdown file to write as well.
     """
     axes = {
@@ -49,17 +53,25 @@ def scaling(
         "vocabulary": vocabularies,
         "processes": processes,
     }
-    sections = [f"Machine: {describe()}\n\nBase: {base}, {iterations} iterations, minima in seconds."]
-    print(sections[0], flush=True)
+    points = {axis: [replace(base, **{axis: size}) for size in sizes] for axis, sizes in axes.items()}
+    different = list(dict.fromkeys(point for of_axis in points.values() for point in of_axis))
     measured: dict[Point, dict[str, float]] = {}
-    for axis, sizes in axes.items():
-        points = [replace(base, **{axis: size}) for size in sizes]
-        for point in points:
-            if point not in measured:
-                measured[point] = measure_apart(point, iterations)
-        sections.append(section(axis, sizes, [measured[point] for point in points]))
-        print(f"\n{sections[-1]}", flush=True)
-        save("\n\n".join(sections), output)
+    # Round by round, so that a time in which the machine is slow does not fall on all measurements of a point.
+    for point in track(different * rounds, description="points", console=Console(stderr=True)):
+        measured[point] = lowest(measured.get(point), measure_apart(point, iterations))
+    sections = [
+        f"Machine: {describe()}",
+        f"Base: {base}. Seconds, the shortest of {rounds} x {iterations} iterations.",
+        *(section(axis, axes[axis], [measured[point] for point in of_axis]) for axis, of_axis in points.items()),
+    ]
+    report = "\n\n".join(sections)
+    print(report)
+    save(report, output)
+
+
+def lowest(before: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
+    """The shortest time of each part."""
+    return new if before is None else {part: min(seconds, before[part]) for part, seconds in new.items()}
 
 
 def section(axis: str, sizes: Sequence[int], measured: Sequence[dict[str, float]]) -> str:

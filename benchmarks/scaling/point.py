@@ -125,7 +125,7 @@ def run(point: Point, iterations: int) -> list[IterationTime]:
             "cpu",
             devices=point.processes,
             cpu_threads=max(1, point.threads // point.processes),
-            callbacks=[Clock(watch, engine)],
+            callbacks=[Clock(watch, engine, "recompute")],
         )
         trainer.fit(RandomPolicy(point.config), data)
     return watch.times[1:] if trainer.is_global_zero else []

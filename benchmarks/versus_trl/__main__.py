@@ -25,6 +25,7 @@ def versus_trl(
     iterations: int = 10,
     rounds: int = 2,
     threads: int | None = None,
+    old_log_probs: ours.Source = "engine",
     output: Path | None = None,
 ) -> None:
     """Times both trainers in turns: a round of TRL, a round of this project, and so on, in one process.
@@ -38,15 +39,18 @@ def versus_trl(
         iterations: Number of iterations of each trainer that are counted, over all rounds.
         rounds: Number of rounds.
         threads: Number of threads (default: torch's choice, one per core).
+        old_log_probs: Source of log pi_old in this project: `engine` takes the log-probabilities of the samples, which
+            are exact in float32; `recompute` takes a forward pass, as TRL always does.
         output: Markdown file to which the table is written as well.
     """
     chosen = _check(cases, iterations, rounds)
     if threads is not None:
         torch.set_num_threads(threads)
-    lines = [describe(("torch", "transformers", "trl", "lightning")), "", header(TITLES)]
+    machine = describe(("torch", "transformers", "trl", "lightning"))
+    lines = [f"{machine} Source of log pi_old in this project: {old_log_probs}.", "", header(TITLES)]
     print("\n".join(lines), flush=True)
     for case in chosen:
-        new = compare(case, iterations // rounds, rounds)
+        new = compare(case, iterations // rounds, rounds, old_log_probs)
         print("\n".join(new), flush=True)
         lines += new
         save("\n".join(lines), output)
@@ -64,7 +68,7 @@ def _check(cases: list[str] | None, iterations: int, rounds: int) -> list[Case]:
     return [case for case in CASES if cases is None or case.name in cases]
 
 
-def compare(case: Case, iterations: int, rounds: int) -> list[str]:
+def compare(case: Case, iterations: int, rounds: int, old_log_probs: ours.Source = "engine") -> list[str]:
     """The two rows of a case.
 
     Raises:
@@ -77,7 +81,7 @@ def compare(case: Case, iterations: int, rounds: int) -> list[str]:
     for _ in range(rounds):
         rate = max(rate, matrix_product_rate())
         times["TRL"] += theirs.run(case, iterations)
-        times["ours"] += ours.run(case, iterations)
+        times["ours"] += ours.run(case, iterations, old_log_probs)
     for number, (their, our) in enumerate(zip(times["TRL"], times["ours"], strict=True), start=1):
         if their.prompts != our.prompts:
             raise RuntimeError(f"{case.name}: the prompts of iteration {number} are not the same in TRL and here")

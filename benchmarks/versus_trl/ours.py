@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Container, Iterable, Iterator
+from typing import Literal
 
 from benchmarks.versus_trl.cases import Case
 from benchmarks.versus_trl.timing import IterationTime, Stopwatch
@@ -10,6 +11,9 @@ from rence_lightning.callbacks import Callback, OldPolicySnapshot
 from rence_lightning.rollouts import Request, SamplingStep, TransformersEngine
 from rence_lightning.sampling import IterationBatch
 from rence_lightning.training import PolicyModule, Trainer
+
+Source = Literal["engine", "recompute"]
+"""Source of log pi_old, as in `old_policy.source`."""
 
 
 class TimedEngine(TransformersEngine):
@@ -31,8 +35,8 @@ class TimedEngine(TransformersEngine):
 class Clock(OldPolicySnapshot):
     """The old-policy snapshot, which notes how long it takes, and where iterations begin."""
 
-    def __init__(self, watch: Stopwatch, engine: TimedEngine) -> None:
-        super().__init__(source="engine")  # exact in float32, see docs/performance.md
+    def __init__(self, watch: Stopwatch, engine: TimedEngine, source: Source) -> None:
+        super().__init__(source)
         self._watch, self._engine = watch, engine
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -49,11 +53,11 @@ class Clock(OldPolicySnapshot):
         self._watch.end()
 
 
-def run(case: Case, iterations: int) -> list[IterationTime]:
+def run(case: Case, iterations: int, source: Source = "engine") -> list[IterationTime]:
     """The times of so many iterations, after one that warms up."""
     watch = Stopwatch()
     engine = TimedEngine(watch, max_sequences=case.prompts * case.group_size)
-    callbacks: list[Callback] = [Clock(watch, engine)]
+    callbacks: list[Callback] = [Clock(watch, engine, source)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(iterations + 1, f"{folder}/run", "cpu", devices=1, callbacks=list(callbacks))
         trainer.fit(case.module(), case.data(engine))
