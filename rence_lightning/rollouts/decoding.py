@@ -218,7 +218,14 @@ class GeneralDecoder:
 
 def attention_of(model: "PreTrainedModel", share_prompts: bool) -> AbstractContextManager[None]:
     """The context in which a decoder's forward passes run."""
-    return implementation(model, NAME) if share_prompts else nullcontext()
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    if share_prompts:
+        return implementation(model, NAME)
+    if model.config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS:
+        return nullcontext()
+    # An implementation of one's own, such as that of the trainer's packed rows, gets no mask, and prompts are padded.
+    return implementation(model, "sdpa")
 
 
 def can_share_prompts(model: "PreTrainedModel") -> bool:

@@ -132,9 +132,7 @@ class Trainer(ResumableTrainer):
                         self.batch = self._rollouts(batches)  # lines 2-18: sample from pi_old, grade, filter, cache
                     if self.batch is None:
                         break  # every prompt is mastered
-                    for groups in self.batch.updates[len(self.batch.updates_done) :]:  # lines 19-21
-                        self._update(groups, len(self.batch.updates_done))
-                        self.stop_if_requested()
+                    self._updates(self.batch)  # lines 19-21: one optimizer step for each mini-batch
                     self._end_iteration(self.batch)
                 self.stop_if_requested()
                 self.call("on_train_epoch_end")
@@ -228,6 +226,12 @@ class Trainer(ResumableTrainer):
         self.current_epoch, self.batch = self.current_epoch + 1, None
 
     # ---- one update -------------------------------------------------------------------------------------------------
+
+    def _updates(self, batch: IterationBatch) -> None:
+        """Lines 19-21: the updates that are left of an iteration."""
+        for groups in batch.updates[len(batch.updates_done) :]:
+            self._update(groups, len(batch.updates_done))
+            self.stop_if_requested()
 
     def _update(self, groups: list[Group], index: int) -> None:
         """Line 20: one optimizer step on the groups of a mini-batch."""

@@ -154,6 +154,18 @@ def test_any_stream_in_any_number_of_slots_is_each_request_alone(
 POLICY = tiny_policy()
 
 
+def test_a_model_that_trains_on_packed_rows_is_sampled_with_masks() -> None:
+    """Its attention is one of this project's own, for which transformers makes no mask of the padding."""
+    policy = tiny_policy("llama-untied")
+    assert policy.packed
+    stream = [Request([5, 6, 7, 8, 9], 2, Sampling(max_response_tokens=6), 1), Request([4], 2, Sampling(), 2)]
+    expected = [by_brute_force(policy.model, request) for request in stream]
+    for shared in (True, False):
+        engine = engine_for(policy.model)
+        engine._shares_prompts = shared
+        assert_same(finished(engine, stream), expected)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_requests_are_taken_as_there_is_room(shared: bool) -> None:
     """Groups of 4 in 8 slots: two are taken first, and never more than two are unfinished."""
