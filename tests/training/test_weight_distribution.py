@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from tiny_models import ARCHITECTURES, tiny_model
 from transformers import AutoTokenizer
 
-from rence_lightning.policy import load_policy
+from rence_lightning.policy import PackedRow, Segment, load_policy
 from rence_lightning.policy.load import EMBEDDED
 from rence_lightning.training.strategy import FullyShardStrategy, full_state_dict
 
@@ -36,9 +36,9 @@ def distribute_and_check(rank: int, port: int, folder: Path) -> None:
             assert all(torch.equal(buffer, buffers[name]) for name, buffer in policy.named_buffers())
             tied = policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
             assert tied == model.name.endswith("-tied")
-            tokens = torch.tensor([[5, 6, 7, 8]])
-            scores = wrapped(tokens, torch.ones_like(tokens, dtype=torch.bool)).log_probs
-            reference = load_policy(str(model))(tokens, torch.ones_like(tokens, dtype=torch.bool)).log_probs
+            row = PackedRow([Segment([5], [[6, 7, 8]])], torch.device("cpu"))
+            scores = wrapped(row).log_probs
+            reference = load_policy(str(model))(row).log_probs
             torch.testing.assert_close(scores, reference)
 
 
