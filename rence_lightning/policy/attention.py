@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from rence_lightning.attention import special_arguments
 from rence_lightning.errors import UserError
 from rence_lightning.policy.packed_row import Block, PackedRow
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 NAME = "rence_packed_row"
 """Name of the attention in the registry, and so the model's `config._attn_implementation`."""
-
-SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""Arguments by which layers ask for more than full causal attention."""
 
 
 def enable(model: "PreTrainedModel") -> bool:
@@ -85,9 +83,9 @@ def packed_attention(
 
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
         return output, None
-    if special := [name for name in SPECIAL if settings.get(name) is not None]:
+    if special := special_arguments(settings):
         raise UserError(
-            f"policy: {type(module).__name__} attends with {', '.join(special)}, which packed rows do not support; set "
+            f"policy: {type(module).__name__} attends with {special}, which packed rows do not support; set "
             "model.attn_implementation to sdpa"
         )
     if query.is_cuda:

@@ -20,7 +20,7 @@ def compare_paths(policy: Policy, row: PackedRow) -> None:
     Where the policy is sharded, this is a collective: all ranks must call it.
 
     Raises:
-        UserError: They differ, because the model's layers do more than attend fully and causally.
+        UserError: They differ, because the model has another attention than the full causal one.
     """
     sample = row.sample(SEGMENTS, RESPONSES)
     packed, padded = (policy(sample, packed=each).log_probs for each in (True, False))
@@ -29,6 +29,6 @@ def compare_paths(policy: Policy, row: PackedRow) -> None:
     if not difference <= limit:
         raise UserError(
             f"model: packed rows give log-probabilities that differ from those of padded rows by {difference:.1e} per "
-            f"token (limit {limit:.0e}): {type(policy.model).__name__} does more than attend causally; set "
-            "model.attn_implementation to sdpa, which pads"
+            f"token (limit {limit:.0e}): {type(policy.model).__name__} has another attention than the full causal one; "
+            "set model.attn_implementation to sdpa, which pads"
         )

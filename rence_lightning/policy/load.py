@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # `transformers` takes seconds to import: the functions that 
 
 DType = Literal["float32", "bfloat16", "float16"]
 
+PADDED = "has another attention than the full causal one: each response becomes a padded row with a copy of its prompt"
+
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
@@ -67,11 +69,7 @@ def load_policy(
         activation_checkpointing(model)
     policy = Policy(model, tokenizer, packed=None if attn_implementation is None else False)
     if not policy.packed and attn_implementation is None:
-        warnings.warn(
-            f"the layers of {type(model).__name__} do more than attend causally: each response is computed as a padded "
-            "row with a copy of its prompt",
-            stacklevel=2,
-        )
+        warnings.warn(f"{type(model).__name__} {PADDED}", stacklevel=2)
     if not empty:
         policy.check_head()
     return policy

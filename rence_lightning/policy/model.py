@@ -1,20 +1,19 @@
 """The policy: a Hugging Face causal language model whose forward pass is the log-probabilities of response tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from rence_lightning.attention import implementation
 from rence_lightning.errors import UserError
 from rence_lightning.policy import attention
 from rence_lightning.policy.output_projection import TokenScores, token_scores
 from rence_lightning.policy.packed_row import PackedRow, Segment
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Policy(nn.Module):
@@ -94,7 +93,7 @@ class Policy(nn.Module):
                 logits), which `forward` would get wrong.
         """
         row = PackedRow([Segment([1], [range(2, 9)])], self.model.device)
-        with _eager_attention(self.model):
+        with implementation(self.model, "eager"):
             ours = self.forward(row, packed=False).log_probs
             logits = self.model(input_ids=row.input_ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
         theirs = logits.log_softmax(-1).gather(-1, row.targets.unsqueeze(-1)).squeeze(-1)
@@ -104,26 +103,3 @@ class Policy(nn.Module):
                 f"policy: {type(self.model).__name__} transforms its logits after the output projection "
                 "(soft-capping or scaling), which is not supported; choose another model"
             )
-
-
-@contextmanager
-def _eager_attention(model: "PreTrainedModel") -> Iterator[None]:
-    """Switches a model to the eager attention implementation, where it can be switched, and back."""
-    # Not `set_attn_implementation`: switching back would check the implementation again, or load its kernel again.
-    configs = list(_with_parts(model.config)) if model._can_set_attn_implementation() else []
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = "eager"
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):  # each part after the whole, which sets both
-            config._attn_implementation = implementation
-
-
-def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
-    """A configuration and, after it, the configurations of its parts."""
-    yield config
-    for name in config.sub_configs:
-        if (part := getattr(config, name, None)) is not None:
-            yield from _with_parts(part)

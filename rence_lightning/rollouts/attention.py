@@ -9,16 +9,13 @@ of its responses; the second is one small product per response. One softmax goes
 to 64 tokens, after prompts of 12 and 112), because decoding is limited by the reading of keys and values.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+from rence_lightning.attention import special_arguments
 
 NAME = "rence_shared_prompts"
 """Name of the attention implementation in the registry of transformers. No mask is built for a name of one's own."""
@@ -65,9 +62,9 @@ def attend(
     Raises:
         UnsupportedAttentionError: The layer asks for something that is not computed here.
     """
-    wanted = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if forward_state is None or attention_mask is not None or wanted:
-        raise UnsupportedAttentionError(", ".join(wanted) or "its layers do not pass arguments on to attention")
+    special = special_arguments(options)
+    if forward_state is None or attention_mask is not None or special:
+        raise UnsupportedAttentionError(special or "its layers do not pass arguments on to attention")
     layer: Any = module.layer_idx
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return forward_state.attend(layer, query, key, value, scaling), None
@@ -218,26 +215,3 @@ def _compute_dtype(tensor: Tensor) -> torch.dtype:
     """The data type in which autocast would compute products of this tensor, or that of the tensor without autocast."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
-
-
-@contextmanager
-def implementation(model: "PreTrainedModel", name: str) -> Iterator[None]:
-    """Switches a model to an attention implementation, and back."""
-    # Not `set_attn_implementation`: switching back would check the implementation again, or load its kernel again.
-    configs = list(_with_parts(model.config))
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = name
-        yield
-    finally:
-        for config, own in zip(configs, before, strict=True):  # each part after the whole, which sets both
-            config._attn_implementation = own
-
-
-def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
-    """A configuration and, after it, the configurations of its parts."""
-    yield config
-    for name in config.sub_configs:
-        if (part := getattr(config, name, None)) is not None:
-            yield from _with_parts(part)

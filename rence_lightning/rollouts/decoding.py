@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from rence_lightning.attention import implementation
 from rence_lightning.rollouts.attention import (
     GROWTH,
     NAME,
@@ -21,7 +22,6 @@ from rence_lightning.rollouts.attention import (
     ResponsePass,
     UnsupportedAttentionError,
     attend,
-    implementation,
     resized,
 )
 

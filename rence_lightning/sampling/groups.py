@@ -12,7 +12,7 @@ from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.curriculum import Outcome
 
 
-class Elsewhere:
+class RemoteArray:
     """Stands for an array that another rank holds: only its length is known here.
 
     Args:
@@ -34,12 +34,12 @@ class Group:
     """A prompt and its K responses.
 
     An iteration samples gigabytes of tokens. During the updates, a rank holds those of the groups that it trains on; of
-    the others it knows lengths, rewards and positives (`let_go`).
+    the others it knows lengths, rewards and positives (`drop_tokens`).
 
     Attributes:
         prompt: Prompt x.
         rollouts: Responses y_1 .. y_K as token ids, with log-probabilities and finish reasons.
-        responses: Texts of the responses, without special tokens; empty texts once they are let go.
+        responses: Texts of the responses, without special tokens; empty texts once they are dropped.
         scores: Rewards and verdicts of the responses.
         temperature: Sampling temperature of the responses.
         seed: Seed of an objective that draws at random; independent of the seed that the responses were sampled with.
@@ -78,13 +78,13 @@ class Group:
         return [len(rollout.token_ids) for rollout in self.rollouts]
 
     @property
-    def is_here(self) -> bool:
+    def has_tokens(self) -> bool:
         """Whether this rank holds the tokens."""
-        return not any(isinstance(rollout.token_ids, Elsewhere) for rollout in self.rollouts)
+        return not any(isinstance(rollout.token_ids, RemoteArray) for rollout in self.rollouts)
 
-    def let_go(self) -> None:
+    def drop_tokens(self) -> None:
         """Frees the tokens and texts of a group that another rank trains on."""
-        lengths: list[Any] = [Elsewhere(len(rollout.token_ids)) for rollout in self.rollouts]
+        lengths: list[Any] = [RemoteArray(len(rollout.token_ids)) for rollout in self.rollouts]
         self.rollouts = [
             replace(rollout, token_ids=length, log_probs=length)
             for rollout, length in zip(self.rollouts, lengths, strict=True)

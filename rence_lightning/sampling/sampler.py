@@ -96,11 +96,7 @@ class RolloutSampler:
         ]
 
         def grade(position: int, rollouts: list[Rollout]) -> Group:
-            prompt = mine[position]
-            texts = texts_of(self._policy.tokenizer, rollouts)
-            scores = scores_of(self._reward, prompt, texts)
-            seed = _seed(f"{stream}, objective", prompt.problem.id)
-            group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
+            group = self._graded(mine[position], rollouts, sampling.temperature, stream)
             if graded is not None:
                 graded(group)
             return group
@@ -113,14 +109,25 @@ class RolloutSampler:
             share.sample()
         finally:
             grading.end()
-        begun = time.perf_counter()
-        horizon.settle()
-        waited = time.perf_counter() - begun
-        own = share.groups()
-        groups = {position: group for groups in gather(own) for position, group in groups.items()}
-        discarded = share.responses_begun - len(own) * group_size
-        costs = TailCosts(share.clock.seconds, waited, discarded).over_ranks()
-        return Draw([groups[position] for position in range(len(groups))], costs)
+        return _gathered(share, horizon, group_size)
+
+    def _graded(self, prompt: Prompt, rollouts: list[Rollout], temperature: float, stream: str) -> Group:
+        """The group of a prompt's responses, with their texts and scores."""
+        texts = texts_of(self._policy.tokenizer, rollouts)
+        scores = scores_of(self._reward, prompt, texts)
+        return Group(prompt, rollouts, texts, scores, temperature, _seed(f"{stream}, objective", prompt.problem.id))
+
+
+def _gathered(share: DrawShare, horizon: Horizon, group_size: int) -> Draw:
+    """The groups of all ranks up to the final horizon, on every rank."""
+    begun = time.perf_counter()
+    horizon.settle()
+    waited = time.perf_counter() - begun
+    own = share.groups()
+    groups = {position: group for groups in gather(own) for position, group in groups.items()}
+    discarded = share.responses_begun - len(own) * group_size
+    costs = TailCosts(share.clock.seconds, waited, discarded).over_ranks()
+    return Draw([groups[position] for position in range(len(groups))], costs)
 
 
 def _silent(responses: int, tokens: int) -> None:

@@ -36,7 +36,7 @@ class PolicyModule(LightningModule):
             third more time.
         attn_implementation: Name of the attention implementation in `transformers` (`sdpa`, `flash_attention_2`, ...)
             with which each response is computed as a padded row; null computes packed rows, which hold each prompt once
-            and no padding, wherever the model's layers attend fully and causally.
+            and no padding, wherever the model has full causal attention.
     """
 
     policy: Policy

@@ -198,12 +198,12 @@ class Trainer(ResumableTrainer):
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
-            self._let_go(batch)
+            self._drop_what_is_not_needed(batch)
             self.stop_if_requested()  # still in time to discard them
             self.datamodule.check_starved(batch)
         return batch
 
-    def _let_go(self, batch: IterationBatch) -> None:
+    def _drop_what_is_not_needed(self, batch: IterationBatch) -> None:
         """Frees what this rank does not train on: the log has it, and the batch has its figures."""
         batch.sampled.clear()
         for groups in batch.updates if self.world_size > 1 else []:
@@ -211,7 +211,7 @@ class Trainer(ResumableTrainer):
             own = {id(group) for group in share.groups}
             for group in groups:
                 if id(group) not in own:
-                    group.let_go()
+                    group.drop_tokens()
 
     def _end_iteration(self, batch: IterationBatch) -> None:
         """Logs the figures of an iteration, and counts it as done."""

@@ -68,7 +68,7 @@ def test_the_tokens_of_other_ranks_are_gathered_for_a_checkpoint() -> None:
         for number, group in enumerate(batch.groups):
             lengths = [len(rollout.token_ids) for rollout in group.rollouts]
             if number % 3 != rank:
-                group.let_go()
+                group.drop_tokens()
             assert [len(rollout.token_ids) for rollout in group.rollouts] == lengths
     with ranks.connected(None):
         states = ranks.run(lambda rank: pending_state(batches[rank]))
@@ -81,7 +81,7 @@ def test_the_tokens_of_other_ranks_are_gathered_for_a_checkpoint() -> None:
 
 def test_tokens_that_are_elsewhere_cannot_be_read() -> None:
     group = batch_with_old_log_probs().groups[0]
-    group.let_go()
+    group.drop_tokens()
     with pytest.raises(RuntimeError, match="on the rank that trains on it"):
         list(group.rollouts[0].token_ids)
     with pytest.raises((RuntimeError, TypeError, ValueError)):
