@@ -283,7 +283,7 @@ def _usage(folder: str, trainer: Trainer) -> str:
         "    from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"    tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
         f"    policy = AutoModelForCausalLM.from_pretrained({folder!r})\n"
-        f"    prompt = tokenizer({data.template.render(data.tokenizer, prompt.problem.problem)!r}, "
+        f"    prompt = tokenizer({data.template.render(data.tokenizer, prompt.problem)!r}, "
         "return_tensors='pt', add_special_tokens=False)\n"
         "    answer = policy.generate(**prompt, max_new_tokens=256)\n"
         "    print(tokenizer.decode(answer[0], skip_special_tokens=True))"

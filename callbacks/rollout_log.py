@@ -57,11 +57,17 @@ def _row(group: Group) -> dict[str, object]:
                 **({"parts": dict(score.parts)} if score.parts else {}),
                 "correct": score.correct,
                 "positive": positive,
+                **({"dropped": True} if dropped else {}),
                 "tokens": len(rollout.token_ids),
                 "finish_reason": rollout.finish_reason,
             }
-            for text, score, positive, rollout in zip(
-                group.responses, group.scores, group.positive, group.rollouts, strict=True
+            for text, score, positive, dropped, rollout in zip(
+                group.responses,
+                group.scores,
+                group.positive,
+                group.dropped or (False,) * group.size,
+                group.rollouts,
+                strict=True,
             )
         ],
     }

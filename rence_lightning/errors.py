@@ -1,5 +1,6 @@
 """The errors that end a run, and the text that is printed for each: one line if the user can fix it."""
 
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,29 @@ def returned(part: object, doing: str, what: object, expected: str) -> PartError
     """The error of a part that returned something invalid."""
     shown = repr(what)
     return PartError(f"{_name(part)}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")
+
+
+def check_parameters(part: object, key: str, method: str, definition: str) -> None:
+    """Refuses a part whose method takes other arguments than it is called with, as one for an earlier version does.
+
+    Args:
+        part: Part that is called, such as a reward.
+        key: Key of the part in a configuration.
+        method: Name of the method.
+        definition: Definition of the method as it should be, whose parameters are those of the call.
+
+    Raises:
+        UserError: The method does not accept the arguments.
+    """
+    wanted = definition.partition("(")[2].partition(")")[0].split(", ")[1:]
+    function = getattr(part, method, None)
+    if not callable(function):
+        raise UserError(f"{key}: {_name(part)} has no method {method}; write {definition}")
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        raise UserError(f"{key}: {_name(part)} has {method}{signature}; write {definition}") from None
 
 
 OURS = (UserError, *LINES, PartError, PeerError, PeerFailed, Stopped)

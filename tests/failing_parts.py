@@ -15,9 +15,9 @@ from rence_lightning.callbacks import Callback
 from rence_lightning.distributed import rank_and_world
 from rence_lightning.errors import UserError
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
-from rence_lightning.rewards import MathReward, Score
+from rence_lightning.rewards import MathReward, Response, Score
 from rence_lightning.rollouts import Request, SampledPolicy, SamplingStep, TransformersEngine
-from rence_lightning.sampling import IterationBatch, Judgement, PositiveRatioFilter
+from rence_lightning.sampling import GradedGroup, IterationBatch, Judgement, PositiveRatioFilter
 from rence_lightning.training import PolicyModule, Trainer
 
 
@@ -116,15 +116,15 @@ class Engine(TransformersEngine):
 
 
 class Reward(MathReward):
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+    def score(self, responses: Sequence[Response]) -> list[Score]:
         at("reward")
-        return super().score(gold, responses)
+        return super().score(responses)
 
 
 class Filter(PositiveRatioFilter):
-    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+    def judge(self, group: GradedGroup) -> Judgement:
         at("filter")
-        return super().judge(rewards, correct)
+        return super().judge(group)
 
 
 class Objective(MultiLabelNCE):

@@ -21,7 +21,7 @@ from rence_lightning.distributed import disconnect, max_over_ranks
 from rence_lightning.policy import Policy
 from rence_lightning.policy.load import EMBEDDED, activation_checkpointing
 from rence_lightning.prompts import Problem, ProblemSource, PromptTemplate
-from rence_lightning.rewards import Reward, Score
+from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, SampledPolicy, Sampling, SamplingStep
 from rence_lightning.sampling import NoFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -90,7 +90,7 @@ class LongestResponses:
 class EveryOther(Reward):
     """A reward that takes every other response as correct."""
 
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+    def score(self, responses: Sequence[Response]) -> list[Score]:
         return [Score(1.0, True, None) if i % 2 else Score(0.1, False, None) for i in range(len(responses))]
 
 

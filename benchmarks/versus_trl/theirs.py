@@ -8,7 +8,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.versus_trl.cases import Case, problems
 from benchmarks.versus_trl.timing import IterationTime, Stopwatch
-from rence_lightning.rewards import MathReward
+from rence_lightning.problem import Problem
+from rence_lightning.rewards import MathReward, Response
 
 
 class TimedTrainer(GRPOTrainer):
@@ -76,7 +77,9 @@ def run(case: Case, iterations: int) -> list[IterationTime]:
         )
 
         def score(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-            return [each.reward for each in reward.score(answer, completions)]
+            pairs = zip(answer, completions, strict=True)
+            responses = [Response(Problem("", "", gold), completion) for gold, completion in pairs]
+            return [each.reward for each in reward.score(responses)]
 
         trainer = TimedTrainer(
             model=policy.model,

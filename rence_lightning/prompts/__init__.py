@@ -1,8 +1,9 @@
 """Prompts: data sets of problems, their cleaning, and the template that turns problems into prompts."""
 
+from rence_lightning.problem import Problem
 from rence_lightning.prompts.arithmetic import ArithmeticProblems
 from rence_lightning.prompts.cleaning import Cleaned, Cleaning
-from rence_lightning.prompts.problems import FileProblems, HubProblems, Problem, ProblemSource
+from rence_lightning.prompts.problems import FileProblems, HubProblems, ListProblems, ProblemSource
 from rence_lightning.prompts.prompts import EncodedPrompts, Prompt, encode_prompts, fingerprint
 from rence_lightning.prompts.template import PAPER_TEMPLATE, PromptTemplate
 
@@ -14,6 +15,7 @@ __all__ = [
     "EncodedPrompts",
     "FileProblems",
     "HubProblems",
+    "ListProblems",
     "Problem",
     "ProblemSource",
     "Prompt",

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts.problems import Problem, ProblemSource
+from rence_lightning.problem import Problem
+from rence_lightning.prompts.problems import ProblemSource
 
 SPLIT_SIZES = {"train": 2000, "validation": 500, "test": 500}
 

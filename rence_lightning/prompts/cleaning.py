@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rence_lightning.errors import UserError
+from rence_lightning.problem import Problem
 from rence_lightning.prompts.overlap import Overlap, OverlapIndex, normal_form
-from rence_lightning.prompts.problems import Problem
 
 What = Literal["drop", "keep"]
 Reason = Literal["script", "duplicate", "conflict", "contaminated"]

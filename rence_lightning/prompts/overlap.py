@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rence_lightning.prompts.problems import Problem
+from rence_lightning.problem import Problem
 
 NGRAM = 8
 SHARE = 0.6

@@ -1,34 +1,18 @@
-"""Data sets of problems with a final answer: the problem, and its sources (a file, the hub)."""
+"""Sources of problems with a final answer: a file, the hub, a list of rows."""
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rence_lightning.errors import UserError
+from rence_lightning.problem import Problem
 from rence_lightning.prompts.rows import RowSchema, UnansweredError, iter_file
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One row of a data set, in the format of this project.
-
-    Attributes:
-        id: Identifier in caches, logs and checkpoints, unique within its source and the same in every run.
-        problem: Text of the problem, without instructions or template.
-        answer: Final answer without its solution, never empty.
-        source: Name of the data set.
-    """
-
-    id: str
-    problem: str
-    answer: str
-    source: str = ""
 
 
 class ProblemSource(ABC):
@@ -70,6 +54,32 @@ class FileProblems(RowSchema, ProblemSource):
         """
         name = Path(self.path).name.removesuffix(".gz").rsplit(".", 1)[0]
         return _to_problems(iter_file(self.path), self.path, self, name if self.source is None else self.source)
+
+
+@dataclass
+class ListProblems(RowSchema, ProblemSource):
+    """Problems from rows in memory, such as a list of dictionaries in a script.
+
+    Args:
+        rows: Rows with a problem and an answer each, and any further fields.
+        source: Name of the data set in ids, logs and tables.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    source: str = field(default="problems", kw_only=True)
+
+    def load(self) -> list[Problem]:
+        """Reads the rows.
+
+        Raises:
+            UserError: A row (counted from 1) lacks a problem or an answer.
+        """
+        for number, row in enumerate(self.rows, start=1):
+            if not isinstance(row, Mapping):
+                raise UserError(f"{self.source}, row {number}: {row!r:.60} instead of a dictionary with fields")
+        rows = enumerate(self.rows, start=1)
+        places = ((f"{self.source}, row {number}", number, dict(row)) for number, row in rows)
+        return _to_problems(places, self.source, self, self.source)
 
 
 @dataclass
@@ -126,6 +136,7 @@ def _to_problems(
     problems: list[Problem] = []
     unanswered: list[str] = []
     seen: dict[str, str] = {}
+    others = 0  # rows that are in the other part of the data set
     for place, number, row in islice(rows, schema.limit):
         problem = schema.problem(row, place)
         try:
@@ -135,6 +146,9 @@ def _to_problems(
                 raise
             unanswered.append(place)
             continue
+        if not schema.in_part(row, place, problem):
+            others += 1
+            continue
         identifier = schema.identifier(row, place, source, number)
         if identifier in seen:
             raise UserError(
@@ -142,9 +156,15 @@ def _to_problems(
                 "id_field"
             )
         seen[identifier] = place
-        problems.append(Problem(identifier, problem, answer, source))
+        own = schema.messages(row, place), schema.system(row, place), schema.template(row, place)
+        problems.append(Problem(identifier, problem, answer, source, row, *own))
     if unanswered:
         _log.warning("%s: left out %d rows without a final answer: %s", source, len(unanswered), "; ".join(unanswered))
+    if not problems and others:
+        raise UserError(
+            f"{where}: none of {others} rows is in the part {schema.part!r}; give more rows, or another held_out "
+            f"than {schema.held_out}"
+        )
     if not problems:
         raise UserError(f"{where}: no rows; give a data set with at least one problem")
     return problems

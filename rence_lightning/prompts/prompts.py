@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts.problems import Problem
+from rence_lightning.problem import Problem
 from rence_lightning.prompts.template import PromptTemplate
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def encode_prompts(
     if not problems:
         raise UserError("prompts: there are no problems; name at least one data set")
     _check_ids(problems)
-    encoded = template.encode_all(tokenizer, [problem.problem for problem in problems])
+    encoded = template.encode_all(tokenizer, problems)
     prompts = [
         Prompt(index, problem, tuple(token_ids))
         for index, (problem, token_ids) in enumerate(zip(problems, encoded, strict=True))

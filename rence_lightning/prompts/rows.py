@@ -1,6 +1,7 @@
 """Rows of data sets in other formats: reading files row by row, nested fields, finding the final answer."""
 
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from rence_lightning.errors import UserError
 from rence_lightning.text import last_boxed
 
 AnswerFormat = Literal["plain", "boxed", "gsm8k"]
+Part = Literal["train", "test"]
 
 # A few reference solutions of MATH write `\boxed 4`, which LaTeX reads as a box around the next token.
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s$\\{}]+)")
@@ -52,6 +54,14 @@ class RowSchema:
             such a row is an error.
         tolerance_field: Field with the absolute error that is allowed in an answer, where a row has one. The answer is
             then written as `4.2 \\pm 0.1`, which the grader reads.
+        messages_field: Field with the turns of a chat, `[{"role": "user", "content": ...}, ...]`, which replace the
+            template's; without `problem_field`, the last turn is the text of the problem. None: the template's turns.
+        system_field: Field with the system turn of a row, in place of the template's. None: the template's.
+        template_field: Field with the instructions of a row, which contain `{problem}`. None: the template's.
+        part: Part of the rows: `train`, or `test` for those that are held out. None: all rows.
+        held_out: Share of the rows that are in the test part.
+        part_field: Field whose value decides in which part a row is, so that rows of equal values stay together. None:
+            the text of the problem.
         rounded: Whether answers with a decimal point or an exponent are rounded numbers, so that a number which rounds
             to one is right. They are written with half a unit of their last digit as the error, `1.6 \\pm 0.05`, at
             most 5% of the number.
@@ -69,6 +79,12 @@ class RowSchema:
     strip_suffix: str = ""
     skip_unanswered: bool = False
     tolerance_field: str | None = None
+    messages_field: str | None = None
+    system_field: str | None = None
+    template_field: str | None = None
+    part: Part | None = None
+    held_out: float = 0.1
+    part_field: str | None = None
     rounded: bool = False
 
     def fits(self, row: dict[str, Any]) -> bool:
@@ -82,10 +98,17 @@ class RowSchema:
             raise UserError(f"answer_format: {self.answer_format!r} is not one of {known}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit: must be at least 1, or null for all rows, not {self.limit}")
+        if self.part not in (None, *get_args(Part)):
+            raise UserError(f"part: {self.part!r} is not one of {', '.join(get_args(Part))}, or null for all rows")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out: {self.held_out} must be a share between 0 and 1")
 
     def problem(self, row: dict[str, Any], where: str) -> str:
         """The text of the problem, without strip_prefix and strip_suffix."""
-        text = _required(row, self.problem_field, "problem_field", where)
+        if self.messages_field is not None and _lookup(row, self.problem_field) is _MISSING:
+            text: Any = self.messages(row, where)[-1]["content"]
+        else:
+            text = _required(row, self.problem_field, "problem_field", where)
         if not isinstance(text, str):
             raise UserError(f"{where}: field {self.problem_field!r} is not text but {_kind(text)}; name another field")
         _check_unicode(text, self.problem_field, where)
@@ -136,6 +159,44 @@ class RowSchema:
         half_a_unit = Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
         return rf"{answer} \pm {min(half_a_unit, abs(value) * LARGEST_ROUNDING or half_a_unit).normalize()}"
 
+    def messages(self, row: dict[str, Any], where: str) -> tuple[dict[str, str], ...]:
+        """The turns of the row's own chat; empty where the schema names no field of them."""
+        if self.messages_field is None:
+            return ()
+        turns = _required(row, self.messages_field, "messages_field", where)
+        if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
+            raise UserError(
+                f"{where}: field {self.messages_field!r} must be a list of turns such as "
+                '{"role": "user", "content": "1+1=?"}'
+            )
+        if turns[-1]["role"] == "assistant":
+            raise UserError(f"{where}: the last turn in field {self.messages_field!r} is the assistant's; remove it")
+        for turn in turns:
+            _check_unicode(turn["content"], self.messages_field, where)
+        return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+
+    def system(self, row: dict[str, Any], where: str) -> str | None:
+        """The row's own system turn; None where it has none."""
+        return _own_text(row, self.system_field, "system_field", where)
+
+    def template(self, row: dict[str, Any], where: str) -> str | None:
+        """The row's own instructions; None where it has none."""
+        return _own_text(row, self.template_field, "template_field", where)
+
+    def in_part(self, row: dict[str, Any], where: str, problem: str) -> bool:
+        """Whether the row is in the part of the data set that the schema names.
+
+        The part is a function of the text alone, or of the value of `part_field`: it is the same in every order of the
+        rows, and however many are added.
+        """
+        if self.part is None:
+            return True
+        key: Any = problem
+        if self.part_field is not None:
+            key = _required(row, self.part_field, "part_field", where)
+        digest = hashlib.blake2b(str(key).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return (int.from_bytes(digest, "big") < self.held_out * 2**64) == (self.part == "test")
+
     def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
         """The id of the row. A plain number is prefixed with the name of the source, as other data sets are numbered
         too."""
@@ -150,6 +211,21 @@ class RowSchema:
             raise UserError(f"{where}: field {self.id_field or 'id'!r} holds no id but {_kind(value)}")
         _check_unicode(text, self.id_field or "id", where)
         return f"{source}/{text}" if text.isdecimal() else text
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(key), str) and turn[key] for key in ("role", "content"))
+
+
+def _own_text(row: dict[str, Any], field: str | None, argument: str, where: str) -> str | None:
+    """The text in a field of a row, which may be null; None where the schema names no field."""
+    text = None if field is None else _required(row, field, argument, where)
+    if field is None or text is None:
+        return None
+    if not isinstance(text, str):
+        raise UserError(f"{where}: field {field!r} is not text but {_kind(text)}; name another field")
+    _check_unicode(text, field, where)
+    return text
 
 
 def iter_file(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:

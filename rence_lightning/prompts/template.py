@@ -1,4 +1,4 @@
-"""The template, which turns a problem into the prompt of the policy."""
+"""The template, which turns a problem into the prompt of the policy. A problem may carry instructions of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.errors import UserError
+from rence_lightning.problem import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,8 @@ class PromptTemplate:
 
     Args:
         text: Instructions that contain `{problem}` exactly once, in place of the problem; other braces are literal.
-        chat: Whether the text is a user turn in the tokenizer's chat template, or plain text that the policy continues.
+        chat: Whether the text is a user turn in the tokenizer's chat template, or plain text that the policy continues;
+            null chooses the chat wherever the tokenizer has a chat template.
         thinking: Value of `enable_thinking` for the chat template (with false, Qwen3 starts its response after an empty
             thought); templates without this variable ignore it.
         system: Text of a system turn before the user turn of a chat.
@@ -41,7 +43,7 @@ class PromptTemplate:
     """
 
     def __init__(
-        self, text: str = PAPER_TEMPLATE, chat: bool = True, thinking: bool = False, system: str | None = None
+        self, text: str = PAPER_TEMPLATE, chat: bool | None = True, thinking: bool = False, system: str | None = None
     ) -> None:
         if (count := text.count(_PLACEHOLDER)) != 1:
             raise UserError(
@@ -54,40 +56,69 @@ class PromptTemplate:
                 f"template: text contains {escape.group()} as two characters, a backslash and a letter; write a {what} "
                 f"as $'{example}' in a shell, and as \"{example}\" (in double quotes) in YAML"
             )
-        if not chat and (thinking or system is not None):
+        if chat is False and (thinking or system is not None):
             raise UserError("template: thinking and system are parts of a chat; remove them or set chat: true")
         self.text = text
         self.chat = chat
         self.thinking = thinking
         self.system = system
-        self._before, _, self._after = text.partition(_PLACEHOLDER)
 
-    def render(self, tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
+    def render(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
         """The prompt as text for people to read. The policy receives the tokens of `encode`."""
-        if not self.chat:
-            return self._fill(problem)
+        if not self.is_chat(tokenizer):
+            return self._plain(problem)
         return str(self._apply_chat_template(tokenizer, [problem], tokenize=False)[0])
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> list[int]:
         """The token ids of the prompt, `(tokens,)`; see `encode_all`."""
         return self.encode_all(tokenizer, [problem])[0]
 
-    def encode_all(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[str]) -> list[list[int]]:
+    def encode_all(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[list[int]]:
         """The token ids of each prompt, up to the start of the response.
 
         Raises:
-            UserError: `chat` is true and the tokenizer has no chat template, or its template refuses these turns.
+            UserError: `chat` is true and the tokenizer has no chat template, or its template refuses these turns; or a
+                problem has turns of its own, and the prompt is plain text.
         """
-        if self.chat:
+        if self.is_chat(tokenizer):
             return self._apply_chat_template(tokenizer, problems, tokenize=True)
-        encoded = tokenizer([self._fill(problem) for problem in problems])["input_ids"]
+        encoded = tokenizer([self._plain(problem) for problem in problems])["input_ids"]
         return [_without_final_eos(ids, tokenizer.eos_token_id) for ids in encoded]
 
-    def _fill(self, problem: str) -> str:
-        # Not str.format, because problems and instructions contain braces.
-        return f"{self._before}{problem}{self._after}"
+    def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether prompts are chats with this tokenizer."""
+        return bool(tokenizer.chat_template) if self.chat is None else self.chat
 
-    def _apply_chat_template(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[str], tokenize: bool) -> Any:
+    def _fill(self, problem: Problem) -> str:
+        text = self.text
+        if problem.template is not None:
+            text = problem.template
+            if text.count(_PLACEHOLDER) != 1:
+                raise UserError(
+                    f"problem {problem.id}: its template must contain {_PLACEHOLDER} exactly once: {text[:80]!r}"
+                )
+        # Not str.format, because problems and instructions contain braces.
+        before, _, after = text.partition(_PLACEHOLDER)
+        return f"{before}{problem.problem}{after}"
+
+    def _plain(self, problem: Problem) -> str:
+        if problem.messages or problem.system is not None:
+            raise UserError(
+                f"problem {problem.id}: it has turns of its own, which plain text has not; set the template's chat: "
+                "true, with a policy that has a chat template, or name no messages_field and no system_field"
+            )
+        return self._fill(problem)
+
+    def _chat(self, problem: Problem) -> list[dict[str, str]]:
+        if problem.messages:
+            return [dict(turn) for turn in problem.messages]
+        system = self.system if problem.system is None else problem.system
+        turns = [] if system is None else [{"role": "system", "content": system}]
+        return [*turns, {"role": "user", "content": self._fill(problem)}]
+
+    def _apply_chat_template(
+        self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], tokenize: bool
+    ) -> Any:
         from jinja2 import TemplateError
 
         if not tokenizer.chat_template:
@@ -95,8 +126,7 @@ class PromptTemplate:
                 f"template: chat is true, but the tokenizer {_name(tokenizer)} has no chat template; set the "
                 "template's chat: false, or use a policy that is tuned for chat"
             )
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        chats = [[*system, {"role": "user", "content": self._fill(problem)}] for problem in problems]
+        chats = [self._chat(problem) for problem in problems]
         try:
             prompts: Any = tokenizer.apply_chat_template(
                 chats, add_generation_prompt=True, tokenize=tokenize, return_dict=False, enable_thinking=self.thinking

@@ -1,8 +1,34 @@
-"""What a reward is: the class a configuration names, and the score of one response."""
+"""What a reward is: the responses it is given, the class a configuration names, and the score of one response."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+from rence_lightning.problem import Problem
+
+
+@dataclass(frozen=True)
+class Response:
+    """A sampled response, as rewards and filters see it.
+
+    Attributes:
+        problem: Problem that it responds to, with all fields of its row.
+        text: Text that the policy wrote, without the prompt and without special tokens. It may be hostile, empty or
+            huge.
+        token_ids: Token ids that the policy sampled, `(tokens,)`, with the end-of-sequence token if there is one.
+        finish_reason: Reason for which the response ended: `stop` with an end-of-sequence token, `length` at the limit.
+    """
+
+    problem: Problem
+    text: str
+    token_ids: Sequence[int] = ()
+    finish_reason: Literal["stop", "length"] = "stop"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response was cut at the limit."""
+        return self.finish_reason == "length"
 
 
 @dataclass(frozen=True)
@@ -10,7 +36,7 @@ class Score:
     """The judgement of one response.
 
     Attributes:
-        reward: Reward that the objective sees.
+        reward: Reward that the objective sees, in [0, 1].
         correct: Whether the final answer is right. Filters and metrics look at this and never at the shaped reward.
         answer: Final answer that was judged, or None when the response gave none.
         parts: Rewards by name, of which a combined reward is the weighted sum; empty for any other reward.
@@ -18,7 +44,7 @@ class Score:
 
     reward: float
     correct: bool
-    answer: str | None
+    answer: str | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -26,19 +52,18 @@ class Reward(ABC):
     """Scores responses; subclass it and name the class in a configuration to train on another reward.
 
     It is called on a background thread while the engine samples, one call at a time, and must use neither signal
-    handlers nor CUDA.
+    handlers nor CUDA. Where one function of one response is enough, `FunctionReward` needs no class.
     """
 
     @abstractmethod
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
-        """Score a batch.
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """Scores responses. In training, they are the K responses to one problem.
 
         Args:
-            gold: Reference answer of each response, `(batch,)`.
-            responses: Texts that the policy wrote, without the prompt, `(batch,)`. They may be hostile, empty or huge.
+            responses: Responses with their problems, `(batch,)`.
 
         Returns:
-            One score per pair, in order. Model output never makes this raise.
+            One score per response, in order. Model output never makes this raise.
         """
 
     def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:

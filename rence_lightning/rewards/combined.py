@@ -1,24 +1,25 @@
 """Several rewards in one: their weighted sum."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
-from rence_lightning.rewards.base import Reward, Score
+from rence_lightning.rewards.base import Response, Reward, Score
 
 
 class CombinedReward(Reward):
-    """The weighted sum of several rewards. The first one decides what is correct, and what the answer is.
+    """The weighted mean of several rewards. The first one decides what is correct, and what the answer is.
 
     Filters and metrics look at correctness alone, so that a shaped reward changes what the objective sees, and never
     which groups are trained on.
 
     Args:
         rewards: Rewards by name; the value of each is logged as `reward_NAME`.
-        weights: Weights by the same names.
+        weights: Weights by the same names; none is negative, and together they are 1.
 
     Raises:
-        UserError: If there is no reward, or a reward has no weight.
+        UserError: If there is no reward, a reward has no weight, or the weights are negative or not 1 together.
     """
 
     def __init__(self, rewards: dict[str, Reward], weights: dict[str, float]) -> None:
@@ -27,11 +28,16 @@ class CombinedReward(Reward):
                 f"reward: rewards are {', '.join(rewards) or 'none'} and weights {', '.join(weights) or 'none'}; give "
                 "at least one reward, and a weight for each"
             )
+        if min(weights.values()) < 0 or not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
+            raise UserError(
+                f"reward: the weights {', '.join(map(str, weights.values()))} must not be negative and must be 1 "
+                "together, so that the combined reward is in [0, 1]" + _rescaled(weights)
+            )
         self.rewards = rewards
         self.weights = weights
 
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
-        scores = {name: reward.score(gold, responses) for name, reward in self.rewards.items()}
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        scores = {name: reward.score(responses) for name, reward in self.rewards.items()}
         judged = scores[next(iter(self.rewards))]
         combined = []
         for index, first in enumerate(judged):
@@ -52,3 +58,11 @@ class CombinedReward(Reward):
             for name, each in counts.items()
             for key, value in each.items()
         }
+
+
+def _rescaled(weights: dict[str, float]) -> str:
+    """The weights as they may have been meant."""
+    total = sum(weights.values())
+    if min(weights.values()) < 0 or total <= 0:
+        return ""
+    return f": {', '.join(f'{name} {weight / total:.4g}' for name, weight in weights.items())}"

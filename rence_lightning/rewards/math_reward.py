@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
-from rence_lightning.rewards.base import Reward, Score
+from rence_lightning.rewards.base import Response, Reward, Score
 from rence_lightning.rewards.grading.pool import GraderPool
 from rence_lightning.text import last_boxed
 
@@ -22,7 +22,8 @@ class MathReward(Reward):
             is. An ordinary answer takes a few hundredths of a second.
 
     Raises:
-        UserError: If a correct answer would not earn the most, or `workers` or `timeout` is not positive.
+        UserError: If a correct answer would not earn the most, a reward is not in [0, 1], or `workers` or `timeout` is
+            not positive.
     """
 
     def __init__(
@@ -35,20 +36,20 @@ class MathReward(Reward):
     ) -> None:
         if not correct > max(wrong, unboxed):
             raise UserError(f"reward: correct={correct} must be greater than wrong={wrong} and unboxed={unboxed}")
+        if not (correct <= 1 and wrong >= 0 and unboxed >= 0):
+            raise UserError(f"reward: correct={correct}, wrong={wrong} and unboxed={unboxed} must be from 0 to 1")
         self.correct, self.wrong, self.unboxed = correct, wrong, unboxed
         self.pool = GraderPool(workers, timeout)
         self._counted = (0, 0)
 
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
-        """Score a batch; see `Reward.score`. Equal pairs of reference and answer are judged once.
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """Scores responses; see `Reward.score`. Equal pairs of reference and answer are judged once.
 
         Raises:
-            ValueError: If the numbers of references and responses differ.
             RuntimeError: If no grading worker can be started.
         """
-        if len(gold) != len(responses):
-            raise ValueError(f"{len(gold)} reference answers for {len(responses)} responses: give one for each")
-        answers = [last_boxed(response) for response in responses]
+        answers = [last_boxed(response.text) for response in responses]
+        gold = [response.problem.answer for response in responses]
         pairs = {index: (gold[index], answer) for index, answer in enumerate(answers) if answer is not None}
         right = dict(zip(pairs, self.pool.judge(list(pairs.values())), strict=True))
         return [self._score(answer, right.get(index, False)) for index, answer in enumerate(answers)]

@@ -2,6 +2,7 @@
 
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum import (
+    GradedGroup,
     GRESOSkipping,
     Judgement,
     NoFilter,
@@ -10,6 +11,7 @@ from rence_lightning.sampling.curriculum import (
     PromptFilter,
     PromptPool,
     PromptSkipping,
+    WithoutTruncated,
     ZeroVarianceFilter,
 )
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -18,6 +20,7 @@ from rence_lightning.sampling.sampler import RolloutSampler
 
 __all__ = [
     "GRESOSkipping",
+    "GradedGroup",
     "Group",
     "IterationBatch",
     "Judgement",
@@ -29,5 +32,6 @@ __all__ = [
     "PromptSkipping",
     "RolloutDataModule",
     "RolloutSampler",
+    "WithoutTruncated",
     "ZeroVarianceFilter",
 ]

@@ -101,6 +101,12 @@ class IterationBatch:
         if group.outcome is Outcome.KEPT:
             self.groups.append(group)
 
+    def begin_updates(self) -> None:
+        """Frees what the updates do not need: groups that are not trained on, and responses that are left out."""
+        self.sampled.clear()
+        for group in self.groups:
+            group.leave_out_dropped()
+
     @property
     def missing(self) -> int:
         """Number of groups that are still needed."""

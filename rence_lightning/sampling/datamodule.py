@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import sum_over_ranks
-from rence_lightning.errors import StarvationError, UserError, calling, returned
+from rence_lightning.errors import StarvationError, UserError, calling, check_parameters, returned
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
     Cleaned,
@@ -37,6 +37,9 @@ from rence_lightning.sampling.curriculum import (
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
 from rence_lightning.sampling.tail import TailCosts
+
+SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
+JUDGE = "def judge(self, group: GradedGroup) -> Judgement"
 
 
 class RolloutListener(Protocol):
@@ -106,11 +109,11 @@ class RolloutDataset(IterableDataset[IterationBatch]):
     def _judge(self, group: Group) -> None:
         """Sets the positives and the outcome of a group."""
         chosen, doing = self._data.filter, f"judge(), problem {group.prompt.problem.id}"
-        judgement = calling(chosen, doing, lambda: chosen.judge(group.rewards, group.correct))
-        whole = isinstance(judgement, Judgement) and judgement.outcome in Outcome
-        if not whole or len(judgement.positive) != len(group.rollouts):
-            raise returned(chosen, doing, judgement, f"a Judgement with {len(group.rollouts)} positives")
+        judgement = calling(chosen, doing, lambda: chosen.judge(group.graded))
+        if fault := _fault(judgement, group.size):
+            raise returned(chosen, doing, judgement, fault)
         group.positive = tuple(bool(positive) for positive in judgement.positive)
+        group.dropped = tuple(bool(dropped) for dropped in judgement.dropped)
         group.outcome = Outcome(judgement.outcome)
 
 
@@ -172,6 +175,8 @@ class RolloutDataModule(LightningDataModule):
         self.engine = engine if engine is not None else TransformersEngine()
         self.reward = reward if reward is not None else MathReward()
         self.filter = filter if filter is not None else PositiveRatioFilter()
+        check_parameters(self.reward, "data.reward", "score", SCORE)
+        check_parameters(self.filter, "data.filter", "judge", JUDGE)
         self.skipping = skipping
         self.sampling = sampling
         self.group_size = group_size
@@ -293,6 +298,19 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
         self.draw_size.load_state_dict(state_dict["draw_size"])
+
+
+def _fault(judgement: object, size: int) -> str:
+    """What a filter should have returned for a group of `size` responses; empty if the judgement is valid."""
+    if not isinstance(judgement, Judgement) or judgement.outcome not in Outcome or len(judgement.positive) != size:
+        return f"a Judgement with {size} positives"
+    if len(judgement.dropped) not in (0, size):
+        return f"a Judgement with {size} or no values of dropped"
+    if any(positive and dropped for positive, dropped in zip(judgement.positive, judgement.dropped, strict=False)):
+        return "a Judgement whose positives are not dropped"
+    if judgement.outcome is Outcome.KEPT and size - sum(judgement.dropped) < 2:
+        return "a Judgement of a kept group that leaves at least 2 responses"
+    return ""
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

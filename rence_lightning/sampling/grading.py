@@ -1,6 +1,5 @@
 """Grading: from token ids to scores, on a background thread while the engine samples."""
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rence_lightning.errors import calling, returned
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Reward, Score
+from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.groups import Group
 
@@ -52,35 +51,38 @@ class Grading:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def texts_of(tokenizer: PreTrainedTokenizerBase, rollouts: Sequence[Rollout]) -> list[str]:
-    """The texts of responses, without special tokens."""
-    return tokenizer.batch_decode(
+def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
+    """The responses to a prompt as rewards and filters see them; their texts have no special tokens."""
+    texts = tokenizer.batch_decode(
         [rollout.token_ids.tolist() for rollout in rollouts],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
+    return [
+        Response(prompt.problem, text, rollout.token_ids, rollout.finish_reason)
+        for text, rollout in zip(texts, rollouts, strict=True)
+    ]
 
 
-def scores_of(reward: Reward, prompt: Prompt, texts: list[str]) -> list[Score]:
-    """The scores of a group.
+def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
+    """The scores of the responses to one problem.
 
     Raises:
         PartError: The reward raised an error or returned something invalid.
     """
-    doing = f"score(), problem {prompt.problem.id}"
-    gold = [prompt.problem.answer] * len(texts)
-    scores = calling(reward, doing, lambda: reward.score(gold, texts))
-    whole = isinstance(scores, Sequence) and len(scores) == len(texts)
+    doing = f"score(), problem {responses[0].problem.id}"
+    scores = calling(reward, doing, lambda: reward.score(responses))
+    whole = isinstance(scores, Sequence) and len(scores) == len(responses)
     if not whole or not all(isinstance(score, Score) for score in scores):
-        raise returned(reward, doing, scores, f"a list of {len(texts)} Score, one per response")
+        raise returned(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
     for score in scores:
-        if not _is_finite(score.reward):
-            raise returned(reward, doing, score.reward, "a finite reward")
+        if not _is_share(score.reward):
+            raise returned(reward, doing, score.reward, "a reward from 0 to 1; scale or shift it")
     return [replace(score, reward=float(score.reward), correct=bool(score.correct)) for score in scores]
 
 
-def _is_finite(reward: object) -> bool:
+def _is_share(reward: object) -> bool:
     try:
-        return math.isfinite(reward)  # type: ignore[arg-type]
+        return not isinstance(reward, str) and 0 <= float(reward) <= 1  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False

@@ -1,15 +1,16 @@
 """A group: a prompt with its K sampled, graded responses. Training and evaluation sample groups in the same way."""
 
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Score
+from rence_lightning.rewards import Response, Score
 from rence_lightning.rollouts import Rollout
-from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.curriculum import GradedGroup, Outcome
 
 
 class RemoteArray:
@@ -44,6 +45,7 @@ class Group:
         temperature: Sampling temperature of the responses.
         seed: Seed of an objective that draws at random; independent of the seed that the responses were sampled with.
         positive: Whether each of the responses is in P; set by the prompt filter.
+        dropped: Whether each of the responses is left out of training, set by the prompt filter; empty for none.
         outcome: Decision of the prompt filter on the group; None before.
         old_log_probs: Log-probabilities of the tokens under pi_old, a `(tokens,)` float32 tensor for each response; set
             before the first update, on the rank that trains on the group.
@@ -56,6 +58,7 @@ class Group:
     temperature: float
     seed: int = 0
     positive: tuple[bool, ...] = ()
+    dropped: tuple[bool, ...] = ()
     outcome: Outcome | None = None
     old_log_probs: list[Tensor] = field(default_factory=list)
 
@@ -81,6 +84,26 @@ class Group:
     def has_tokens(self) -> bool:
         """Whether this rank holds the tokens."""
         return not any(isinstance(rollout.token_ids, RemoteArray) for rollout in self.rollouts)
+
+    @property
+    def graded(self) -> GradedGroup:
+        """The group as the prompt filter sees it."""
+        responses = [
+            Response(self.prompt.problem, text, rollout.token_ids, rollout.finish_reason)
+            for text, rollout in zip(self.responses, self.rollouts, strict=True)
+        ]
+        return GradedGroup(responses, self.scores)
+
+    def leave_out_dropped(self) -> None:
+        """Removes the responses that are left out of training, after the log has them."""
+        if any(self.dropped):
+            trained = [not each for each in self.dropped]
+            self.rollouts = list(compress(self.rollouts, trained))
+            self.responses = list(compress(self.responses, trained))
+            self.scores = list(compress(self.scores, trained))
+            self.positive = tuple(compress(self.positive, trained))
+            self.old_log_probs = list(compress(self.old_log_probs, trained))
+        self.dropped = ()
 
     def drop_tokens(self) -> None:
         """Frees the tokens and texts of a group that another rank trains on."""

@@ -84,6 +84,6 @@ def _group(state: dict[str, Any], prompts: dict[int, Prompt]) -> Group:
         state["temperature"],
         state["seed"],
         tuple(state["positive"]),
-        Outcome.KEPT,
-        state["old_log_probs"],
+        outcome=Outcome.KEPT,
+        old_log_probs=state["old_log_probs"],
     )

@@ -11,7 +11,7 @@ from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Reward
 from rence_lightning.rollouts import Request, Rollout, RolloutEngine, Sampling
-from rence_lightning.sampling.grading import Grading, scores_of, texts_of
+from rence_lightning.sampling.grading import Grading, responses_of, scores_of
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.horizon import Horizon
 from rence_lightning.sampling.share import DrawShare, Progress
@@ -113,8 +113,9 @@ class RolloutSampler:
 
     def _graded(self, prompt: Prompt, rollouts: list[Rollout], temperature: float, stream: str) -> Group:
         """The group of a prompt's responses, with their texts and scores."""
-        texts = texts_of(self._policy.tokenizer, rollouts)
-        scores = scores_of(self._reward, prompt, texts)
+        responses = responses_of(self._policy.tokenizer, prompt, rollouts)
+        scores = scores_of(self._reward, responses)
+        texts = [response.text for response in responses]
         return Group(prompt, rollouts, texts, scores, temperature, _seed(f"{stream}, objective", prompt.problem.id))
 
 

@@ -132,8 +132,12 @@ class PolicyModule(LightningModule):
             share.current_is_old()
         return self.loss(share.all_tensors(), share.totals)[1]
 
-    def loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-        """The given responses' share of the update's loss, Eq. (1), as a scalar, and of the figures to log."""
+    def loss(self, parts: list[ResponseTensors], totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+        """The given groups' share of the update's loss, Eq. (1), as a scalar, and of the figures to log."""
+        losses, figures = zip(*(self._loss(part, totals) for part in parts), strict=True)
+        return sum(losses), {name: sum(each[name] for each in figures) for name in figures[0]}
+
+    def _loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
         objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
         kl = self.trust_region.kl(responses, totals)
         loss = objective + self.trust_region.kl_coef * kl

@@ -205,7 +205,7 @@ class Trainer(ResumableTrainer):
 
     def _drop_what_is_not_needed(self, batch: IterationBatch) -> None:
         """Frees what this rank does not train on: the log has it, and the batch has its figures."""
-        batch.sampled.clear()
+        batch.begin_updates()
         for groups in batch.updates if self.world_size > 1 else []:
             share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
             own = {id(group) for group in share.groups}

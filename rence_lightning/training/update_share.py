@@ -5,8 +5,10 @@ the log-probabilities of the row's own responses have a gradient and those of th
 of the rows add up to the exact gradient of the update.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -85,7 +87,7 @@ class UpdateShare:
         for (group, response), part in zip(places, values.split(lengths), strict=True):
             yield group, response, part
 
-    def tensors(self, row: Row, log_probs: Tensor) -> ResponseTensors:
+    def tensors(self, row: Row, log_probs: Tensor) -> list[ResponseTensors]:
         """The whole groups of a row, with the row's own log-probabilities `(response tokens,)`.
 
         The other responses of a group that is cut have their known log-probabilities. Where these are unknown, the
@@ -106,7 +108,7 @@ class UpdateShare:
                 old.append(before if before is not None else values.detach())
         return response_tensors([self.groups[number] for number in dict.fromkeys(numbers)], rows, old)
 
-    def all_tensors(self) -> ResponseTensors:
+    def all_tensors(self) -> list[ResponseTensors]:
         """All groups of the share, with their current log-probabilities, after the passes of the update."""
         rows = [values for group in self.current for values in group if values is not None]
         device = rows[0].device
@@ -166,8 +168,27 @@ def count(groups: Sequence[Group]) -> Totals:
     )
 
 
-def response_tensors(groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor]) -> ResponseTensors:
-    """Whole groups as an objective sees them, from a `(tokens,)` tensor for each response, group by group."""
+def response_tensors(groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor]) -> list[ResponseTensors]:
+    """Whole groups as an objective sees them, from a `(tokens,)` tensor for each response, group by group.
+
+    The groups are of one size unless a filter has left responses out; there is an element for each size.
+    """
+    ends = list(accumulate(group.size for group in groups))
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        sizes[group.size].append(number)
+
+    def of(values: list[Tensor], numbers: list[int]) -> list[Tensor]:
+        return [value for number in numbers for value in values[ends[number] - groups[number].size : ends[number]]]
+
+    return [
+        _of_one_size([groups[number] for number in numbers], of(log_probs, numbers), of(old, numbers))
+        for numbers in sizes.values()
+    ]
+
+
+def _of_one_size(groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor]) -> ResponseTensors:
+    """Whole groups of one size, padded to one length."""
     device, size = log_probs[0].device, groups[0].size
     lengths = torch.tensor([group.lengths for group in groups])
     engine = [engine_log_probs(rollout) for group in groups for rollout in group.rollouts]

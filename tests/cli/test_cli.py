@@ -256,12 +256,12 @@ class Sharper(ContrastiveObjective):
         return multi_label_nce(2 * scores, groups.positive)
 
 class Shortest(Reward):
-    def score(self, gold, responses):
-        return [Score(1 / (1 + len(text)), len(text) < 20, None) for text in responses]
+    def score(self, responses):
+        return [Score(1 / (1 + len(each.text)), len(each.text) < 20) for each in responses]
 
 class KeepAll(PromptFilter):
-    def judge(self, rewards, correct):
-        return Judgement(Outcome.KEPT, tuple(reward == max(rewards) for reward in rewards))
+    def judge(self, group):
+        return Judgement(Outcome.KEPT, tuple(reward == max(group.rewards) for reward in group.rewards))
 
 class Engine(TransformersEngine):
     """An engine that changes nothing."""

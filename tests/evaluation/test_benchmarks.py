@@ -9,7 +9,7 @@ import pytest
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import BENCHMARKS, BenchmarkFile, load_benchmark
 from rence_lightning.prompts import FileProblems
-from rence_lightning.rewards import MathReward
+from rence_lightning.rewards import MathReward, Response
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "math500": {"problem": "p", "solution": r"\boxed{3}", "answer": "3", "unique_id": "test/algebra/{i}.json"},
@@ -132,7 +132,7 @@ def test_local_copies_have_the_right_counts(name: str, file: str, data_folder: P
     assert len(problems) in BENCHMARKS[name].counts
     # Every reference answer is graded as correct when it is boxed unchanged.
     reward = MathReward(workers=2)
-    scores = reward.score([p.answer for p in problems], [f"so \\boxed{{{p.answer}}}" for p in problems])
+    scores = reward.score([Response(p, f"so \\boxed{{{p.answer}}}") for p in problems])
     reward.close()
     assert all(score.correct for score in scores)
 

@@ -3,16 +3,19 @@
 import gzip
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts import FileProblems, HubProblems, Problem, ProblemSource
+from rence_lightning.prompts import FileProblems, HubProblems, ListProblems, Problem, ProblemSource
 
 DAPO_PREFIX = "Solve the following math problem step by step.\n\n"
 DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
@@ -33,6 +36,10 @@ def write_lines(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
+def without_fields(problems: list[Problem]) -> list[Problem]:
+    return [replace(problem, fields={}) for problem in problems]
+
+
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     return write_lines(
@@ -43,7 +50,7 @@ def plain(tmp_path: Path) -> Path:
 
 
 def test_plain_rows(plain: Path) -> None:
-    assert FileProblems(str(plain)).load() == [
+    assert without_fields(FileProblems(str(plain)).load()) == [
         Problem("a/1", "What is $1+1$?", "2", "plain"),
         Problem("a/2", "求 π 的整数部分", "3", "plain"),
     ]
@@ -81,7 +88,12 @@ def test_nested_rows_with_a_template_around_the_problem(tmp_path: Path, suffix: 
         strip_suffix=DAPO_SUFFIX,
         source="DAPO",
     )
-    assert source.load() == [Problem("u-1", "Find $x$.", "34", "DAPO"), Problem("u-2", "Find {y}.", "-5", "DAPO")]
+    problems = source.load()
+    assert without_fields(problems) == [
+        Problem("u-1", "Find $x$.", "34", "DAPO"),
+        Problem("u-2", "Find {y}.", "-5", "DAPO"),
+    ]
+    assert [problem.fields for problem in problems] == rows
 
 
 @pytest.mark.parametrize(
@@ -257,7 +269,7 @@ def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     options: dict[str, Any] = {"problem_field": "question", "answer_format": "gsm8k", "revision": "abc"}
     source = HubProblems("openai/gsm8k", "test", "main", limit=1, **options)
-    assert source.load() == [Problem("openai/gsm8k/main/test/1", "q", "3", "openai/gsm8k/main/test")]
+    assert without_fields(source.load()) == [Problem("openai/gsm8k/main/test/1", "q", "3", "openai/gsm8k/main/test")]
     assert asked == [(("openai/gsm8k", "main"), {"split": "test", "revision": "abc"})]
     with pytest.raises(UserError, match="openai/gsm8k/main/test, row 2: no #### ANSWER"):
         HubProblems("openai/gsm8k", "test", "main", **options).load()
@@ -313,6 +325,12 @@ ROW_SETTINGS = {
     "strip_suffix": "",
     "skip_unanswered": False,
     "tolerance_field": None,
+    "messages_field": None,
+    "system_field": None,
+    "template_field": None,
+    "part": None,
+    "held_out": 0.1,
+    "part_field": None,
     "rounded": False,
 }
 
@@ -338,3 +356,81 @@ def test_a_configuration_has_the_settings_of_the_source_and_of_its_rows(
     assert "{plain,boxed,gsm8k}" in text and "Form of the answer" in text
     with pytest.raises(Exception, match="answer_format"):
         parser.parse_args([f"--problems.{required}=x", "--problems.answer_format=latex"])
+
+
+def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
+    rows = [{"problem": f"{n}+1", "answer": n + 1, "difficulty": n / 10} for n in range(5)]
+    path = write_lines(tmp_path / "sums.jsonl", *rows)
+    problems = ListProblems(rows, source="sums").load()
+    assert problems == FileProblems(str(path)).load()
+    assert problems[3] == Problem("sums/4", "3+1", "4", "sums", {"problem": "3+1", "answer": 4, "difficulty": 0.3})
+    with pytest.raises(UserError, match=r"^sums, row 2: no field 'answer'; set answer_field to one .*: problem$"):
+        ListProblems([rows[0], {"problem": "2"}], source="sums").load()
+    with pytest.raises(UserError, match=r"^problems, row 1: 'x' instead of a dictionary with fields$"):
+        ListProblems(["x"]).load()  # type: ignore[list-item]
+
+
+def test_a_row_may_bring_its_own_turns_system_and_instructions() -> None:
+    turns = [
+        {"role": "user", "content": "hard?"},
+        {"role": "assistant", "content": "no"},
+        {"role": "user", "content": "1+1"},
+    ]
+    rows = [{"chat": turns, "answer": "2", "persona": "You count.", "ask": "Add: {problem}"}]
+    own = {"messages_field": "chat", "system_field": "persona", "template_field": "ask"}
+    [problem] = ListProblems(rows, **own).load()
+    assert (problem.problem, problem.messages) == ("1+1", tuple(turns)), "the last turn is the problem's text"
+    assert (problem.system, problem.template) == ("You count.", "Add: {problem}")
+    [problem] = ListProblems([{**rows[0], "problem": "sum", "persona": None}], **own).load()
+    assert (problem.problem, problem.system) == ("sum", None), "null is the template's"
+
+
+@pytest.mark.parametrize(
+    ("chat", "words"),
+    [
+        ("1+1", "must be a list of turns"),
+        ([], "must be a list of turns"),
+        ([{"role": "user"}], "must be a list of turns"),
+        (
+            [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}],
+            "the last turn .* is the assistant's",
+        ),
+    ],
+)
+def test_turns_of_another_form_are_refused(chat: Any, words: str) -> None:
+    with pytest.raises(UserError, match=rf"^problems, row 1: .*{words}"):
+        ListProblems([{"chat": chat, "answer": "2"}], messages_field="chat").load()
+
+
+@given(
+    st.sets(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), min_size=1, max_size=40),
+    st.floats(0.05, 0.95),
+    st.randoms(),
+)
+def test_the_parts_of_a_data_set_are_a_partition_in_any_order(texts: set[str], share: float, chance: Any) -> None:
+    rows = [{"problem": text, "answer": "1"} for text in {text.strip() for text in texts}]
+
+    def load(part: Any, rows: list[dict[str, Any]]) -> set[str]:
+        try:
+            return {problem.problem for problem in ListProblems(rows, part=part, held_out=share).load()}
+        except UserError as error:
+            assert "rows is in the part" in str(error)
+            return set()
+
+    train, test = load("train", rows), load("test", rows)
+    assert not train & test and train | test == {row["problem"] for row in rows}
+    shuffled = chance.sample(rows, len(rows))
+    assert (load("train", shuffled), load("test", shuffled)) == (train, test)
+
+
+def test_the_held_out_share_and_the_field_that_keeps_rows_together() -> None:
+    rows = [{"problem": f"{n}", "answer": "1", "topic": n % 500} for n in range(5000)]
+    held_out = ListProblems(rows, part="test", held_out=0.2).load()
+    assert 0.18 < len(held_out) / len(rows) < 0.22
+    by_topic = ListProblems(rows, part="test", held_out=0.2, part_field="topic").load()
+    train = ListProblems(rows, part="train", held_out=0.2, part_field="topic").load()
+    topics = [{problem.fields["topic"] for problem in problems} for problems in (by_topic, train)]
+    assert not topics[0] & topics[1] and len(topics[0] | topics[1]) == 500
+    for wrong in ({"part": "dev"}, {"held_out": 0.0}, {"held_out": 1.0}):
+        with pytest.raises(UserError, match=r"part: .dev. is not one of train, test|held_out: .* between 0 and 1"):
+            ListProblems(rows, **wrong)  # type: ignore[arg-type]

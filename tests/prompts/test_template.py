@@ -1,6 +1,7 @@
 """The template's text, its two ways to a prompt's tokens, and tokenizers that cannot do what is asked."""
 
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rence_lightning.errors import UserError
-from rence_lightning.prompts import PAPER_TEMPLATE, PromptTemplate
+from rence_lightning.prompts import PAPER_TEMPLATE, Problem, PromptTemplate
 
 SPECIAL = ["<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
 QWEN_LIKE = (
@@ -38,6 +39,10 @@ def byte_tokenizer(chat_template: str | None = None, single: str | None = None) 
     return fast
 
 
+def asking(text: str, **own: Any) -> Problem:
+    return Problem("p", text, "2", **own)
+
+
 def test_the_papers_text() -> None:
     assert PAPER_TEMPLATE == (
         r"Please solve the following math problem: {problem}. The assistant first thinks about the reasoning process "
@@ -52,14 +57,14 @@ def test_a_chat_is_one_user_turn_with_thinking_off() -> None:
     user = PAPER_TEMPLATE.replace("{problem}", "1+1")
     expected = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     template = PromptTemplate()
-    assert template.render(tokenizer, "1+1") == expected
-    assert tokenizer.decode(template.encode(tokenizer, "1+1")) == expected
+    assert template.render(tokenizer, asking("1+1")) == expected
+    assert tokenizer.decode(template.encode(tokenizer, asking("1+1"))) == expected
 
 
 def test_the_thinking_switch_and_the_system_turn() -> None:
     tokenizer = byte_tokenizer(QWEN_LIKE)
     template = PromptTemplate("{problem}", thinking=True, system="Be brief.")
-    assert tokenizer.decode(template.encode(tokenizer, "1+1")) == (
+    assert tokenizer.decode(template.encode(tokenizer, asking("1+1"))) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -68,15 +73,15 @@ def test_the_thinking_switch_and_the_system_turn() -> None:
 def test_braces_in_problems_mean_themselves(chat: bool) -> None:
     tokenizer = byte_tokenizer("{{ messages[0]['content'] }}")
     template = PromptTemplate(r"{problem} in \boxed{}", chat=chat)
-    assert tokenizer.decode(template.encode(tokenizer, PROBLEM)) == rf"{PROBLEM} in \boxed{{}}"
-    assert template.render(tokenizer, PROBLEM) == rf"{PROBLEM} in \boxed{{}}"
+    assert tokenizer.decode(template.encode(tokenizer, asking(PROBLEM))) == rf"{PROBLEM} in \boxed{{}}"
+    assert template.render(tokenizer, asking(PROBLEM)) == rf"{PROBLEM} in \boxed{{}}"
 
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
     tokenizer = byte_tokenizer(QWEN_LIKE)
     template = PromptTemplate("{problem}=?", chat=chat)
-    problems = ["1+1", PROBLEM, "求 π"]
+    problems = [asking("1+1"), asking(PROBLEM), asking("求 π")]
     assert template.encode_all(tokenizer, problems) == [template.encode(tokenizer, problem) for problem in problems]
 
 
@@ -86,25 +91,25 @@ def test_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
 )
 def test_plain_text_keeps_a_bos_and_never_ends_in_eos(single: str | None, expected: str) -> None:
     tokenizer = byte_tokenizer(single=single)
-    ids = PromptTemplate("{problem}=?", chat=False).encode(tokenizer, "1+1")
+    ids = PromptTemplate("{problem}=?", chat=False).encode(tokenizer, asking("1+1"))
     assert tokenizer.decode(ids) == expected
 
 
 def test_a_chat_gets_no_second_bos() -> None:
     tokenizer = byte_tokenizer("{{ bos_token }}{{ messages[0]['content'] }}", single="<bos> $A <eos>")
-    assert tokenizer.decode(PromptTemplate("{problem}").encode(tokenizer, "1+1")) == "<bos>1+1"
+    assert tokenizer.decode(PromptTemplate("{problem}").encode(tokenizer, asking("1+1"))) == "<bos>1+1"
 
 
 def test_a_tokenizer_without_chat_template_is_refused() -> None:
     with pytest.raises(UserError, match="has no chat template; set the template's chat: false"):
-        PromptTemplate().encode(byte_tokenizer(), "1+1")
+        PromptTemplate().encode(byte_tokenizer(), asking("1+1"))
 
 
 def test_a_chat_template_that_refuses_is_reported() -> None:
     tokenizer = byte_tokenizer(NO_SYSTEM)
-    assert PromptTemplate("{problem}").render(tokenizer, "1+1") == "1+1"
+    assert PromptTemplate("{problem}").render(tokenizer, asking("1+1")) == "1+1"
     with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):
-        PromptTemplate("{problem}", system="Be brief.").encode(tokenizer, "1+1")
+        PromptTemplate("{problem}", system="Be brief.").encode(tokenizer, asking("1+1"))
 
 
 @pytest.mark.parametrize("text", ["Solve it.", "{problem} and {problem}", "{ problem }"])
@@ -147,4 +152,33 @@ def test_an_escape_in_single_quotes_is_refused_with_the_ways_to_write_one(text: 
     ["{problem}\n", "{problem}\t", r"\nabla {problem}", r"\text{a} {problem}", r"\to {problem}", r"a \\n {problem}"],
 )
 def test_line_breaks_and_latex_commands_are_accepted(text: str) -> None:
-    assert PromptTemplate(text, chat=False).render(byte_tokenizer(), "1+1") == text.replace("{problem}", "1+1")
+    assert PromptTemplate(text, chat=False).render(byte_tokenizer(), asking("1+1")) == text.replace("{problem}", "1+1")
+
+
+def test_a_problem_may_bring_its_own_turns_system_and_instructions() -> None:
+    tokenizer = byte_tokenizer("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}")
+    template = PromptTemplate("{problem}=?", system="Be brief.")
+    assert template.render(tokenizer, asking("1+1")) == "[system]Be brief.[user]1+1=?"
+    assert template.render(tokenizer, asking("1+1", system="Shout.")) == "[system]Shout.[user]1+1=?"
+    assert template.render(tokenizer, asking("1+1", template="Add {problem}!")) == "[system]Be brief.[user]Add 1+1!"
+    turns = [
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": "3"},
+        {"role": "user", "content": "No"},
+    ]
+    own = asking("1+1", messages=turns)
+    assert template.render(tokenizer, own) == "[user]1+1[assistant]3[user]No"
+    assert tokenizer.decode(template.encode(tokenizer, own)) == template.render(tokenizer, own)
+    plain = PromptTemplate("{problem}=?", chat=False)
+    assert plain.render(tokenizer, asking("1+1", template="Add {problem}!")) == "Add 1+1!"
+    for refused in (own, asking("1+1", system="Shout.")):
+        with pytest.raises(UserError, match="problem p: it has turns of its own, which plain text has not"):
+            plain.encode(tokenizer, refused)
+    with pytest.raises(UserError, match=r"problem p: its template must contain \{problem\} exactly once"):
+        template.encode(tokenizer, asking("1+1", template="Add."))
+
+
+def test_a_chat_is_chosen_where_the_tokenizer_has_a_template() -> None:
+    template = PromptTemplate("{problem}=?", chat=None)
+    assert template.render(byte_tokenizer(), asking("1+1")) == "1+1=?"
+    assert template.render(byte_tokenizer("<{{ messages[0]['content'] }}>"), asking("1+1")) == "<1+1=?>"

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from graded_groups import responses_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ def test_the_three_rewards(reward: MathReward) -> None:
         r"\boxed{}",
         r"first \boxed{1/2}, then cut \boxed{0.",
     ]
-    assert reward.score(["$1/2$"] * 5, responses) == [
+    assert reward.score(responses_to("$1/2$", responses)) == [
         Score(1.0, True, r"\frac12"),
         Score(0.1, False, "0.6"),
         Score(0.0, False, None),
@@ -37,20 +38,17 @@ def test_the_three_rewards(reward: MathReward) -> None:
 
 
 def test_rewards_are_settings() -> None:
-    reward = MathReward(correct=2.0, wrong=-1.0, unboxed=-2.0)
-    scores = copy.deepcopy(reward).score(["1", "1", "1"], [r"\boxed{1}", r"\boxed{2}", ""])
-    assert [score.reward for score in scores] == [2.0, -1.0, -2.0]
+    reward = MathReward(correct=0.9, wrong=0.3, unboxed=0.2)
+    scores = copy.deepcopy(reward).score(responses_to("1", [r"\boxed{1}", r"\boxed{2}", ""]))
+    assert [score.reward for score in scores] == [0.9, 0.3, 0.2]
 
 
 def test_a_correct_answer_must_earn_the_most() -> None:
     with pytest.raises(UserError, match="correct=0"):
         MathReward(correct=0.0)
-
-
-def test_lengths_must_agree(reward: MathReward) -> None:
-    with pytest.raises(ValueError, match="2 reference answers for 1 responses"):
-        reward.score(["1", "2"], ["1"])
-    assert reward.score([], []) == []
+    for wrong in ({"correct": 2.0}, {"wrong": -0.1}, {"unboxed": -0.1}):
+        with pytest.raises(UserError, match="must be from 0 to 1"):
+            MathReward(**wrong)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -59,13 +57,15 @@ def test_order_is_kept(reward: MathReward, cases: list[tuple[int, int, bool]]) -
     gold = [f"{right}/4" for right, _, _ in cases]
     responses = [rf"\boxed{{{given / 4}}}" if boxed else str(given / 4) for _, given, boxed in cases]
     expected = [(right == given if boxed else None) for right, given, boxed in cases]
-    assert [score.correct if score.answer is not None else None for score in reward.score(gold, responses)] == expected
+    assert [
+        score.correct if score.answer is not None else None for score in reward.score(responses_to(gold, responses))
+    ] == expected
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=()), max_size=40))
 def test_any_text_is_scored(reward: MathReward, text: str) -> None:
-    [score] = reward.score(["31415926"], [f"\\boxed{{{text}}}"])
+    [score] = reward.score(responses_to("31415926", [f"\\boxed{{{text}}}"]))
     assert score.reward in (0.0, 0.1)
 
 

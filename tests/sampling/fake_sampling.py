@@ -16,7 +16,7 @@ from arithmetic_run import TIMING
 
 from rence_lightning import distributed
 from rence_lightning.prompts import Cleaning, Problem, ProblemSource, PromptTemplate
-from rence_lightning.rewards import Reward, Score
+from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, SampledPolicy, Sampling, SamplingStep
 from rence_lightning.sampling import IterationBatch, PositiveRatioFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -56,8 +56,8 @@ class Numbers(ProblemSource):
 class LastToken(Reward):
     """Takes a response as correct if its last token is 1."""
 
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
-        return [Score(1.0 if response == "1" else 0.0, response == "1", response) for response in responses]
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        return [Score(float(each.text == "1"), each.text == "1", each.text) for each in responses]
 
 
 class Tokenizer:

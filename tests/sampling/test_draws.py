@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from rence_lightning.distributed import Board
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Score
+from rence_lightning.rewards import Response, Score
 from rence_lightning.sampling import GRESOSkipping, IterationBatch, Outcome, horizon, tail
 from rence_lightning.sampling.datamodule import RolloutDataModule
 
@@ -171,9 +171,9 @@ def test_a_slow_grading_can_be_interrupted() -> None:
     """The engine is done, and the rank waits for the reward."""
 
     class Slow(LastToken):
-        def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        def score(self, responses: Sequence[Response]) -> list[Score]:
             time.sleep(0.5)
-            return super().score(gold, responses)
+            return super().score(responses)
 
     data = make_data(FakeEngine(room=60), reward=Slow())
     begun = time.monotonic()

@@ -12,7 +12,7 @@ from fake_sampling import FakeEngine, K, iterations, long_if_kept, make_data
 from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import Request, Sampling
 from rence_lightning.sampling import Group, Outcome, RolloutSampler
-from rence_lightning.sampling.grading import scores_of, texts_of
+from rence_lightning.sampling.grading import responses_of, scores_of
 from rence_lightning.sampling.sampler import Draw, _seed
 from rence_lightning.sampling.tail import TailCosts
 
@@ -37,8 +37,10 @@ class FirstToFinish(RolloutSampler):
         assert graded is not None
         for step in self._engine.generate(iter(requests)):
             for finished in step.finished:
-                prompt, texts = prompts[finished.index], texts_of(self._policy.tokenizer, finished.rollouts)
-                groups.append(Group(prompt, finished.rollouts, texts, scores_of(self._reward, prompt, texts), 1.0))
+                prompt = prompts[finished.index]
+                responses = responses_of(self._policy.tokenizer, prompt, finished.rollouts)
+                scores, texts = scores_of(self._reward, responses), [response.text for response in responses]
+                groups.append(Group(prompt, finished.rollouts, texts, scores, 1.0))
                 graded(groups[-1])
                 if sum(group.outcome is Outcome.KEPT for group in groups) == wanted:
                     return Draw(groups, TailCosts())

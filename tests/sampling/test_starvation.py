@@ -11,7 +11,7 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 from rence_lightning.callbacks import Checkpoint, Progress
 from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.prompts import ArithmeticProblems
-from rence_lightning.rewards import Reward, Score
+from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Sampling
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.trainer import Trainer
@@ -26,10 +26,10 @@ class Fixed(Reward):
         self.verdicts = verdicts
         self.solvable = solvable
 
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+    def score(self, responses: Sequence[Response]) -> list[Score]:
         scores = []
-        for index, answer in enumerate(gold):
-            solvable = self.solvable is None or answer in self.solvable
+        for index, response in enumerate(responses):
+            solvable = self.solvable is None or response.problem.answer in self.solvable
             right = solvable and self.verdicts[index % len(self.verdicts)] == "1"
             scores.append(CORRECT if right else WRONG)
         return scores
@@ -113,8 +113,8 @@ def test_prompts_that_were_not_needed_are_sampled_anew_first_thing(tmp_path: Pat
 
 def test_a_starved_run_keeps_what_it_learned(tmp_path: Path) -> None:
     class OnlyOnce(Fixed):
-        def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
-            scores = super().score(gold, responses)
+        def score(self, responses: Sequence[Response]) -> list[Score]:
+            scores = super().score(responses)
             self.verdicts = "00000000"
             return scores
 

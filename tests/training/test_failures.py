@@ -18,10 +18,10 @@ from torch import Tensor
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import CheckpointError, EngineError, PartError, UserError, explanation
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
-from rence_lightning.rewards import Reward, Score
+from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, SampledPolicy, SamplingStep, TransformersEngine
 from rence_lightning.run.lock import Lock
-from rence_lightning.sampling import Group, Judgement, Outcome, PositiveRatioFilter
+from rence_lightning.sampling import GradedGroup, Group, Judgement, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -104,7 +104,7 @@ class BadReward(Reward):
     def __init__(self, fault: Callable[[int], Any], after: int = 20) -> None:
         self.fault, self.after, self.calls = fault, after, 0
 
-    def score(self, gold: Sequence[str], responses: Sequence[str]) -> list[Score]:
+    def score(self, responses: Sequence[Response]) -> list[Score]:
         self.calls += 1
         if self.calls > self.after:
             return self.fault(len(responses))  # type: ignore[no-any-return]
@@ -120,7 +120,9 @@ REWARDS: list[tuple[Callable[[int], Any], str]] = [
     (lambda n: [Score(1.0, True, "1")] * (n - 1), "returned .*; expected a list of 8 Score, one per response"),
     (lambda n: [1.0] * n, "returned .*; expected a list of 8 Score, one per response"),
     (lambda n: None, "returned None; expected a list of 8 Score"),
-    (lambda n: [Score(float("nan"), False, "1")] * n, "returned nan; expected a finite reward"),
+    (lambda n: [Score(float("nan"), False, "1")] * n, "returned nan; expected a reward from 0 to 1"),
+    (lambda n: [Score(-0.1, False, "1")] * n, "returned -0.1; expected a reward from 0 to 1; scale or shift it"),
+    (lambda n: [Score("1", True, "1")] * n, "returned '1'; expected a reward from 0 to 1"),
 ]
 
 
@@ -147,7 +149,7 @@ def test_a_reward_that_fails_is_named_and_nothing_is_lost(
 
 
 class BadFilter(PositiveRatioFilter):
-    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+    def judge(self, group: GradedGroup) -> Judgement:
         return Judgement(Outcome.KEPT, (True, False))
 
 

@@ -2,11 +2,13 @@
 
 from rence_lightning.sampling.curriculum.draws import DrawSize
 from rence_lightning.sampling.curriculum.filtering import (
+    GradedGroup,
     Judgement,
     NoFilter,
     Outcome,
     PositiveRatioFilter,
     PromptFilter,
+    WithoutTruncated,
     ZeroVarianceFilter,
 )
 from rence_lightning.sampling.curriculum.pool import PromptPool
@@ -15,6 +17,7 @@ from rence_lightning.sampling.curriculum.skipping import GRESOSkipping, PromptSk
 __all__ = [
     "DrawSize",
     "GRESOSkipping",
+    "GradedGroup",
     "Judgement",
     "NoFilter",
     "Outcome",
@@ -22,5 +25,6 @@ __all__ = [
     "PromptFilter",
     "PromptPool",
     "PromptSkipping",
+    "WithoutTruncated",
     "ZeroVarianceFilter",
 ]

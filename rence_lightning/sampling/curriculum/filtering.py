@@ -9,9 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import compress
 from typing import Literal
 
 from rence_lightning.errors import UserError
+from rence_lightning.problem import Problem
+from rence_lightning.rewards import Response, Score
 
 Positives = Literal["correct", "best"]
 
@@ -30,28 +33,68 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class GradedGroup:
+    """The K responses to a problem with their scores, as filters see them.
+
+    Attributes:
+        responses: Responses: text, token ids and finish reason of each.
+        scores: Score of each response.
+    """
+
+    responses: list[Response]
+    scores: list[Score]
+
+    @property
+    def problem(self) -> Problem:
+        """Problem of the group, with all fields of its row."""
+        return self.responses[0].problem
+
+    @property
+    def size(self) -> int:
+        """Number of responses, K."""
+        return len(self.responses)
+
+    @property
+    def rewards(self) -> list[float]:
+        """Reward of each response."""
+        return [score.reward for score in self.scores]
+
+    @property
+    def correct(self) -> list[bool]:
+        """Whether each response is correct."""
+        return [score.correct for score in self.scores]
+
+    def only(self, chosen: Sequence[bool]) -> "GradedGroup":
+        """The group without the responses that are not chosen."""
+        return GradedGroup(list(compress(self.responses, chosen)), list(compress(self.scores, chosen)))
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The judgement of a group.
 
     Attributes:
         outcome: Outcome of the group.
         positive: For each of its K responses, whether it is in the positive set P.
+        dropped: Whether each of them is left out of training, as truncated responses may be; empty for none. At least
+            two must remain in a group that is kept. The log shows those that are left out too.
     """
 
     outcome: Outcome
     positive: tuple[bool, ...]
+    dropped: tuple[bool, ...] = ()
 
 
 class PromptFilter(ABC):
-    """Judges groups by their rewards. Chosen in YAML by `class_path`.
+    """Judges graded groups. Chosen in YAML by `class_path`.
 
     A judgement must be a function of its arguments alone. Each group is judged once, by the process that sampled it, as
     soon as it is graded, so that the order of judgements differs from run to run.
     """
 
     @abstractmethod
-    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
-        """The outcome of a group, from the reward and the correctness of each of its K responses."""
+    def judge(self, group: GradedGroup) -> Judgement:
+        """The outcome of a group, and its positives."""
 
 
 class PositiveRatioFilter(PromptFilter):
@@ -65,8 +108,8 @@ class PositiveRatioFilter(PromptFilter):
         t_master: Share of correct responses above which a prompt is mastered and never drawn again; with 1, none is
             mastered.
         positives: Responses in the positive set P: `correct` for the correct ones, so that a group without any is too
-            hard; `best` for those of the highest reward where none is correct, so that a format reward can teach the
-            format.
+            hard; `best` for those of the highest reward where none is correct, so that a format or partial credit can
+            be learned first.
     """
 
     def __init__(
@@ -81,11 +124,12 @@ class PositiveRatioFilter(PromptFilter):
         self.t_master = t_master
         self.positives: Positives = positives
 
-    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
+    def judge(self, group: GradedGroup) -> Judgement:
+        rewards, correct = group.rewards, group.correct
         positive = tuple(correct)
         if self.positives == "best" and not any(correct):
             positive = tuple(reward == max(rewards) for reward in rewards)
-        return Judgement(self._outcome(sum(positive), sum(correct), len(rewards)), positive)
+        return Judgement(self._outcome(sum(positive), sum(correct), group.size), positive)
 
     def _outcome(self, positive: int, correct: int, responses: int) -> Outcome:
         rho = positive / responses  # rounded like the literal threshold: 29 of 100 does not exceed 0.29
@@ -117,8 +161,30 @@ class ZeroVarianceFilter(PromptFilter):
         self.t_master = t_master
         self._ratio = PositiveRatioFilter(t_hard=0.0, t_easy=1.0, t_master=t_master)
 
-    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
-        return self._ratio.judge(rewards, correct)
+    def judge(self, group: GradedGroup) -> Judgement:
+        return self._ratio.judge(group)
+
+
+class WithoutTruncated(PromptFilter):
+    """Leaves responses that were cut at the limit out of training, and judges the others by another filter.
+
+    A truncated response is wrong for its length alone. As a negative it teaches the policy to be short; left out, it
+    teaches nothing (*overlong filtering* in Yu et al. 2025).
+
+    Args:
+        filter: Filter that judges the responses that ended (default: `PositiveRatioFilter`).
+    """
+
+    def __init__(self, filter: PromptFilter | None = None) -> None:
+        self.filter = filter if filter is not None else PositiveRatioFilter()
+
+    def judge(self, group: GradedGroup) -> Judgement:
+        dropped = tuple(response.truncated for response in group.responses)
+        if dropped.count(False) < 2:
+            return Judgement(Outcome.TOO_HARD, (False,) * group.size)
+        rest = self.filter.judge(group.only([not each for each in dropped]))
+        positive = iter(rest.positive)
+        return Judgement(rest.outcome, tuple(not each and next(positive) for each in dropped), dropped)
 
 
 class NoFilter(PromptFilter):
@@ -127,5 +193,5 @@ class NoFilter(PromptFilter):
     P consists of the correct responses and may be empty or the whole group, so the objective must not need a contrast.
     """
 
-    def judge(self, rewards: Sequence[float], correct: Sequence[bool]) -> Judgement:
-        return Judgement(Outcome.KEPT, tuple(correct))
+    def judge(self, group: GradedGroup) -> Judgement:
+        return Judgement(Outcome.KEPT, tuple(group.correct))

@@ -3,11 +3,12 @@
 import random
 
 import pytest
+from graded_groups import graded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.sampling import NoFilter, Outcome, PositiveRatioFilter, ZeroVarianceFilter
+from rence_lightning.sampling import NoFilter, Outcome, PositiveRatioFilter, WithoutTruncated, ZeroVarianceFilter
 
 REWARD = {"c": 1.0, "w": 0.1, "-": 0.0}  # correct, boxed but wrong, no box
 
@@ -15,7 +16,7 @@ REWARD = {"c": 1.0, "w": 0.1, "-": 0.0}  # correct, boxed but wrong, no box
 def judge(responses: str, **settings: object) -> tuple[Outcome, str]:
     """The outcome on responses such as `ccw-`, and which of them are positive, as `1100`."""
     rewards = [REWARD[response] for response in responses]
-    judgement = PositiveRatioFilter(**settings).judge(rewards, [r == "c" for r in responses])  # type: ignore[arg-type]
+    judgement = PositiveRatioFilter(**settings).judge(graded(rewards, [r == "c" for r in responses]))  # type: ignore[arg-type]
     return judgement.outcome, "".join(str(int(positive)) for positive in judgement.positive)
 
 
@@ -63,7 +64,7 @@ def test_zero_variance_filtering_is_a_special_case() -> None:
 def test_thresholds_are_decimals_not_their_binary_neighbours(responses: int, correct: int, percent: int) -> None:
     correct = min(correct, responses)
     outcome = PositiveRatioFilter(t_easy=percent / 100, t_master=1.0).judge(
-        [1.0] * correct + [0.0] * (responses - correct), [True] * correct + [False] * (responses - correct)
+        graded([1.0] * correct + [0.0] * (responses - correct), [True] * correct + [False] * (responses - correct))
     )
     kept = 0 < 100 * correct <= percent * responses and correct < responses  # in integers
     assert (outcome.outcome is Outcome.KEPT) == kept
@@ -137,7 +138,7 @@ def test_shaped_rewards_do_not_decide_difficulty() -> None:
     """Penalised correct answers are correct: P and rho go by correctness."""
     for positives in ("correct", "best"):
         judge_all = PositiveRatioFilter(positives=positives).judge  # type: ignore[arg-type]
-        judgement = judge_all([0.4, 0.9, 0.1, 0.1], [True, True, False, False])
+        judgement = judge_all(graded([0.4, 0.9, 0.1, 0.1], [True, True, False, False]))
         assert judgement.outcome is Outcome.KEPT
         assert judgement.positive == (True, True, False, False), f"positives: {positives}"
 
@@ -166,7 +167,7 @@ def test_zero_variance_is_the_positive_ratio_below_one(correct: list[bool], chan
     rewards = [chance.choice([0.0, 0.1, 1.0]) for _ in correct]
     size = len(correct)
     ratio = PositiveRatioFilter(t_hard=0.0, t_easy=(size - 0.5) / size, t_master=1.0)
-    assert ZeroVarianceFilter().judge(rewards, correct) == ratio.judge(rewards, correct)
+    assert ZeroVarianceFilter().judge(graded(rewards, correct)) == ratio.judge(graded(rewards, correct))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 100])
@@ -174,21 +175,23 @@ def test_zero_variance_keeps_all_but_the_alike(size: int) -> None:
     expected = {0: Outcome.TOO_HARD, size: Outcome.TOO_EASY}
     for right in range(size + 1):
         correct = [True] * right + [False] * (size - right)
-        judgement = ZeroVarianceFilter().judge([float(c) for c in correct], correct)
+        judgement = ZeroVarianceFilter().judge(graded([float(c) for c in correct], correct))
         assert judgement.outcome is expected.get(right, Outcome.KEPT), f"{right} of {size} correct"
         assert judgement.positive == tuple(correct)
 
 
 def test_zero_variance_is_of_correctness_not_of_rewards() -> None:
     judge = ZeroVarianceFilter().judge
-    assert judge([0.1, 0.0], [False, False]).outcome is Outcome.TOO_HARD
-    assert judge([1.0, 0.4], [True, True]).outcome is Outcome.TOO_EASY
-    assert judge([0.4, 0.4], [True, False]).outcome is Outcome.KEPT
+    assert judge(graded([0.1, 0.0], [False, False])).outcome is Outcome.TOO_HARD
+    assert judge(graded([1.0, 0.4], [True, True])).outcome is Outcome.TOO_EASY
+    assert judge(graded([0.4, 0.4], [True, False])).outcome is Outcome.KEPT
 
 
 def test_zero_variance_masters_above_its_share() -> None:
     def outcome(right: int) -> Outcome:
-        return ZeroVarianceFilter(t_master=0.8).judge([0.0] * 10, [True] * right + [False] * (10 - right)).outcome
+        return (
+            ZeroVarianceFilter(t_master=0.8).judge(graded([0.0] * 10, [True] * right + [False] * (10 - right))).outcome
+        )
 
     assert [outcome(right) for right in (0, 1, 8, 9, 10)] == [
         Outcome.TOO_HARD,
@@ -207,6 +210,28 @@ def test_an_impossible_mastery_is_refused(t_master: float) -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=16))
 def test_no_filter_keeps_everything(correct: list[bool]) -> None:
-    judgement = NoFilter().judge([1.0] * len(correct), correct)
+    judgement = NoFilter().judge(graded([1.0] * len(correct), correct))
     assert judgement.outcome is Outcome.KEPT
     assert judgement.positive == tuple(correct), "P is the correct responses, whatever their rewards"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("cw-"), st.booleans()), min_size=2, max_size=10),
+    st.sampled_from(["correct", "best"]),
+)
+def test_truncated_responses_leave_the_contrast(responses: list[tuple[str, bool]], positives: str) -> None:
+    """The others are judged as if they were the group; what is dropped is neither positive nor counted."""
+    rewards = [REWARD[letter] for letter, _ in responses]
+    correct = [letter == "c" for letter, _ in responses]
+    cut = [truncated for _, truncated in responses]
+    inner = PositiveRatioFilter(positives=positives)  # type: ignore[arg-type]
+    judgement = WithoutTruncated(inner).judge(graded(rewards, correct, cut))
+    rest = [index for index, truncated in enumerate(cut) if not truncated]
+    if len(rest) < 2:
+        assert judgement.outcome is Outcome.TOO_HARD and not any(judgement.positive)
+        return
+    alone = inner.judge(graded([rewards[index] for index in rest], [correct[index] for index in rest]))
+    assert judgement.outcome is alone.outcome
+    assert [judgement.positive[index] for index in rest] == list(alone.positive)
+    assert judgement.dropped == tuple(cut)
+    assert not any(positive and dropped for positive, dropped in zip(judgement.positive, cut, strict=True))

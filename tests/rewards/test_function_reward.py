@@ -1,0 +1,62 @@
+"""A function as a reward: what it may return, what counts as correct, and what is said of anything else."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from graded_groups import responses_to
+
+from rence_lightning.errors import UserError
+from rence_lightning.rewards import FunctionReward, Response, Score
+
+
+def share(response: Response) -> float:
+    """Partial credit: the share of the answer's characters that the text begins with."""
+    answer = response.problem.answer
+    return sum(a == b for a, b in zip(answer, response.text, strict=False)) / len(answer)
+
+
+def test_a_number_is_the_reward_and_its_threshold_decides_what_is_correct() -> None:
+    responses = responses_to("1234", ["1234", "123", "1", ""])
+    assert [score.reward for score in FunctionReward(share).score(responses)] == [1.0, 0.75, 0.25, 0.0]
+    for threshold, correct in ((1.0, 1), (0.75, 2), (0.2, 3)):
+        scores = FunctionReward(share, correct_from=threshold).score(responses)
+        assert [score.correct for score in scores] == [True] * correct + [False] * (4 - correct)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, Score(1.0, True)),
+        (False, Score(0.0, False)),
+        (Fraction(1, 2), Score(0.5, False)),
+        (Score(0.5, True, "7"), Score(0.5, True, "7")),
+    ],
+)
+def test_truth_values_numbers_and_scores(value: Any, expected: Score) -> None:
+    assert FunctionReward(lambda _: value).score(responses_to("1", [""])) == [expected]
+
+
+@pytest.mark.parametrize("value", [None, "1.0", [1.0]])
+def test_anything_else_is_refused_in_a_line(value: Any) -> None:
+    def judge(_: Response) -> Any:
+        return value
+
+    with pytest.raises(
+        UserError, match=r"reward: .*judge\(\) returned .*; a reward function returns a number in \[0, 1\]"
+    ):
+        FunctionReward(judge).score(responses_to("1", [""]))
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(UserError, match="function is 'len'; give a function of a response"):
+        FunctionReward("len")  # type: ignore[arg-type]
+    for threshold in (0.0, 1.5, float("nan")):
+        with pytest.raises(UserError, match=r"correct_from is .*; it must be in \(0, 1\]"):
+            FunctionReward(share, threshold)
+
+
+def test_a_response_says_whether_it_was_cut() -> None:
+    [response] = responses_to("1", ["2"])
+    assert not response.truncated
+    assert Response(response.problem, "2", (1, 2), "length").truncated
