@@ -77,26 +77,21 @@ class BenchmarkEvaluation(Callback):
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         """Load the benchmarks before any work is done, so that a wrong name is an error at start."""
         data = trainer.datamodule
-        context = module.policy.context_length
-        needed = data.max_prompt_tokens + self.sampling.max_response_tokens
-        if self.sources and context is not None and needed > context:
-            raise UserError(
-                f"evaluation: data.max_prompt_tokens {data.max_prompt_tokens} + sampling.max_response_tokens "
-                f"{self.sampling.max_response_tokens} = {needed}, but the policy's context is {context} tokens"
-            )
+        longest = data.prompt_limit(self.sampling, "evaluation") if self.sources else 0
         if stage == "validate" and not self.sources:
             raise UserError("evaluation: no benchmark is configured; name one under evaluation.benchmarks")
         for name, source in self.sources.items():
             problems = load_benchmark(name, source)
             data.hold_out({name: problems})
             try:
-                encoded = encode_prompts(problems[: self.limit], data.template, data.tokenizer, data.max_prompt_tokens)
+                encoded = encode_prompts(problems[: self.limit], data.template, data.tokenizer, longest)
             except UserError as error:
                 raise UserError(f"evaluation: {name}: {error}") from error
             if encoded.too_long:
                 raise UserError(
-                    f"evaluation: {encoded.too_long} problems of {name} are longer than data.max_prompt_tokens "
-                    f"{data.max_prompt_tokens}, and leaving them out would change the benchmark; raise the limit"
+                    f"evaluation: {encoded.too_long} problems of {name} have prompts of more than {longest} tokens "
+                    "(data.max_prompt_tokens, or what the policy's context leaves), and leaving them out would change "
+                    "the benchmark; raise the limit"
                 )
             self._prompts[name] = encoded.prompts
         if stage == "fit":
@@ -159,7 +154,7 @@ class BenchmarkEvaluation(Callback):
                 "max_response_tokens": self.sampling.max_response_tokens,
                 "seed": data.seed,
                 "precision": trainer.precision,
-                "reward": type(data.reward).__name__,
+                "reward": data.reward.label,
                 "template": template.text,
                 "chat": template.chat,
                 "thinking": template.thinking,

@@ -67,7 +67,7 @@ class Progress(Callback):
             self._say(line)
         if data.dropped_too_long:
             self._warn(
-                f"{data.dropped_too_long} training prompts are longer than {data.max_prompt_tokens} tokens "
+                f"{data.dropped_too_long} training prompts are longer than {data.longest_prompt} tokens "
                 "(data.max_prompt_tokens) and were dropped"
             )
         parameters = sum(parameter.numel() for parameter in module.policy.parameters())

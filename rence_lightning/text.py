@@ -37,6 +37,17 @@ def last_boxed(text: str) -> str | None:
     return text[start:stop] if start >= 0 else None
 
 
+def shortened(text: str, length: int = 60) -> str:
+    """The text in quotes, cut where it is longer than `length`; line breaks are written as escapes."""
+    return repr(text if len(text) <= length else f"{text[: length - 3]}...")
+
+
+def kind_of(value: object) -> str:
+    """What a value of a data set is, in words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
+
+
 def install_extra(extra: str) -> str:
     """How to install the optional dependencies `extra`: a clause for an error message.
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
-from rence_lightning.prompts.rows import RowSchema, UnansweredError, iter_file
+from rence_lightning.prompts.files import iter_file
+from rence_lightning.prompts.rows import RowSchema, UnansweredError
 
 _log = logging.getLogger(__name__)
 

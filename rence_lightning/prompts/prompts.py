@@ -64,7 +64,7 @@ def encode_prompts(
     if not prompts:
         raise UserError(
             f"prompts: all {len(problems)} are longer than max_prompt_tokens {max_prompt_tokens} (the shortest has "
-            f"{min(map(len, encoded))} tokens with the template); raise max_prompt_tokens"
+            f"{min(map(len, encoded))} tokens with the template); raise max_prompt_tokens, or shorten the template"
         )
     return EncodedPrompts(prompts, len(problems) - len(prompts))
 

@@ -1,19 +1,14 @@
-"""Rows of data sets in other formats: reading files row by row, nested fields, finding the final answer."""
+"""Rows of data sets in other formats: nested fields, the final answer, the part of a data set that a row is in."""
 
-import gzip
 import hashlib
-import json
 import math
 import re
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rence_lightning.errors import UserError
-from rence_lightning.text import last_boxed
+from rence_lightning.text import kind_of, last_boxed, shortened
 
 AnswerFormat = Literal["plain", "boxed", "gsm8k"]
 Part = Literal["train", "test"]
@@ -110,13 +105,15 @@ class RowSchema:
         else:
             text = _required(row, self.problem_field, "problem_field", where)
         if not isinstance(text, str):
-            raise UserError(f"{where}: field {self.problem_field!r} is not text but {_kind(text)}; name another field")
+            raise UserError(
+                f"{where}: field {self.problem_field!r} is not text but {kind_of(text)}; name another field"
+            )
         _check_unicode(text, self.problem_field, where)
         if not text.startswith(self.strip_prefix):
-            raise UserError(f"{where}: the problem does not begin with strip_prefix {_short(self.strip_prefix)}")
+            raise UserError(f"{where}: the problem does not begin with strip_prefix {shortened(self.strip_prefix)}")
         text = text[len(self.strip_prefix) :]
         if not text.endswith(self.strip_suffix):
-            raise UserError(f"{where}: the problem does not end with strip_suffix {_short(self.strip_suffix)}")
+            raise UserError(f"{where}: the problem does not end with strip_suffix {shortened(self.strip_suffix)}")
         text = text[: len(text) - len(self.strip_suffix)].strip()
         if not text:
             raise UserError(f"{where}: the problem (field {self.problem_field!r}) is empty; fix or remove the row")
@@ -128,7 +125,7 @@ class RowSchema:
         text = _scalar_text(value)
         if text is None:
             fix = f"; name one of its values, such as {self.answer_field}.0" if isinstance(value, list) else ""
-            raise UserError(f"{where}: field {self.answer_field!r} holds no answer but {_kind(value)}{fix}")
+            raise UserError(f"{where}: field {self.answer_field!r} holds no answer but {kind_of(value)}{fix}")
         _check_unicode(text, self.answer_field, where)
         answer = _final_answer(text, self.answer_format)
         if answer is None:
@@ -208,7 +205,7 @@ class RowSchema:
             value = _required(row, self.id_field, "id_field", where)
         text = _scalar_text(value)
         if not text:
-            raise UserError(f"{where}: field {self.id_field or 'id'!r} holds no id but {_kind(value)}")
+            raise UserError(f"{where}: field {self.id_field or 'id'!r} holds no id but {kind_of(value)}")
         _check_unicode(text, self.id_field or "id", where)
         return f"{source}/{text}" if text.isdecimal() else text
 
@@ -223,64 +220,9 @@ def _own_text(row: dict[str, Any], field: str | None, argument: str, where: str)
     if field is None or text is None:
         return None
     if not isinstance(text, str):
-        raise UserError(f"{where}: field {field!r} is not text but {_kind(text)}; name another field")
+        raise UserError(f"{where}: field {field!r} is not text but {kind_of(text)}; name another field")
     _check_unicode(text, field, where)
     return text
-
-
-def iter_file(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yields, for each row of a JSON lines or parquet file, its place as text, its number from 1, and the row."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; give the path of a .jsonl, .jsonl.gz or .parquet file")
-    try:
-        if path.name.endswith(".parquet"):
-            yield from _iter_parquet(path)
-        elif path.name.endswith((".jsonl", ".jsonl.gz")):
-            yield from _iter_json_lines(path)
-        else:
-            raise UserError(f"{path}: unknown kind of file; rename or convert it to .jsonl, .jsonl.gz or .parquet")
-    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise UserError(f"{path}: cannot be read ({error}); is the file complete?") from error
-
-
-def _iter_json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    # Lines are split as bytes and decoded one by one, so that the line of an undecodable byte is known.
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file") from error
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                # Not str(error), which contains a line number within this line.
-                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                raise UserError(f"{where}: not valid JSON ({reason}); each line must be one JSON object") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: {_kind(row)} instead of a JSON object with fields")
-            yield where, number, row
-
-
-def _iter_parquet(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", number, row
-    except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable parquet file ({reason})") from error
 
 
 def _lookup(row: Any, field: str) -> Any:
@@ -363,12 +305,3 @@ def _check_unicode(text: str, field: str, where: str) -> None:
         raise UserError(
             f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; fix or remove the row"
         ) from error
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -66,6 +66,11 @@ class Reward(ABC):
             One score per response, in order. Model output never makes this raise.
         """
 
+    @property
+    def label(self) -> str:
+        """Name in the description of an evaluation; two rewards of equal labels judge alike."""
+        return type(self).__name__
+
     def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether two final answers are equal, be they right or wrong: for majority votes.
 

@@ -46,6 +46,11 @@ class CombinedReward(Reward):
             combined.append(Score(total, first.correct, first.answer, parts))
         return combined
 
+    @property
+    def label(self) -> str:
+        parts = ", ".join(f"{self.weights[name]:g} {reward.label}" for name, reward in self.rewards.items())
+        return f"{super().label} ({parts})"
+
     def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
         return self.rewards[next(iter(self.rewards))].same(answers)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
 from rence_lightning.rewards.base import Response, Reward, Score
-from rence_lightning.rewards.grading.pool import GraderPool
+from rence_lightning.rewards.grading.pool import GraderPool, Judge
 from rence_lightning.text import last_boxed
 
 
@@ -20,6 +20,8 @@ class MathReward(Reward):
         timeout: Seconds of CPU time for an answer. An answer that takes longer counts as wrong, and is judged anew when
             it comes again; `rollouts/grading_timeouts` counts these. The limit does not depend on how busy the machine
             is. An ordinary answer takes a few hundredths of a second.
+        judge: Judge of answers: `rules` accepts more spellings (docs/evaluation.md lists them), and `math_verify` is
+            math-verify alone, for figures that compare with those of projects that use it.
 
     Raises:
         UserError: If a correct answer would not earn the most, a reward is not in [0, 1], or `workers` or `timeout` is
@@ -33,13 +35,14 @@ class MathReward(Reward):
         unboxed: float = 0.0,
         workers: int = 2,
         timeout: float = 1.0,
+        judge: Judge = "rules",
     ) -> None:
         if not correct > max(wrong, unboxed):
             raise UserError(f"reward: correct={correct} must be greater than wrong={wrong} and unboxed={unboxed}")
         if not (correct <= 1 and wrong >= 0 and unboxed >= 0):
             raise UserError(f"reward: correct={correct}, wrong={wrong} and unboxed={unboxed} must be from 0 to 1")
         self.correct, self.wrong, self.unboxed = correct, wrong, unboxed
-        self.pool = GraderPool(workers, timeout)
+        self.pool = GraderPool(workers, timeout, judge=judge)
         self._counted = (0, 0)
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
@@ -53,6 +56,10 @@ class MathReward(Reward):
         pairs = {index: (gold[index], answer) for index, answer in enumerate(answers) if answer is not None}
         right = dict(zip(pairs, self.pool.judge(list(pairs.values())), strict=True))
         return [self._score(answer, right.get(index, False)) for index, answer in enumerate(answers)]
+
+    @property
+    def label(self) -> str:
+        return super().label if self.pool.kind == "rules" else f"{super().label} ({self.pool.kind})"
 
     def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
         return self.pool.judge(answers)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import sum_over_ranks
-from rence_lightning.errors import StarvationError, UserError, calling, check_parameters, returned
+from rence_lightning.errors import UserError, calling, check_parameters
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
     Cleaned,
@@ -27,7 +28,6 @@ from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum import (
     DrawSize,
-    Judgement,
     Outcome,
     PositiveRatioFilter,
     PromptFilter,
@@ -35,11 +35,13 @@ from rence_lightning.sampling.curriculum import (
     PromptSkipping,
 )
 from rence_lightning.sampling.groups import Group
+from rence_lightning.sampling.judging import JUDGE, judge
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
 from rence_lightning.sampling.tail import TailCosts
 
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
-JUDGE = "def judge(self, group: GradedGroup) -> Judgement"
+NO_LIMIT = 2**31
+"""Stands for no limit on the tokens of a prompt, where the context of the policy is not known."""
 
 
 class RolloutListener(Protocol):
@@ -102,19 +104,9 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             data.sampling,
             f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
-            self._judge,
+            partial(judge, data.filter),
             wanted=batch.missing,
         )
-
-    def _judge(self, group: Group) -> None:
-        """Sets the positives and the outcome of a group."""
-        chosen, doing = self._data.filter, f"judge(), problem {group.prompt.problem.id}"
-        judgement = calling(chosen, doing, lambda: chosen.judge(group.graded))
-        if fault := _fault(judgement, group.size):
-            raise returned(chosen, doing, judgement, fault)
-        group.positive = tuple(bool(positive) for positive in judgement.positive)
-        group.dropped = tuple(bool(dropped) for dropped in judgement.dropped)
-        group.outcome = Outcome(judgement.outcome)
 
 
 class RolloutDataModule(LightningDataModule):
@@ -143,7 +135,8 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: as many as should give
             the groups that are still missing, from the share of groups that was kept so far; at most 8 B).
         max_draws_per_iteration: Number of draws after which an iteration trains on the groups it has.
-        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted.
+        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted. Null: as many
+            as the policy's context leaves beside the response.
         seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.
     """
 
@@ -163,7 +156,7 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_update: int = 32,
         prompts_per_draw: int | None = None,
         max_draws_per_iteration: int = 10,
-        max_prompt_tokens: int = 1536,
+        max_prompt_tokens: int | None = 1536,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -199,15 +192,35 @@ class RolloutDataModule(LightningDataModule):
         Raises:
             UserError: The limits of prompts and responses together exceed the policy's context.
         """
-        context, needed = policy.context_length, self.max_prompt_tokens + self.sampling.max_response_tokens
-        if context is not None and needed > context:
-            raise UserError(
-                f"data: max_prompt_tokens {self.max_prompt_tokens} + sampling.max_response_tokens "
-                f"{self.sampling.max_response_tokens} = {needed}, but the policy's context is {context} tokens; lower "
-                "one of the two limits"
-            )
+        self.context_length = policy.context_length
+        self.longest_prompt = self.prompt_limit(self.sampling, "data")
         self.tokenizer = policy.tokenizer
         self.sampler = RolloutSampler(self.engine, self.reward, policy)
+
+    def prompt_limit(self, sampling: Sampling, section: str) -> int:
+        """The largest number of tokens of a prompt whose response is sampled in this way.
+
+        Args:
+            sampling: Settings of the responses.
+            section: Section of the configuration that holds them, for the error.
+
+        Raises:
+            UserError: Prompts and responses together exceed the policy's context.
+        """
+        responses, context = sampling.max_response_tokens, self.context_length
+        if self.max_prompt_tokens is None:
+            if context is not None and responses >= context:
+                raise UserError(
+                    f"{section}: sampling.max_response_tokens is {responses}, but the policy's context is {context} "
+                    "tokens for prompt and response together; lower the limit"
+                )
+            return context - responses if context is not None else NO_LIMIT
+        if context is not None and (needed := self.max_prompt_tokens + responses) > context:
+            raise UserError(
+                f"{section}: data.max_prompt_tokens {self.max_prompt_tokens} + sampling.max_response_tokens "
+                f"{responses} = {needed}, but the policy's context is {context} tokens; lower one of the two limits"
+            )
+        return self.max_prompt_tokens
 
     def hold_out(self, benchmarks: Mapping[str, Sequence[Problem]]) -> None:
         """Adds problems, by name of the benchmark, that must be left out of training; call before `setup`."""
@@ -229,9 +242,7 @@ class RolloutDataModule(LightningDataModule):
         loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
         self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)
         kept = [loaded[position] for position in self.cleaned.kept]
-        encoded = encode_prompts(
-            [problem for _, problem in kept], self.template, self.tokenizer, self.max_prompt_tokens
-        )
+        encoded = encode_prompts([problem for _, problem in kept], self.template, self.tokenizer, self.longest_prompt)
         self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
         self.dropped_too_long = encoded.too_long
         sets: list[list[int]] = [[] for _ in self.problems]
@@ -261,23 +272,6 @@ class RolloutDataModule(LightningDataModule):
         counts = calling(self.reward, "figures()", self.reward.figures)
         return figures | dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
 
-    def check_starved(self, batch: IterationBatch) -> None:
-        """Ends the run where an iteration has no group to train on, unless every prompt is mastered.
-
-        Raises:
-            StarvationError: The batch is empty although prompts are left; the message shows the counts.
-        """
-        if batch.groups or not self.pool.left:
-            return
-        outcomes = batch.outcomes
-        raise StarvationError(
-            f"iteration {batch.iteration}: none of the {batch.totals.groups} sampled groups can be trained on: "
-            f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
-            f"{outcomes[Outcome.MASTERED]} mastered; {self.pool.left} prompts are left in the pool "
-            "(loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that the "
-            "policy solves sometimes)"
-        )
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "iteration": self.iteration,
@@ -298,19 +292,6 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
         self.draw_size.load_state_dict(state_dict["draw_size"])
-
-
-def _fault(judgement: object, size: int) -> str:
-    """What a filter should have returned for a group of `size` responses; empty if the judgement is valid."""
-    if not isinstance(judgement, Judgement) or judgement.outcome not in Outcome or len(judgement.positive) != size:
-        return f"a Judgement with {size} positives"
-    if len(judgement.dropped) not in (0, size):
-        return f"a Judgement with {size} or no values of dropped"
-    if any(positive and dropped for positive, dropped in zip(judgement.positive, judgement.dropped, strict=False)):
-        return "a Judgement whose positives are not dropped"
-    if judgement.outcome is Outcome.KEPT and size - sum(judgement.dropped) < 2:
-        return "a Judgement of a kept group that leaves at least 2 responses"
-    return ""
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

@@ -20,6 +20,7 @@ from rence_lightning.errors import NonFiniteError, Stopped, UserError
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
+from rence_lightning.sampling.starvation import check_starved
 from rence_lightning.training.fabric import Precision, make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.resumable import ResumableTrainer
@@ -198,9 +199,9 @@ class Trainer(ResumableTrainer):
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
-            self._drop_what_is_not_needed(batch)
             self.stop_if_requested()  # still in time to discard them
-            self.datamodule.check_starved(batch)
+            check_starved(batch, self.datamodule.pool.left)
+            self._drop_what_is_not_needed(batch)
         return batch
 
     def _drop_what_is_not_needed(self, batch: IterationBatch) -> None:

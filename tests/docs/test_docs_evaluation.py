@@ -89,8 +89,8 @@ def test_the_example_of_a_reward_trains(tmp_path: Path, monkeypatch: pytest.Monk
     row = json.loads((tmp_path / "run" / "rollouts" / "iteration-0001.jsonl").read_text().splitlines()[0])
     for response in row["responses"]:
         parts = response["parts"]
-        assert parts["brevity"] == pytest.approx(max(0.0, 1 - len(response["text"]) / 400))
-        assert response["reward"] == pytest.approx(parts["math"] + 0.1 * parts["brevity"])
+        assert parts["brevity"] == pytest.approx(max(0.0, 1 - response["tokens"] / 400))
+        assert response["reward"] == pytest.approx(0.9 * parts["math"] + 0.1 * parts["brevity"])
     assert (tmp_path / "run" / "report.html").exists()
     assert len(read_evaluations(tmp_path / "run" / "evaluations.jsonl")) == 2
 

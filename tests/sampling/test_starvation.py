@@ -13,6 +13,7 @@ from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.prompts import ArithmeticProblems
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Sampling
+from rence_lightning.sampling import PositiveRatioFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.trainer import Trainer
 
@@ -61,6 +62,32 @@ def test_all_too_hard_is_an_error_with_the_counts(tmp_path: Path) -> None:
         fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
     rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
     assert [row["outcome"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
+
+
+def test_where_nothing_is_correct_three_samples_show_what_the_policy_wrote(tmp_path: Path) -> None:
+    with pytest.raises(StarvationError) as caught:
+        fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
+    message = str(caught.value)
+    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
+    assert "\n" not in message and message.count(" -> ") == 3
+    for row in rows[:3]:
+        assert f"{row['problem']!r} (answer {row['gold']!r}) -> {row['responses'][0]['text'][:40]!r}"[:-1] in message
+
+
+def test_a_first_iteration_without_a_correct_response_warns_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lengths(Fixed):
+        """Partial credit by length, never correct."""
+
+        def score(self, responses: Sequence[Response]) -> list[Score]:
+            return [Score(min(1.0, len(response.token_ids) / 100), False) for response in responses]
+
+    filter = PositiveRatioFilter(t_easy=0.99, t_master=1.0, positives="best")
+    trainer = fit(tmp_path / "run", make_data(reward=Lengths(""), filter=filter), iterations=2)
+    assert trainer.current_epoch == 2
+    warnings = [record.getMessage() for record in caplog.records if "no response was correct" in record.getMessage()]
+    assert len(warnings) == 1 and warnings[0].startswith("iteration 1: no response was correct, for example '")
 
 
 def test_all_too_easy_is_an_error_with_the_counts(tmp_path: Path) -> None:

@@ -164,6 +164,16 @@ def _math_verify(gold: str, prediction: str) -> bool:
         return False
 
 
+def plain_math_verify(gold: str, prediction: str) -> bool:
+    """Judge by math-verify alone, without the rules of this module: only for a process that may be killed."""
+    from math_verify import verify
+
+    try:
+        return bool(verify(_parsed(gold), _parsed(prediction), timeout_seconds=None))
+    except Exception:  # the answer is not understood
+        return False
+
+
 def _trimmed(answer: str) -> str:
     """Remove blanks, one pair of math delimiters and a full stop around an answer."""
     answer = answer.strip().removesuffix(".").rstrip()

@@ -19,12 +19,14 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Literal, get_args
 
 from rence_lightning.errors import UserError
 from rence_lightning.rewards.grading.equivalence import quick_verdict
 from rence_lightning.rewards.grading.process import WorkerProcess
 
 Pair = tuple[str, str]
+Judge = Literal["rules", "math_verify"]
 
 CACHE_SIZE = 20_000
 """Number of verdicts that are kept: a few MB of ordinary answers. The least recently used ones are dropped first."""
@@ -46,20 +48,27 @@ class GraderPool:
             The kernel ends a worker that takes more, and so does the pool after 20 times as long on the clock. The
             answer is then wrong in this batch, and judged anew when it comes again.
         memory_bytes: Limit of a worker's address space, which is about 70 MB when idle.
+        judge: Judge of answers: `rules`, the checks of `rence_lightning.rewards.grading.equivalence` around
+            math-verify, or `math_verify` alone.
 
     Attributes:
         timeouts: Number of judgements that ended at the limit of time.
         crashes: Number of judgements during which the worker died.
 
     Raises:
-        UserError: If a limit is not positive and finite.
+        UserError: If a limit is not positive and finite, or the judge is unknown.
     """
 
-    def __init__(self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30, judge: Judge = "rules"
+    ) -> None:
         if workers < 1 or memory_bytes < 1 or not 0 < timeout < math.inf:
             limits = f"workers={workers}, timeout={timeout}, memory_bytes={memory_bytes}"
             raise UserError(f"reward: {limits}: all must be positive, and finite")
+        if judge not in get_args(Judge):
+            raise UserError(f"reward: judge is {judge!r}; it must be one of {', '.join(get_args(Judge))}")
         self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
+        self.kind: Judge = judge
         self.timeouts = 0
         self.crashes = 0
         self._cache: OrderedDict[Pair, bool] = OrderedDict()
@@ -82,8 +91,8 @@ class GraderPool:
                 process.abandon()
             self._reset()
 
-    def __reduce__(self) -> tuple[type["GraderPool"], tuple[int, float, int]]:
-        return GraderPool, (self.workers, self.timeout, self.memory_bytes)
+    def __reduce__(self) -> tuple[type["GraderPool"], tuple[int, float, int, str]]:
+        return GraderPool, (self.workers, self.timeout, self.memory_bytes, self.kind)
 
     def __enter__(self) -> "GraderPool":
         return self
@@ -110,7 +119,8 @@ class GraderPool:
             RuntimeError: If no worker can be started at all (a broken installation, never a bad answer).
         """
         self._after_fork()
-        verdicts: dict[Pair, bool | None] = {pair: quick_verdict(*pair) for pair in dict.fromkeys(pairs)}
+        quick = quick_verdict if self.kind == "rules" else _unknown
+        verdicts: dict[Pair, bool | None] = {pair: quick(*pair) for pair in dict.fromkeys(pairs)}
         with self._lock:
             hard = [pair for pair, verdict in verdicts.items() if verdict is None and not self._recall(pair, verdicts)]
             for pair, verdict in zip(hard, self._run(hard), strict=True):
@@ -169,7 +179,7 @@ class GraderPool:
     def _staff(self, tasks: int) -> None:
         for _ in range(min(self.workers, tasks) - len(self._processes)):
             try:
-                self._processes.append(WorkerProcess(self.timeout, self.memory_bytes))
+                self._processes.append(WorkerProcess(self.timeout, self.memory_bytes, self.kind))
             except OSError as error:
                 raise RuntimeError(f"a grading worker cannot start: {error}") from error
 
@@ -235,6 +245,10 @@ class GraderPool:
         for process in processes:
             self._processes.remove(process)
             process.close()
+
+
+def _unknown(gold: str, prediction: str) -> None:
+    """Leave a pair to the workers."""
 
 
 def _end(processes: list[WorkerProcess], owner: int) -> None:

@@ -29,6 +29,7 @@ class WorkerProcess:
     Args:
         timeout: Seconds of the worker's CPU time for each answer.
         memory_bytes: Limit of its address space.
+        judge: Judge of answers, as in `GraderPool`.
 
     Attributes:
         starting: Whether it has not yet reported that it is ready.
@@ -36,13 +37,13 @@ class WorkerProcess:
         deadline: Value of `time.monotonic()` at which its parent gives it up; infinite while it judges nothing.
     """
 
-    def __init__(self, timeout: float, memory_bytes: int) -> None:
+    def __init__(self, timeout: float, memory_bytes: int, judge: str) -> None:
         self._timeout = timeout
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker; a pipe could fill up)
         self._buffer = b""
         # -P: a file named sympy.py in the current directory is not what the worker should import.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _MODULE, str(memory_bytes), str(timeout)],
+            [sys.executable, "-P", "-m", _MODULE, str(memory_bytes), str(timeout), judge],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

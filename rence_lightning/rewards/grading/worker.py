@@ -1,8 +1,8 @@
 """The grading process: it reads one pair of answers per line on stdin and writes one verdict per line on stdout.
 
-`GraderPool` starts it as `python -m rence_lightning.rewards.grading.worker MEMORY_BYTES CPU_SECONDS`. Requests are
-`{"gold": ..., "prediction": ...}`. Replies are `{"equal": ..., "retire": ...}`, after a first `{"ready": true}`. JSON's
-ASCII escapes carry every string, lone surrogates and NUL included.
+`GraderPool` starts it as `python -m rence_lightning.rewards.grading.worker MEMORY_BYTES CPU_SECONDS JUDGE`, where JUDGE
+is `rules` or `math_verify`. Requests are `{"gold": ..., "prediction": ...}`. Replies are `{"equal": ..., "retire":
+...}`, after a first `{"ready": true}`. JSON's ASCII escapes carry every string, lone surrogates and NUL included.
 """
 
 import json
@@ -59,14 +59,15 @@ def _limit_cpu(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds: float) -> None:
+def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds: float, judge: str) -> None:
     """Answer requests until the parent closes the pipe, or until this process has grown to half of its memory limit.
 
     A process near its limit would fail on harmless answers and call them wrong, so it asks to be replaced first.
     """
-    from rence_lightning.rewards.grading.equivalence import equivalent
+    from rence_lightning.rewards.grading.equivalence import equivalent, plain_math_verify
     from rence_lightning.rewards.grading.guard import forbid_effects, forbid_execution
 
+    verdict = {"rules": equivalent, "math_verify": plain_math_verify}[judge]
     # This also loads the parsers, which would otherwise count as CPU time of the first answer.
     if not equivalent("1/2", "0.5"):
         raise RuntimeError("math-verify does not hold 1/2 and 0.5 for equal: is its antlr4 runtime installed?")
@@ -77,7 +78,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds:
     for line in requests:
         request = json.loads(line)
         _limit_cpu(cpu_seconds)
-        equal = equivalent(request["gold"], request["prediction"])
+        equal = verdict(request["gold"], request["prediction"])
         _limit_cpu(0)
         retire = _address_space() > memory_bytes // 2
         _send(replies, {"equal": equal, "retire": retire})
@@ -90,17 +91,17 @@ def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run a worker with the two limits that the command line gives."""
+    """Run a worker with the two limits and the judge that the command line gives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     # The limit of CPU time must hold even where the parent ignores or blocks its signal.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
-    memory_bytes, cpu_seconds = int(sys.argv[1]), float(sys.argv[2])
+    memory_bytes, cpu_seconds, judge = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     replies = _protect_stdout()
     logging.disable(logging.CRITICAL)
     _limit_memory(memory_bytes)
     try:
-        serve(sys.stdin.buffer, replies, memory_bytes, cpu_seconds)
+        serve(sys.stdin.buffer, replies, memory_bytes, cpu_seconds, judge)
     except BrokenPipeError:  # the parent has ended
         os._exit(0)
 
