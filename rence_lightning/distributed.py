@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch.distributed as dist
 
 from rence_lightning import errors, lifeline
-from rence_lightning.errors import PeerError, PeerFailed, Stopped, exit_code, explanation, one_line
+from rence_lightning.errors import PeerError, PeerFailed, Stopped, UserError, exit_code, explanation, one_line
 from rence_lightning.lifeline import Failure, Lifeline
 
 T = TypeVar("T")
@@ -82,6 +82,23 @@ def on_rank_zero(work: Callable[[], T]) -> T:
 
 
 # ---- reading without waiting ----------------------------------------------------------------------------------------
+
+
+def check_same(value: object, what: str) -> None:
+    """Compares a value that all ranks must have alike.
+
+    Args:
+        value: Value of this rank, which can be compared and sent.
+        what: What it describes, for the error.
+
+    Raises:
+        UserError: The ranks have different values.
+    """
+    if any(other != value for other in gather(value)):
+        raise UserError(
+            f"{what} differ between processes; make them the same in each, for example with random.Random(0) in "
+            "place of the unseeded random"
+        )
 
 
 class Board:

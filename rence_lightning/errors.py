@@ -191,7 +191,9 @@ OURS = (UserError, *LINES, PartError, PeerError, PeerFailed, Stopped)
 
 
 def _name(part: object) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"
+    """The import path of a function, or of the class of an object."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _trace_of(error: BaseException) -> str:

@@ -1,8 +1,11 @@
 r"""Text that several rooms share: the last `\boxed{...}`, how to install an extra, and the name nearest to a typo."""
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
 
 # One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
 # The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
@@ -37,6 +40,11 @@ def last_boxed(text: str) -> str | None:
     return text[start:stop] if start >= 0 else None
 
 
+def share_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone, and is uniform over texts: to divide data into fixed parts."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
 def shortened(text: str, length: int = 60) -> str:
     """The text in quotes, cut where it is longer than `length`; line breaks are written as escapes."""
     return repr(text if len(text) <= length else f"{text[: length - 3]}...")
@@ -48,12 +56,44 @@ def kind_of(value: object) -> str:
     return names.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
 
 
+def last_tagged(text: str) -> str | None:
+    """The content of the last `<answer>...</answer>` of a text, or None where there is none.
+
+    The tag that opens last before the last closing tag counts: `<answer>1<answer>2</answer>` gives `2`.
+    """
+    stop = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(stop, 0))
+    return text[start + len("<answer>") : stop] if start >= 0 else None
+
+
+@dataclass(frozen=True)
+class ResponseFormat:
+    """A form in which a final answer is asked for and read.
+
+    Attributes:
+        instruction: Sentence of the prompt that asks for the form.
+        parse: Function that returns the final answer of a response, or None where it has none.
+    """
+
+    instruction: str
+    parse: Callable[[str], str | None]
+
+
+RESPONSE_FORMATS: Mapping[str, ResponseFormat] = MappingProxyType(
+    {
+        "boxed": ResponseFormat(r"Write the final answer in \boxed{}.", last_boxed),
+        "tags": ResponseFormat("Write the final answer between <answer> and </answer>.", last_tagged),
+    }
+)
+"""The forms in which a final answer may be asked for, by name."""
+
+
 def install_extra(extra: str) -> str:
     """How to install the optional dependencies `extra`: a clause for an error message.
 
     The package is installed from a clone and is not on PyPI, where `pip install 'rence_lightning[...]'` would look.
     """
-    return f"run pip install -e '.[{extra}]' in the root of the clone"
+    return f"run pip install -e '.[{extra}]' in the root of the clone, or pip install 'WHEEL[{extra}]' with your wheel"
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

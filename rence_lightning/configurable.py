@@ -1,0 +1,45 @@
+"""Parts that a configuration names by `class_path`, and that Python code may build itself."""
+
+import inspect
+from typing import Any, Self
+
+
+class _RemembersArguments:
+    """Keeps what the constructor of an object was given, whatever the constructor does with it."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        part = super().__new__(cls)
+        object.__setattr__(part, "_given", (args, settings))  # also where the class is a frozen dataclass
+        return part
+
+
+class Configurable(_RemembersArguments):
+    """Base class of the parts of a run: it remembers the arguments that an object was built with.
+
+    A run that is given an object writes it to its `config.yaml` as the object's class and these arguments, so that the
+    command line can build it again. Subclasses need nothing for this.
+    """
+
+    def __init__(self) -> None:  # so that a class without a constructor has this signature, and not that of __new__
+        pass
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor by name, with the defaults of those that were not given.
+
+        Raises:
+            TypeError: The constructor was given arguments that have no name.
+        """
+        args, settings = self.__dict__["_given"]
+        signature = inspect.signature(type(self).__init__)
+        bound = signature.bind(self, *args, **settings)
+        bound.apply_defaults()
+        named: dict[str, Any] = {}
+        for name, value in list(bound.arguments.items())[1:]:
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                named |= value
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                named[name] = value
+            elif value:
+                raise TypeError(f"{type(self).__name__}: {len(value)} arguments have no name")
+        return named
