@@ -1,18 +1,22 @@
-"""The policy: loading, packed rows, log-probabilities of tokens, export, a digest of the weights."""
+"""The policy: loading, packed rows, log-probabilities of tokens, adapters, export, a digest of the weights."""
 
+from rence_lightning.policy.adapters import LoRA
 from rence_lightning.policy.comparison import compare_paths
 from rence_lightning.policy.digest import weights_digest
-from rence_lightning.policy.load import export_policy, load_policy
+from rence_lightning.policy.export import export_adapters, export_policy
+from rence_lightning.policy.load import load_policy
 from rence_lightning.policy.model import Policy
 from rence_lightning.policy.output_projection import TokenScores
 from rence_lightning.policy.packed_row import PackedRow, Segment
 
 __all__ = [
+    "LoRA",
     "PackedRow",
     "Policy",
     "Segment",
     "TokenScores",
     "compare_paths",
+    "export_adapters",
     "export_policy",
     "load_policy",
     "weights_digest",

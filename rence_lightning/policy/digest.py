@@ -1,6 +1,7 @@
 """A digest of a policy's weights, which is equal for equal weights, however they are sharded."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -16,8 +17,18 @@ def weights_digest(policy: nn.Module) -> str:
 
     It digests the sum of each parameter's bits as integers, which does not depend on the order of summation.
     """
+    return _digest(policy.parameters())
+
+
+@torch.no_grad()
+def frozen_digest(policy: nn.Module) -> str:
+    """The digest of the weights that are not trained. Below adapters, it is that of the plain model."""
+    return _digest(parameter for parameter in policy.parameters() if not parameter.requires_grad)
+
+
+def _digest(parameters: Iterable[Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for parameter in policy.parameters():
+    for parameter in parameters:
         total = _sum_of_bits(parameter.detach())
         digest.update(f"{tuple(parameter.shape)} {parameter.dtype} {total}".encode())
     return digest.hexdigest()

@@ -1,9 +1,7 @@
-"""Loading and exporting a policy: Hugging Face folders and hub names, the embedded policy, GGUF files."""
+"""Loading a policy: Hugging Face folders and hub names, the embedded policy, GGUF files."""
 
 import importlib.util
 import os
-import shutil
-import tempfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 
 from rence_lightning.errors import UserError
+from rence_lightning.policy.adapters import LoRA, add_adapters
+from rence_lightning.policy.export import export_policy
 from rence_lightning.policy.model import Policy
 from rence_lightning.text import install_extra
 
@@ -32,6 +32,7 @@ def load_policy(
     gradient_checkpointing: bool = False,
     attn_implementation: str | None = None,
     empty: bool = False,
+    lora: LoRA | None = None,
 ) -> Policy:
     """Loads a model and its tokenizer on the CPU.
 
@@ -39,11 +40,12 @@ def load_policy(
         name: A folder in the Hugging Face format; `embedded:NAME` for a policy shipped with this package; `gguf:FILE`
             or `gguf:PYTHON_PACKAGE/FILE` for a GGUF file on disk or inside an installed package (converted once and
             cached); or a name on the Hugging Face hub.
-        dtype: Data type of the parameters.
+        dtype: Data type of the parameters; that of adapters is float32.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         attn_implementation: Name of the attention implementation, as in `transformers`; None lets it choose.
         empty: Whether to build the shapes alone on torch's meta device, without weights or memory for them, because
             another process has the weights.
+        lora: Adapters to train in place of the weights; null trains all weights.
 
     Raises:
         UserError: The policy does not exist, cannot be loaded, is incomplete, or transforms its logits.
@@ -65,9 +67,10 @@ def load_policy(
     _check_complete(name, missing, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    adapters = add_adapters(model, lora, _lasting_name(name)) if lora is not None else None
     if gradient_checkpointing:
         activation_checkpointing(model)
-    policy = Policy(model, tokenizer, packed=None if attn_implementation is None else False)
+    policy = Policy(model, tokenizer, packed=None if attn_implementation is None else False, adapters=adapters)
     if not policy.packed and attn_implementation is None:
         warnings.warn(f"{type(model).__name__} {PADDED}", stacklevel=2)
     if not empty:
@@ -146,31 +149,11 @@ def resolve_policy(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
-def export_policy(policy: Policy, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-    """Writes a Hugging Face folder (safetensors, tokenizer, generation config) that plain `transformers` loads.
-
-    Args:
-        policy: The policy, unwrapped.
-        folder: Folder to write, whole or not at all. An existing folder is replaced.
-        state_dict: Full weights, needed where `policy` holds only shards of them.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        if state_dict is not None and policy.model.config.tie_word_embeddings:
-            tied = set(policy.model._tied_weights_keys or ())
-            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
-        policy.model.save_pretrained(draft, state_dict=state_dict)
-        policy.tokenizer.save_pretrained(draft)
-        draft.chmod(0o755)
-        for file in draft.iterdir():
-            file.chmod(0o644)  # safetensors gives its files mode 600
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.replace(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+def _lasting_name(name: str) -> str:
+    """The name of a policy with the path in it, if there is one, made absolute."""
+    scheme = "gguf:" if name.startswith("gguf:") else ""
+    path = Path(name.removeprefix(scheme)).expanduser()
+    return f"{scheme}{path.resolve()}" if path.exists() else name
 
 
 def _find_gguf(rest: str) -> Path:

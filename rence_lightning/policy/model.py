@@ -1,16 +1,20 @@
 """The policy: a Hugging Face causal language model whose forward pass is the log-probabilities of response tokens."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rence_lightning.attention import implementation
 from rence_lightning.errors import UserError
 from rence_lightning.policy import attention
+from rence_lightning.policy.adapters import Adapters
+from rence_lightning.policy.digest import frozen_digest
 from rence_lightning.policy.output_projection import TokenScores, token_scores
 from rence_lightning.policy.packed_row import PackedRow, Segment
+from rence_lightning.policy.weights import gathered, only_trained, plain_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,17 +30,25 @@ class Policy(nn.Module):
         tokenizer: Its tokenizer.
         packed: Whether packed rows are computed as they are, with each prompt once; null where the model's attention
             allows it. Otherwise each response becomes a padded row of its own, in the model's own attention.
+        adapters: Adapters that were added to the model; null where all of its weights are trained.
 
     Attributes:
         packed: Whether packed rows are computed as they are.
+        adapters: Adapters of the model, null without.
     """
 
     def __init__(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packed: bool | None = None
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        packed: bool | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.adapters = adapters
+        self._frozen_digest: str | None = None
         self.packed = attention.enable(model) if packed is None else packed
 
     @property
@@ -48,6 +60,38 @@ class Policy(nn.Module):
     def compute_device(self) -> torch.device:
         """Device of the forward passes. Offloaded parameters are in main memory, but buffers never are."""
         return next(self.model.buffers(), next(self.model.parameters())).device
+
+    @torch.no_grad()
+    def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights whole and one at a time, as a rollout engine takes them.
+
+        They have the names of the plain model, and adapters are merged into them, in float32. Tied weights come under
+        both of their names, because an engine may hold a copy of its own under each. Where the policy is sharded, this
+        is a collective: every rank must take all of them.
+
+        Args:
+            device: Device of the weights.
+            dtype: Data type of the weights.
+        """
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+
+        def read(name: str, exactly: bool) -> Tensor:
+            parameter = parameters[name]
+            return gathered(parameter, device, parameter.dtype if exactly else dtype)
+
+        for name, weight in plain_weights(self.model, parameters, read):
+            yield name, weight.to(dtype)
+
+    def trained_part(self) -> nn.Module:
+        """The policy, or a module with its adapters alone, which are the policy's own: what a checkpoint holds."""
+        return self if self.adapters is None else only_trained(self)
+
+    def frozen_digest(self) -> str:
+        """The digest of the weights below the adapters, computed once. Where the policy is sharded, the first call is a
+        collective: all ranks must make it."""
+        if self._frozen_digest is None:
+            self._frozen_digest = frozen_digest(self)
+        return self._frozen_digest
 
     def save_config(self, folder: Path) -> None:
         """Writes a Hugging Face folder without the weights: the configurations and the tokenizer."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from rence_lightning.errors import UserError
 
@@ -110,16 +109,6 @@ class SamplingStep:
     finished: list[FinishedGroup] = field(default_factory=list)
 
 
-def gathered(parameter: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The whole of a parameter on this rank. Where it is sharded, this is a collective: every rank must call it.
-
-    The shard is moved and cast before it is gathered, so that an offloaded shard is sent from GPU to GPU, and half as
-    many bytes are sent for a bfloat16 copy.
-    """
-    parameter = parameter.detach().to(device=device, dtype=dtype)
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-
-
 class SampledPolicy(Protocol):
     """What an engine reads of a policy; `rence_lightning.policy.Policy` is one."""
 
@@ -131,6 +120,13 @@ class SampledPolicy(Protocol):
     @property
     def compute_device(self) -> torch.device:
         """Device of the forward passes, which is not that of the parameters where these are offloaded."""
+        ...
+
+    def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights one at a time, whole, with adapters merged, under the names of the plain model.
+
+        Tied weights come under both of their names. Where the policy is sharded, every rank must take all of them.
+        """
         ...
 
 

@@ -13,16 +13,17 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.rollouts.decoding import attention_of, can_share_prompts, decoder_for
-from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids, gathered
+from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.slots import Slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class TransformersEngine:
+class TransformersEngine(Configurable):
     """Batched sampling with a key-value cache through the policy's own Hugging Face model.
 
     It reads the trainer's weights in place, without a second copy in memory. Only where the policy is sharded does each
@@ -48,22 +49,24 @@ class TransformersEngine:
 
     def sync(self, policy: SampledPolicy) -> None:
         if any(isinstance(parameter, DTensor) for parameter in policy.model.parameters()):
-            self._gather(policy.model, policy.compute_device)
+            self._gather(policy)
         elif self._model is not policy.model:
             self._model, self._shares_prompts = policy.model, None
 
     @torch.no_grad()
-    def _gather(self, model: "PreTrainedModel", device: torch.device) -> None:
+    def _gather(self, policy: SampledPolicy) -> None:
         """Copies the weights of a sharded policy into a whole model of this process, one parameter at a time."""
         from transformers import AutoModelForCausalLM
 
+        device, model = policy.compute_device, policy.model
+        dtype = model.dtype if self.copy_dtype is None else getattr(torch, self.copy_dtype)
         if self._model is None:
-            dtype = model.dtype if self.copy_dtype is None else getattr(torch, self.copy_dtype)
             with torch.device(device):
                 self._model = AutoModelForCausalLM.from_config(model.config, dtype=dtype).requires_grad_(False)
             self._model.generation_config = model.generation_config
-        for whole, shard in zip(self._model.parameters(), model.parameters(), strict=True):
-            whole.copy_(gathered(shard, device, whole.dtype))
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        for name, weight in policy.weights(device, dtype):
+            own[name].copy_(weight)
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         if self._model is None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
-from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids, gathered
+from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.vllm_host import (
     check_installed,
     config_folder,
@@ -33,7 +33,7 @@ CPU_CACHE_BYTES = 2**30
 """Memory for keys and values on a CPU, where the default of vLLM is nearly all of the main memory."""
 
 
-class VLLMEngine:
+class VLLMEngine(Configurable):
     """Paged, continuously batched sampling by vLLM.
 
     Log-probabilities are at the sampling temperature. With top-p below 1 they are those of the truncated distribution,
@@ -100,7 +100,8 @@ class VLLMEngine:
             if self._asleep:
                 torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
                 self._llm.wake_up(tags=["weights"])
-            weights = _weights(model, device, self._dtype(model))
+            # A tied output projection comes with them: on a CPU the engine would keep its repacked copy of the old one.
+            weights = policy.weights(device, self._dtype(model))
             try:
                 with failures("taking over the policy's weights"):
                     self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
@@ -185,13 +186,3 @@ class VLLMEngine:
         if self._llm is None or self._asleep:
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
         return VLLMQueue(self._llm, self._end_ids, self.max_sequences, self._partners).stream(requests, cancelled)
-
-
-@torch.no_grad()
-def _weights(model: "PreTrainedModel", device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yields each parameter as a whole, one at a time; tied parameters under both of their names.
-
-    A tied output projection must be sent too, because on a CPU the engine would keep its repacked copy of the old one.
-    """
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, gathered(parameter, device, dtype)

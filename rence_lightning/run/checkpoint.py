@@ -2,10 +2,12 @@
 
 A checkpoint is a folder:
 
-- `state`: policy, optimizer and the run's own state, saved by Fabric as a file or, with sharding, a folder of shards.
+- `state`: policy (its adapters alone, where these are all that is trained), optimizer and the run's own state, saved by
+  Fabric as a file or, with sharding, a folder of shards.
 - `rng-RANK`: states of the random number generators of a rank.
 - `checkpoint.json`: the run that the checkpoint belongs to, and its moment.
 - `config.yaml`: settings of the run.
+- `adapters.json`: the model to which the adapters were added, if the policy has any.
 - `hf`: configuration and tokenizer of the policy, so that the policy can be loaded without the settings.
 
 The folder is written under another name and then renamed, so that every checkpoint that exists is complete. It stores
@@ -40,6 +42,7 @@ from torch.optim import Optimizer
 from rence_lightning.distributed import gather
 from rence_lightning.errors import CheckpointError, one_line
 from rence_lightning.policy import Policy
+from rence_lightning.run.base import Base, check_base
 from rence_lightning.run.directory import SavedAt
 
 
@@ -75,12 +78,16 @@ def save_checkpoint(
             draft.mkdir(parents=True)
 
     def write() -> None:
-        fabric.save(draft / "state", {"policy": policy, "optimizer": optimizer, "run": run})
+        base = Base.of(_unwrapped(policy))
+        part = _unwrapped(policy).trained_part()
+        fabric.save(draft / "state", {"policy": part, "optimizer": optimizer, "run": run})
         torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
         if fabric.is_global_zero:
             saved.write(draft)
             if config is not None:
                 (draft / "config.yaml").write_text(config)
+            if base is not None:
+                base.write(draft)
             _unwrapped(policy).save_config(draft / "hf")
 
     def publish() -> None:
@@ -113,11 +120,16 @@ def _together(folder: Path, step: Callable[[], None]) -> None:
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Restores policy, optimizer and random number generators; returns the `run` that was saved with them."""
+    """Restores policy, optimizer and random number generators; returns the `run` that was saved with them.
+
+    Raises:
+        UserError: The checkpoint holds adapters of another model than the policy's.
+    """
+    part = _checked_part(folder, policy)
     if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
-        run = _assemble(folder, _unwrapped(policy), cast(_FabricOptimizer, optimizer).optimizer)
+        run = _assemble(folder, part, cast(_FabricOptimizer, optimizer).optimizer)
     else:
-        run = fabric.load(folder / "state", {"policy": policy, "optimizer": optimizer}, weights_only=True)["run"]
+        run = fabric.load(folder / "state", {"policy": part, "optimizer": optimizer}, weights_only=True)["run"]
     rng = folder / f"rng-{fabric.global_rank}"
     if rng.exists():  # where a run is resumed on more ranks, the additional ranks start from the seed
         _set_rng_state(torch.load(rng, weights_only=True))
@@ -125,24 +137,34 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
 
 
 def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[str, Any]:
-    """Loads a checkpoint's policy alone, without reading the optimizer's state; returns the `run` saved with it."""
+    """Loads a checkpoint's policy alone, without reading the optimizer's state; returns the `run` saved with it.
+
+    Raises:
+        UserError: The checkpoint holds adapters of another model than the policy's.
+    """
+    part = _checked_part(folder, policy)
     if _has_shards(folder):
         if isinstance(fabric.strategy, ModelParallelStrategy):
-            run: dict[str, Any] = fabric.load(folder / "state", {"policy": policy}, weights_only=True)["run"]
+            run: dict[str, Any] = fabric.load(folder / "state", {"policy": part}, weights_only=True)["run"]
             return run
-        return _assemble(folder, _unwrapped(policy))
+        return _assemble(folder, part)
     state = _mapped(folder)
     options = StateDictOptions(full_state_dict=True)  # every rank takes its shards from the file
-    set_model_state_dict(_unwrapped(policy), state["policy"], options=options)
+    set_model_state_dict(part, state["policy"], options=options)
     return cast(dict[str, Any], state["run"])
 
 
 def read_policy_weights(folder: Path, policy: Policy) -> None:
-    """Loads a checkpoint's weights into a policy in a single process, without Fabric."""
+    """Loads a checkpoint's weights into a policy in a single process, without Fabric.
+
+    Raises:
+        UserError: The checkpoint holds adapters of another model than the policy's.
+    """
+    check_base(folder, policy)
     if _has_shards(folder):
-        _assemble(folder, policy)
+        _assemble(folder, policy.trained_part())
         return
-    policy.load_state_dict(_mapped(folder)["policy"])
+    policy.trained_part().load_state_dict(_mapped(folder)["policy"])
 
 
 def _mapped(folder: Path) -> dict[str, Any]:
@@ -155,7 +177,7 @@ def _has_shards(folder: Path) -> bool:
     return (folder / "state").is_dir()
 
 
-def _assemble(folder: Path, policy: Policy, optimizer: Optimizer | None = None) -> dict[str, Any]:
+def _assemble(folder: Path, policy: Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Reads the shards of several processes into an unsharded policy (and optimizer); returns the `run`."""
     state: dict[str, Any] = {"policy": get_model_state_dict(policy)}
     if optimizer is not None:
@@ -166,6 +188,12 @@ def _assemble(folder: Path, policy: Policy, optimizer: Optimizer | None = None) 
         set_optimizer_state_dict(policy, optimizer, state["optimizer"])
     run: dict[str, Any] = torch.load(folder / "state" / "meta.pt", weights_only=True)["run"]
     return run
+
+
+def _checked_part(folder: Path, policy: Module) -> Module:
+    """The part of a policy that a checkpoint holds, after a comparison of what is below it."""
+    check_base(folder, _unwrapped(policy))
+    return _unwrapped(policy).trained_part()
 
 
 def _unwrapped(policy: Module) -> Policy:

@@ -11,6 +11,7 @@ from rence_lightning.errors import UserError
 FIXED = (
     "model.policy",
     "model.dtype",
+    "model.lora",
     "model.optimizer.class_path",
     "model.lr_scheduler",
     "data.weights",

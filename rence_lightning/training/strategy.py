@@ -15,10 +15,11 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 
 
-class FullyShardStrategy(ModelParallelStrategy):
+class FullyShardStrategy(ModelParallelStrategy, Configurable):
     """Shards every parameter, gradient and optimizer state over the processes (FSDP2).
 
     Rank 0 alone loads the weights, into main memory, and distributes them from there.

@@ -11,7 +11,7 @@ from tiny_models import ARCHITECTURES, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rence_lightning.errors import UserError
-from rence_lightning.policy import Policy, export_policy, load_policy
+from rence_lightning.policy import LoRA, Policy, export_policy, load_policy
 from rence_lightning.policy.load import EMBEDDED
 
 
@@ -38,6 +38,15 @@ def assert_refused(name: str | Path, message: str, **options: str) -> None:
 )
 def test_an_unknown_policy_is_one_line_with_the_fix(name: str, message: str) -> None:
     assert_refused(name, message)
+
+
+def test_adapters_remember_the_place_of_their_base(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy.parent)
+    (copy.parent / "arithmetic").mkdir()  # a folder whose name is that of the embedded policy
+    names = {"copy": str(copy), str(copy): str(copy), "embedded:arithmetic": "embedded:arithmetic"}
+    for name, base in names.items():
+        adapters = load_policy(name, lora=LoRA(r=2)).adapters
+        assert adapters is not None and adapters.base == base
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
@@ -105,7 +114,7 @@ def test_a_gguf_file_without_the_packages_to_read_it_names_the_extra(
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     names = " and ".join(name for name in ("gguf", "accelerate") if name in absent)
     command = r"pip install -e '\.\[smollm2\]' in the root of the clone"  # the package is not on PyPI
-    assert_refused(f"gguf:{tmp_path / 'model.gguf'}", f"needs {names}; run {command}$")
+    assert_refused(f"gguf:{tmp_path / 'model.gguf'}", f"needs {names}; run {command}")
 
 
 def test_padding_falls_back_on_eos_and_needs_one_of_them(copy: Path) -> None:

@@ -1,0 +1,169 @@
+"""Low-rank adapters (LoRA): their settings, and their insertion into a model by `peft`.
+
+The layers are exchanged in place, so that the model remains a plain model of `transformers`. Its weights are frozen,
+and each adapted layer computes `W x + (alpha / r) B A x`, of which A and B are trained.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rence_lightning.errors import UserError
+from rence_lightning.text import did_you_mean, install_extra
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+NAME = "default"
+"""Name of the adapter within the layers of `peft`, a part of the names of its parameters."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters, which are trained in place of the weights (Hu et al., 2021, arXiv 2106.09685).
+
+    Each adapted layer computes `W x + (alpha / r) B A x`: its weight W is frozen, A `(r, inputs)` starts at random and
+    B `(outputs, r)` at zero, so that the first policy is the given one. A and B are in float32, whatever `model.dtype`.
+
+    Args:
+        r: Rank of the adapters.
+        alpha: Numerator of their scale, alpha / r.
+        dropout: Dropout of the adapters' inputs, which must be 0: with dropout, pi_theta / pi_old would compare two
+            different random networks already at the first update.
+        target_modules: Names of the linear layers to adapt, such as `q_proj`, or `all-linear` for all of them except
+            the output projection.
+        seed: Seed of the initial values of A, which are the same on every rank.
+
+    Raises:
+        UserError: A setting is impossible.
+    """
+
+    r: int = 32
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = ALL_LINEAR
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise UserError(f"model.lora.r is {self.r}; the rank of the adapters must be >= 1")
+        if self.alpha < 1:
+            raise UserError(f"model.lora.alpha is {self.alpha}; it must be >= 1 (the adapters' scale is alpha / r)")
+        if self.dropout:
+            raise UserError(
+                f"model.lora.dropout is {self.dropout}; it must be 0, because every score and ratio compares pi_theta "
+                "with pi_old, and with dropout the two would differ at random already at the first update"
+            )
+        if not self.target_modules:
+            raise UserError(f"model.lora.target_modules is empty; name linear layers, or set it to {ALL_LINEAR}")
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The adapters of a policy, and the model that they belong to.
+
+    Attributes:
+        lora: Settings of the adapters.
+        base: Name of the model (see `load_policy`); the path of a folder is absolute.
+        layers: Names of the layers that are adapted, without their places in the model, sorted.
+    """
+
+    lora: LoRA
+    base: str
+    layers: list[str]
+
+    def config(self) -> "LoraConfig":
+        """The settings as `peft` writes and reads them."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.lora.r,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=0.0,
+            target_modules=self.layers,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+
+
+def add_adapters(model: "PreTrainedModel", lora: LoRA, base: str) -> Adapters:
+    """Adds adapters to a model in place, and freezes everything else.
+
+    Where the model has shapes alone (on the meta device), so have the adapters.
+
+    Raises:
+        UserError: `peft` is missing, or a name of `lora.target_modules` is not that of a linear layer.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"model.lora needs peft; {install_extra('lora')}")
+    adapters = Adapters(lora, base, _layers(model, lora.target_modules))
+    from peft import inject_adapter_in_model
+
+    empty = next(model.parameters()).is_meta
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # The layers of GPT-2 hold the transpose of their weights: peft notices, and says so.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        torch.manual_seed(lora.seed)
+        inject_adapter_in_model(adapters.config(), model, NAME, low_cpu_mem_usage=empty)
+    del model.peft_config  # `transformers` would take the model for one that has only its adapters to save
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # an adapter, in the data type of the weight so far
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return adapters
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The adapted layers of a model, which are classes of `peft`, and the names under which they stand in it."""
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and NAME in getattr(module, "lora_A", ()):
+            yield name, module
+
+
+def merged(layer: Any, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The weight W + scale B A of an adapted layer, as a new tensor, in float32 or better.
+
+    Args:
+        layer: Layer of `peft`.
+        weight: W, whole.
+        a: A, whole, `(r, inputs)`.
+        b: B, whole, `(outputs, r)`.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    with torch.autocast(weight.device.type, enabled=False):  # which would multiply in bfloat16
+        change = (b.to(dtype) @ a.to(dtype)) * layer.scaling[NAME]
+        return weight.to(dtype) + (change.t() if layer.fan_in_fan_out else change)
+
+
+def _layers(model: "PreTrainedModel", targets: str | list[str]) -> list[str]:
+    """The last names of the layers to adapt, sorted."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D)
+    linear = [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    if not known:
+        raise UserError(f"model.lora: {type(model).__name__} has no linear layers to adapt; train it without adapters")
+    if targets == ALL_LINEAR:
+        return known
+    wanted = [targets] if isinstance(targets, str) else targets
+    for name in wanted:
+        if name in known:
+            continue
+        if any(module is head and path.rpartition(".")[2] == name for path, module in model.named_modules()):
+            raise UserError(
+                f"model.lora.target_modules: {name} is the output projection, which cannot be adapted, because "
+                "log-probabilities are computed from its weight alone; remove it"
+            )
+        raise UserError(
+            f"model.lora.target_modules: the policy has no linear layer {name}{did_you_mean(name, known)}; choose from "
+            f"{', '.join(known)}, or set it to {ALL_LINEAR}"
+        )
+    return sorted(set(wanted))
