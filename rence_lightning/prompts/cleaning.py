@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
 from rence_lightning.prompts.overlap import Overlap, OverlapIndex, normal_form
@@ -129,7 +130,7 @@ class _Copies:
     conflict: bool
 
 
-class Cleaning:
+class Cleaning(Configurable):
     """Leaves out training problems before a run begins.
 
     Copies are problems of the same text, up to typesetting (`rence_lightning.prompts.overlap`).

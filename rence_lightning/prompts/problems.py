@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
 from rence_lightning.prompts.files import iter_file
@@ -16,7 +17,7 @@ from rence_lightning.prompts.rows import RowSchema, UnansweredError
 _log = logging.getLogger(__name__)
 
 
-class ProblemSource(ABC):
+class ProblemSource(Configurable, ABC):
     """A source of problems. To train on other data, write a subclass and name it in the configuration."""
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,11 +71,18 @@ def encode_prompts(
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:
-    """The number of prompts, and a digest of them."""
+    """The number of prompts, and a digest of them and of all that rewards see of their problems."""
     digest = hashlib.blake2b(digest_size=16)
     for prompt in prompts:
-        digest.update(f"{prompt.index} {prompt.problem.id} {prompt.problem.answer} {prompt.token_ids}".encode())
+        problem = prompt.problem
+        fields = json.dumps(dict(problem.fields), sort_keys=True, default=_kind)
+        digest.update(f"{prompt.index} {problem.id} {problem.answer} {fields} {prompt.token_ids}".encode())
     return f"{len(prompts)} {digest.hexdigest()}"
+
+
+def _kind(value: object) -> str:
+    """Stands for a value that JSON does not hold, whose text may differ between processes."""
+    return type(value).__qualname__
 
 
 def _check_ids(problems: Sequence[Problem]) -> None:

@@ -1,6 +1,5 @@
 """Rows of data sets in other formats: nested fields, the final answer, the part of a data set that a row is in."""
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
 from rence_lightning.errors import UserError
-from rence_lightning.text import kind_of, last_boxed, shortened
+from rence_lightning.text import kind_of, last_boxed, share_of, shortened
 
 AnswerFormat = Literal["plain", "boxed", "gsm8k"]
 Part = Literal["train", "test"]
@@ -121,7 +120,13 @@ class RowSchema:
 
     def answer(self, row: dict[str, Any], where: str) -> str:
         """The final answer, as text."""
-        value = _required(row, self.answer_field, "answer_field", where)
+        value = _lookup(row, self.answer_field)
+        if value is _MISSING or value is None:
+            lacking = f"no field {self.answer_field!r}" if value is _MISSING else f"field {self.answer_field!r} is null"
+            raise UnansweredError(
+                f"{where}: {lacking}; fix the row, set skip_unanswered: true, or set answer_field to one of those that "
+                f"are there: {', '.join(_paths(row)) or 'none'}"
+            )
         text = _scalar_text(value)
         if text is None:
             fix = f"; name one of its values, such as {self.answer_field}.0" if isinstance(value, list) else ""
@@ -191,8 +196,7 @@ class RowSchema:
         key: Any = problem
         if self.part_field is not None:
             key = _required(row, self.part_field, "part_field", where)
-        digest = hashlib.blake2b(str(key).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return (int.from_bytes(digest, "big") < self.held_out * 2**64) == (self.part == "test")
+        return (share_of(str(key)) < self.held_out) == (self.part == "test")
 
     def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
         """The id of the row. A plain number is prefixed with the name of the source, as other data sets are numbered

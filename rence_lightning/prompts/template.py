@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
 
@@ -26,7 +27,7 @@ _LITERAL_ESCAPE = re.compile(r"(?<!\\)\\[nt](?![A-Za-z])")
 with a backslash before it, it is the end of a LaTeX line break."""
 
 
-class PromptTemplate:
+class PromptTemplate(Configurable):
     """The instructions around a problem, as one turn of a chat or as plain text.
 
     Args:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.problem import Problem
 
 
@@ -48,7 +49,7 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-class Reward(ABC):
+class Reward(Configurable, ABC):
     """Scores responses; subclass it and name the class in a configuration to train on another reward.
 
     It is called on a background thread while the engine samples, one call at a time, and must use neither signal

@@ -1,9 +1,13 @@
 """A function as a reward: the shortest way to a task of one's own."""
 
+import hashlib
+import inspect
+import math
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, calling, returned
 from rence_lightning.rewards.base import Response, Reward, Score
 
 RewardFunction = Callable[[Response], float | bool | Score]
@@ -29,27 +33,50 @@ class FunctionReward(Reward):
             raise UserError(f"reward: function is {function!r}; give a function of a response, or its import path")
         if not 0 < correct_from <= 1:
             raise UserError(f"reward: correct_from is {correct_from}; it must be in (0, 1]")
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            parameters = inspect.signature(function)
+            raise UserError(
+                f"reward: {_name(function)}{parameters} is not a function of one response; write def reward(response)"
+            ) from None
+        except ValueError:  # a function in C has no signature
+            pass
         self.function = function
         self.correct_from = correct_from
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
-        return [self._score(self.function(response)) for response in responses]
+        return [self._scored(response) for response in responses]
 
     @property
     def label(self) -> str:
-        return f"{super().label} ({self._name}, correct from {self.correct_from:g})"
+        code = getattr(self.function, "__code__", None)
+        version = f" {_digest(code)}" if code is not None else ""
+        return f"{super().label} ({_name(self.function)}{version}, correct from {self.correct_from:g})"
 
-    @property
-    def _name(self) -> str:
-        return str(getattr(self.function, "__qualname__", type(self.function).__name__))
+    def _scored(self, response: Response) -> Score:
+        """The score of a response.
 
-    def _score(self, value: float | bool | Score) -> Score:
-        """The score that a value of the function stands for; the caller checks that it is a number in [0, 1]."""
+        Raises:
+            PartError: The function raised an error, or returned something other than a reward.
+        """
+        doing = f"problem {response.problem.id}"
+        value = calling(self.function, doing, lambda: self.function(response))
         if isinstance(value, Score):
             return value
-        if not isinstance(value, (bool, int, float)) and not hasattr(value, "__float__"):
-            raise UserError(
-                f"reward: {self._name}() returned {value!r:.100}; a reward function returns a number in [0, 1], "
-                "True, False or a Score"
-            )
-        return Score(float(value), float(value) >= self.correct_from)
+        number = float(value) if isinstance(value, (bool, int, float)) or hasattr(value, "__float__") else math.nan
+        if not 0 <= number <= 1:
+            raise returned(self.function, doing, value, "a number from 0 to 1, True, False or a Score")
+        return Score(number, number >= self.correct_from)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    kind = type(function)
+    return f"{getattr(function, '__module__', kind.__module__)}.{getattr(function, '__qualname__', kind.__qualname__)}"
+
+
+def _digest(code: CodeType) -> str:
+    """A digest of what a function computes: a notebook's function may change and keep its name."""
+    constants = [_digest(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    parts = (code.co_code, code.co_names, constants)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=4).hexdigest()

@@ -9,15 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 import rence_lightning.embedded
-from rence_lightning.embedded.make_arithmetic import (
-    CHARACTERS,
-    EOS,
-    TEMPLATE,
-    build_model,
-    build_tokenizer,
-    encode_examples,
-    sloppy_response,
-)
+from rence_lightning.embedded.make_arithmetic import CHARACTERS, TEMPLATE, sloppy_response
+from rence_lightning.embedded.warm_up import EOS, build_model, build_tokenizer, encode_examples
 from rence_lightning.policy.load import load_policy
 from rence_lightning.prompts.arithmetic import ArithmeticProblems, Chain, draw_chain
 from rence_lightning.rewards import last_boxed
@@ -115,7 +108,7 @@ def test_sampled_answers_are_boxed_and_leave_room_to_learn(
 
 
 def test_the_script_builds_what_is_shipped(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    built = build_tokenizer()
+    built = build_tokenizer(CHARACTERS)
     assert built.get_vocab() == tokenizer.get_vocab()
     assert {name: weight.shape for name, weight in build_model(built).state_dict().items()} == {
         name: weight.shape for name, weight in model.state_dict().items()

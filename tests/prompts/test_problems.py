@@ -182,9 +182,12 @@ GOOD = b'{"problem": "p", "answer": "1"}\n'
         (b"[" * 100_000, "line 2: not valid JSON"),
         (b'{"problem": "\xff", "answer": "1"}', "line 2: not UTF-8"),
         (b'["p", "1"]', "line 2: a list instead of a JSON object"),
-        (b'{"problem": "p"}', "line 2: no field 'answer'; set answer_field to one of those that are there: problem"),
+        (
+            b'{"problem": "p"}',
+            "line 2: no field 'answer'; fix the row, set skip_unanswered: true, or set answer_field to one .*: problem",
+        ),
         (b'{"text": {"q": [1]}, "answer": "1"}', r"line 2: no field 'problem'.* there: text\.q\.0, answer"),
-        (b'{"problem": "p", "answer": null}', "line 2: field 'answer' holds no answer but null"),
+        (b'{"problem": "p", "answer": null}', "line 2: field 'answer' is null; fix the row, set skip_unanswered: true"),
         (b'{"problem": "p", "answer": true}', "line 2: field 'answer' holds no answer but true or false"),
         (b'{"problem": "p", "answer": NaN}', "line 2: field 'answer' holds no answer but the number nan"),
         (b'{"problem": "p", "answer": "  "}', "line 2: the answer .* is empty"),
@@ -364,7 +367,9 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
     problems = ListProblems(rows, source="sums").load()
     assert problems == FileProblems(str(path)).load()
     assert problems[3] == Problem("sums/4", "3+1", "4", "sums", {"problem": "3+1", "answer": 4, "difficulty": 0.3})
-    with pytest.raises(UserError, match=r"^sums, row 2: no field 'answer'; set answer_field to one .*: problem$"):
+    with pytest.raises(
+        UserError, match=r"^sums, row 2: no field 'answer'; fix the row, .* set answer_field to one .*: problem$"
+    ):
         ListProblems([rows[0], {"problem": "2"}], source="sums").load()
     with pytest.raises(UserError, match=r"^problems, row 1: 'x' instead of a dictionary with fields$"):
         ListProblems(["x"]).load()  # type: ignore[list-item]

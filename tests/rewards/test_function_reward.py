@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from graded_groups import responses_to
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import PartError, UserError
 from rence_lightning.rewards import FunctionReward, Response, Score
 
 
@@ -37,23 +37,44 @@ def test_truth_values_numbers_and_scores(value: Any, expected: Score) -> None:
     assert FunctionReward(lambda _: value).score(responses_to("1", [""])) == [expected]
 
 
-@pytest.mark.parametrize("value", [None, "1.0", [1.0]])
-def test_anything_else_is_refused_in_a_line(value: Any) -> None:
+@pytest.mark.parametrize("value", [None, "1.0", [1.0], 2.0, -0.1, float("nan")])
+def test_anything_else_is_refused_with_the_function_and_the_problem(value: Any) -> None:
     def judge(_: Response) -> Any:
         return value
 
-    with pytest.raises(
-        UserError, match=r"reward: .*judge\(\) returned .*; a reward function returns a number in \[0, 1\]"
-    ):
+    words = r"judge, problem p: returned .*; expected a number from 0 to 1, True, False or a Score"
+    with pytest.raises(PartError, match=words):
         FunctionReward(judge).score(responses_to("1", [""]))
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="function is 'len'; give a function of a response"):
         FunctionReward("len")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"old\(gold.* is not a function of one response; write def reward"):
+        FunctionReward(old)  # type: ignore[arg-type]
     for threshold in (0.0, 1.5, float("nan")):
         with pytest.raises(UserError, match=r"correct_from is .*; it must be in \(0, 1\]"):
             FunctionReward(share, threshold)
+
+
+def old(gold: str, response: str) -> float:
+    return float(gold == response)
+
+
+def test_an_error_names_the_function_and_the_problem() -> None:
+    def broken(response: Response) -> float:
+        return 1 / len(response.text)
+
+    with pytest.raises(PartError, match=r"test_function_reward\..*broken, problem p: raised ZeroDivisionError"):
+        FunctionReward(broken).score(responses_to("1", [""]))
+
+
+def test_labels_tell_functions_of_one_name_apart() -> None:
+    def strict() -> FunctionReward:
+        return FunctionReward(lambda response: response.text == response.problem.answer)
+
+    lenient = FunctionReward(lambda response: response.text.strip() == response.problem.answer)
+    assert strict().label == strict().label != lenient.label
 
 
 def test_a_response_says_whether_it_was_cut() -> None:

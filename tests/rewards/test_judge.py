@@ -43,8 +43,8 @@ def test_math_verify_alone_gives_its_own_verdicts() -> None:
 def test_the_description_of_an_evaluation_tells_judges_apart() -> None:
     assert MathReward().label == "MathReward"
     assert MathReward(judge="math_verify").label == "MathReward (math_verify)"
-    function = FunctionReward(alone, 0.5)  # type: ignore[arg-type]
-    assert function.label == "FunctionReward (alone, correct from 0.5)"
+    function = FunctionReward(lambda response: 0.5, 0.5)
+    assert function.label.startswith("FunctionReward (test_judge.") and "correct from 0.5" in function.label
     combined = CombinedReward({"a": MathReward(), "b": function}, {"a": 0.75, "b": 0.25})
     assert combined.label == f"CombinedReward (0.75 MathReward, 0.25 {function.label})"
     with pytest.raises(UserError, match="judge is 'sympy'; it must be one of rules, math_verify"):

@@ -27,6 +27,7 @@ from rence_lightning.rewards.grading.process import WorkerProcess
 
 Pair = tuple[str, str]
 Judge = Literal["rules", "math_verify"]
+AnyJudge = Judge | Literal["gym"]
 
 CACHE_SIZE = 20_000
 """Number of verdicts that are kept: a few MB of ordinary answers. The least recently used ones are dropped first."""
@@ -49,7 +50,8 @@ class GraderPool:
             answer is then wrong in this batch, and judged anew when it comes again.
         memory_bytes: Limit of a worker's address space, which is about 70 MB when idle.
         judge: Judge of answers: `rules`, the checks of `rence_lightning.rewards.grading.equivalence` around
-            math-verify, or `math_verify` alone.
+            math-verify; `math_verify` alone; or `gym`, the grading of reasoning-gym, for which the first of a pair is
+            a problem of `GymProblems` as JSON.
 
     Attributes:
         timeouts: Number of judgements that ended at the limit of time.
@@ -60,18 +62,18 @@ class GraderPool:
     """
 
     def __init__(
-        self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30, judge: Judge = "rules"
+        self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30, judge: AnyJudge = "rules"
     ) -> None:
         if workers < 1 or memory_bytes < 1 or not 0 < timeout < math.inf:
             limits = f"workers={workers}, timeout={timeout}, memory_bytes={memory_bytes}"
             raise UserError(f"reward: {limits}: all must be positive, and finite")
-        if judge not in get_args(Judge):
+        if judge not in (*get_args(Judge), "gym"):
             raise UserError(f"reward: judge is {judge!r}; it must be one of {', '.join(get_args(Judge))}")
         self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
-        self.kind: Judge = judge
+        self.kind: AnyJudge = judge
         self.timeouts = 0
         self.crashes = 0
-        self._cache: OrderedDict[Pair, bool] = OrderedDict()
+        self._cache: OrderedDict[Pair, float] = OrderedDict()
         self._reset()
 
     def _reset(self) -> None:
@@ -118,18 +120,22 @@ class GraderPool:
         Raises:
             RuntimeError: If no worker can be started at all (a broken installation, never a bad answer).
         """
+        return [bool(verdict) for verdict in self.grade(pairs)]
+
+    def grade(self, pairs: Sequence[Pair]) -> list[float]:
+        """Score each `(gold, prediction)` from 0 to 1, in order; see `judge`. Only the judge `gym` gives part of 1."""
         self._after_fork()
         quick = quick_verdict if self.kind == "rules" else _unknown
-        verdicts: dict[Pair, bool | None] = {pair: quick(*pair) for pair in dict.fromkeys(pairs)}
+        verdicts: dict[Pair, float | None] = {pair: quick(*pair) for pair in dict.fromkeys(pairs)}
         with self._lock:
             hard = [pair for pair, verdict in verdicts.items() if verdict is None and not self._recall(pair, verdicts)]
             for pair, verdict in zip(hard, self._run(hard), strict=True):
                 verdicts[pair] = verdict
                 if verdict is not None:
                     self._remember(pair, verdict)
-        return [bool(verdicts[pair]) for pair in pairs]
+        return [float(verdicts[pair] or 0.0) for pair in pairs]
 
-    def judge_in_workers(self, pairs: Sequence[Pair]) -> list[bool | None]:
+    def judge_in_workers(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Judge in the workers alone, without shortcuts and cache.
 
         Returns:
@@ -142,21 +148,21 @@ class GraderPool:
         with self._lock:
             return self._run(pairs)
 
-    def _recall(self, pair: Pair, verdicts: dict[Pair, bool | None]) -> bool:
+    def _recall(self, pair: Pair, verdicts: dict[Pair, float | None]) -> bool:
         if pair not in self._cache:
             return False
         self._cache.move_to_end(pair)
         verdicts[pair] = self._cache[pair]
         return True
 
-    def _remember(self, pair: Pair, verdict: bool) -> None:
+    def _remember(self, pair: Pair, verdict: float) -> None:
         self._cache[pair] = verdict
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
 
-    def _run(self, pairs: Sequence[Pair]) -> list[bool | None]:
+    def _run(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Run the event loop, which keeps every worker busy until all pairs have been judged."""
-        verdicts: list[bool | None] = [None] * len(pairs)
+        verdicts: list[float | None] = [None] * len(pairs)
         waiting = deque(range(len(pairs)))
         try:
             while waiting or self._busy():
@@ -201,7 +207,7 @@ class GraderPool:
             seconds = min(process.deadline for process in self._processes) - time.monotonic()
             return [key.data for key, _ in selector.select(max(0.0, seconds))]
 
-    def _receive(self, process: WorkerProcess, verdicts: list[bool | None]) -> None:
+    def _receive(self, process: WorkerProcess, verdicts: list[float | None]) -> None:
         try:
             message = process.receive()
         except EOFError:
@@ -219,7 +225,7 @@ class GraderPool:
             process.starting = False
             self._failed_starts = 0
         elif process.task is not None:
-            verdicts[process.task] = bool(message["equal"])
+            verdicts[process.task] = message["equal"]
         process.rest()
         if message.get("retire"):
             self._drop([process])

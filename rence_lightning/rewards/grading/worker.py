@@ -1,8 +1,9 @@
 """The grading process: it reads one pair of answers per line on stdin and writes one verdict per line on stdout.
 
 `GraderPool` starts it as `python -m rence_lightning.rewards.grading.worker MEMORY_BYTES CPU_SECONDS JUDGE`, where JUDGE
-is `rules` or `math_verify`. Requests are `{"gold": ..., "prediction": ...}`. Replies are `{"equal": ..., "retire":
-...}`, after a first `{"ready": true}`. JSON's ASCII escapes carry every string, lone surrogates and NUL included.
+is `rules`, `math_verify` or `gym`. Requests are `{"gold": ..., "prediction": ...}`. Replies are `{"equal": ...,
+"retire": ...}`, after a first `{"ready": true}`. JSON's ASCII escapes carry every string, lone surrogates and NUL
+included.
 """
 
 import json
@@ -10,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,14 +66,9 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds:
 
     A process near its limit would fail on harmless answers and call them wrong, so it asks to be replaced first.
     """
-    from rence_lightning.rewards.grading.equivalence import equivalent, plain_math_verify
-    from rence_lightning.rewards.grading.guard import forbid_effects, forbid_execution
+    from rence_lightning.rewards.grading.guard import forbid_effects
 
-    verdict = {"rules": equivalent, "math_verify": plain_math_verify}[judge]
-    # This also loads the parsers, which would otherwise count as CPU time of the first answer.
-    if not equivalent("1/2", "0.5"):
-        raise RuntimeError("math-verify does not hold 1/2 and 0.5 for equal: is its antlr4 runtime installed?")
-    forbid_execution()
+    verdict = _load_judge(judge)
     _silence()
     forbid_effects()
     _send(replies, {"ready": True})
@@ -84,6 +81,24 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds:
         _send(replies, {"equal": equal, "retire": retire})
         if retire:
             return
+
+
+def _load_judge(name: str) -> Callable[[str, str], float]:
+    """Import a judge of two texts, and keep the text of answers from being executed in this process.
+
+    The parsers are loaded too, because this would otherwise count as CPU time of the first answer.
+    """
+    if name == "gym":
+        from rence_lightning.rewards.grading.gym_judge import load_judge
+
+        return load_judge()
+    from rence_lightning.rewards.grading.equivalence import equivalent, plain_math_verify
+    from rence_lightning.rewards.grading.guard import forbid_execution
+
+    if not equivalent("1/2", "0.5"):
+        raise RuntimeError("math-verify does not hold 1/2 and 0.5 for equal: is its antlr4 runtime installed?")
+    forbid_execution()
+    return {"rules": equivalent, "math_verify": plain_math_verify}[name]
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
