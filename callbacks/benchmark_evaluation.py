@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.distributed import gather, on_rank_zero, rank_and_world
+from rence_lightning.distributed import check_same, gather, on_rank_zero, rank_and_world
 from rence_lightning.errors import UserError, calling
 from rence_lightning.evaluation import (
     Description,
@@ -21,9 +21,11 @@ from rence_lightning.evaluation import (
     macro_average,
     score_problems,
 )
+from rence_lightning.evaluation.history import history_table
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
 from rence_lightning.rollouts import Sampling
+from rence_lightning.run.loggers import log_table
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -94,6 +96,7 @@ class BenchmarkEvaluation(Callback):
                     "the benchmark; raise the limit"
                 )
             self._prompts[name] = encoded.prompts
+            check_same(fingerprint(encoded.prompts), f"evaluation: problems of {name}")
         if stage == "fit":
             data.hold_out({name: load_benchmark(name, source) for name, source in self.held_out.items()})
 
@@ -136,6 +139,8 @@ class BenchmarkEvaluation(Callback):
         figures["evaluation/average"] = macro_average(results)
         figures["evaluation/iteration"] = float(iteration)
         trainer.log_metrics(figures, iteration)
+        if trainer.is_global_zero:
+            log_table(trainer.loggers, "evaluations", *history_table(self.history), trainer.global_step)
         against = None if trainer.training else self.against
         evaluation = Evaluation(iteration, results, self.repeats, self.sampling.temperature, samples, first, against)
         trainer.call("on_evaluation_end", evaluation)
@@ -156,7 +161,7 @@ class BenchmarkEvaluation(Callback):
                 "precision": trainer.precision,
                 "reward": data.reward.label,
                 "template": template.text,
-                "chat": template.chat,
+                "chat": template.is_chat(data.tokenizer),
                 "thinking": template.thinking,
                 "system": template.system,
             },

@@ -1,34 +1,121 @@
-"""Export of the trained policy in Hugging Face format, at the end of a run."""
+"""Export of the trained policy in Hugging Face format, at the end of a run, with a model card, and to the hub."""
 
-from typing import cast
+from pathlib import Path
+from typing import Literal, cast
 
+import torch
 from lightning.fabric.wrappers import _FabricModule
+from rich.console import Console
 
 from rence_lightning.callbacks.base import Callback
-from rence_lightning.distributed import gather
+from rence_lightning.distributed import on_rank_zero
+from rence_lightning.errors import UserError, one_line
+from rence_lightning.evaluation import read_evaluations
 from rence_lightning.policy import Policy, export_policy
+from rence_lightning.policy.load import DType
+from rence_lightning.report.model_card import write_model_card
+from rence_lightning.run.directory import SavedAt
+from rence_lightning.run.hub import check_repository_name, prepare_repository, push_folder
+from rence_lightning.run.saved_policy import read_policy
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import full_state_dict, is_sharded
 from rence_lightning.training.trainer import Trainer
 
 
 class ExportPolicy(Callback):
-    """Writes the trained policy to `hf/` in the run directory: safetensors, config and tokenizer, for `transformers`.
+    """Writes the trained policy to `hf/` in the run directory: safetensors, config, tokenizer and model card.
 
     Args:
         enabled: Whether to export the policy; it is in the checkpoints in any case.
+        which: Policy to export: `last`, the one at the end of training, or `best`, the checkpoint with the highest
+            average over the benchmarks.
+        dtype: Data type of the exported parameters; null for the one in which the policy was trained.
+        push_to_hub: Repository on the Hugging Face hub, as `user/name`, to which the folder is uploaded at the end of
+            the run. The token is checked and the repository created at the start.
+        private: Whether a repository that is created on the hub is private.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        enabled: bool = True,
+        which: Literal["last", "best"] = "last",
+        dtype: DType | None = None,
+        push_to_hub: str | None = None,
+        private: bool = True,
+    ) -> None:
+        if push_to_hub is not None:
+            if not enabled:
+                raise UserError("export: push_to_hub is set, but enabled is false; set it to true")
+            check_repository_name(push_to_hub)
         self.enabled = enabled
+        self.which = which
+        self.dtype = dtype
+        self.push_to_hub = push_to_hub
+        self.private = private
+
+    def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
+        """Creates the repository, so that a run does not end with a token that may not write."""
+        if (name := self.push_to_hub) is not None and stage == "fit":
+            on_rank_zero(lambda: prepare_repository(name, self.private))
+
+    def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        """Refuses `best` in a run that has not evaluated its policy before the first iteration.
+
+        Raises:
+            UserError: There is no evaluation.
+        """
+        evaluations = trainer.run_dir / "evaluations.jsonl"
+        if self.enabled and self.which == "best" and not on_rank_zero(lambda: read_evaluations(evaluations)):
+            raise UserError(
+                "export: which is best, but the run does not evaluate the policy; set evaluation.benchmarks and "
+                "evaluation.every, or export.which: last"
+            )
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
         if not self.enabled:
             return
-        folder = trainer.run_dir / "hf"
-        policy = cast(Policy, cast(_FabricModule, module.policy).module)
-        weights = full_state_dict(policy.model) if is_sharded(policy) else None
+        folder, best = trainer.run_dir / "hf", on_rank_zero(lambda: self._best(trainer))
+        dtype = None if self.dtype is None else getattr(torch, self.dtype)
+        if best is not None:
+            on_rank_zero(lambda: export_policy(read_policy(best), folder, dtype=dtype))
+        else:
+            policy = cast(Policy, cast(_FabricModule, module.policy).module)
+            weights = full_state_dict(policy.model) if is_sharded(policy) else None
+            on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
         if trainer.is_global_zero:
-            export_policy(policy, folder, weights)
-        gather(None)  # the folder is written
+            self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.saved_at)
         trainer.call("on_export", folder)
+
+    def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
+        """Uploads the folder, when everything else of the run is written."""
+        if self.push_to_hub is None or not trainer.is_global_zero:
+            return
+        try:
+            _say(f"pushed to       {push_folder(trainer.run_dir / 'hf', self.push_to_hub, self.private)}")
+        except UserError as error:  # the run is complete and saved: the policy can be pushed later
+            again = f"python -m rence_lightning push {trainer.run_dir} {self.push_to_hub}"
+            again += "" if self.private else " --public"
+            _say(f"hf/ was not pushed: {one_line(error)}; push it with {again}", style="yellow")
+
+    def _best(self, trainer: Trainer) -> Path | None:
+        """The checkpoint to export; None for the policy in memory."""
+        if self.which == "last":
+            return None
+        best = trainer.run.checkpoint("best")
+        if best is None:
+            _say(
+                f"export: {trainer.run_dir} has no best checkpoint (checkpoint.every is 0, nothing was evaluated after "
+                "training began, or the best is in the run that this one branched from); hf/ is the last policy",
+                style="yellow",
+            )
+        return best
+
+    def _describe(self, trainer: Trainer, folder: Path, saved: SavedAt) -> None:
+        try:
+            write_model_card(folder, trainer.run_dir, saved, self.push_to_hub)
+        except Exception as error:  # the policy is exported: a card is no reason to lose the end of the run
+            _say(f"the model card was not written ({one_line(error)})", style="yellow")
+
+
+def _say(text: str, style: str | None = None) -> None:
+    Console(highlight=False, soft_wrap=True, markup=False).print(text, style=style)

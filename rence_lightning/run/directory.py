@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rence_lightning.errors import UserError
+from rence_lightning.run.provenance import provenance
 
 CHECKPOINTS = "checkpoints"
 IDENTITY = "run.json"
@@ -69,7 +70,8 @@ class Run:
         created: Time of the run's start, in seconds since 1970.
         parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
         sessions: Records of each start and resume: the checkpoint that the session began with (null for a new run), the
-            configuration file that it wrote, and the settings that differed from those of the checkpoint.
+            configuration file that it wrote, the settings that differed from those of the checkpoint, and the versions
+            and commits that it was made with.
         finished: Whether all files of the run are written.
     """
 
@@ -109,6 +111,7 @@ class Run:
             "checkpoint": checkpoint.name if checkpoint is not None else None,
             "config": config,
             "changed": changed,
+            **provenance(Path.cwd()),
         }
         run = replace(self, sessions=(*self.sessions, session), finished=False)
         run.write()

@@ -225,3 +225,21 @@ def test_the_macro_average_weighs_benchmarks_alike() -> None:
     assert macro_average({"a": {"avg": 0.2}, "b": {"avg": 0.6}}) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="no benchmark was evaluated"):
         macro_average({})
+
+
+def test_votes_are_left_out_where_the_reward_names_no_answers() -> None:
+    def figures(right: bool, vote: int) -> dict[str, float]:
+        metrics = BenchmarkMetrics(2)
+        correct = torch.tensor([[right, right]])
+        metrics.update(
+            torch.tensor([0]),
+            correct=correct,
+            votes=torch.full((1, 2), vote),
+            truncated=~correct,
+            lengths=torch.ones(1, 2),
+        )
+        return metrics.compute()
+
+    assert {"maj", "boxed"}.isdisjoint(figures(True, -1)), "right answers that the reward does not name"
+    assert figures(True, 0)["maj"] == 1.0
+    assert figures(False, -1)["boxed"] == 0.0, "no response gave an answer, and none was right"

@@ -1,0 +1,56 @@
+"""What a run was made with: versions of the packages, and commits of the git repositories around it."""
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rence_lightning import __version__
+
+PACKAGES = ("torch", "transformers", "lightning", "vllm")
+"""Packages besides this one on which the figures of a run depend; those that are not installed are left out."""
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def provenance(working_directory: Path) -> dict[str, dict[str, str]]:
+    """The versions and commits that a run is made with, for `run.json`.
+
+    Args:
+        working_directory: Folder in which the run is started; its git repository, if there is one, holds the user's own
+            parts.
+
+    Returns:
+        `versions` by package; `commits` of the repository around the working directory (`working_directory`) and of the
+        repository that tracks this package (`rence_lightning`), where there are any, as `commit_of` gives them.
+    """
+    versions = {"rence_lightning": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    commits = {"working_directory": commit_of(working_directory)}
+    if _git(PACKAGE, "ls-files", "__init__.py"):  # a package installed inside of the user's repository is not tracked
+        commits["rence_lightning"] = commit_of(PACKAGE)
+    return {"versions": versions, "commits": {where: commit for where, commit in commits.items() if commit}}
+
+
+def commit_of(folder: Path) -> str:
+    """The commit of the git repository around a folder, empty without one.
+
+    It ends in `-dirty` if tracked files differ from it, and in `-unchecked` if git could not tell in time.
+    """
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if not commit:
+        return ""
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-unchecked" if changed is None else f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command; None where it fails, because git or the repository is missing, or it takes long."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
