@@ -1,6 +1,44 @@
 """ReNCE on PyTorch Lightning: learning to reason by noise contrastive estimation.
 
-Importing the package is cheap on purpose (no torch): the reward workers import it in every process.
+    from rence_lightning import fit
+
+Importing the package is cheap on purpose (no torch): the reward workers import it in every process. The names of
+`__all__` are imported when they are first used.
 """
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rence_lightning.api import Result, TrainedPolicy, fit, validate
+    from rence_lightning.problem import Problem
+    from rence_lightning.rewards import Response, Score
+
+__version__ = "0.2.0"
+
+_ROOMS = {
+    "Problem": "problem",
+    "Response": "rewards",
+    "Result": "api",
+    "Score": "rewards",
+    "TrainedPolicy": "api",
+    "fit": "api",
+    "validate": "api",
+}
+
+__all__ = ["Problem", "Response", "Result", "Score", "TrainedPolicy", "fit", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports one of the public names.
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

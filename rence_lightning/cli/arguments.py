@@ -1,12 +1,18 @@
 """The argument parser of the commands that need no configuration, and of the list of commands itself."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from rence_lightning.errors import UserError
 
-PROGRAM = "python -m rence_lightning"
+SCRIPT = "rence-lightning"
+"""Name of the command that `pip install` puts on the path."""
+
+PROGRAM = SCRIPT if Path(sys.argv[0]).name == SCRIPT else "python -m rence_lightning"
+"""How this process was started, for usage and examples."""
 
 
 class CommandParser(argparse.ArgumentParser):

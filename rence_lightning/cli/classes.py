@@ -8,7 +8,7 @@ from typing import Any
 
 ROOMS = [
     *(f"rence_lightning.{room}" for room in ("objectives", "prompts", "rewards", "rollouts", "sampling", "evaluation")),
-    *("rence_lightning.training", "rence_lightning.callbacks", "lightning.pytorch.callbacks"),
+    *("rence_lightning.run", "rence_lightning.training", "rence_lightning.callbacks", "lightning.pytorch.callbacks"),
     *("lightning.pytorch.loggers", "torch.optim", "torch.optim.lr_scheduler"),
 ]
 """The modules whose public classes are looked at, the project's first."""
@@ -41,7 +41,7 @@ def classes_of(base: type) -> list[tuple[str, str]]:
         fitting = {name: kind for name, kind in classes if issubclass(kind, base) and not inspect.isabstract(kind)}
     if len(fitting) > 1:
         fitting = {name: kind for name, kind in fitting.items() if kind is not base}
-    return [(name, _first_line(kind)) for name, kind in fitting.items()]
+    return [(name, _first_line(kind)) for name, kind in fitting.items() if not _is_refused(kind)]
 
 
 def missing_methods(class_path: str, protocol: str) -> str:
@@ -60,6 +60,12 @@ def missing_methods(class_path: str, protocol: str) -> str:
         return f"it lacks {lacking}"
     differing = [f"{method}{_parameters(wanted, method)}" for method in _differing(kind, wanted)]
     return f"the parameters or types of its methods must be those of {'; '.join(differing) or protocol}"
+
+
+def _is_refused(kind: type) -> bool:
+    """Whether a class is one of Lightning's callbacks that do not run here."""
+    supported = import_module("rence_lightning.training.lightning_callbacks").SUPPORTED
+    return kind.__module__.startswith("lightning.pytorch.callbacks.") and kind.__name__ not in supported
 
 
 def _is_protocol(kind: type) -> bool:

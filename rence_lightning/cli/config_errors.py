@@ -4,7 +4,10 @@ jsonargparse reports all attempts to read a value that may be of several types, 
 The line that tells what is wrong is the innermost one; its wording is kept.
 """
 
+import inspect
+import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 from rence_lightning.cli.classes import exported_classes, missing_methods
@@ -30,7 +33,7 @@ def explain(message: str, files: ConfigFiles, file: str | None = None) -> str:
     """
     if missing := re.fullmatch(r"the following arguments are required: (.+)", message):
         names = ", ".join(_without_command(name) for name in missing[1].split(", "))
-        return f"missing: {names} (give a --config, for example conf/arithmetic.yaml, or options)"
+        return f"missing: {names} (give a --config, for example --config arithmetic, or options)"
     if interpolated := re.search(r"full_key: (\S+)", message):
         key = _without_command(interpolated[1])
         message = message.replace(interpolated[0], "").replace("key '..", "key '")
@@ -68,9 +71,25 @@ def _hint(text: str) -> str:
     if protocol := re.search(r"does not implement protocol (\w+)", text):
         class_path = re.search(r"Import path (?!does)(\S+)|Got value: (\S+)", text)
         return f": {missing_methods(class_path[1] or class_path[2], protocol[1])}" if class_path else ""
+    if own := re.search(r"module '(\S+)' has no attribute '(\w+)'", text):
+        names = [name for name in vars(sys.modules.get(own[1], sys)) if not name.startswith("_")]
+        if hint := did_you_mean(own[2], names):
+            return hint
     if unknown := re.search(r"module '\S+' has no attribute '(\w+)'|Expected a dot import path string: (\w+)$", text):
-        return did_you_mean(unknown[1] or unknown[2], exported_classes())
+        name, known = unknown[1] or unknown[2], exported_classes()
+        if name in known:  # where a protocol is asked for, the parser knows no names
+            return f" (give the import path: {known[name].__module__}.{name})"
+        return did_you_mean(name, known)
+    if "subclass of Reward" in text and (path := re.search(r"Got value: ([\w.]+)", text)) and _is_function(path[1]):
+        return f" (it is a function: name the class FunctionReward, with the argument function={path[1]})"
     return ""
+
+
+def _is_function(path: str) -> bool:
+    try:
+        return inspect.isfunction(pkgutil.resolve_name(path))
+    except (ImportError, AttributeError, ValueError):
+        return False
 
 
 def nearest_key(key: str, keys: Sequence[str]) -> str | None:

@@ -1,12 +1,28 @@
 """The YAML files of a command line, read only to say on which line of which file a setting is."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import yaml
 
+from rence_lightning.cli.package_configs import SETTINGS, config_arguments
 from rence_lightning.errors import UserError
+
+
+class Settings(str):
+    """Settings in YAML that are given instead of the name of a file.
+
+    Attributes:
+        origin: Where they come from, for messages.
+    """
+
+    origin: str
+
+    def __new__(cls, text: str, origin: str) -> Self:
+        settings = super().__new__(cls, text)
+        settings.origin = origin
+        return settings
 
 
 class ConfigFiles:
@@ -16,18 +32,15 @@ class ConfigFiles:
         arguments: The arguments of the command line.
 
     Raises:
-        UserError: A file does not exist, is not YAML, holds something other than settings, or gives a setting twice.
+        UserError: A file is not YAML, holds something other than settings, or gives a setting twice.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = list(arguments)
         self._roots: list[tuple[str, yaml.MappingNode]] = []
-        for name in _config_arguments(self._arguments):
-            path = Path(name)
-            if path.is_file():
-                self._roots.append((name, _read(name, path)))
-            elif path.suffix in (".yaml", ".yml"):  # anything else may be settings themselves, which the parser reads
-                raise UserError(f"--config: there is no file {name}")
+        for _, _, name in config_arguments(self._arguments):
+            if not SETTINGS.search(name) and Path(name).is_file():  # anything else is settings themselves
+                self._roots.append((name, _read(name, Path(name))))
 
     def top_level_keys(self) -> Iterator[tuple[str, str]]:
         """`FILE, line N` and the name of each key that is in no section."""
@@ -69,14 +82,6 @@ class ConfigFiles:
                 for node, _ in _find(root, parts[:length]):
                     return f"{name}, line {_line(node)}"
         return file
-
-
-def _config_arguments(arguments: list[str]) -> Iterator[str]:
-    for option, follower in pairwise([*arguments, ""]):
-        if option in ("--config", "-c"):
-            yield follower
-        elif option.startswith(("--config=", "-c=")):
-            yield option.partition("=")[2]
 
 
 def _read(name: str, path: Path) -> yaml.MappingNode:

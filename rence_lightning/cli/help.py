@@ -3,6 +3,7 @@
 import re
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping
+from textwrap import wrap
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
@@ -10,14 +11,28 @@ from jsonargparse._actions import _ActionConfigLoad, _ActionHelpClassPath, _Acti
 from jsonargparse._typehints import ActionTypeHint
 
 from rence_lightning.cli.classes import classes_of
+from rence_lightning.cli.package_configs import known_names
+
+LINE = 100
+"""Number of columns of the text above the list of settings."""
 
 EXPLANATION = """
+--config takes the path of a file, or the name of a configuration that ships with the package; those in a folder are
+overlays, to be given after one of the others:
+{configs}
+
 --SECTION.KEY VALUE sets one key. Settings are read in the order given: a later file or option overrides earlier ones.
 A part that is a class is named by its class or import path, and its own settings follow the same key:
   --data.filter ZeroVarianceFilter --data.filter.t_easy 0.9
   --data.filter.help                       lists the classes that a key takes
   --data.filter.help ZeroVarianceFilter    explains the settings of one
 --KEY+ VALUE appends to a list. --print_config prints the complete configuration instead of running it."""
+
+
+def explanation() -> str:
+    """What the help of a command says of its arguments as a whole."""
+    configs = wrap(known_names(), width=LINE, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return EXPLANATION.replace("{configs}", "\n".join(configs))
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):

@@ -1,5 +1,6 @@
 """LightningCLI over the project's trainer, module, data module and callbacks."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from jsonargparse import set_parsing_settings
@@ -10,11 +11,12 @@ from rence_lightning import callbacks
 from rence_lightning.cli.arguments import PROGRAM, with_examples
 from rence_lightning.cli.config_errors import explain, sections_of
 from rence_lightning.cli.config_files import ConfigFiles
-from rence_lightning.cli.help import EXPLANATION
+from rence_lightning.cli.help import explanation
+from rence_lightning.cli.objects import put_objects, put_rows
 from rence_lightning.cli.output import hide_bars_in_files
 from rence_lightning.cli.parser import ConfigError, Parser
 from rence_lightning.cli.sections import CALLBACKS
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, one_line
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -23,17 +25,17 @@ DESCRIPTIONS = {
     "fit": with_examples(
         "Train a policy: iterations of rollouts and updates (Algorithm 1), until trainer.max_iterations.",
         [
-            "fit --config conf/arithmetic.yaml",
-            "fit --config conf/rence.yaml --config conf/small/arithmetic.yaml",
-            "fit --config conf/arithmetic.yaml --data.group_size 4 --model.objective.beta 0.2",
-            "fit --config conf/arithmetic.yaml --ckpt_path last",
+            "fit --config arithmetic",
+            "fit --config rence --config hardware/gpu1",
+            "fit --config arithmetic --data.group_size 4 --model.objective.beta 0.2",
+            "fit --config arithmetic --ckpt_path last",
         ],
     ),
     "validate": with_examples(
         "Evaluate a policy on the benchmarks of the section `evaluation`, without training it.",
         [
-            "validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf",
-            "validate --config conf/arithmetic.yaml --ckpt_path best --evaluation.repeats 8",
+            "validate --config arithmetic --model.policy runs/arithmetic/hf",
+            "validate --config arithmetic --ckpt_path best --evaluation.repeats 8",
         ],
     ),
 }
@@ -49,9 +51,20 @@ class CLI(LightningCLI):
         command: The command, `fit` or `validate`.
         arguments: The arguments after it.
         files: The configuration files that they name.
+        objects: Objects that the run uses instead of building them from their settings, by the way to these.
+        problems: Rows of problems by the name of the file that holds them in the run directory.
     """
 
-    def __init__(self, command: str, arguments: list[str], files: ConfigFiles) -> None:
+    def __init__(
+        self,
+        command: str,
+        arguments: list[str],
+        files: ConfigFiles,
+        objects: Mapping[tuple[str | int, ...], Any] | None = None,
+        problems: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self._objects = objects or {}
+        self._problems = problems or {}
         self._command = command
         self._files = files
         hide_bars_in_files()
@@ -65,7 +78,7 @@ class CLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,
-            parser_kwargs={command: {"description": DESCRIPTIONS[command] + "\n" + EXPLANATION}},
+            parser_kwargs={command: {"description": DESCRIPTIONS[command] + "\n" + explanation()}},
             args=[command, *arguments],
         )
 
@@ -115,6 +128,18 @@ class CLI(LightningCLI):
         except OmegaConfBaseException as error:
             raise UserError(explain(str(error), self._files)) from error
 
+    def before_instantiate_classes(self) -> None:
+        """Writes the configuration down, and puts objects in the place of their settings."""
+        parser = self._parser(self._command)
+        assert parser is not None
+        settings = self.config[self._command]
+        written = settings.clone()
+        written["ckpt_path"] = None  # running the saved configuration again starts a new run
+        self._config_yaml = parser.dump(written, skip_unset=False)
+        put_objects(settings, self._objects)
+        if self._problems:
+            put_rows(settings, self._problems)
+
     def instantiate_classes(self) -> None:
         """Builds trainer, module and data module.
 
@@ -128,26 +153,34 @@ class CLI(LightningCLI):
                 raise
             raise UserError(explain(str(error), self._files)) from error
 
-    def before_fit(self) -> None:
+    def after_instantiate_classes(self) -> None:
         """Hands the configuration to the trainer, which saves it in the run directory."""
-        self._keep_config()
+        trainer = cast(Trainer, self.trainer)
+        trainer.config_yaml, trainer.problem_files = self._config_yaml, self._problems
 
-    def before_validate(self) -> None:
-        """Hands the configuration to the trainer, which saves it in the run directory."""
-        self._keep_config()
 
-    def _keep_config(self) -> None:
-        parser = self._parser(self.subcommand)
-        assert parser is not None and self.subcommand is not None
-        config = self.config[self.subcommand].clone()
-        config["ckpt_path"] = None  # running the saved configuration again starts a new run
-        cast(Trainer, self.trainer).config_yaml = parser.dump(config, skip_unset=False)
+def run(command: str, arguments: list[str], files: ConfigFiles, **given: Any) -> CLI:
+    """Runs a command to its end.
+
+    Args:
+        command: The command, `fit` or `validate`.
+        arguments: The arguments after it.
+        files: The configuration files that they name.
+        **given: Further arguments of `CLI`.
+
+    Raises:
+        UserError: The configuration is wrong.
+    """
+    try:
+        return CLI(command, arguments, files, **given)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
 
 
 def arrange_help(parser: LightningArgumentParser, command: str) -> None:
     """Puts keys without a section first, and names the section in each heading."""
     parser.prog = f"{PROGRAM} {command}"
-    parser.usage = "%(prog)s --config FILE [--config OVERLAY ...] [--SECTION.KEY VALUE ...]"
+    parser.usage = "%(prog)s --config NAME|FILE [--config OVERLAY ...] [--SECTION.KEY VALUE ...]"
     options = next(group for group in parser._action_groups if group.title == "options")
     for name, group in (parser.groups or {}).items():
         group.title = f"{name}: {group.title}"

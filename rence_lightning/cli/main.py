@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from pathlib import Path
 
 from rence_lightning.cli.commands import find_command
 from rence_lightning.errors import exit_code, explanation
@@ -10,6 +11,7 @@ from rence_lightning.errors import exit_code, explanation
 
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; bad input ends it with one line and exit code 2, other errors with 1."""
+    _search_here()
     code = run(args)
     # Not imported here: most commands need no torch.
     dist = sys.modules.get("torch.distributed")
@@ -18,6 +20,13 @@ def main(args: list[str] | None = None) -> None:
         _end_process(code)
     if code:
         sys.exit(code)
+
+
+def _search_here() -> None:
+    """Lets the installed command import modules of the current folder, as `python -m` does."""
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
 
 
 def run(args: list[str] | None) -> int:

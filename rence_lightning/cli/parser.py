@@ -110,10 +110,10 @@ class ConfigFileAction(ActionConfigFile):
         Raises:
             ConfigError: It holds a wrong setting.
         """
-        try:
-            super().__call__(parser, cfg, values, option_string)
+        try:  # to the parser, settings are the text that they are
+            super().__call__(parser, cfg, str(values), option_string)
         except (ConfigError, TypeError, KeyError, ArgumentError) as error:
-            raise ConfigError(str(error), str(values)) from error
+            raise ConfigError(str(error), getattr(values, "origin", str(values))) from error
 
 
 ADAPTED: dict[type[Action], type[Action]] = {

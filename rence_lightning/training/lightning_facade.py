@@ -13,12 +13,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import Strategy
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 from rence_lightning.distributed import agree_on, connect, disconnect, gather
-from rence_lightning.errors import UserError, calling, one_line
+from rence_lightning.errors import calling, one_line
+from rence_lightning.training.lightning_callbacks import check_callbacks
 
 LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
 """Hooks that are not called on every rank alike."""
@@ -27,8 +28,7 @@ LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
 class LightningFacade:
     """State and hooks shared with Lightning's callbacks.
 
-    `EarlyStopping`, `Timer`, `LambdaCallback` and `ModelSummary` are supported. `ModelCheckpoint` is refused, because
-    it cannot save the prompt pool; this project's `Checkpoint` callback can.
+    `lightning_callbacks` lists which of Lightning's callbacks are supported, and refuses the others.
     """
 
     fast_dev_run = False
@@ -42,12 +42,7 @@ class LightningFacade:
     run_dir: Path
 
     def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:
-        for callback in callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                raise UserError(
-                    "trainer.callbacks: Lightning's ModelCheckpoint is not supported (it does not save the prompt "
-                    "pool); use the key 'checkpoint' instead"
-                )
+        check_callbacks(callbacks)
         self.fabric = fabric
         self.callbacks = callbacks
         self.loggers: list[Logger] = []

@@ -1,6 +1,7 @@
 """Everything around the loop of a run: set-up, run directory, checkpoints, and resuming from a checkpoint."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfini
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
 from rence_lightning.run.settings import Change, changes
+from rence_lightning.run.written_config import config_in, write_problems
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.pending import pending_state, restored
@@ -39,6 +41,7 @@ class ResumableTrainer(LightningFacade):
         branch_reason: Reason why a resumed run does not continue in place, as shown to the user.
         changed_settings: Settings that differ from those of the checkpoint.
         config_yaml: Complete configuration of the run; None for a run that was started without one.
+        problem_files: Rows of problems by the name of the file that holds them in `problems/` of the run directory.
         already_finished: Whether a resumed run has all of its iterations and files, so that no file is touched.
         opened: Whether the run directory has been created or opened.
         batch: Batch of the iteration whose updates are being taken; None between iterations.
@@ -58,6 +61,7 @@ class ResumableTrainer(LightningFacade):
         self.branch_reason = ""
         self.changed_settings: list[Change] = []
         self.config_yaml: str | None = None
+        self.problem_files: Mapping[str, Sequence[Mapping[str, Any]]] = {}
         self.batch: IterationBatch | None = None
         self.updates_skipped = 0
         self._scheduler: LRScheduler | None = None
@@ -98,6 +102,8 @@ class ResumableTrainer(LightningFacade):
         self.already_finished = on_rank_zero(lambda: self._is_finished(checkpoint))
         if not self.already_finished:
             self._open_run_directory(checkpoint)
+        elif checkpoint is not None:
+            self.run_dir = checkpoint.parents[1]
 
     def _is_finished(self, checkpoint: Path | None) -> bool:
         owner = Run.open(checkpoint.parents[1]) if checkpoint is not None and self.training else None
@@ -116,7 +122,8 @@ class ResumableTrainer(LightningFacade):
     def _compare_settings(self, checkpoint: Path) -> None:
         saved = checkpoint / "config.yaml"
         if self.config_yaml is not None and saved.exists():
-            self.changed_settings = changes(saved.read_text(), self.config_yaml)
+            own = config_in(checkpoint.parents[1], self.config_yaml)
+            self.changed_settings = changes(saved.read_text(), own)
 
     def _load_policy(self, module: PolicyModule) -> None:
         """Loads the policy: on rank 0 alone if the strategy distributes the shards from there, else on every rank."""
@@ -131,11 +138,14 @@ class ResumableTrainer(LightningFacade):
     def _open_run_directory(self, checkpoint: Path | None) -> None:
         self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(lambda: self._open_run(checkpoint))
         self.run_dir = self.run.directory
+        if self.config_yaml is not None:
+            self.config_yaml = config_in(self.run_dir, self.config_yaml)
         if self.is_global_zero:
             if self.training:
                 account = json.dumps(self.datamodule.cleaned.record(), indent=1)
                 (self.run_dir / "training_problems.json").write_text(account + "\n")
             changed = [str(change) for change in self.changed_settings]
+            write_problems(self.run_dir, self.problem_files)
             self.run = self.run.with_session(checkpoint, self._write_config(checkpoint), changed)
         self.loggers = run_loggers(self.run_dir, self.global_step, self._extra_loggers, self.is_global_zero)
         if self.is_global_zero and self.config_yaml is not None:

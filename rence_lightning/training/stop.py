@@ -33,7 +33,8 @@ class StopRequest:
             return
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        known = [number for number in SIGNALS if signal.getsignal(number) is not None]  # others cannot be restored
+        handlers = {number: signal.signal(number, lambda *_: None) for number in known}
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         thread = threading.Thread(target=self._read, args=(reader,), name="signals", daemon=True)
         thread.start()

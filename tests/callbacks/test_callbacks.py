@@ -6,15 +6,27 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
+import torch
 from arithmetic_run import fresh_start, make_data, make_module, small_evaluation
-from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, ModelSummary, Timer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    RichModelSummary,
+    Timer,
+    TQDMProgressBar,
+)
 
 from rence_lightning.callbacks import AdaptiveKL, Callback, Checkpoint, OldPolicySnapshot
 from rence_lightning.errors import UserError
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
+from rence_lightning.training.lightning_callbacks import INSTEAD, SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -66,9 +78,83 @@ def test_model_summary_and_lambda_callback(tmp_path: Path, caplog: pytest.LogCap
     assert "496 K" in caplog.text, "the summary must count the policy's parameters"
 
 
-def test_lightnings_checkpoint_is_refused_and_the_message_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="use the key 'checkpoint' instead"):
-        Trainer(run_dir=str(tmp_path / "run"), accelerator="cpu", callbacks=[ModelCheckpoint()])
+def test_rich_model_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path / "run", [RichModelSummary()], iterations=0)
+    assert "496 K" in capsys.readouterr().out, "the summary must count the policy's parameters"
+
+
+LIGHTNINGS = [getattr(pl.callbacks, name) for name in pl.callbacks.__all__]
+
+
+@pytest.mark.parametrize("kind", LIGHTNINGS, ids=lambda kind: str(kind.__name__))
+def test_each_of_lightnings_callbacks_is_supported_or_refused_at_the_start(kind: type, tmp_path: Path) -> None:
+    """Those that are supported have a test of what they do here."""
+    callback = type("Own", (kind,), {"__init__": lambda self: None, "_check_on_train_epoch_end": True})()
+    settings = {"run_dir": str(tmp_path / "run"), "accelerator": "cpu", "callbacks": [callback]}
+    if kind.__name__ in (*SUPPORTED, "Callback"):
+        assert callback in Trainer(**settings).callbacks
+        return
+    with pytest.raises(UserError, match=f"Lightning's {kind.__name__} is not supported: .* Timer are"):
+        Trainer(**settings)
+
+
+def test_a_refusal_names_what_to_use() -> None:
+    assert {*INSTEAD} | {*SUPPORTED} <= {kind.__name__ for kind in LIGHTNINGS}
+    for callback, words in {
+        ModelCheckpoint(): "use the section `checkpoint`",
+        LearningRateMonitor(): "`train/learning_rate`",
+        TQDMProgressBar(): "the section `progress`",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            Trainer(accelerator="cpu", callbacks=[callback])
+
+
+def test_early_stopping_on_a_figure_of_rollouts_is_checked_when_the_figure_exists(tmp_path: Path) -> None:
+    """Lightning checks after an evaluation by default; before the first iteration, there are no rollouts."""
+    stop = EarlyStopping("rollouts/truncated", mode="max", patience=1)
+    trainer = fit(tmp_path / "run", [small_evaluation(every=1), stop])
+    assert trainer.current_epoch == 2
+
+
+def rows_with(run_dir: Path, column: str) -> list[tuple[int, int, float]]:
+    """Step, iteration and value of the rows of metrics.csv that have a column."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(column)]
+    return [(int(row["step"]), int(row["iteration"]), float(row[column])) for row in rows]
+
+
+def test_log_of_the_module_reaches_metrics_and_other_callbacks(tmp_path: Path) -> None:
+    class Logs(Callback):
+        def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+            module.log("own/longest", torch.tensor(max(len(r.token_ids) for g in batch.groups for r in g.rollouts)))
+
+        def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
+            module.log_dict({"own/double": 2 * float(trainer.callback_metrics["own/longest"])}, sync_dist=True)
+
+    trainer = fit(tmp_path / "run", [Logs()], iterations=2)
+    longest = rows_with(trainer.run_dir, "own/longest")
+    double = rows_with(trainer.run_dir, "own/double")
+    assert [row[:2] for row in longest] == [(0, 1), (2, 2)] and [row[:2] for row in double] == [(2, 1), (4, 2)]
+    assert [2 * row[2] for row in longest] == [row[2] for row in double] and all(row[2] > 1 for row in longest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        (("a", 1.0), {"on_epoch": True}, "log their mean in on_train_epoch_end"),
+        (("a", 1.0), {"reduce_fx": "max"}, "log their mean in on_train_epoch_end"),
+        (("a", torch.ones(3)), {}, "a is a tensor of 3 elements"),
+        (("a", "much"), {}, "a is 'much'; log a number"),
+    ],
+)
+def test_log_says_what_it_cannot_do(arguments: tuple[str, Any], settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_module().log(*arguments, **settings)
+
+
+def test_log_of_a_callback_says_what_to_call() -> None:
+    with pytest.raises(UserError, match=r"call module.log\(name, value\)"):
+        Callback().log("a", 1.0)
 
 
 def test_a_users_callback_sees_the_rollouts_before_any_update(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--trainer.precision=bf16-true", ["trainer.precision", "bf16-mixed"]),
         ("--trainer.gradient_clip_val=-1", ["gradient_clip_val is -1", "null"]),
         ("--data.sampling.temperature=0", ["no contrast"]),
-        (f"--trainer.callbacks=[{CHECKPOINT}]", ["use the key 'checkpoint'"]),
+        (f"--trainer.callbacks=[{CHECKPOINT}]", ["use the section `checkpoint`"]),
         ("--ckpt_path=/nowhere", ["/nowhere is not", "'last', 'best'"]),
         ("--ckpt_path=best", ["no best checkpoint"]),
         ("--model.policy=./nofolder", ["no folder './nofolder'"]),
@@ -191,9 +191,9 @@ def test_an_option_hides_the_file_that_it_overrides(tmp_path: Path, capfd: pytes
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["name a command", "fit, validate, export, compare, report", "--config"]),
-        (["fitt"], ["no command 'fitt'", "did you mean fit?", "fit, validate, export, compare, report"]),
-        (["fit"], ["missing: model.policy, data.problems", "conf/arithmetic.yaml"]),
+        ([], ["name a command", "fit, validate, export, push, compare, report", "--config"]),
+        (["fitt"], ["no command 'fitt'", "did you mean fit?", "fit, validate, export, push, compare, report"]),
+        (["fit"], ["missing: model.policy, data.problems", "--config arithmetic"]),
         (["--data.group_size=2", "fit"], ["--data.group_size=2", "options go after the command"]),
         ([f"--config={ARITHMETIC}", "fit"], ["--config", "options go after the command"]),
         (["fit", ARITHMETIC], ["unrecognized", f"did you mean --config={ARITHMETIC}?"]),

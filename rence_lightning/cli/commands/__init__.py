@@ -38,16 +38,19 @@ class Command:
 
 
 COMMANDS = {
-    "fit": Command("training:fit_command", "train a policy", "fit --config conf/arithmetic.yaml"),
+    "fit": Command("training:fit_command", "train a policy", "fit --config arithmetic"),
     "validate": Command(
         "training:validate_command",
         "evaluate a policy on benchmarks",
-        "validate --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf",
+        "validate --config arithmetic --model.policy runs/arithmetic/hf",
     ),
     "export": Command(
         "export:export_command",
         "write a checkpoint's policy as a Hugging Face folder",
         "export runs/arithmetic/checkpoints/best FOLDER",
+    ),
+    "push": Command(
+        "push:push_command", "upload an exported policy to the Hugging Face hub", "push runs/arithmetic user/name"
     ),
     "compare": Command(
         "compare:compare_command",
@@ -57,6 +60,15 @@ COMMANDS = {
     "report": Command("report:report_command", "write a run as one HTML page", "report runs/arithmetic"),
 }
 """The commands by name, in the order in which the help lists them."""
+
+
+ELSEWHERE = {
+    "test": "validate evaluates a policy on benchmarks, and there is no separate test set",
+    "predict": "validate samples responses to any problems, and keeps them in evaluations/ of its run directory",
+    "train": "fit trains a policy",
+    "evaluate": "validate evaluates a policy on benchmarks",
+}
+"""Commands that one may expect from other programs, and what does their work here."""
 
 
 def find_command(arguments: list[str]) -> Command:
@@ -74,6 +86,10 @@ def find_command(arguments: list[str]) -> Command:
         return COMMANDS[first]
     if first in ("-h", "--help", "--version"):
         _top_level_parser().parse_args([first])
+    if first in ELSEWHERE:
+        raise UserError(
+            f"there is no command {first!r}: {ELSEWHERE[first]} (see {PROGRAM} {ELSEWHERE[first].split()[0]} --help)"
+        )
     if first.startswith("-"):
         raise UserError(f"{first}: options go after the command ({known})")
     raise UserError(f"there is no command {first!r}{did_you_mean(first, COMMANDS)}; choose from {known}")

@@ -1,8 +1,14 @@
 """`python -m rence_lightning fit` and `validate`: what needs a configuration."""
 
+import re
+
 from rence_lightning.cli.config_files import ConfigFiles
+from rence_lightning.cli.package_configs import with_files_for_names
 from rence_lightning.cli.sections import check_sections
-from rence_lightning.errors import UserError, one_line
+
+CLASS_PATH = re.compile(r"^(--[\w.]+)\.class_path(?==|$)")
+"""An option as YAML would name it. `--data.reward=CLASS` is the parser's own, without which it sets the class of the
+arguments that follow, and then cannot write the configuration."""
 
 
 def fit_command(arguments: list[str]) -> None:
@@ -21,13 +27,9 @@ def _run(command: str, arguments: list[str]) -> None:
     Raises:
         UserError: The configuration is wrong.
     """
+    arguments = [CLASS_PATH.sub(r"\1", argument) for argument in with_files_for_names(arguments)]
     files = ConfigFiles(arguments)
     check_sections(arguments, files)
-    from omegaconf.errors import OmegaConfBaseException
+    from rence_lightning.cli.lightning_cli import run
 
-    from rence_lightning.cli.lightning_cli import CLI
-
-    try:
-        CLI(command, arguments, files)
-    except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from error
+    run(command, arguments, files)

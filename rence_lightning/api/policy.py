@@ -1,0 +1,118 @@
+"""The policy of a finished run, to be asked from Python."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rence_lightning.errors import UserError
+from rence_lightning.policy import Policy, export_policy
+from rence_lightning.problem import Problem
+from rence_lightning.rewards import Response
+from rence_lightning.rollouts import Request
+from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.sampling.sampler import seed_of
+from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.strategy import is_sharded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TrainedPolicy:
+    """The policy as a run left it, in memory, with the template and the engine of the run.
+
+    Args:
+        module: Module of the run.
+        data: Data module of the run.
+    """
+
+    def __init__(self, module: PolicyModule, data: RolloutDataModule) -> None:
+        wrapped: Any = module.policy
+        self._policy = cast(Policy, getattr(wrapped, "module", wrapped))
+        self._data = data
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The language model of `transformers`."""
+        return self._policy.model
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer of the model."""
+        return self._policy.tokenizer
+
+    def generate(
+        self,
+        problems: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+        samples: int = 1,
+        temperature: float | None = None,
+        max_response_tokens: int | None = None,
+        seed: int = 0,
+    ) -> list[list[Response]]:
+        """Samples responses to problems, asked with the template of the run.
+
+        Args:
+            problems: A problem as text or as a row with the field `problem`, or a list of them.
+            samples: Number of responses to each problem.
+            temperature: Sampling temperature (default: that of training; 0 takes the most likely token).
+            max_response_tokens: Largest length of a response (default: that of training).
+            seed: Seed of the samples.
+
+        Returns:
+            The responses to each problem, `(problems, samples)`.
+
+        Raises:
+            UserError: A problem is no text or too long for the policy's context, or the weights are spread over several
+                processes.
+        """
+        if is_sharded(self._policy):
+            raise UserError("generate: the weights are sharded over processes; load the exported policy instead")
+        asked = [problems] if isinstance(problems, str | Mapping) else list(problems)
+        rows = [_problem(number, each) for number, each in enumerate(asked)]
+        sampling = self._data.sampling
+        if temperature is not None:
+            sampling = replace(sampling, temperature=temperature)
+        if max_response_tokens is not None:
+            sampling = replace(sampling, max_response_tokens=max_response_tokens)
+        prompts = self._data.template.encode_all(self.tokenizer, rows)
+        context = self._policy.context_length or math.inf
+        for number, prompt in enumerate(prompts):
+            if len(prompt) + sampling.max_response_tokens > context:
+                raise UserError(
+                    f"generate: problem {number} has {len(prompt)} tokens with the template; with "
+                    f"{sampling.max_response_tokens} of the response they exceed the policy's context of {context}; "
+                    "shorten the problem, or lower max_response_tokens"
+                )
+        requests = [
+            Request(prompt, samples, sampling, seed_of(f"generate, seed {seed}", str(number)))
+            for number, prompt in enumerate(prompts)
+        ]
+        return self._answers(rows, requests)
+
+    def _answers(self, rows: list[Problem], requests: list[Request]) -> list[list[Response]]:
+        engine, answers = self._data.engine, [list[Response]() for _ in rows]
+        engine.sync(self._policy)
+        for step in engine.generate(requests):
+            for group in step.finished:
+                for rollout in group.rollouts:
+                    text = str(self.tokenizer.decode(list(rollout.token_ids), skip_special_tokens=True))
+                    response = Response(rows[group.index], text, rollout.token_ids, rollout.finish_reason)
+                    answers[group.index].append(response)
+        engine.release()
+        return answers
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the policy in the Hugging Face format: weights, configuration and tokenizer. Returns the folder."""
+        if is_sharded(self._policy):
+            raise UserError("save: the weights are sharded over processes; the run directory has the exported policy")
+        export_policy(self._policy, Path(folder))
+        return Path(folder)
+
+
+def _problem(number: int, given: str | Mapping[str, Any]) -> Problem:
+    row = {"problem": given} if isinstance(given, str) else dict(given)
+    if not isinstance(row.get("problem"), str):
+        raise UserError(f"generate: problem {number} is {given!r:.80}; give a text, or a row with the field 'problem'")
+    return Problem(str(row.get("id", number)), row["problem"], str(row.get("answer", "")), fields=row)

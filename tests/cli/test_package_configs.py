@@ -1,0 +1,93 @@
+"""Configurations by name: from any folder, as files, in interpolation; and what a wrong name is answered with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import CONF, printed_config
+
+from rence_lightning.cli.main import main
+from rence_lightning.cli.package_configs import known_names, package_configs, with_files_for_names
+
+
+def error_of(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([*arguments])
+    assert end.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    return line
+
+
+def test_the_names_are_those_of_the_files() -> None:
+    files = {str(file.relative_to(CONF)).removesuffix(".yaml") for file in CONF.rglob("*.yaml")}
+    assert package_configs().keys() == files and {"arithmetic", "paper/table1_rence"} <= files
+    assert all(name.rpartition("/")[2] in known_names() for name in files)
+
+
+def test_a_name_means_the_file_of_the_package_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = [f"--config={CONF / name}.yaml" for name in ("rence", "hardware/gpu1", "paper/table1_dapo")]
+    by_path = printed_config(capfd, "fit", *files)
+    monkeypatch.chdir(tmp_path)
+    names = ("--config", "rence", "-c", "hardware/gpu1", "--config=paper/table1_dapo")
+    assert printed_config(capfd, "fit", *names) == by_path
+    assert by_path["model"]["objective"]["class_path"] == "rence_lightning.objectives.DAPO"
+
+
+def test_interpolation_in_a_configuration_by_name_follows_options(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--config=arithmetic", "--config={trainer: {run_dir: 'runs/of-${data.group_size}'}}")
+    config = printed_config(capfd, "fit", *arguments, "--data.group_size=3")
+    assert config["trainer"]["run_dir"] == "runs/of-3"
+
+
+def test_the_user_s_own_file_comes_first_and_settings_stay_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rence").write_text("data: {group_size: 3}\n")
+    arguments = ["--config", "rence", "--config=data: {group_size: 4}", "-c=own", "--data.group_size", "5", "--config"]
+    changed = with_files_for_names(arguments)
+    assert changed[:3] == arguments[:3] and changed[4:] == arguments[4:]
+    assert Path(changed[3].removeprefix("-c=")).samefile(CONF / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("arithmetik", ["no file arithmetik", "did you mean arithmetic?", "arithmetic, evaluate, gym, own, rence"]),
+        ("hardware/gpu9", ["did you mean hardware/gpu", "hardware/{cpu, gpu1"]),
+        ("nothing-like-it.yaml", ["there is no file nothing-like-it.yaml", "the package has arithmetic", "paper/..."]),
+        ("conf/paper/table1_rence.yaml", ["there is no file", "the package has this configuration as paper/"]),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_ones(
+    name: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = error_of(capfd, "fit", "--config", name)
+    for word in words:
+        assert word in error
+
+
+def test_help_lists_the_names(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = " ".join(capfd.readouterr().out.split())
+    assert known_names() in text
+
+
+@pytest.mark.parametrize(("command", "instead"), [("test", "validate"), ("predict", "validate"), ("train", "fit")])
+def test_commands_of_other_programs_name_the_one_here(
+    command: str, instead: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capfd, command)
+    assert f"there is no command '{command}': {instead} " in error
+
+
+def test_the_installed_command_names_itself() -> None:
+    start = "import sys; sys.argv = ['/usr/bin/rence-lightning']"
+    program = f"{start}; from rence_lightning.cli.main import main; main(['fit', '-h'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: rence-lightning fit ") and "\n  rence-lightning fit --config" in done.stdout
