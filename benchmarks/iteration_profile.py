@@ -38,11 +38,11 @@ class ProfiledParts(OldPolicySnapshot):
         if trainer.current_epoch == 1:
             self._start("rollouts")
 
-    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         if trainer.current_epoch == 1:
             self._stop("rollouts")
             self._start("updates")
-        super().on_rollouts_end(trainer, module, batch)
+        super().on_updates_start(trainer, module, batch)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         if trainer.current_epoch == 2:

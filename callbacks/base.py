@@ -4,10 +4,12 @@ An *iteration* is Lightning's epoch; an *update* is its training batch.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch.callbacks import Callback as LightningCallback
 
+from rence_lightning.configurable import Configurable
+from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Evaluation
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
@@ -16,11 +18,12 @@ from rence_lightning.training.trainer import Trainer
 from rence_lightning.training.update_share import UpdateShare
 
 
-class Callback(LightningCallback):
+class Callback(LightningCallback, Configurable):
     """Base class of this project's callbacks, which can be combined with Lightning's own (see the documentation).
 
     The hooks, in the order of a run: `setup`, `on_fit_start`, `on_train_start`, then for each iteration
-    `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`, for each update
+    `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`,
+    `on_updates_start`, for each update
     `on_train_batch_start`, `on_passes_end` and `on_train_batch_end`, and `on_train_epoch_end`; finally `on_train_end`,
     `on_export`, `on_fit_end` and `teardown`. An evaluation is `on_validation_start`, `on_evaluate` (in which
     `on_benchmark_start`, `on_tokens` and `on_evaluation_end` are called) and `on_validation_end`.
@@ -65,7 +68,11 @@ class Callback(LightningCallback):
         """
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        """Called when the groups of an iteration are complete, before the first update, when the policy is pi_old."""
+        """Called when the groups of an iteration are complete; `batch.sampled` has all that were sampled."""
+
+    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+        """Called before the first update, when the policy is pi_old. `batch.groups` are the groups that are trained on,
+        without the responses that a filter leaves out; what was sampled beside them is freed."""
 
     def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
         """Called when the gradient of an update is complete, before the optimizer's step.
@@ -120,6 +127,14 @@ class Callback(LightningCallback):
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """Called at the end of an evaluation."""
+
+    def log(self, *args: Any, **settings: Any) -> NoReturn:
+        """Refuses to log: a callback belongs to no run, so it logs through the module that every hook is given.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{type(self).__name__}.log: call module.log(name, value) in the hook instead of self.log")
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         """Called when an error or an interruption ends the run."""

@@ -64,7 +64,7 @@ class OldPolicySnapshot(Callback):
                 "trainer's; set source to recompute"
             )
 
-    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         self._sums = Sums()
         if self.source == "engine":
             for group in batch.groups:

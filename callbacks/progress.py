@@ -71,9 +71,11 @@ class Progress(Callback):
                 "(data.max_prompt_tokens) and were dropped"
             )
         parameters = sum(parameter.numel() for parameter in module.policy.parameters())
+        trained = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
+        of_them = f", {trained:,} of them trained" if trained < parameters else ""
         self._say(
-            f"{module.policy_name}: {parameters:,} parameters, {len(trainer.datamodule.prompts):,} training prompts; "
-            f"run directory {trainer.run_dir}"
+            f"{module.policy_name}: {parameters:,} parameters{of_them}, {len(trainer.datamodule.prompts):,} training "
+            f"prompts; run directory {trainer.run_dir}"
         )
         if trainer.resumed_from is not None:
             done, updates = trainer.moment
@@ -204,6 +206,8 @@ class Progress(Callback):
         if self._stopped_by is None:
             return
         if stage == str(TrainerFn.VALIDATING):
+            if not trainer.opened:  # the settings were wrong
+                return
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         # Not in on_exception: only now have all callbacks been called, and a checkpoint is saved.
         elif trainer.opened and (last := trainer.run.checkpoint("last")) is not None:

@@ -42,12 +42,12 @@ class Clock(OldPolicySnapshot):
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
         self._watch.start_iteration()
 
-    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         self._watch.add("reward", time.perf_counter() - self._engine.ended)
         tokens = sum(sum(group.lengths) for group in batch.groups)
         self._watch.sampled((group.prompt.token_ids for group in batch.groups), tokens)
         with self._watch.measures("log-probs"):
-            super().on_rollouts_end(trainer, module, batch)
+            super().on_updates_start(trainer, module, batch)
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._watch.end()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rence_lightning.configurable import Configurable
+
 LOG_RATIO_LIMIT = 20.0
 """Largest log-ratio of which exp() is taken: beyond it the sums overflow. It guards against overflow alone. A policy
 that comes near it is far from pi_old already, and is restrained by the clipping of the gradient's norm. There is no
@@ -77,7 +79,7 @@ class Totals:
         return self.responses - self.positives
 
 
-class Objective(ABC):
+class Objective(Configurable, ABC):
     """A training loss, chosen in YAML by `class_path`."""
 
     couples_responses: bool = True

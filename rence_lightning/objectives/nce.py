@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, returned
 from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
 
 Margin = Literal["adaptive", "constant", "none"]
@@ -97,7 +97,10 @@ class ContrastiveObjective(Objective):
         """The loss of each prompt, `(prompts,)`, from the scores `(prompts, K)` of `responses`."""
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        return self.contrast(self.scores(responses), responses).sum() / totals.prompts
+        losses = self.contrast(self.scores(responses), responses)
+        if losses.shape != responses.positive.shape[:1]:
+            raise returned(self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts")
+        return losses.sum() / totals.prompts
 
 
 class MultiLabelNCE(ContrastiveObjective):

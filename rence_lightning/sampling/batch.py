@@ -76,7 +76,7 @@ class IterationBatch:
         wanted: Number of groups that the iteration aims at, B.
         groups: Groups that were kept, at most B.
         sampled: All groups that were sampled up to the last one that was kept, in the order in which they were drawn;
-            empty once `on_rollouts_end` has been called, because they can take gigabytes.
+            empty after `on_rollouts_end`, because they can take gigabytes.
         totals: Sums over `sampled`, which remain.
         responses_total: Number of responses sampled in training since the start of the run, including this iteration.
         figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks;

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from rence_lightning.distributed import sum_over_ranks
+from rence_lightning.distributed import check_same, sum_over_ranks
 from rence_lightning.errors import UserError, calling, check_parameters
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
@@ -250,6 +250,7 @@ class RolloutDataModule(LightningDataModule):
             sets[kept[index][0]].append(index)
         # The pool's state holds indices of prompts, which are valid for exactly these prompts.
         self._fingerprint = fingerprint(encoded.prompts)
+        check_same(self._fingerprint, "data: training problems")
         indices = self.prompts if self.weights is None else sets
         # The pool changes the skipping's state; a copy, because the given object may serve another run as well.
         self.pool = PromptPool(indices, self.seed, copy.deepcopy(self.skipping), self.weights)

@@ -1,5 +1,6 @@
 """Grading: from token ids to scores, on a background thread while the engine samples."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -77,12 +78,28 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
         raise returned(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
     for score in scores:
         if not _is_share(score.reward):
-            raise returned(reward, doing, score.reward, "a reward from 0 to 1; scale or shift it")
-    return [replace(score, reward=float(score.reward), correct=bool(score.correct)) for score in scores]
+            raise returned(reward, doing, score.reward, "a reward from 0 to 1")
+        if not isinstance(score.answer, str | None):
+            raise returned(reward, doing, score.answer, "an answer that is text, or None")
+        if not all(_is_finite(part) for part in score.parts.values()):
+            raise returned(reward, doing, score.parts, "parts that are finite numbers")
+    return [
+        replace(
+            score,
+            reward=float(score.reward),
+            correct=bool(score.correct),
+            parts={name: float(part) for name, part in score.parts.items()},
+        )
+        for score in scores
+    ]
 
 
 def _is_share(reward: object) -> bool:
+    return _is_finite(reward) and 0 <= float(reward) <= 1  # type: ignore[arg-type]
+
+
+def _is_finite(value: object) -> bool:
     try:
-        return not isinstance(reward, str) and 0 <= float(reward) <= 1  # type: ignore[arg-type]
+        return not isinstance(value, str) and math.isfinite(float(value))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rence_lightning.distributed import collectives, gather, rank_and_world
 from rence_lightning.errors import calling
@@ -91,7 +91,7 @@ class RolloutSampler:
         rank, world = rank_and_world()
         mine = {position: prompts[position] for position in range(rank, len(prompts), world)}
         requests = [
-            Request(prompt.token_ids, group_size, sampling, _seed(stream, prompt.problem.id))
+            Request(prompt.token_ids, group_size, sampling, seed_of(stream, prompt.problem.id))
             for prompt in mine.values()
         ]
 
@@ -109,23 +109,29 @@ class RolloutSampler:
             share.sample()
         finally:
             grading.end()
-        return _gathered(share, horizon, group_size)
+        return _gathered(share, horizon, prompts, group_size)
 
     def _graded(self, prompt: Prompt, rollouts: list[Rollout], temperature: float, stream: str) -> Group:
         """The group of a prompt's responses, with their texts and scores."""
         responses = responses_of(self._policy.tokenizer, prompt, rollouts)
         scores = scores_of(self._reward, responses)
         texts = [response.text for response in responses]
-        return Group(prompt, rollouts, texts, scores, temperature, _seed(f"{stream}, objective", prompt.problem.id))
+        return Group(prompt, rollouts, texts, scores, temperature, seed_of(f"{stream}, objective", prompt.problem.id))
 
 
-def _gathered(share: DrawShare, horizon: Horizon, group_size: int) -> Draw:
-    """The groups of all ranks up to the final horizon, on every rank."""
+def _gathered(share: DrawShare, horizon: Horizon, prompts: Sequence[Prompt], group_size: int) -> Draw:
+    """The groups of all ranks up to the final horizon, on every rank.
+
+    Prompts are not sent: all ranks have them, and their rows may be large, or hold what no other process can read.
+    """
     begun = time.perf_counter()
     horizon.settle()
     waited = time.perf_counter() - begun
     own = share.groups()
-    groups = {position: group for groups in gather(own) for position, group in groups.items()}
+    without = {position: replace(group, prompt=None) for position, group in own.items()}  # type: ignore[arg-type]
+    groups = {position: group for groups in gather(without) for position, group in groups.items()}
+    for position, group in groups.items():
+        group.prompt = prompts[position]
     discarded = share.responses_begun - len(own) * group_size
     costs = TailCosts(share.clock.seconds, waited, discarded).over_ranks()
     return Draw([groups[position] for position in range(len(groups))], costs)
@@ -135,7 +141,7 @@ def _silent(responses: int, tokens: int) -> None:
     """Ignores progress."""
 
 
-def _seed(stream: str, prompt: str) -> int:
+def seed_of(stream: str, prompt: str) -> int:
     """A 63-bit seed: hashing makes streams and prompts independent, whereas sums of seeds would collide."""
     digest = hashlib.blake2b(f"{stream}\n{prompt}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -14,33 +14,49 @@ EXAMPLES = 3
 _log = logging.getLogger(__name__)
 
 
-def check_starved(batch: IterationBatch, left: int) -> None:
-    """Ends the run where an iteration has no group to train on, unless every prompt is mastered; warns where the first
-    iteration has found no correct response.
+def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
+    """Whether an iteration has no group to train on and most prompts are mastered, so that the run has done its work.
+
+    It warns where the first iteration has found no correct response, and where prompts are left at the end.
 
     Args:
         batch: Groups of the iteration, with everything that was sampled.
         left: Number of prompts left in the pool.
+        mastered: Number of prompts that are mastered.
 
     Raises:
-        StarvationError: The batch is empty although prompts are left; the message shows counts, and samples where
-            nothing was correct.
+        StarvationError: The batch is empty although at least as many prompts are left as are mastered; the message
+            shows counts, and samples where nothing was correct.
     """
     if not left:
-        return
-    samples = "" if batch.totals.correct else f"no response was correct, for example {_examples(batch)}"
+        return not batch.groups
+    first = rank_and_world()[0] == 0
+    samples = "" if batch.totals.correct else _nothing_correct(batch)
     if batch.groups:
-        if samples and batch.iteration == 1 and rank_and_world()[0] == 0:
+        if samples and batch.iteration == 1 and first:
             _log.warning("iteration 1: %s; can the policy read these problems, and the reward these answers?", samples)
-        return
+        return False
     outcomes = batch.outcomes
-    raise StarvationError(
+    counts = (
         f"iteration {batch.iteration}: none of the {batch.totals.groups} sampled groups can be trained on: "
         f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
-        f"{outcomes[Outcome.MASTERED]} mastered; {left} prompts are left in the pool "
-        "(loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that the "
-        "policy solves sometimes)" + (f"; {samples}" if samples else "")
+        f"{outcomes[Outcome.MASTERED]} mastered; {left} prompts are left in the pool"
     )
+    if mastered > left:
+        if first:
+            _log.warning("%s, and %d are mastered: the run ends here", counts, mastered)
+        return True
+    raise StarvationError(
+        f"{counts} (loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that "
+        "the policy solves sometimes)" + (f"; {samples}" if samples else "")
+    )
+
+
+def _nothing_correct(batch: IterationBatch) -> str:
+    """What is said where no response was correct, with examples."""
+    highest = max((reward for group in batch.sampled for reward in group.rewards), default=0.0)
+    partly = f" (the highest reward was {highest:g}; correct_from of FunctionReward says what is correct)"
+    return f"no response was correct{partly if highest else ''}, for example {_examples(batch)}"
 
 
 def _examples(batch: IterationBatch) -> str:

@@ -4,21 +4,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rence_lightning.errors import UserError, calling
+from rence_lightning.errors import UserError, calling, returned
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion
-from rence_lightning.policy import PackedRow, Policy, TokenScores, compare_paths, load_policy
+from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.load import DType
 from rence_lightning.training.batching import Row
+from rence_lightning.training.own_figures import LogsFigures
 from rence_lightning.training.update_share import UpdateShare, idle_row
 
 
-class PolicyModule(LightningModule):
+class PolicyModule(LogsFigures):
     """A policy being trained.
 
     The loss of an update is the objective plus `kl_coef` times KL(pi_old || pi_theta), Eq. (1).
@@ -28,15 +28,16 @@ class PolicyModule(LightningModule):
             `gguf:PACKAGE/FILE`.
         objective: Training loss (default: `MultiLabelNCE`).
         trust_region: KL penalty.
-        optimizer: Optimizer of the policy's parameters.
+        optimizer: Optimizer of the policy's parameters, or of the adapters alone.
         lr_scheduler: Learning rate scheduler, which is stepped after each update (default: a constant learning rate).
         dtype: Data type of the parameters; `float32` together with the trainer's `precision: bf16-mixed` keeps master
-            weights in float32.
+            weights in float32. With adapters it is that of the frozen weights, and the adapters are in float32.
         gradient_checkpointing: Whether to recompute activations in the backward pass, which takes less memory and a
             third more time.
         attn_implementation: Name of the attention implementation in `transformers` (`sdpa`, `flash_attention_2`, ...)
             with which each response is computed as a padded row; null computes packed rows, which hold each prompt once
             and no padding, wherever the model has full causal attention.
+        lora: Low-rank adapters that are trained in place of the weights; null trains all weights.
     """
 
     policy: Policy
@@ -51,6 +52,7 @@ class PolicyModule(LightningModule):
         dtype: DType = "float32",
         gradient_checkpointing: bool = False,
         attn_implementation: str | None = None,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
         self.policy_name = policy
@@ -61,6 +63,7 @@ class PolicyModule(LightningModule):
         self._dtype: DType = dtype
         self._gradient_checkpointing = gradient_checkpointing
         self._attn_implementation = attn_implementation
+        self._lora = lora
         self._compared = False
 
     def configure_model(self, empty: bool = False) -> None:
@@ -72,17 +75,22 @@ class PolicyModule(LightningModule):
         """
         if "policy" not in self._modules:
             self.policy = load_policy(
-                self.policy_name, self._dtype, self._gradient_checkpointing, self._attn_implementation, empty
+                self.policy_name,
+                self._dtype,
+                self._gradient_checkpointing,
+                self._attn_implementation,
+                empty,
+                self._lora,
             )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the (sharded) parameters, and the learning rate scheduler or None.
+        """The optimizer of the (sharded) parameters that are trained, and the learning rate scheduler or None.
 
         Raises:
             UserError: The optimizer or the scheduler refuses one of its settings.
         """
         try:
-            optimizer = self._optimizer(self.policy.parameters())
+            optimizer = self._optimizer(parameter for parameter in self.policy.parameters() if parameter.requires_grad)
             scheduler = self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
         except ValueError as error:
             raise UserError(f"model: optimizer or lr_scheduler: {error}") from error
@@ -139,6 +147,9 @@ class PolicyModule(LightningModule):
 
     def _loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
         objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
+        scalar = isinstance(objective, Tensor) and objective.ndim == 0
+        if not scalar or (torch.is_grad_enabled() and not objective.requires_grad):
+            raise returned(self.objective, "loss()", objective, "a scalar that depends on responses.log_probs")
         kl = self.trust_region.kl(responses, totals)
         loss = objective + self.trust_region.kl_coef * kl
         with torch.no_grad():

@@ -15,12 +15,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks
+from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks, rank_and_world
 from rence_lightning.errors import NonFiniteError, Stopped, UserError
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
-from rence_lightning.sampling.starvation import check_starved
+from rence_lightning.sampling.starvation import is_exhausted
 from rence_lightning.training.fabric import Precision, make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.resumable import ResumableTrainer
@@ -103,11 +103,17 @@ class Trainer(ResumableTrainer):
         self._skipped_in_a_row = 0
         self._stop_request = StopRequest(self._what_follows)
         self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
+        self._in_iteration = False
 
     @property
     def max_epochs(self) -> int:
         """Lightning's name for `max_iterations`."""
         return self.max_iterations
+
+    @property
+    def iteration(self) -> int:
+        """Number of the iteration in progress, counted from 1; between iterations, the number of those done."""
+        return self.current_epoch + self._in_iteration
 
     # ---- the two commands -------------------------------------------------------------------------------------------
 
@@ -127,8 +133,8 @@ class Trainer(ResumableTrainer):
             self.call("on_train_start")
             batches = iter(datamodule.train_dataloader(self))
             while self.current_epoch < self.max_iterations and not self.should_stop:
-                self.call("on_train_epoch_start")
                 with self._iteration():
+                    self.call("on_train_epoch_start")
                     if self.batch is None:
                         self.batch = self._rollouts(batches)  # lines 2-18: sample from pi_old, grade, filter, cache
                     if self.batch is None:
@@ -165,6 +171,11 @@ class Trainer(ResumableTrainer):
             raise UserError("trainer: a Trainer runs once; make another one for the next fit or validate")
         self.enter(function)
         self.fabric.launch()
+        if (met := rank_and_world()[1]) not in (1, self.world_size):
+            raise UserError(
+                f"trainer: devices x num_nodes is {self.world_size}, but an earlier run of this process has joined it "
+                f"to {met - 1} others; give {met} again, or start another Python process"
+            )
         self.lightning_module, self.datamodule = model, datamodule
         with self.running():
             if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
@@ -182,6 +193,7 @@ class Trainer(ResumableTrainer):
     def _iteration(self) -> Iterator[None]:
         """Undoes an iteration that ends before its first update: no prompt is drawn, mastered or cached."""
         before = self.datamodule.state_dict()
+        self._in_iteration = True
         try:
             yield
         except BaseException:
@@ -190,7 +202,7 @@ class Trainer(ResumableTrainer):
                 self.batch = None
             raise
         finally:
-            self._doing = ""
+            self._doing, self._in_iteration = "", False
 
     def _rollouts(self, batches: Iterator[IterationBatch]) -> IterationBatch | None:
         """The next batch, sampled from the current policy, with log pi_old of the groups to train on."""
@@ -199,14 +211,17 @@ class Trainer(ResumableTrainer):
             batch = next(batches, None)
         if batch is not None:
             self.call("on_rollouts_end", batch)
+            pool = self.datamodule.pool
+            if is_exhausted(batch, pool.left, len(pool.mastered)):
+                self.should_stop = True
+            batch.begin_updates()  # from here on, its groups are what is trained on
+            self.call("on_updates_start", batch)
             self.stop_if_requested()  # still in time to discard them
-            check_starved(batch, self.datamodule.pool.left)
-            self._drop_what_is_not_needed(batch)
+            self._drop_tokens_of_others(batch)
         return batch
 
-    def _drop_what_is_not_needed(self, batch: IterationBatch) -> None:
-        """Frees what this rank does not train on: the log has it, and the batch has its figures."""
-        batch.begin_updates()
+    def _drop_tokens_of_others(self, batch: IterationBatch) -> None:
+        """Frees the tokens of groups that other ranks train on."""
         for groups in batch.updates if self.world_size > 1 else []:
             share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
             own = {id(group) for group in share.groups}

@@ -124,7 +124,8 @@ def test_the_arithmetic_of_memory(name: str) -> None:
 @pytest.mark.parametrize("overlay", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda overlay: overlay.stem)
 def test_hardware_overlays_are_complete_and_in_the_table(overlay: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", f"--config={overlay}")
-    assert config["model"]["dtype"] == "float32" and config["data"]["group_size"] == 8
+    frozen = config["model"]["lora"] is not None
+    assert config["model"]["dtype"] == ("bfloat16" if frozen else "float32") and config["data"]["group_size"] == 8
     assert f"`conf/hardware/{overlay.name}`" in SCALING
 
 

@@ -14,6 +14,7 @@ import yaml
 from command_line import CONF, ROOT
 from graded_groups import graded
 from objective_groups import random_groups
+from safetensors.torch import load_file
 
 from rence_lightning.cli.main import main
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
@@ -137,19 +138,61 @@ def test_a_class_of_ones_own(names: tuple[str, ...], folder: Path) -> None:
         assert 0 < max(float(each) for each in differences if each) < 1e-4
 
 
+OFTEN_CUT = """
+from rence_lightning.sampling import Judgement, PositiveRatioFilter
+
+
+class LeavesOut(PositiveRatioFilter):
+    def judge(self, group):  # leaves a few responses out of nearly every group
+        kept = [sum(response.token_ids) % 3 > 0 for response in group.responses]
+        if sum(kept) < 2:
+            return super().judge(group)
+        rest = super().judge(group.only(kept))
+        positive = iter(rest.positive)
+        return Judgement(rest.outcome, tuple(k and next(positive) for k in kept), tuple(not k for k in kept))
+"""
+
+
 @pytest.mark.slow
 def test_all_together_in_two_processes_are_as_in_one(folder: Path) -> None:
-    """Own rewards, filter and problems: two processes keep the groups of one and give them the same rewards."""
-    given = ["my_rewards.by_difficulty", "my_filter.CompleteOnly", "FileProblems", "my_objective.Unlikelihood"]
-    logged = []
+    """Own reward, filter, problems and objective: the groups, the losses of four updates and the policy are those of
+    one process, also where the filter leaves responses out of nearly every group."""
+    (folder / "my_leaving_filter.py").write_text(OFTEN_CUT)
+    given = ["my_rewards.by_difficulty", "FileProblems", "my_objective.Unlikelihood"]
+    logged, losses, weights = [], [], []
     for devices in (1, 2):
         run_dir = folder / f"run-of-{devices}"
         arguments = [*example(folder, *given), f"--trainer.run_dir={run_dir}", f"--trainer.devices={devices}"]
+        arguments += ["--data.filter=my_leaving_filter.LeavesOut", "--data.filter.init_args.t_easy=0.9"]
+        arguments += [
+            "--data.prompts_per_iteration=8",
+            "--data.group_size=8",
+            "--data.reward.init_args.correct_from=0.1",
+        ]
         program = [sys.executable, "-m", "rence_lightning", *arguments]
         done = subprocess.run(program, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         logged.append((run_dir / "rollouts" / "iteration-0001.jsonl").read_text())
-    assert logged[0] == logged[1]
+        with (run_dir / "metrics.csv").open() as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+        weights.append(load_file(run_dir / "hf" / "model.safetensors"))
+    assert logged[0] == logged[1] and logged[0].count('"dropped": true') > 8
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_with_other_problems_are_refused(folder: Path) -> None:
+    """Each process of a run draws its own problems where a source does not fix its seed."""
+    source = MODULES["my_problems"].replace("random.Random(self.seed)", "random.Random()")
+    (folder / "my_problems.py").write_text(source)
+    arguments = [*example(folder, "my_problems.Doubles"), "--trainer.devices=2", "--data.max_prompt_tokens=64"]
+    program = [sys.executable, "-m", "rence_lightning", *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "data: training problems differ between processes" in line
 
 
 def load(module: str, name: str) -> Any:
@@ -159,7 +202,7 @@ def load(module: str, name: str) -> Any:
 
 
 def test_the_filter_of_the_page_is_the_one_of_the_package() -> None:
-    ours = WithoutTruncated(PositiveRatioFilter(t_easy=0.99, t_master=1.0))
+    ours = WithoutTruncated(PositiveRatioFilter(t_easy=1.0, t_master=1.0))
     theirs = load("my_filter", "CompleteOnly")()
     for correct in range(16):
         for cut in range(16):
@@ -167,7 +210,7 @@ def test_the_filter_of_the_page_is_the_one_of_the_package() -> None:
             truncated = [bool(cut >> i & 1) for i in range(4)]
             group = graded([float(verdict) for verdict in verdicts], verdicts, truncated)
             one, other = ours.judge(group), theirs.judge(group)
-            if truncated.count(False) >= 2:
+            if not all(truncated):
                 assert one.outcome is other.outcome
             if one.outcome is Outcome.KEPT:
                 assert (one.positive, one.dropped) == (other.positive, other.dropped)

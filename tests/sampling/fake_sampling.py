@@ -20,7 +20,7 @@ from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, SampledPolicy, Sampling, SamplingStep
 from rence_lightning.sampling import IterationBatch, PositiveRatioFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
-from rence_lightning.sampling.sampler import _seed
+from rence_lightning.sampling.sampler import seed_of
 
 K = 4
 SAMPLING = Sampling(max_response_tokens=100)
@@ -183,7 +183,7 @@ def brute_force(respond: Responses, wanted: int, count: int, prompts: int, seed:
         expected = Expected([], [], set())
         while len(expected.kept) < wanted:
             name = f"p{next(order)}"
-            _, correct = respond(_seed(f"seed {seed}, iteration {iteration}", name))
+            _, correct = respond(seed_of(f"seed {seed}, iteration {iteration}", name))
             rho = sum(correct) / K
             expected.counted.append(name)
             if rho > 0.8:

@@ -13,7 +13,7 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import Request, Sampling
 from rence_lightning.sampling import Group, Outcome, RolloutSampler
 from rence_lightning.sampling.grading import responses_of, scores_of
-from rence_lightning.sampling.sampler import Draw, _seed
+from rence_lightning.sampling.sampler import Draw, seed_of
 from rence_lightning.sampling.tail import TailCosts
 
 BATCHES, WANTED, PROMPTS = 1000, 5, 500
@@ -32,7 +32,7 @@ class FirstToFinish(RolloutSampler):
         graded: Callable[[Group], None] | None = None,
         wanted: int | None = None,
     ) -> Draw:
-        requests = [Request(each.token_ids, group_size, sampling, _seed(stream, each.problem.id)) for each in prompts]
+        requests = [Request(each.token_ids, group_size, sampling, seed_of(stream, each.problem.id)) for each in prompts]
         groups: list[Group] = []
         assert graded is not None
         for step in self._engine.generate(iter(requests)):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 
-from rence_lightning.callbacks import Checkpoint, Progress
+from rence_lightning.callbacks import Checkpoint, ExportPolicy, Progress
 from rence_lightning.errors import StarvationError, UserError
 from rence_lightning.prompts import ArithmeticProblems
 from rence_lightning.rewards import Response, Reward, Score
@@ -87,7 +87,31 @@ def test_a_first_iteration_without_a_correct_response_warns_and_goes_on(
     trainer = fit(tmp_path / "run", make_data(reward=Lengths(""), filter=filter), iterations=2)
     assert trainer.current_epoch == 2
     warnings = [record.getMessage() for record in caplog.records if "no response was correct" in record.getMessage()]
-    assert len(warnings) == 1 and warnings[0].startswith("iteration 1: no response was correct, for example '")
+    assert len(warnings) == 1 and warnings[0].startswith(
+        "iteration 1: no response was correct (the highest reward was 0."
+    )
+
+
+def test_a_pool_that_is_mostly_mastered_ends_the_run_with_all_its_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of twelve problems two are never solved: they do not undo what was learned."""
+    given = ArithmeticProblems("train", count=12).load()
+    counts = [problem.answer for problem in given]
+    never = {answer for answer in counts if counts.count(answer) == 1}
+    hard = set(sorted(never)[:2])
+
+    class AllBut(Fixed):
+        def score(self, responses: Sequence[Response]) -> list[Score]:
+            return [WRONG if response.problem.answer in hard else CORRECT for response in responses]
+
+    fresh_start()
+    trainer = make_trainer(tmp_path / "run", [Progress(), ExportPolicy()], max_iterations=9)
+    trainer.fit(make_module(), make_data(problems=problems(12), reward=AllBut("")))
+    assert trainer.datamodule.pool.left == 2 and trainer.current_epoch == 1
+    assert (tmp_path / "run" / "hf" / "model.safetensors").exists()
+    [warning] = [each.getMessage() for each in caplog.records if "the run ends here" in each.getMessage()]
+    assert "2 too hard, 0 too easy, 10 mastered; 2 prompts are left in the pool, and 10 are mastered" in warning
 
 
 def test_all_too_easy_is_an_error_with_the_counts(tmp_path: Path) -> None:

@@ -100,9 +100,9 @@ class StopsAfterUpdate(Callback):
     def __init__(self, update: int) -> None:
         self.update = update
 
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step + 1 > self.update:
-            signal.raise_signal(signal.SIGTERM)
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step + 1 == self.update:
+            trainer._stop_request.signal = signal.SIGINT
 
 
 def test_a_run_trains_on_the_rest_logs_all_and_resumes_between_updates(tmp_path: Path) -> None:

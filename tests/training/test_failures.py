@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import CheckpointError, EngineError, PartError, UserError, explanation
-from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
+from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, SampledPolicy, SamplingStep, TransformersEngine
 from rence_lightning.run.lock import Lock
@@ -121,8 +121,10 @@ REWARDS: list[tuple[Callable[[int], Any], str]] = [
     (lambda n: [1.0] * n, "returned .*; expected a list of 8 Score, one per response"),
     (lambda n: None, "returned None; expected a list of 8 Score"),
     (lambda n: [Score(float("nan"), False, "1")] * n, "returned nan; expected a reward from 0 to 1"),
-    (lambda n: [Score(-0.1, False, "1")] * n, "returned -0.1; expected a reward from 0 to 1; scale or shift it"),
+    (lambda n: [Score(-0.1, False, "1")] * n, "returned -0.1; expected a reward from 0 to 1"),
     (lambda n: [Score("1", True, "1")] * n, "returned '1'; expected a reward from 0 to 1"),
+    (lambda n: [Score(1.0, True, 42)] * n, "returned 42; expected an answer that is text, or None"),
+    (lambda n: [Score(1.0, True, "1", {"a": float("nan")})] * n, "returned .*; expected parts that are finite numbers"),
 ]
 
 
@@ -321,3 +323,34 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     resumed = make_trainer(tmp_path / "run", [Checkpoint(every=1)], max_iterations=3)
     resumed.fit(make_module(), make_data(), ckpt_path="last")
     assert (checkpoints / "last").resolve().name == "iteration-0003"
+
+
+def detached(responses: ResponseTensors, totals: Totals) -> Any:
+    return responses.log_probs.sum().detach()
+
+
+@pytest.mark.parametrize(
+    ("method", "function", "words"),
+    [
+        (
+            "contrast",
+            lambda scores, responses: scores.mean(),
+            r"contrast\(\): returned .*; expected a loss for each of",
+        ),
+        ("contrast", lambda scores, responses: -scores, r"contrast\(\): returned .*; expected a loss for each of"),
+        ("loss", detached, r"loss\(\): returned .*; expected a scalar that depends on responses.log_probs"),
+        ("loss", lambda responses, totals: responses.log_probs.sum((1, 2)), r"loss\(\): .*; expected a scalar"),
+        ("loss", lambda responses, totals: 1.0, r"loss\(\): returned 1.0; expected a scalar"),
+        ("loss", lambda responses, totals: None, r"loss\(\): returned None; expected a scalar"),
+    ],
+)
+def test_an_objective_that_returns_something_else_is_named(
+    method: str, function: Callable[..., Any], words: str, tmp_path: Path
+) -> None:
+    class Own(MultiLabelNCE):
+        pass
+
+    setattr(Own, method, staticmethod(function))
+    fresh_start()
+    with pytest.raises(PartError, match=rf"Own, {words}"):
+        make_trainer(tmp_path / "run").fit(make_module(objective=Own()), make_data())

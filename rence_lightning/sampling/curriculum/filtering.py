@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import compress
 from typing import Literal
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
 from rence_lightning.rewards import Response, Score
@@ -85,7 +86,7 @@ class Judgement:
     dropped: tuple[bool, ...] = ()
 
 
-class PromptFilter(ABC):
+class PromptFilter(Configurable, ABC):
     """Judges graded groups. Chosen in YAML by `class_path`.
 
     A judgement must be a function of its arguments alone. Each group is judged once, by the process that sampled it, as
@@ -166,13 +167,14 @@ class ZeroVarianceFilter(PromptFilter):
 
 
 class WithoutTruncated(PromptFilter):
-    """Leaves responses that were cut at the limit out of training, and judges the others by another filter.
+    """Leaves responses that were cut at the limit out of training (*overlong filtering* in Yu et al. 2025).
 
     A truncated response is wrong for its length alone. As a negative it teaches the policy to be short; left out, it
-    teaches nothing (*overlong filtering* in Yu et al. 2025).
+    teaches nothing. Difficulty and mastery are still those of all K responses, so that a prompt of which two responses
+    are right and six are cut is not mastered. A group is kept if the responses that ended have a contrast of their own.
 
     Args:
-        filter: Filter that judges the responses that ended (default: `PositiveRatioFilter`).
+        filter: Filter that judges groups and chooses the positives (default: `PositiveRatioFilter`).
     """
 
     def __init__(self, filter: PromptFilter | None = None) -> None:
@@ -180,11 +182,15 @@ class WithoutTruncated(PromptFilter):
 
     def judge(self, group: GradedGroup) -> Judgement:
         dropped = tuple(response.truncated for response in group.responses)
-        if dropped.count(False) < 2:
-            return Judgement(Outcome.TOO_HARD, (False,) * group.size)
-        rest = self.filter.judge(group.only([not each for each in dropped]))
-        positive = iter(rest.positive)
-        return Judgement(rest.outcome, tuple(not each and next(positive) for each in dropped), dropped)
+        ended = group.only([not each for each in dropped])
+        rest = iter(self.filter.judge(ended).positive if ended.size else ())
+        positive = tuple(not each and next(rest) for each in dropped)
+        outcome = self.filter.judge(group).outcome
+        if outcome is Outcome.KEPT and not any(positive):
+            outcome = Outcome.TOO_HARD
+        if outcome is Outcome.KEPT and sum(positive) + sum(dropped) == group.size:
+            outcome = Outcome.TOO_EASY
+        return Judgement(outcome, positive, dropped)
 
 
 class NoFilter(PromptFilter):

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 
 
-class PromptSkipping(ABC):
+class PromptSkipping(Configurable, ABC):
     """Decides from the past groups of a prompt whether it is sampled. Chosen in YAML by `class_path`.
 
     A decision must be a function of its arguments and of what was recorded, so that all ranks decide alike.

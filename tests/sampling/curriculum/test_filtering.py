@@ -220,18 +220,42 @@ def test_no_filter_keeps_everything(correct: list[bool]) -> None:
     st.sampled_from(["correct", "best"]),
 )
 def test_truncated_responses_leave_the_contrast(responses: list[tuple[str, bool]], positives: str) -> None:
-    """The others are judged as if they were the group; what is dropped is neither positive nor counted."""
-    rewards = [REWARD[letter] for letter, _ in responses]
-    correct = [letter == "c" for letter, _ in responses]
-    cut = [truncated for _, truncated in responses]
+    """P comes from the responses that ended, and the outcome from all, as far as those that ended have a contrast."""
+    letters, cut = zip(*responses, strict=True)
+    rewards, correct = [REWARD[letter] for letter in letters], [letter == "c" for letter in letters]
     inner = PositiveRatioFilter(positives=positives)  # type: ignore[arg-type]
     judgement = WithoutTruncated(inner).judge(graded(rewards, correct, cut))
+    whole = inner.judge(graded(rewards, correct))
     rest = [index for index, truncated in enumerate(cut) if not truncated]
-    if len(rest) < 2:
-        assert judgement.outcome is Outcome.TOO_HARD and not any(judgement.positive)
+    if not rest:
+        assert judgement.outcome is (Outcome.TOO_HARD if whole.outcome is Outcome.KEPT else whole.outcome)
+        assert not any(judgement.positive)
         return
     alone = inner.judge(graded([rewards[index] for index in rest], [correct[index] for index in rest]))
-    assert judgement.outcome is alone.outcome
-    assert [judgement.positive[index] for index in rest] == list(alone.positive)
     assert judgement.dropped == tuple(cut)
+    assert [judgement.positive[index] for index in rest] == list(alone.positive)
     assert not any(positive and dropped for positive, dropped in zip(judgement.positive, cut, strict=True))
+    if judgement.outcome is not whole.outcome:
+        assert whole.outcome is Outcome.KEPT
+        assert judgement.outcome is (Outcome.TOO_EASY if any(alone.positive) else Outcome.TOO_HARD)
+    if judgement.outcome is Outcome.KEPT:
+        assert set(alone.positive) == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("responses", "cut", "outcome", "positive"),
+    [
+        ("cc------", "..cccccc", Outcome.TOO_EASY, "11000000"),  # not mastered: six of eight were not solved in time
+        ("ccw-----", "...ccccc", Outcome.KEPT, "11000000"),
+        ("cc------", "cc......", Outcome.TOO_HARD, "00000000"),  # the right ones were cut
+        ("cccccccc", "c.......", Outcome.MASTERED, "01111111"),
+        ("ccccccw-", ".......c", Outcome.TOO_EASY, "11111100"),
+        ("--------", "cccccccc", Outcome.TOO_HARD, "00000000"),
+    ],
+)
+def test_outcomes_with_truncated_responses(responses: str, cut: str, outcome: Outcome, positive: str) -> None:
+    rewards = [REWARD[response] for response in responses]
+    group = graded(rewards, [each == "c" for each in responses], [each == "c" for each in cut])
+    judgement = WithoutTruncated().judge(group)
+    assert judgement.outcome is outcome
+    assert "".join(str(int(each)) for each in judgement.positive) == positive
