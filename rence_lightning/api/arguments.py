@@ -102,7 +102,7 @@ class Arguments:
         """Adds training problems and benchmarks.
 
         Raises:
-            UserError: They are no problems, or cannot be split.
+            UserError: The given values are not problems, or cannot be split.
         """
         named = {} if benchmarks is None else self._benchmarks(benchmarks)
         if problems is not None:
@@ -136,7 +136,7 @@ class Arguments:
         """Problems as sources of problems; rows are a data set of the given name.
 
         Raises:
-            UserError: They are of another kind.
+            UserError: A value is neither rows nor a path nor a source of problems.
         """
         if isinstance(given, ProblemSource):
             return [given]

@@ -20,7 +20,7 @@ def compare_paths(policy: Policy, row: PackedRow) -> None:
     Where the policy is sharded, this is a collective: all ranks must call it.
 
     Raises:
-        UserError: They differ, because the model has another attention than the full causal one.
+        UserError: The two results differ, because the model has another attention than the full causal one.
     """
     sample = row.sample(SEGMENTS, RESPONSES)
     packed, padded = (policy(sample, packed=each).log_probs for each in (True, False))

@@ -69,7 +69,7 @@ def check_base(checkpoint: Path, policy: Policy) -> None:
     Where the policy is sharded, every rank must call it.
 
     Raises:
-        UserError: They differ, or only one of policy and checkpoint has adapters.
+        UserError: The two models differ, or only one of policy and checkpoint has adapters.
     """
     saved, ours = Base.read(checkpoint), Base.of(policy)
     if saved is None and ours is None:
