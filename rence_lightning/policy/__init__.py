@@ -1,7 +1,7 @@
 """The policy: loading, packed rows, log-probabilities of tokens, adapters, export, a digest of the weights."""
 
 from rence_lightning.policy.adapters import LoRA
-from rence_lightning.policy.comparison import compare_paths
+from rence_lightning.policy.comparison import compare_paths, warn_of_padding
 from rence_lightning.policy.digest import weights_digest
 from rence_lightning.policy.export import export_adapters, export_policy
 from rence_lightning.policy.load import load_policy
@@ -19,5 +19,6 @@ __all__ = [
     "export_adapters",
     "export_policy",
     "load_policy",
+    "warn_of_padding",
     "weights_digest",
 ]

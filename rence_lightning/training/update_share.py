@@ -35,7 +35,10 @@ class UpdateShare:
         at_old_policy: Whether the policy still is pi_old, because this is the first update of its iteration.
         current: Log-probabilities of each response of each group under the policy as it is in this update,
             `(tokens,)`, without a gradient; None where they are not known yet.
+        reference: Log-probabilities of each response of each group under the reference policy, `(tokens,)`; empty where
+            the run has none.
         entropy: Sum of the entropies of all response tokens at pi_old, where a pass of this update has taken them.
+        kl_weight: Weight of the KL divergence in the gradient of the update, known before its gradient passes.
     """
 
     groups: list[Group]
@@ -46,7 +49,9 @@ class UpdateShare:
     totals: Totals
     at_old_policy: bool = False
     current: list[list[Tensor | None]] = field(default_factory=list)
+    reference: list[list[Tensor]] = field(default_factory=list)
     entropy: float = 0.0
+    kl_weight: float = 0.0
 
     def __post_init__(self) -> None:
         known = self.at_old_policy and self.has_old_log_probs
@@ -73,6 +78,15 @@ class UpdateShare:
             self.current[group][response] = values
         if scores.entropy is not None:
             self.entropy += float(scores.entropy.sum())
+
+    def record_reference(self, row: Row, scores: TokenScores) -> None:
+        """Keeps the log-probabilities of a row under the reference policy; an empty row was idle."""
+        if not row:
+            return
+        if not self.reference:
+            self.reference = [[torch.empty(0)] * group.size for group in self.groups]
+        for group, response, values in self.split(row, scores.log_probs):
+            self.reference[group][response] = values
 
     def current_is_old(self) -> None:
         """Makes the current log-probabilities, which must be known for all responses, those of pi_old."""
@@ -106,14 +120,17 @@ class UpdateShare:
                     values = before if before is not None else log_probs.new_zeros(group.lengths[response])
                 rows.append(values.to(log_probs.device))
                 old.append(before if before is not None else values.detach())
-        return response_tensors([self.groups[number] for number in dict.fromkeys(numbers)], rows, old)
+        chosen = list(dict.fromkeys(numbers))
+        reference = [values for number in chosen for values in self.reference[number]] if self.reference else None
+        return response_tensors([self.groups[number] for number in chosen], rows, old, reference)
 
     def all_tensors(self) -> list[ResponseTensors]:
         """All groups of the share, with their current log-probabilities, after the passes of the update."""
         rows = [values for group in self.current for values in group if values is not None]
         device = rows[0].device
         old = [values.to(device) for group in self.groups for values in group.old_log_probs] or rows
-        return response_tensors(self.groups, rows, old)
+        reference = [values for group in self.reference for values in group] or None
+        return response_tensors(self.groups, rows, old, reference)
 
 
 def share_of_update(
@@ -158,6 +175,15 @@ def share_of_update(
     )
 
 
+def drop_tokens_of_others(updates: Sequence[Sequence[Group]], budget: int, rank: int, world: int) -> None:
+    """Frees the tokens of the groups that other ranks train on; the arguments are those of `share_of_update`."""
+    for groups in updates if world > 1 else []:
+        own = {id(group) for group in share_of_update(groups, budget, rank, world).groups}
+        for group in groups:
+            if id(group) not in own:
+                group.drop_tokens()
+
+
 def count(groups: Sequence[Group]) -> Totals:
     """The denominators of an update's means."""
     return Totals(
@@ -168,7 +194,9 @@ def count(groups: Sequence[Group]) -> Totals:
     )
 
 
-def response_tensors(groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor]) -> list[ResponseTensors]:
+def response_tensors(
+    groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor], reference: list[Tensor] | None = None
+) -> list[ResponseTensors]:
     """Whole groups as an objective sees them, from a `(tokens,)` tensor for each response, group by group.
 
     The groups are of one size unless a filter has left responses out; there is an element for each size.
@@ -182,12 +210,19 @@ def response_tensors(groups: Sequence[Group], log_probs: list[Tensor], old: list
         return [value for number in numbers for value in values[ends[number] - groups[number].size : ends[number]]]
 
     return [
-        _of_one_size([groups[number] for number in numbers], of(log_probs, numbers), of(old, numbers))
+        _of_one_size(
+            [groups[number] for number in numbers],
+            of(log_probs, numbers),
+            of(old, numbers),
+            of(reference, numbers) if reference is not None else None,
+        )
         for numbers in sizes.values()
     ]
 
 
-def _of_one_size(groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor]) -> ResponseTensors:
+def _of_one_size(
+    groups: Sequence[Group], log_probs: list[Tensor], old: list[Tensor], reference: list[Tensor] | None
+) -> ResponseTensors:
     """Whole groups of one size, padded to one length."""
     device, size = log_probs[0].device, groups[0].size
     lengths = torch.tensor([group.lengths for group in groups])
@@ -204,6 +239,7 @@ def _of_one_size(groups: Sequence[Group], log_probs: list[Tensor], old: list[Ten
         positive=torch.tensor([group.positive for group in groups], device=device),
         seeds=tuple(group.seed for group in groups),
         engine_log_probs=padded(engine).to(device),
+        reference_log_probs=padded(reference) if reference is not None else None,
     )
 
 
