@@ -65,15 +65,16 @@ class Policy(nn.Module):
     def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Yields the weights whole and one at a time, as a rollout engine takes them.
 
-        They have the names of the plain model, and adapters are merged into them, in float32. Tied weights come under
-        both of their names, because an engine may hold a copy of its own under each. Where the policy is sharded, this
-        is a collective: every rank must take all of them.
+        They have the names of the plain model, and adapters are merged into them, in float32. On a CPU, tied weights
+        come under both of their names, because an engine may hold a repacked copy under each; on another device under
+        the first, because gathering a large output projection twice takes time. Where the policy is sharded, this is a
+        collective: every rank must take all of them.
 
         Args:
             device: Device of the weights.
             dtype: Data type of the weights.
         """
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        parameters = dict(self.model.named_parameters(remove_duplicate=device.type != "cpu"))
 
         def read(name: str, exactly: bool) -> Tensor:
             parameter = parameters[name]

