@@ -177,6 +177,36 @@ def run(command: str, arguments: list[str], files: ConfigFiles, **given: Any) ->
         raise UserError(one_line(error)) from error
 
 
+class ConfigReader(CLI):
+    """Reads and checks the configuration of a command, and builds and runs nothing."""
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def after_instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def read_config(command: str, arguments: list[str], files: ConfigFiles) -> dict[str, Any]:
+    """The complete configuration of a command, as plain settings.
+
+    Args:
+        command: The command, `fit` or `validate`.
+        arguments: The arguments after it.
+        files: The configuration files that they name.
+
+    Raises:
+        UserError: The configuration is wrong.
+    """
+    try:
+        config: dict[str, Any] = ConfigReader(command, arguments, files).config[command].as_dict()
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+    return config
+
+
 def arrange_help(parser: LightningArgumentParser, command: str) -> None:
     """Puts keys without a section first, and names the section in each heading."""
     parser.prog = f"{PROGRAM} {command}"

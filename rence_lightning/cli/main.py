@@ -58,5 +58,4 @@ def _end_process(code: int) -> None:
     sys.stderr.flush()
     if code:
         os._exit(code)
-    if "vllm" not in sys.modules:  # vLLM destroys the groups with its engine, at exit, and fails where they are gone
-        sys.modules["torch.distributed"].destroy_process_group()
+    sys.modules["torch.distributed"].destroy_process_group()

@@ -10,11 +10,13 @@ from rence_lightning.text import nearest
 CALLBACKS = {
     "old_policy": "OldPolicySnapshot",
     "adaptive_kl": "AdaptiveKL",
+    "weight_movement": "WeightMovement",
     "rollout_log": "RolloutLog",
     "progress": "Progress",
     "evaluation": "BenchmarkEvaluation",
     "checkpoint": "Checkpoint",
     "export": "ExportPolicy",
+    "timing": "Timing",
     "report": "Report",
 }
 """The callbacks that make up the method, by their sections: the names of classes in `rence_lightning.callbacks`."""

@@ -28,6 +28,12 @@ SHORT_PROMPT = 0.3
 LARGEST_MASK = 2**21
 """Largest number of elements of a mask inside attention."""
 
+MASK_BLOCK = 128
+"""Number of queries, and of keys, of a block of FlexAttention's mask."""
+
+MASK_ELEMENTS = 2**26
+"""Largest number of pairs of tokens that are looked at at a time for FlexAttention's mask: 64 MiB for each mask."""
+
 
 class Segment(NamedTuple):
     """A prompt and some of its responses, as token ids."""
@@ -156,11 +162,37 @@ class PackedRow:
 
     @cached_property
     def block_mask(self) -> "BlockMask":
-        """The mask of the row for FlexAttention."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        """The mask of the row for FlexAttention.
 
-        tokens = len(self.input_ids)
-        return create_block_mask(self.mask_function(), None, None, tokens, tokens, device=str(self.input_ids.device))
+        `create_block_mask` would hold several masks of all pairs of tokens at a time, 14 GB for 57,344 tokens. Here
+        some rows of blocks are looked at at a time.
+        """
+        from torch.nn.attention.flex_attention import BlockMask
+
+        tokens, device, attends = len(self.input_ids), self.input_ids.device, self.mask_function()
+        number = -(-tokens // MASK_BLOCK)
+        padding = number * MASK_BLOCK - tokens
+        keys = torch.arange(tokens, device=device).unsqueeze(0)
+        batch = torch.zeros((), dtype=torch.long, device=device)
+        seen = []
+        some = max(1, MASK_ELEMENTS // (number * MASK_BLOCK**2)) * MASK_BLOCK
+        for rows in torch.arange(tokens, device=device).split(some):
+            mask = attends(batch, batch, rows.unsqueeze(1), keys)
+            mask = torch.nn.functional.pad(mask, (0, padding, 0, -len(rows) % MASK_BLOCK))
+            seen.append(mask.view(-1, MASK_BLOCK, number, MASK_BLOCK).sum((1, 3)))
+        counts = torch.cat(seen)[None, None]
+        whole = counts == MASK_BLOCK**2
+        partial = (counts > 0) & ~whole
+        order = [each.int().argsort(dim=-1, descending=True, stable=True).int() for each in (partial, whole)]
+        return BlockMask.from_kv_blocks(
+            partial.sum(-1).int(),
+            order[0],
+            whole.sum(-1).int(),
+            order[1],
+            BLOCK_SIZE=MASK_BLOCK,
+            mask_mod=attends,
+            seq_lengths=(tokens, tokens),
+        )
 
     def mask_function(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """The function `(batch, head, query, key)` that says whether the token at place `query` attends to that at

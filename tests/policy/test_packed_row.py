@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VOCABULARY, NoTokenizer, in_float64, tiny_model, tiny_policy
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths, packed_row
@@ -119,6 +119,20 @@ def test_flex_attention_gives_the_same(segments: list[Segment]) -> None:
     ours, _ = packed_attention(torch.nn.Identity(), q, k, v, None, packed_row=row)
     flex = flex_attention(q, k, v, block_mask=row.block_mask, enable_gqa=True)
     torch.testing.assert_close(ours, flex.transpose(1, 2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[(100, [28])], [(300, [400, 129, 7]), (1, [1]), (250, [384])]])
+@pytest.mark.parametrize("at_a_time", [1, 2**26])
+def test_the_block_mask_is_the_one_that_torch_builds_at_once(
+    lengths: list[tuple[int, list[int]]], at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_row, "MASK_ELEMENTS", at_a_time)
+    row = PackedRow([Segment([5] * prompt, [[5] * size for size in sizes]) for prompt, sizes in lengths], CPU)
+    tokens = len(row.input_ids)
+    expected = create_block_mask(row.mask_function(), None, None, tokens, tokens, device="cpu")
+    assert row.block_mask.seq_lengths == expected.seq_lengths and row.block_mask.shape == expected.shape
+    for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "q_num_blocks", "q_indices"):
+        torch.testing.assert_close(getattr(row.block_mask, name), getattr(expected, name), rtol=0, atol=0)
 
 
 @given(segments)

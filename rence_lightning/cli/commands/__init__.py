@@ -44,6 +44,11 @@ COMMANDS = {
         "evaluate a policy on benchmarks",
         "validate --config arithmetic --model.policy runs/arithmetic/hf",
     ),
+    "plan": Command(
+        "plan:plan_command",
+        "say whether a run fits into memory",
+        "plan --config rence --gpu_memory 80",
+    ),
     "export": Command(
         "export:export_command",
         "write a checkpoint's policy as a Hugging Face folder",

@@ -14,8 +14,9 @@ def report_command(arguments: list[str]) -> None:
     """
     parser = CommandParser(
         "report",
-        "Write a run directory as one HTML page that opens without a server: curves, outcomes of\n"
-        "the prompts, evaluations, and samples side by side.",
+        "Write a run directory as one HTML page that opens without a server: whether the policy\n"
+        "learned, whether the run is healthy, where the time went, what was dropped, and responses\n"
+        "before and after.",
         ["report runs/arithmetic", "report runs/arithmetic --output arithmetic.html"],
     )
     parser.add_argument("run", type=Path, help="a run directory of fit or validate; the run may still be in progress")

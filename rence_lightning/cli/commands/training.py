@@ -27,9 +27,21 @@ def _run(command: str, arguments: list[str]) -> None:
     Raises:
         UserError: The configuration is wrong.
     """
+    arguments, files = prepared(arguments)
+    from rence_lightning.cli.lightning_cli import run
+
+    engine = run(command, arguments, files).datamodule.engine
+    if (close := getattr(engine, "close", None)) is not None:  # after an error, the end of the process frees its memory
+        close()
+
+
+def prepared(arguments: list[str]) -> tuple[list[str], ConfigFiles]:
+    """Arguments as the parser takes them, and the files that they name, whose sections are checked.
+
+    Raises:
+        UserError: A file cannot be read, or a section does not exist.
+    """
     arguments = [CLASS_PATH.sub(r"\1", argument) for argument in with_files_for_names(arguments)]
     files = ConfigFiles(arguments)
     check_sections(arguments, files)
-    from rence_lightning.cli.lightning_cli import run
-
-    run(command, arguments, files)
+    return arguments, files
