@@ -24,18 +24,18 @@ def peak_flops(device: str) -> float | None:
     return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
-def model_flops(config: Qwen3Config, prompt_tokens: int, response_tokens: int, sequences: int) -> float:
-    """FLOPs of a forward and backward pass over `sequences` sequences of this length, without any recomputation.
+def packed_flops(config: Qwen3Config, prompt_tokens: int, response_tokens: int, group_size: int) -> float:
+    """FLOPs of a forward and backward pass over a packed group of responses of one length, without any recomputation.
 
     A weight of a matrix product costs 2 FLOPs per token in the forward pass and 4 in the backward pass; the output
-    projection runs over response tokens alone. Causal attention takes 2 products with `length / 2` keys on average,
-    which makes 6 * length * heads * head_dim per token and layer, forward and backward. Norms, embeddings and
-    activation functions are not counted, as is usual.
+    projection runs over response tokens alone. Attention takes 2 products for each pair of a token and one that it
+    attends to, which makes 12 * heads * head_dim per pair and layer, forward and backward: a prompt attends to itself,
+    a response to its prompt and itself. Norms, embeddings and activation functions are not counted, as is usual.
     """
-    length = prompt_tokens + response_tokens
     head_dim, key_heads = config.head_dim or 0, config.num_key_value_heads or 0
     heads, keys = config.num_attention_heads * head_dim, key_heads * head_dim
     layer = config.hidden_size * (2 * heads + 2 * keys + 3 * config.intermediate_size)
-    a_token = config.num_hidden_layers * (6 * layer + 6 * length * heads)
-    head = 6 * config.hidden_size * config.vocab_size
-    return float(sequences * (length * a_token + response_tokens * head))
+    tokens = prompt_tokens + group_size * response_tokens
+    pairs = prompt_tokens**2 / 2 + group_size * response_tokens * (prompt_tokens + response_tokens / 2)
+    layers = config.num_hidden_layers * (6 * layer * tokens + 12 * heads * pairs)
+    return float(layers + 6 * config.hidden_size * config.vocab_size * group_size * response_tokens)
