@@ -13,6 +13,7 @@ from rence_lightning.objectives import (
     DAPO,
     GSPO,
     ContrastiveObjective,
+    DisCO,
     DrGRPO,
     Objective,
     PolicyGradient,
@@ -29,6 +30,8 @@ SETTINGS: dict[type[Objective], dict[str, Any]] = {
     DAPO: {"overlong_buffer": 4, "max_response_tokens": TOKENS},
     GSPO: {"clip_low": 0.1, "clip_high": 0.15},
     DrGRPO: {"max_response_tokens": TOKENS},
+    # Negatives that weigh differently at the scores of random_groups.
+    DisCO: {"tau": 0.3},
 }
 
 

@@ -3,6 +3,9 @@
 An objective is a pure function of the token log-probabilities, rewards and positive sets of *whole groups*. It does not
 depend on models, micro-batches or ranks: the caller passes any subset of an update's groups together with the global
 counts of the update, and the parts that are returned add up to the loss of the update.
+
+Shapes in this room, also as suffixes of names: G groups, one for each prompt; K responses of a group; T tokens of the
+longest response. `scores_GK` has a score for each response.
 """
 
 from abc import ABC, abstractmethod
@@ -23,14 +26,16 @@ class ResponseTensors:
     """Whole groups, with the responses padded on the right to one length.
 
     Attributes:
-        log_probs: Log-probabilities log pi_theta of the response tokens, `(prompts, K, tokens)`, with their gradient.
-        old_log_probs: Log-probabilities log pi_old of the same tokens, `(prompts, K, tokens)`, without a gradient.
-        mask: Mask `(prompts, K, tokens)` of bool, True on response tokens (EOS included), False on padding.
-        rewards: Rewards r(x, y) of the responses, `(prompts, K)`.
-        positive: Mask `(prompts, K)` of bool, True on the responses in P.
+        log_probs: Log-probabilities log pi_theta of the response tokens, `(G, K, T)`, with their gradient.
+        old_log_probs: Log-probabilities log pi_old of the same tokens, `(G, K, T)`, without a gradient.
+        mask: Mask `(G, K, T)` of bool, True on response tokens (EOS included), False on padding.
+        rewards: Rewards r(x, y) of the responses, `(G, K)`.
+        positive: Mask `(G, K)` of bool, True on the responses in P.
         seeds: Seed of each prompt, for an objective that draws random numbers. With it, the loss of a group is the same
             in any micro-batch and on any rank.
-        engine_log_probs: Log-probabilities of the same tokens by the rollout engine, `(prompts, K, tokens)`.
+        engine_log_probs: Log-probabilities of the same tokens by the rollout engine, `(G, K, T)`.
+        reference_log_probs: Log-probabilities log pi_ref of the same tokens, `(G, K, T)`, in a run with a
+            reference policy.
     """
 
     log_probs: Tensor
@@ -40,20 +45,21 @@ class ResponseTensors:
     positive: Tensor
     seeds: tuple[int, ...] = ()
     engine_log_probs: Tensor | None = None
+    reference_log_probs: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens of each response, `(prompts, K)`."""
+        """Number of tokens of each response, `(G, K)`."""
         return self.mask.sum(-1)
 
     @property
     def log_ratio(self) -> Tensor:
-        """Log-ratio log pi_theta - log pi_old of each token, `(prompts, K, tokens)`, 0 on padding."""
+        """Log-ratio log pi_theta - log pi_old of each token, `(G, K, T)`, 0 on padding."""
         return (self.log_probs - self.old_log_probs).masked_fill(~self.mask, 0.0)
 
     @property
     def sequence_log_ratio(self) -> Tensor:
-        """Log-ratio log pi_theta(y|x) - log pi_old(y|x) of each response, `(prompts, K)`, summed over its tokens."""
+        """Log-ratio log pi_theta(y|x) - log pi_old(y|x) of each response, `(G, K)`, summed over its tokens."""
         return self.log_ratio.sum(-1)
 
 
@@ -98,3 +104,8 @@ class Objective(Configurable, ABC):
     def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
         """Further figures for the log of the run, as parts that add up like those of the loss (default: none)."""
         return {}
+
+
+def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of each group's values `(G, K)` over the responses that are chosen `(G, K)`, `(G,)`; 0 where none is."""
+    return values.masked_fill(~chosen, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)

@@ -16,34 +16,34 @@ def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
     """Group-DPO: the mean over all pairs (y in P, y' in N) of -log sigmoid(s(y) - s(y')).
 
     Args:
-        scores: Scores s(x, y), `(prompts, K)` float.
-        positive: Mask `(prompts, K)` of bool, True on P, False on N.
+        scores: Scores s(x, y), `(G, K)` float.
+        positive: Mask `(G, K)` of bool, True on P, False on N.
 
     Returns:
-        The loss of each prompt, `(prompts,)`; 0 where P or N is empty and there is no pair.
+        The loss of each prompt, `(G,)`; 0 where P or N is empty and there is no pair.
     """
-    pairs = positive.unsqueeze(-1) & ~positive.unsqueeze(-2)  # (prompts, K, K): y by y'
-    losses = -F.logsigmoid(scores.unsqueeze(-1) - scores.unsqueeze(-2))
-    return losses.masked_fill(~pairs, 0.0).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
+    pairs_GKK = positive.unsqueeze(-1) & ~positive.unsqueeze(-2)  # y by y'
+    losses_GKK = -F.logsigmoid(scores.unsqueeze(-1) - scores.unsqueeze(-2))
+    return losses_GKK.masked_fill(~pairs_GKK, 0.0).sum((-2, -1)) / pairs_GKK.sum((-2, -1)).clamp(min=1)
 
 
 def random_pair(scores: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:
     """-log sigmoid(s(y) - s(y')) of one pair for each prompt, with y drawn uniformly from P and y' from N.
 
     Args:
-        scores: Scores s(x, y), `(prompts, K)` float.
-        positive: Mask `(prompts, K)` of bool, True on P, False on N.
+        scores: Scores s(x, y), `(G, K)` float.
+        positive: Mask `(G, K)` of bool, True on P, False on N.
         generator: Random number generator on the CPU, so that the pairs do not depend on the device.
 
     Returns:
-        The loss of each prompt, `(prompts,)`; 0 where P or N is empty.
+        The loss of each prompt, `(G,)`; 0 where P or N is empty.
     """
     # The position of the largest of iid uniform numbers is uniform, so one number per response chooses in P and in N.
     draws = torch.rand(scores.shape, generator=generator).to(scores.device)
-    y = draws.masked_fill(~positive, -1.0).argmax(-1, keepdim=True)
-    y_prime = draws.masked_fill(positive, -1.0).argmax(-1, keepdim=True)
-    losses = -F.logsigmoid(scores.gather(-1, y) - scores.gather(-1, y_prime)).squeeze(-1)
-    return losses.masked_fill(~(positive.any(-1) & ~positive.all(-1)), 0.0)
+    y_G1 = draws.masked_fill(~positive, -1.0).argmax(-1, keepdim=True)
+    y_prime_G1 = draws.masked_fill(positive, -1.0).argmax(-1, keepdim=True)
+    losses_G = -F.logsigmoid(scores.gather(-1, y_G1) - scores.gather(-1, y_prime_G1)).squeeze(-1)
+    return losses_G.masked_fill(~(positive.any(-1) & ~positive.all(-1)), 0.0)
 
 
 class AllPairs(ContrastiveObjective):

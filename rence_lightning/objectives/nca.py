@@ -16,12 +16,12 @@ def info_nca(scores: Tensor, rewards: Tensor, temperature: float) -> Tensor:
     """InfoNCA: the cross-entropy of softmax(s) with the labels softmax(r / temperature).
 
     Args:
-        scores: Scores s(x, y), `(prompts, K)` float.
-        rewards: Rewards r(x, y), `(prompts, K)`.
+        scores: Scores s(x, y), `(G, K)` float.
+        rewards: Rewards r(x, y), `(G, K)`.
         temperature: Temperature of the labels, > 0 (alpha in the source).
 
     Returns:
-        The loss of each prompt, `(prompts,)`.
+        The loss of each prompt, `(G,)`.
     """
     return -(_labels(rewards, temperature) * scores.log_softmax(-1)).sum(-1)
 
@@ -49,12 +49,18 @@ class _RewardLabels(ContrastiveObjective):
         reward_temperature: Temperature of the labels softmax(r / reward_temperature).
         alpha: Scale of the margin (Eq. 2).
         margin: Kind of margin: `none` as in the source, or `adaptive` or `constant` for that of Eq. (2).
+        importance_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
     """
 
     def __init__(
-        self, beta: float = 0.1, reward_temperature: float = 0.1, alpha: float = 0.5, margin: Margin = "none"
+        self,
+        beta: float = 0.1,
+        reward_temperature: float = 0.1,
+        alpha: float = 0.5,
+        margin: Margin = "none",
+        importance_cap: float | None = None,
     ) -> None:
-        super().__init__(beta, alpha, margin)
+        super().__init__(beta, alpha, margin, importance_cap)
         if reward_temperature <= 0:
             raise UserError(f"objective: reward_temperature is {reward_temperature}; it must be > 0")
         self.reward_temperature = reward_temperature

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rence_lightning.errors import UserError, returned
-from rence_lightning.objectives.base import Objective, ResponseTensors, Totals
+from rence_lightning.objectives.base import Objective, ResponseTensors, Totals, mean_over
+from rence_lightning.objectives.importance import check_cap, weight_gradient
 
 Margin = Literal["adaptive", "constant", "none"]
 
@@ -23,37 +24,33 @@ def multi_label_nce(scores: Tensor, positive: Tensor) -> Tensor:
     """Multi-label NCE, Eq. (1): -(1/|P|) sum over y in P of log(e^s(y) / sum over {y} and N of e^s).
 
     Args:
-        scores: Scores s(x, y), `(prompts, K)` float.
-        positive: Mask `(prompts, K)` of bool, True on P, False on N.
+        scores: Scores s(x, y), `(G, K)` float.
+        positive: Mask `(G, K)` of bool, True on P, False on N.
 
     Returns:
-        The loss of each prompt, `(prompts,)`; 0 where P or N is empty and there is nothing to contrast.
+        The loss of each prompt, `(G,)`; 0 where P or N is empty and there is nothing to contrast.
     """
     # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest finite number stands for an empty N,
     # because the gradient of a logsumexp over minus infinities alone is not well defined.
-    negatives = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
-    return _mean_over_positives(F.softplus(negatives - scores), positive)
+    negatives_G1 = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
+    return mean_over(F.softplus(negatives_G1 - scores), positive)
 
 
 def softmax_contrast(scores: Tensor, positive: Tensor) -> Tensor:
     """The *Softmax* ablation of Table 4: as `multi_label_nce`, but the other positives are in the denominator.
 
     Args:
-        scores: Scores s(x, y), `(prompts, K)` float.
-        positive: Mask `(prompts, K)` of bool, True on P, False on N.
+        scores: Scores s(x, y), `(G, K)` float.
+        positive: Mask `(G, K)` of bool, True on P, False on N.
 
     Returns:
-        The loss of each prompt, `(prompts,)`; 0 where P is empty.
+        The loss of each prompt, `(G,)`; 0 where P is empty.
     """
-    return _mean_over_positives(scores.logsumexp(-1, keepdim=True) - scores, positive)
-
-
-def _mean_over_positives(values: Tensor, positive: Tensor) -> Tensor:
-    return values.masked_fill(~positive, 0.0).sum(-1) / positive.sum(-1).clamp(min=1)
+    return mean_over(scores.logsumexp(-1, keepdim=True) - scores, positive)
 
 
 def reward_margin(rewards: Tensor, positive: Tensor, margin: Margin) -> Tensor:
-    """The margins m(x, y) of Eq. (5), `(prompts, K)`.
+    """The margins m(x, y) of Eq. (5), `(G, K)`.
 
     `adaptive` is r_max - r (0 on the best responses), `constant` is 1 on every negative and 0 on positives (Table 2),
     `none` is 0.
@@ -74,9 +71,16 @@ class ContrastiveObjective(Objective):
         beta: Scale of the log-ratio in the score.
         alpha: Scale of the margin in the score.
         margin: Kind of margin: `adaptive` (r_max - r), `constant` (1 for every negative) or `none`.
+        importance_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
     """
 
-    def __init__(self, beta: float = 0.1, alpha: float = 0.5, margin: Margin = "adaptive") -> None:
+    def __init__(
+        self,
+        beta: float = 0.1,
+        alpha: float = 0.5,
+        margin: Margin = "adaptive",
+        importance_cap: float | None = None,
+    ) -> None:
         if not 0 < beta < math.inf:
             raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
         if not 0 <= alpha < math.inf:
@@ -86,18 +90,20 @@ class ContrastiveObjective(Objective):
         self.beta = beta
         self.alpha = alpha
         self.margin: Margin = margin
+        self.importance_cap = check_cap(importance_cap)
 
     def scores(self, responses: ResponseTensors) -> Tensor:
-        """The scores of Eq. (2), `(prompts, K)`."""
+        """The scores of Eq. (2), `(G, K)`."""
         margin = reward_margin(responses.rewards, responses.positive, self.margin)
         return self.beta * responses.sequence_log_ratio + self.alpha * margin
 
     @abstractmethod
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:
-        """The loss of each prompt, `(prompts,)`, from the scores `(prompts, K)` of `responses`."""
+        """The loss of each prompt, `(G,)`, from the scores `(G, K)` of `responses`."""
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        losses = self.contrast(self.scores(responses), responses)
+        scores = weight_gradient(self.scores(responses), responses, self.importance_cap)
+        losses = self.contrast(scores, responses)
         if losses.shape != responses.positive.shape[:1]:
             raise returned(self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts")
         return losses.sum() / totals.prompts

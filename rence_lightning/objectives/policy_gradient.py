@@ -1,4 +1,4 @@
-"""Policy gradients with group-relative advantages: GRPO and its refinements DAPO, GSPO and Dr. GRPO.
+"""Policy gradients with group-relative advantages: GRPO and its refinements DAPO, GSPO, Dr. GRPO and MaxRL.
 
 All minimise the clipped surrogate of PPO, -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = pi_theta / pi_old
 and an advantage A that is constant over a response. They differ in the advantage, the ratio and the mean:
@@ -8,8 +8,10 @@ and an advantage A that is constant over a response. They differ in the advantag
     DAPO     (r + overlong - mean) / std        of the token    tokens of the update
     GSPO     (r - mean) / std                   of the response responses
     DrGRPO   r - mean                           of the token    tokens, over responses * a constant length
+    MaxRL    (correct - share) / share          of the token    tokens of the update
 
-None has a penalty to a reference policy here. The KL penalty to pi_old of the trust region can be added to each.
+None has a KL penalty here: `model.trust_region` adds one to pi_old, and `model.reference` one to a reference policy, as
+in the first GRPO.
 """
 
 from abc import abstractmethod
@@ -19,19 +21,20 @@ from torch import Tensor
 
 from rence_lightning.errors import UserError
 from rence_lightning.objectives.base import LOG_RATIO_LIMIT, Objective, ResponseTensors, Totals
+from rence_lightning.objectives.importance import check_cap, token_weights
 
 STD_EPSILON = 1e-6
 """Summand that is added to the standard deviation of a group, as in verl (TRL: 1e-4)."""
 
 
 def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
-    """The advantages `(prompts, K)`: r minus the mean of the group, divided by its standard deviation.
+    """The advantages `(G, K)`: r minus the mean of the group, divided by its standard deviation.
 
     The standard deviation is that of a sample (K - 1), plus `STD_EPSILON`. Where all rewards are equal, the advantages
     are 0.
 
     Args:
-        rewards: Rewards `(prompts, K)`.
+        rewards: Rewards `(G, K)`.
         standardise: Whether to divide by the standard deviation.
     """
     rewards = rewards - rewards.amax(-1, keepdim=True)  # equal rewards become zeros, whose mean has no rounding error
@@ -51,17 +54,6 @@ def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> 
         `-(length - (max - buffer)) / buffer`, clipped to [-1, 0], in the shape of `lengths`, to be added to the reward.
     """
     return (-(lengths.double() - (max_response_tokens - buffer)) / buffer).clamp(-1.0, 0.0)
-
-
-def importance_weights(responses: ResponseTensors, cap: float) -> Tensor:
-    """The truncated importance weights min(pi_old / pi_engine, cap), `(prompts, K, tokens)`, 1 on padding.
-
-    They correct for the rounding of the engine, which samples from pi_engine instead of pi_old. The cap bounds their
-    variance.
-    """
-    if responses.engine_log_probs is None:
-        raise RuntimeError("importance weights need the engine's log-probabilities (ResponseTensors.engine_log_probs)")
-    return (responses.old_log_probs - responses.engine_log_probs).masked_fill(~responses.mask, 0.0).exp().clamp(max=cap)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
@@ -88,18 +80,16 @@ class PolicyGradient(Objective):
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, importance_cap: float | None = None) -> None:
         if not 0 < clip_low <= 1 or clip_high <= 0:
             raise UserError(f"objective: need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
-        if importance_cap is not None and importance_cap <= 0:
-            raise UserError(f"objective: importance_cap is {importance_cap}; it must be > 0, or null for no weights")
         self.clip_low = clip_low
         self.clip_high = clip_high
-        self.importance_cap = importance_cap
+        self.importance_cap = check_cap(importance_cap)
 
     def advantage(self, responses: ResponseTensors) -> Tensor:
-        """The advantages A, `(prompts, K)`."""
+        """The advantages A, `(G, K)`."""
         return group_advantage(responses.rewards)
 
     def log_ratio(self, responses: ResponseTensors) -> Tensor:
-        """The log-ratio log w of each token, `(prompts, K, tokens)`, 0 on padding."""
+        """The log-ratio log w of each token, `(G, K, T)`, 0 on padding."""
         return responses.log_ratio
 
     @abstractmethod
@@ -107,7 +97,7 @@ class PolicyGradient(Objective):
         """The part of the update's mean that comes from `responses`.
 
         Args:
-            values: Values `(prompts, K, tokens)` to be averaged, 0 on padding.
+            values: Values `(G, K, T)` to be averaged, 0 on padding.
             responses: The responses of the values.
             totals: Counts over the whole update.
         """
@@ -116,7 +106,7 @@ class PolicyGradient(Objective):
         advantage = self.advantage(responses).unsqueeze(-1)
         losses = clipped_surrogate(self.log_ratio(responses), advantage, self.clip_low, self.clip_high)
         if self.importance_cap is not None:
-            losses = losses * importance_weights(responses, self.importance_cap)
+            losses = losses * token_weights(responses, self.importance_cap)
         return self.mean(losses.masked_fill(~responses.mask, 0.0), responses, totals)
 
     def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
@@ -128,7 +118,7 @@ class PolicyGradient(Objective):
 
 
 class GRPO(PolicyGradient):
-    """Group relative policy optimisation (Shao et al. 2024), without its penalty to a reference policy."""
+    """Group relative policy optimisation (Shao et al. 2024); `model.reference` has its reference policy."""
 
     def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
         return (values.sum(-1) / responses.lengths.clamp(min=1)).sum() / totals.responses
@@ -223,3 +213,23 @@ class DrGRPO(PolicyGradient):
 
     def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
         return values.sum() / (totals.responses * self.max_response_tokens)
+
+
+class MaxRL(PolicyGradient):
+    """Maximum likelihood reinforcement learning (Tajwar et al. 2026), the estimator of Section 3.3 and Algorithm 1.
+
+    With r = 1 on P and 0 on N, and their mean mu over the group, the advantage is (r - mu) / mu, and 0 where P is
+    empty. On samples of the policy itself, the mean over responses of (r - mu) / mu times the gradient of log pi is an
+    unbiased estimate of the gradient of the first K - 1 terms of log p = -sum over k of (1 - p)^k / k, where p is the
+    probability of a correct response. The rewards enter through P alone, because the estimator is one of a binary
+    outcome.
+    """
+
+    def advantage(self, responses: ResponseTensors) -> Tensor:
+        correct = responses.positive.to(responses.rewards.dtype)
+        share = correct.mean(-1, keepdim=True)
+        advantage = (correct - share) / share
+        return advantage.masked_fill(share == 0, 0.0)
+
+    def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
+        return values.sum() / totals.tokens

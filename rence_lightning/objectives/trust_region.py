@@ -1,8 +1,9 @@
-"""The trust region of Section 3.5: a KL penalty to pi_old, and the formula of the adaptive coefficient.
+"""The trust region of Section 3.5: a KL penalty to pi_old, the formula of the adaptive coefficient, and a limit.
 
 The penalty is KL(pi_old || pi_theta), estimated on samples *of pi_old*. With ratio = pi_theta / pi_old the estimator is
 k3 = ratio - 1 - log ratio (Schulman 2020), which is non-negative, and unbiased because E_old[ratio] = 1. The usual
-k3 of PPO-style trainers has the inverse ratio, because it estimates KL(pi_theta || pi_ref) on samples of pi_theta.
+k3 of PPO-style trainers has the inverse ratio, because it estimates KL(pi_theta || pi_ref) on samples of pi_theta. That
+one is the penalty to a fixed reference policy, which can be added.
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,11 @@ def adapt_kl_coef(kl_coef: float, kl: float, target_kl: float, horizon: int, res
 
 @dataclass
 class TrustRegion:
-    """The penalty lambda * KL(pi_old || pi_theta) of Eq. (1).
+    """The penalty lambda * KL(pi_old || pi_theta) of Eq. (1); or, with a limit, lambda / 2 * max(0, KL - limit)^2.
+
+    The latter is the squared hinge with which DisCO (Li et al. 2025) enforces KL <= limit: no penalty within, one that
+    grows beyond. It depends on the KL of the whole update, which takes a forward pass before the gradient passes of
+    every update but the first of an iteration, where KL is 0. The logged loss has its linearisation, `weight` times KL.
 
     Args:
         kl_coef: Coefficient lambda of the penalty at the start; with 0 there is no penalty, but KL is still logged.
@@ -53,17 +58,52 @@ class TrustRegion:
             (unbiased and non-negative).
         reduction: Mean that is taken: `token` over the update's response tokens, or `sequence` over its responses, with
             the sum over the tokens of each.
+        limit: Largest KL divergence without a penalty, >= 0, in nats and in the given reduction; null for the linear
+            penalty.
     """
 
     kl_coef: float = 0.001
     estimator: Estimator = "k3"
     reduction: Reduction = "token"
+    limit: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kl_coef < 0:
+        if not self.kl_coef >= 0:
             raise UserError(f"trust_region: kl_coef is {self.kl_coef}, it must be >= 0")
+        if self.limit is not None and not self.limit >= 0:
+            raise UserError(f"trust_region: limit is {self.limit}; it must be >= 0, or null for a linear penalty")
 
     def kl(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         """The part of the update's KL estimate that comes from `responses`: a scalar, in nats."""
         per_token = kl_estimate(responses.log_ratio, self.estimator)
         return per_token.sum() / (totals.tokens if self.reduction == "token" else totals.responses)
+
+    def weight(self, kl: float) -> float:
+        """The derivative of the penalty by the KL divergence of the update, `kl`."""
+        return self.kl_coef if self.limit is None else self.kl_coef * max(kl - self.limit, 0.0)
+
+
+@dataclass
+class ReferencePenalty:
+    """The penalty kl_coef * KL(pi_theta || pi_ref) of GRPO (Shao et al. 2024, Eqs. 3 and 4).
+
+    pi_ref is the policy that the run started from. The estimator is k3 with the ratio pi_ref / pi_theta on the sampled
+    tokens, and the mean is over the tokens of a response and then over responses.
+
+    Args:
+        kl_coef: Coefficient of the penalty, >= 0; with 0 there is no penalty, but KL is still logged.
+    """
+
+    kl_coef: float = 0.04
+
+    def __post_init__(self) -> None:
+        if not self.kl_coef >= 0:
+            raise UserError(f"reference: kl_coef is {self.kl_coef}, it must be >= 0")
+
+    def kl(self, responses: ResponseTensors, totals: Totals) -> Tensor:
+        """The part of the update's KL estimate that comes from `responses`: a scalar, in nats per token."""
+        if responses.reference_log_probs is None:
+            raise RuntimeError("the penalty needs the reference policy (ResponseTensors.reference_log_probs)")
+        log_ratio = (responses.reference_log_probs - responses.log_probs).masked_fill(~responses.mask, 0.0)
+        per_response = kl_estimate(log_ratio, "k3").sum(-1) / responses.lengths.clamp(min=1)
+        return per_response.sum() / totals.responses

@@ -7,6 +7,7 @@ and each adapted layer computes `W x + (alpha / r) B A x`, of which A and B are 
 import importlib.util
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,19 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if hasattr(module, "base_layer") and NAME in getattr(module, "lora_A", ()):
             yield name, module
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """A block in which the model computes as if it had no adapters: it is the model that they were added to."""
+    layers = [layer for _, layer in adapted_layers(model)]
+    for layer in layers:
+        layer._disable_adapters = True  # `enable_adapters` would also freeze the adapters, which the optimizer trains
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def merged(layer: Any, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:

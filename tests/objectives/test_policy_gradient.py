@@ -1,5 +1,6 @@
 """GRPO, DAPO, GSPO and Dr. GRPO: each against a loop over its equation, clipping by hand, and what rewards may do."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from objective_groups import POLICY_GRADIENT, assert_same, build, random_groups,
 from torch import Tensor
 
 from rence_lightning.errors import UserError
-from rence_lightning.objectives import DAPO, GRPO, GSPO, DrGRPO, PolicyGradient, ResponseTensors
+from rence_lightning.objectives import DAPO, GRPO, GSPO, DrGRPO, MaxRL, PolicyGradient, ResponseTensors
 from rence_lightning.objectives.policy_gradient import clipped_surrogate, group_advantage, overlong_penalty
 
 # ---- the equations, a token at a time, in floats and autograd scalars ----------------------------------------------
@@ -82,11 +83,24 @@ def naive_dr_grpo(groups: ResponseTensors) -> Tensor:
     return total / count
 
 
+def naive_max_rl(groups: ResponseTensors) -> Tensor:
+    """Algorithm 1 of MaxRL, with a reward of 1 on P, and each token of the update weighing the same."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for p, positive in enumerate(groups.positive.tolist()):
+        mu = statistics.fmean(positive)
+        for k, reward in enumerate(positive):
+            for x in log_ratios(groups, p, k):
+                total = total + term(torch.exp(x), (reward - mu) / mu if mu > 0 else 0.0, 0.2, 0.3)
+                count += 1
+    return total / count
+
+
 EQUATIONS: list[tuple[PolicyGradient, Callable[[ResponseTensors], Tensor]]] = [
     (GRPO(clip_high=0.3), naive_grpo),
     (DAPO(clip_high=0.3, overlong_buffer=4, max_response_tokens=9), naive_dapo),
     (GSPO(clip_low=0.02, clip_high=0.03), naive_gspo),
     (DrGRPO(clip_high=0.3, max_response_tokens=9), naive_dr_grpo),
+    (MaxRL(clip_high=0.3), naive_max_rl),
 ]
 
 
@@ -164,7 +178,9 @@ def test_losses_know_no_shift_of_the_rewards(objective: type[PolicyGradient], se
 def test_equal_rewards_teach_exactly_nothing(objective: type[PolicyGradient], reward: float, responses: int) -> None:
     """Exactly 0, without a rounding error. (DAPO without the penalty, which depends on the lengths.)"""
     groups = random_groups(responses=responses)
-    groups = replace(groups, rewards=torch.full((6, responses), reward))
+    groups = replace(
+        groups, rewards=torch.full((6, responses), reward), positive=torch.full((6, responses), reward == 1)
+    )
     loss = objective() if objective is DAPO else build(objective)
     value, gradient = value_and_gradient(loss, groups)
     assert value == 0 and gradient.abs().sum() == 0
@@ -179,6 +195,39 @@ def test_log_probs_enter_by_their_ratio_alone(objective: type[PolicyGradient]) -
     _, gradient = value_and_gradient(build(objective), groups)
     _, by_old = value_and_gradient(build(objective), groups, leaf=old)
     torch.testing.assert_close(by_old, -gradient)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_max_rl_is_unbiased_for_the_first_terms_of_the_log_likelihood(p: float, k: int) -> None:
+    """Responses of one token, correct with probability p: over all 2^K groups, weighted by their probability, the
+    gradient is that of the first K - 1 terms of log p = -sum over j of (1 - p)^j / j, sum of (1 - p)^(j - 1)."""
+    logit = torch.tensor(math.log(p / (1 - p)), dtype=torch.float64, requires_grad=True)
+    right, wrong = torch.nn.functional.logsigmoid(logit), torch.nn.functional.logsigmoid(-logit)
+    outcomes = torch.tensor(list(itertools.product([False, True], repeat=k)))
+    log_probs = torch.where(outcomes, right, wrong).unsqueeze(-1)
+    probability = log_probs.detach().sum((1, 2)).exp()
+    expected_loss = torch.zeros((), dtype=torch.float64)
+    for group, chance in zip(range(len(outcomes)), probability, strict=True):
+        rows = slice(group, group + 1)
+        groups = ResponseTensors(
+            log_probs[rows],
+            log_probs.detach()[rows],
+            torch.ones(1, k, 1, dtype=torch.bool),
+            outcomes[rows].double(),
+            outcomes[rows],
+        )
+        expected_loss = expected_loss + chance * MaxRL().loss(groups, totals_of(groups))
+    (gradient,) = torch.autograd.grad(expected_loss, logit)
+    derivative = sum((1 - p) ** j for j in range(k - 1)) * p * (1 - p)
+    assert gradient.item() == pytest.approx(-derivative)
+
+
+def test_two_responses_are_two_grpo() -> None:
+    """2-GRPO is GRPO with K = 2: the advantages of a right and a wrong response are 1 / sqrt(2) and its negative."""
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    expected = [[math.sqrt(0.5), -math.sqrt(0.5)], [-math.sqrt(0.5), math.sqrt(0.5)], [0.0, 0.0]]
+    torch.testing.assert_close(group_advantage(rewards), torch.tensor(expected, dtype=torch.float64), rtol=2e-6, atol=0)
 
 
 # ---- the overlong penalty ------------------------------------------------------------------------------------------
@@ -276,21 +325,3 @@ def test_lengths_that_make_no_sense_are_refused() -> None:
             DAPO(overlong_buffer=buffer, max_response_tokens=9)
     with pytest.raises(UserError, match="max_response_tokens is 0"):
         DrGRPO(max_response_tokens=0)
-
-
-@pytest.mark.parametrize("objective", POLICY_GRADIENT)
-def test_importance_weights_are_the_truncated_ratio_of_trainer_to_engine(objective: type) -> None:
-    """Weight 1 where both agree; else each token counts min(pi_old / pi_engine, cap) times."""
-    groups = random_groups()
-    plain, weighted = build(objective), build(objective, importance_cap=1.5)
-    same = replace(groups, engine_log_probs=groups.old_log_probs.clone())
-    assert_same(value_and_gradient(weighted, same), value_and_gradient(plain, groups), "weights of 1")
-    halved = replace(groups, engine_log_probs=groups.old_log_probs + math.log(2))
-    value, gradient = value_and_gradient(plain, groups)
-    assert_same(value_and_gradient(weighted, halved), (value / 2, gradient / 2), "weights of a half")
-    doubled = replace(groups, engine_log_probs=groups.old_log_probs - math.log(2))
-    assert_same(value_and_gradient(weighted, doubled), (1.5 * value, 1.5 * gradient), "weights at the cap")
-    with pytest.raises(RuntimeError, match="engine"):
-        value_and_gradient(weighted, groups)
-    with pytest.raises(UserError, match="importance_cap"):
-        build(objective, importance_cap=0.0)

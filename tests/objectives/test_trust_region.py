@@ -139,3 +139,17 @@ def test_a_collapsed_token_is_still_pulled_back() -> None:
 def test_the_limit_of_log_ratios_is_defined_once() -> None:
     files = Path(objectives.__file__).parent.glob("*.py")
     assert [file.name for file in files if "\nLOG_RATIO_LIMIT =" in file.read_text(encoding="utf-8")] == ["base.py"]
+
+
+@given(st.floats(-1, 5), st.floats(0, 2), st.floats(0, 1000))
+def test_the_weight_of_kl_is_the_derivative_of_the_penalty(kl: float, limit: float, kl_coef: float) -> None:
+    """Linear without a limit; the squared hinge with one: nothing within the limit."""
+    value = torch.tensor(kl, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(kl_coef / 2 * (value - limit).clamp(min=0) ** 2, value)
+    assert TrustRegion(kl_coef=kl_coef, limit=limit).weight(kl) == pytest.approx(slope.item())
+    assert TrustRegion(kl_coef=kl_coef).weight(kl) == kl_coef
+
+
+def test_a_negative_limit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"limit is -0\.1; it must be >= 0"):
+        TrustRegion(limit=-0.1)
