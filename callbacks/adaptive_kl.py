@@ -30,6 +30,13 @@ class AdaptiveKL(Callback):
         self.horizon = horizon
         self.enabled = enabled
 
+    def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
+        if self.enabled and module.trust_region.limit is not None:
+            raise UserError(
+                f"adaptive_kl: the trust region has a limit ({module.trust_region.limit}), whose penalty is adapted to "
+                "the KL divergence already; set adaptive_kl.enabled to false, or model.trust_region.limit to null"
+            )
+
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> None:

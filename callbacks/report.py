@@ -3,13 +3,14 @@
 from rich.console import Console
 
 from rence_lightning.callbacks.base import Callback
+from rence_lightning.errors import Stopped, one_line
 from rence_lightning.report import write_report
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
 
 class Report(Callback):
-    """Writes `report.html` in the run directory at the end of `fit` and of `validate`.
+    """Writes `report.html` in the run directory at the end of `fit` and of `validate`, and where an error ends `fit`.
 
     Args:
         enabled: Whether to write the report; `python -m rence_lightning report RUN` writes it at any later time.
@@ -25,12 +26,20 @@ class Report(Callback):
         if not trainer.training:
             self._write(trainer)
 
+    def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
+        """Writes the error to `run.json`, for the report of a run that failed."""
+        interrupted = isinstance(exception, Stopped | KeyboardInterrupt)
+        if trainer.training and trainer.opened and trainer.is_global_zero and not interrupted:
+            trainer.run = trainer.run.failed(f"{type(exception).__name__}: {one_line(exception)}")
+            if trainer.current_epoch:
+                self._write(trainer)
+
     def _write(self, trainer: Trainer) -> None:
         if not self.enabled or not trainer.is_global_zero:
             return
         console = Console(highlight=False, soft_wrap=True, markup=False)
         try:
-            console.print(f"report          {write_report(trainer.run_dir)}")
+            console.print(f"report          {write_report(trainer.run_dir, at_end=trainer.run.error is None)}")
         except Exception as error:  # the run is complete and saved: the report can be written later
             console.print(
                 f"the report was not written ({error}); try again with python -m rence_lightning report "

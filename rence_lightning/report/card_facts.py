@@ -85,7 +85,10 @@ class CardFacts:
             return None
         adaptive = self.run.setting("adaptive_kl") or {}
         target = f", adapted to a KL of {adaptive.get('target_kl')}" if adaptive.get("enabled", True) else ""
-        return f"KL to the policy of the iteration's start, coefficient {region.get('kl_coef')}{target}"
+        limit = f", squared beyond {region['limit']}" if region.get("limit") is not None else ""
+        reference = self.run.setting("model.reference")
+        second = f"; KL to the first policy, coefficient {reference.get('kl_coef')}" if reference else ""
+        return f"KL to the policy of the iteration's start, coefficient {region.get('kl_coef')}{target}{limit}{second}"
 
     # ---- data -------------------------------------------------------------------------------------------------------
 

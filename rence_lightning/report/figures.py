@@ -1,7 +1,12 @@
-"""The report's figures, each an SVG image as text."""
+"""How the report's figures are drawn: SVG that follows the reader's light or dark colours, with its numbers as a table.
+
+All figures have one width, which is shown unscaled on a wide page and on a phone, so that labels keep their size.
+"""
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,35 +14,60 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from rence_lightning.report.run_record import RunRecord, Series
+from rence_lightning.report.numbers import number, share
+from rence_lightning.report.run_record import Series
 
-OUTCOMES = {
-    "kept": ("kept and trained on", "#2a7f62"),
-    "mastered": ("mastered, leaves the pool", "#4a6fa5"),
-    "too_easy": ("too easy", "#a9bcd6"),
-    "too_hard": ("too hard", "#c8553d"),
+COLOURS = {
+    "ink": ("#2b3235", "#dfe5e7"),
+    "grid": ("#e4e8ea", "#333c40"),
+    "axis": ("#9aa4a8", "#6f7b80"),
+    "green": ("#1a7f64", "#4fc7a5"),
+    "blue": ("#3a6db3", "#82b1f1"),
+    "orange": ("#b0620c", "#eda35c"),
+    "purple": ("#7a5aa8", "#bb9fe6"),
+    "pale": ("#a6c1e2", "#4a678d"),
+    "grey": ("#b4bdc1", "#59656a"),
 }
-"""Description and colour of each outcome of a group."""
+"""Colours of the figures, on a light and on a dark page. No figure uses red, which is kept for what went wrong."""
 
-LINES = ("#2a7f62", "#c8553d", "#4a6fa5", "#b8860b", "#7b5ea7", "#5f6b6d", "#d98880")
+LINES = ("green", "blue", "orange", "purple", "axis", "pale", "grey")
+"""Colours of the lines of a figure, in their order."""
+
+WIDTH, HEIGHT = 350, 215
+"""Size of a figure in its own units, which are about CSS pixels."""
+
+ROWS = 24
+"""Largest number of rows of the table behind a figure, taken at equal distances from a longer series."""
+
+FEWEST = 3
+"""Number of points from which a line is drawn."""
+
+RAW = 10
+"""Number of points of a series from which it is smoothed."""
+
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rence",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 11,
+    "text.color": COLOURS["ink"][0],
+    "axes.labelcolor": COLOURS["ink"][0],
+    "xtick.labelcolor": COLOURS["ink"][0],
+    "ytick.labelcolor": COLOURS["ink"][0],
+    "xtick.color": COLOURS["axis"][0],
+    "ytick.color": COLOURS["axis"][0],
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#9aa3a6",
+    "axes.edgecolor": COLOURS["axis"][0],
     "axes.grid": True,
-    "grid.color": "#e6e9ea",
+    "grid.color": COLOURS["grid"][0],
     "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 11,
+    "legend.handlelength": 1.2,
+    "legend.columnspacing": 1.2,
     "figure.constrained_layout.use": True,
 }
 
@@ -47,215 +77,185 @@ class Plot:
     """A figure of the report.
 
     Attributes:
+        title: What the figure shows, with its unit.
+        caption: What to look for, in one sentence.
         svg: SVG source of the image.
-        caption: Description of what the figure shows, and of what to look for.
+        headings: Headings of the table behind the figure.
+        rows: Rows of this table, as texts.
+        summary: What a reader sees who does not see the figure.
     """
 
-    svg: str
+    title: str
     caption: str
+    svg: str
+    headings: list[str]
+    rows: list[list[str]]
+    summary: str
 
 
-def _draw(draw: Callable[[Axes], None], title: str, wide: bool = False) -> str:
+def colour(name: str) -> str:
+    """The colour that stands for a name while the figure is drawn."""
+    return COLOURS[name][0]
+
+
+def draw(paint: Callable[[Axes], None], height: int = HEIGHT) -> str:
+    """The SVG of a figure.
+
+    Args:
+        paint: Draws on the axes, in the colours of `colour`.
+        height: Height of the figure, in the units of `WIDTH`.
+    """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9.2 if wide else 4.5, 2.9 if wide else 2.6))
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        draw(axes)
-        axes.set_title(title)
+        paint(axes)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    return _themed(file.getvalue())
 
 
-def _lines(axes: Axes, lines: Mapping[str, Series], by: str, percent: bool) -> None:
-    for (label, series), colour in zip(lines.items(), LINES * len(lines), strict=False):
-        xs, ys = zip(*series, strict=True)
-        marker = "o" if len(series) < 30 else None
-        axes.plot(xs, ys, color=colour, label=label, linewidth=1.5, marker=marker, markersize=3)
+def _themed(svg: str) -> str:
+    """The SVG with its colours as variables, which a style sheet sets for light and dark pages."""
+    for name, (light, _) in COLOURS.items():
+        svg = svg.replace(light, f"var(--{name})")
+    light, dark = (";".join(f"--{name}:{pair[which]}" for name, pair in COLOURS.items()) for which in (0, 1))
+    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    # Versions of matplotlib write the font in one property or in two.
+    svg = re.sub(r"(font: [\d.]+px|font-family:) [^;\"]*", r"\1 system-ui, sans-serif", svg)
+    return re.sub(r"(<svg[^>]*>)", rf"\1{style}", svg, count=1)
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """The centred moving mean; at the ends, over the part of the window that has values.
+
+    Args:
+        values: Values at equal distances.
+        window: Number of values of a mean.
+    """
+    half = window // 2
+    parts = [values[max(0, at - half) : at + half + 1] for at in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def line_plot(
+    title: str,
+    caption: str,
+    lines: Mapping[str, Series],
+    by: str,
+    percent: bool = False,
+    target: float | None = None,
+    window: int = 3,
+) -> Plot | None:
+    """Lines over iterations or updates: long ones smoothed, above their faint raw values.
+
+    Args:
+        title: What the figure shows, with its unit.
+        caption: What to look for.
+        lines: Series by name; those with fewer than `FEWEST` points are left out.
+        by: Meaning of the horizontal axis.
+        percent: Whether the values are shares.
+        target: Value to mark with a dashed line.
+        window: Smallest number of values that are averaged.
+
+    Returns:
+        None where no line is left, or all values are zero.
+    """
+    lines = {label: series for label, series in lines.items() if len(series) >= FEWEST}
+    if not any(y for series in lines.values() for _, y in series):
+        return None
+    logarithmic = not percent and spans(lines, target)
+
+    def paint(axes: Axes) -> None:
+        for (label, series), name in zip(lines.items(), LINES * len(lines), strict=False):
+            xs, ys = zip(*series, strict=True)
+            if len(series) < RAW:
+                axes.plot(xs, ys, color=colour(name), label=label, linewidth=2, marker="o", markersize=3.5)
+                continue
+            axes.plot(xs, ys, color=colour(name), linewidth=0.8, alpha=0.4)
+            smooth = smoothed(ys, max(window, len(ys) // 6))
+            axes.plot(xs, smooth, color=colour(name), label=label, linewidth=2.2)
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(
+                lambda y, _: f"{y:g}".replace("e-0", "e-")
+            )  # the usual powers of ten have tiny exponents
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        if target is not None:
+            axes.axhline(target, color=colour("ink"), linewidth=1, linestyle="--", label=f"target {target:g}")
+        finish(axes, by, percent, legend=len(lines) > 1 or target is not None)
+
+    return Plot(title, caption, draw(paint), *table_of(lines, by, percent), described(lines, by, percent))
+
+
+def spans(lines: Mapping[str, Series], target: float | None) -> bool:
+    """Whether positive values span so many orders of magnitude that only a logarithmic axis shows them."""
+    values = [y for series in lines.values() for _, y in series] + ([target] if target is not None else [])
+    return min(values) > 0 and max(values) / min(values) > 30
+
+
+def finish(axes: Axes, by: str, percent: bool, legend: bool) -> None:
+    """Labels and legend of axes."""
     axes.set_xlabel(by)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    if len(lines) > 1:
-        axes.legend(loc="best")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g}%")
+    if legend:
+        longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
+        columns = 3 if longest <= 10 else 2
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2)
 
 
-def evaluation_curve(run: RunRecord) -> Plot | None:
-    """avg@k of every benchmark over training, with confidence intervals."""
-    if len(run.evaluations) < 2:
+def written(value: float, percent: bool) -> str:
+    """A value of a figure as a text."""
+    return share(value) if percent else number(value)
+
+
+def table_of(lines: Mapping[str, Series], by: str, percent: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the numbers of a figure."""
+    points = {label: dict(series) for label, series in lines.items()}
+    xs = sorted({x for series in lines.values() for x, _ in series})
+    chosen = xs[:: math.ceil(len(xs) / ROWS)]
+    if xs[-1] not in chosen:
+        chosen.append(xs[-1])
+    rows = [[f"{x:g}", *(written(each[x], percent) if x in each else "" for each in points.values())] for x in chosen]
+    return [by, *lines], rows
+
+
+def described(lines: Mapping[str, Series], by: str, percent: bool) -> str:
+    """Ends and extremes of each line."""
+    sentences = []
+    for label, series in lines.items():
+        ys = [y for _, y in series]
+        first, last, low, high = (written(y, percent) for y in (ys[0], ys[-1], min(ys), max(ys)))
+        ends = f"from {first} at {by} {series[0][0]:g} to {last} at {by} {series[-1][0]:g}"
+        sentences.append(f"{label}: {ends}, lowest {low}, highest {high}.")
+    return " ".join(sentences)
+
+
+def stacked_plot(title: str, caption: str, layers: Mapping[str, Series], colours: Sequence[str], by: str,
+                 percent: bool) -> Plot | None:  # fmt: skip
+    """Layers on top of one another, shares smoothed; None where there are fewer than two points.
+
+    Args:
+        title: What the figure shows, with its unit.
+        caption: What to look for.
+        layers: Series by name, the lowest first.
+        colours: Colour of each layer, by name.
+        by: Meaning of the horizontal axis.
+        percent: Whether the values are shares that add up to 1.
+    """
+    xs = sorted({x for series in layers.values() for x, _ in series})
+    if len(xs) < 2:
         return None
 
-    def draw(axes: Axes) -> None:
-        curves: dict[str, Series] = {}
-        for name, colour in zip(run.benchmarks, LINES * len(run.benchmarks), strict=False):
-            lines = [line for line in run.evaluations if name in line["benchmarks"]]
-            xs, rows = [line["iteration"] for line in lines], [line["benchmarks"][name] for line in lines]
-            curves[name] = [(x, row["avg"]) for x, row in zip(xs, rows, strict=True)]
-            if all("avg_low" in row for row in rows):
-                low, high = [row["avg_low"] for row in rows], [row["avg_high"] for row in rows]
-                axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
-        _lines(axes, curves, "iteration", percent=True)
-
-    caption = "Accuracy (avg@k) before training and after each evaluated iteration; the band is the 95% interval."
-    return Plot(_draw(draw, "Accuracy on the benchmarks", wide=True), caption)
-
-
-def outcomes(run: RunRecord) -> Plot | None:
-    """The outcomes of the sampled groups over the iterations."""
-    shares = {outcome: run.series(f"rollouts/share_{outcome}") for outcome in OUTCOMES}
-    shares = {outcome: series for outcome, series in shares.items() if series}
-    if not shares or len(next(iter(shares.values()))) < 2:
-        return None
-
-    def draw(axes: Axes) -> None:
-        xs = [x for x, _ in next(iter(shares.values()))]
-        values = [[dict(series).get(x, 0.0) for x in xs] for series in shares.values()]
-        labels = [OUTCOMES[outcome][0] for outcome in shares]
-        axes.stackplot(xs, values, labels=labels, colors=[OUTCOMES[outcome][1] for outcome in shares])
+    def paint(axes: Axes) -> None:
+        values = [[dict(series).get(x, 0.0) for x in xs] for series in layers.values()]
+        if percent and len(xs) >= RAW:
+            values = [smoothed(each, max(3, len(xs) // 12)) for each in values]
+        axes.stackplot(xs, values, labels=list(layers), colors=[colour(name) for name in colours])
         axes.set_xlim(xs[0], xs[-1])
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_ylim(0, 1 if percent else None)
+        finish(axes, by, percent, legend=True)
 
-    caption = (
-        "The share of sampled prompts that were kept, too easy, too hard or mastered. As the policy learns, prompts "
-        "move from too hard to kept to too easy; a run in which no group is kept has run out of useful prompts."
-    )
-    return Plot(_draw(draw, "Outcomes of the sampled prompts", wide=True), caption)
-
-
-@dataclass(frozen=True)
-class _Curve:
-    title: str
-    names: Mapping[str, str]
-    caption: str
-    percent: bool = False
-
-
-_CURVES = (
-    _Curve(
-        "Correct answers in training",
-        {"rollouts/correct": "correct", "rollouts/boxed": "boxed", "rollouts/truncated": "truncated"},
-        "Shares of all sampled responses, before filtering: correct, with a boxed answer, truncated.",
-        percent=True,
-    ),
-    _Curve("Response length", {"rollouts/length": "tokens"}, "Mean number of tokens of the sampled responses."),
-    _Curve(
-        "Reward",
-        {"rollouts/reward": "mean reward"},
-        "Mean reward of the sampled responses.",
-    ),
-    _Curve("Loss", {"train/loss": "loss"}, "Loss of each update: the objective plus the KL penalty."),
-    _Curve(
-        "KL to the old policy",
-        {"train/kl": "KL"},
-        "KL divergence at each update from the policy that sampled. It is zero at the start of each iteration.",
-    ),
-    _Curve(
-        "KL coefficient",
-        {"train/kl_coef": "lambda"},
-        "Coefficient of the KL penalty, adapted after each update to keep the KL near its target.",
-    ),
-    _Curve(
-        "Gradient norm",
-        {"train/grad_norm": "norm"},
-        "Gradient norm of each update, before clipping. Spikes are a sign of instability.",
-    ),
-    _Curve(
-        "Log-probability since sampling",
-        {"train/positive_log_ratio": "correct responses", "train/negative_log_ratio": "incorrect responses"},
-        "Change of the responses' log-probability within an iteration, in nats. The two curves should separate; where "
-        "the one of correct responses falls, the policy moves away from what it should learn.",
-    ),
-    _Curve(
-        "Entropy",
-        {"rollouts/entropy": "entropy"},
-        "Entropy of the policy in nats per token, on the responses trained on. At zero there is no exploration.",
-    ),
-    _Curve("Prompts left", {"rollouts/prompts_left": "prompts"}, "Number of training prompts that are not mastered."),
-    _Curve(
-        "Engine against trainer",
-        {"rollouts/engine_log_prob_difference": "mean", "rollouts/engine_log_prob_difference_max": "largest"},
-        "Difference between the engine and the trainer in the log-probability of a token. It should be near zero; "
-        "otherwise the engine samples from a different policy.",
-    ),
-)
-
-
-def curves(run: RunRecord) -> list[Plot]:
-    """The figures of `metrics.csv` that show the course of a run."""
-    plots = []
-    for curve in _CURVES:
-        lines = {label: run.series(name) for name, label in curve.names.items()}
-        lines = {label: series for label, series in lines.items() if len(series) > 1}
-        if not lines or all(y == 0 for series in lines.values() for _, y in series):
-            continue
-        by = "update" if next(iter(curve.names)).startswith("train/") else "iteration"
-
-        def draw(axes: Axes, lines: Mapping[str, Series] = lines, by: str = by, percent: bool = curve.percent) -> None:
-            _lines(axes, lines, by, percent)
-
-        plots.append(Plot(_draw(draw, curve.title), curve.caption))
-    return plots
-
-
-def distributions(run: RunRecord) -> list[Plot]:
-    """Response lengths and rewards in the first, the middle and the last logged iteration."""
-    logged = sorted(run.rollout_files)
-    if not logged:
-        return []
-    chosen = list(dict.fromkeys((logged[0], logged[len(logged) // 2], logged[-1])))
-    lengths: dict[str, list[float]] = {}
-    rewards: dict[str, list[float]] = {}
-    for iteration in chosen:
-        responses = [response for group in run.groups(iteration) for response in group["responses"]]
-        if responses:
-            lengths[f"iteration {iteration}"] = [response["tokens"] for response in responses]
-            rewards[f"iteration {iteration}"] = [response["reward"] for response in responses]
-    if not lengths:
-        return []
-    return [
-        Plot(
-            _draw(lambda axes: _histogram(axes, lengths, "tokens", 24), "Response lengths"),
-            "Lengths of all sampled responses. A peak at the right end consists of truncated responses.",
-        ),
-        Plot(
-            _draw(lambda axes: _bars(axes, rewards), "Rewards"),
-            "Rewards of all sampled responses.",
-        ),
-    ]
-
-
-def _histogram(axes: Axes, values: Mapping[str, Sequence[float]], unit: str, bins: int) -> None:
-    low, high = min(map(min, values.values())), max(map(max, values.values()))
-    for (label, each), colour in zip(values.items(), LINES, strict=False):
-        weights = [1 / len(each)] * len(each)
-        axes.hist(each, bins=bins, range=(low, max(high, low + 1)), weights=weights, color=colour, label=label,
-                  histtype="step", linewidth=1.5)  # fmt: skip
-    axes.set_xlabel(unit)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend()
-
-
-def _bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
-    """A bar for each distinct reward, or a histogram where there are more than eight."""
-    levels = sorted({round(value, 6) for each in values.values() for value in each})
-    if len(levels) > 8:
-        _histogram(axes, values, "reward", 20)
-        return
-    width = 0.8 / len(values)
-    for number, ((label, each), colour) in enumerate(zip(values.items(), LINES, strict=False)):
-        shares = [sum(round(value, 6) == level for value in each) / len(each) for level in levels]
-        places = [place + (number - (len(values) - 1) / 2) * width for place in range(len(levels))]
-        axes.bar(places, shares, width=width, color=colour, label=label)
-    axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
-    axes.set_xlabel("reward")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend()
-
-
-def every_plot(plots: Iterable[Plot | None]) -> list[Plot]:
-    """The figures for which there are data."""
-    return [plot for plot in plots if plot is not None]
+    return Plot(title, caption, draw(paint), *table_of(layers, by, percent), described(layers, by, percent))

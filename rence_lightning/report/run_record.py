@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import EvaluatedProblem, SampleFolder, iteration_of, read_evaluations
+from rence_lightning.evaluation import Description, EvaluatedProblem, SampleFolder, iteration_of, read_evaluations
+from rence_lightning.run.directory import Run
+from rence_lightning.run.lock import is_locked
 
 Series = list[tuple[float, float]]
 """(iteration or update, value), ascending."""
@@ -25,12 +27,14 @@ class RunRecord:
 
     Attributes:
         path: Path of the run directory.
+        at_end: Whether the run itself is reading, at its end, before it has written that it is finished.
 
     Raises:
         UserError: The folder is not a run directory, or a file in it cannot be read.
     """
 
     path: Path
+    at_end: bool = False
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -40,9 +44,34 @@ class RunRecord:
 
     @cached_property
     def config_yaml(self) -> str:
-        """The text of the configuration, empty where there is none."""
-        file = self.path / "config.yaml"
+        """The text of the configuration of the last session, empty where there is none."""
+        sessions = self.identity.sessions if self.identity is not None else ()
+        file = self.path / ((sessions[-1]["config"] if sessions else None) or "config.yaml")
         return file.read_text() if file.exists() else ""
+
+    @cached_property
+    def identity(self) -> Run | None:
+        """The contents of `run.json`, None in a directory of an earlier version."""
+        return Run.open(self.path)
+
+    @property
+    def finished(self) -> bool | None:
+        """Whether the run reached its end, None where that is not known."""
+        return self.at_end or (self.identity.finished if self.identity is not None else None)
+
+    @cached_property
+    def running(self) -> bool:
+        """Whether a process is writing to the run directory."""
+        try:
+            return (self.path / ".lock").exists() and is_locked(self.path)
+        except OSError:  # a directory that this user cannot write to
+            return False
+
+    @property
+    def planned(self) -> int | None:
+        """The configured number of iterations, None where it is not known."""
+        planned = self.setting("trainer.max_iterations")
+        return planned if isinstance(planned, int) else None
 
     @cached_property
     def command(self) -> str:
@@ -69,11 +98,7 @@ class RunRecord:
     @property
     def _validated_checkpoint(self) -> str | None:
         """The checkpoint that was evaluated instead of the configured policy; the saved configuration omits it."""
-        folder = self.sample_folder(self.evaluations[-1]["iteration"]) if self.evaluations else None
-        try:
-            policy = folder.description().policy if folder is not None else ""
-        except UserError:  # the samples were removed
-            return None
+        policy = self._described.policy if self._described is not None else ""
         return policy if policy and (Path(policy) / "state").exists() else None
 
     @cached_property
@@ -100,6 +125,25 @@ class RunRecord:
     def benchmarks(self) -> list[str]:
         return list(dict.fromkeys(name for line in self.evaluations for name in line["benchmarks"]))
 
+    def evaluation_setting(self, name: str) -> Any:
+        """A setting of the last evaluation, such as `repeats`, None where it is not known."""
+        described = self._described
+        if described is not None and name in described.settings:
+            return described.settings[name]
+        return self.setting(f"evaluation.{name}") or self.setting(f"evaluation.sampling.{name}")
+
+    @property
+    def evaluated_policy(self) -> str | None:
+        """Name or checkpoint of the policy that was evaluated last, None where it is not known."""
+        return self._described.policy if self._described is not None else self.setting("model.policy")
+
+    @cached_property
+    def _described(self) -> Description | None:
+        try:
+            return self.sample_folder(self.evaluations[-1]["iteration"]).description() if self.evaluations else None
+        except UserError:  # the samples were removed
+            return None
+
     @cached_property
     def _rows(self) -> list[dict[str, float]]:
         file = self.path / "metrics.csv"
@@ -114,6 +158,32 @@ class RunRecord:
         points = {row[clock]: row[name] for row in self._rows if name in row and clock in row}
         return [(x, points[x]) for x in sorted(points) if math.isfinite(points[x])]
 
+    def values(self, name: str) -> list[float]:
+        """The values of `series`."""
+        return [value for _, value in self.series(name)]
+
+    def total(self, name: str) -> float | None:
+        """The sum of a figure over all rows, None where no row has it."""
+        values = [row[name] for row in self._rows if name in row]
+        return sum(values) if values else None
+
+    @property
+    def updates_skipped(self) -> int:
+        """Number of updates that were skipped for a fault: as counted by the trainer, or without a finite gradient."""
+        counted = self.values("train/updates_skipped")
+        norms = [row["train/grad_norm"] for row in self._rows if "train/grad_norm" in row]
+        return int(max([*counted, sum(not math.isfinite(norm) for norm in norms) - self.updates_overflowed]))
+
+    @property
+    def updates_overflowed(self) -> int:
+        """Number of updates that were skipped because their scaled gradient overflowed (`16-mixed`)."""
+        return int(max(self.values("train/updates_overflowed"), default=0))
+
+    @property
+    def grading_failures(self) -> float:
+        """Number of responses whose grading crashed or took too long."""
+        return sum(self.total(f"rollouts/grading_{how}") or 0.0 for how in ("crashes", "timeouts"))
+
     @property
     def iterations(self) -> int:
         """Number of completed iterations."""
@@ -121,7 +191,7 @@ class RunRecord:
 
     @property
     def updates(self) -> int:
-        return int(max((x for x, _ in self.series("train/loss")), default=0))
+        return int(max((row["step"] for row in self._rows if "train/loss" in row and "step" in row), default=0))
 
     @cached_property
     def rollout_files(self) -> dict[int, Path]:

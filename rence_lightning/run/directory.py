@@ -73,6 +73,7 @@ class Run:
             configuration file that it wrote, the settings that differed from those of the checkpoint, and the versions
             and commits that it was made with.
         finished: Whether all files of the run are written.
+        error: Error that ended the last session, None where there was none.
     """
 
     directory: Path
@@ -83,6 +84,7 @@ class Run:
     parent: dict[str, str] | None = None
     sessions: tuple[dict[str, Any], ...] = ()
     finished: bool = False
+    error: str | None = None
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -113,7 +115,13 @@ class Run:
             "changed": changed,
             **provenance(Path.cwd()),
         }
-        run = replace(self, sessions=(*self.sessions, session), finished=False)
+        run = replace(self, sessions=(*self.sessions, session), finished=False, error=None)
+        run.write()
+        return run
+
+    def failed(self, error: str) -> "Run":
+        """This run, ended by an error; written to disk."""
+        run = replace(self, error=error)
         run.write()
         return run
 

@@ -1,10 +1,13 @@
 """Lightning's own callbacks together with the project's, and the adaptive KL coefficient in a run."""
 
 import csv
+import math
+from array import array
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -23,6 +26,7 @@ from lightning.pytorch.callbacks import (
 
 from rence_lightning.callbacks import AdaptiveKL, Callback, Checkpoint, OldPolicySnapshot
 from rence_lightning.errors import UserError
+from rence_lightning.objectives import GRPO, MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
@@ -222,3 +226,42 @@ def test_the_engine_cannot_anchor_the_scores_where_its_log_probabilities_differ(
     )
     with pytest.raises(UserError, match=words):
         trainer.fit(make_module(), make_data(**data))
+
+
+def test_on_a_gpu_the_engine_cannot_anchor_the_scores() -> None:
+    """vLLM's float32 attention there is computed in TF32."""
+    trainer = SimpleNamespace(precision="32-true", fabric=SimpleNamespace(device=torch.device("cuda")))
+    module = SimpleNamespace(policy=SimpleNamespace(model=SimpleNamespace(dtype=torch.float32)))
+    with pytest.raises(UserError, match=r"TF32.*set source to recompute"):
+        OldPolicySnapshot(source="engine").setup(trainer, module, "fit")  # type: ignore[arg-type]
+
+
+def test_the_mismatch_of_the_engine_is_logged_per_token_per_response_and_on_the_scale_of_scores(tmp_path: Path) -> None:
+    class Perturbs(Callback):
+        """Moves the engine's log-probability of each token by 0.1, before they are compared."""
+
+        lengths: ClassVar[list[int]] = []
+
+        def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+            for rollout in [rollout for group in batch.groups for rollout in group.rollouts]:
+                rollout.log_probs[:] = array("f", [value - 0.1 for value in rollout.log_probs])
+                self.lengths.append(len(rollout.log_probs))
+
+    fresh_start()
+    trainer = Trainer(
+        run_dir=str(tmp_path / "run"), max_iterations=1, accelerator="cpu", devices=1,
+        callbacks=[Perturbs(), OldPolicySnapshot()],
+    )  # fmt: skip
+    trainer.fit(make_module(objective=MultiLabelNCE(beta=0.3)), make_data())
+    per_token = math.exp(0.1) - 1 - 0.1  # k3 of a log-ratio of 0.1
+    mean_length = sum(Perturbs.lengths) / len(Perturbs.lengths)
+    expected = {"engine_kl": 1.0, "engine_kl_response": mean_length, "engine_score_offset": 0.3 * mean_length}
+    for name, factor in expected.items():
+        assert float(trainer.callback_metrics[f"rollouts/{name}"]) == pytest.approx(factor * per_token, rel=1e-3), name
+    fresh_start()
+    other = Trainer(
+        run_dir=str(tmp_path / "other"), max_iterations=1, accelerator="cpu", devices=1, callbacks=[OldPolicySnapshot()]
+    )
+    other.fit(make_module(objective=GRPO()), make_data())
+    assert "rollouts/engine_kl_response" in other.callback_metrics
+    assert "rollouts/engine_score_offset" not in other.callback_metrics

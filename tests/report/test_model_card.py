@@ -170,6 +170,21 @@ def test_names_on_the_hub_are_linked(copy: Path) -> None:
     assert "FileProblems (path /home/me/own.jsonl)" in card.text
 
 
+def test_a_limit_and_a_reference_policy_are_named(copy: Path) -> None:
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    assert cells(card_of(copy, saved(2)), "trust region") == [
+        "KL to the policy of the iteration's start, coefficient 0.001, adapted to a KL of 0.01"
+    ]
+    config["model"]["trust_region"] |= {"kl_coef": 1000.0, "limit": 0.0001}
+    config["model"]["reference"] = {"kl_coef": 0.04}
+    config["adaptive_kl"]["enabled"] = False
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert cells(card_of(copy, saved(2)), "trust region") == [
+        "KL to the policy of the iteration's start, coefficient 1000.0, squared beyond 0.0001; KL to the first policy, "
+        "coefficient 0.04"
+    ]
+
+
 def test_data_counts_versions_and_commits_are_named(copy: Path) -> None:
     account = {"problems": 2000, "kept": 1990, "dropped": {"duplicate": 7, "contaminated": 3}}
     (copy / "training_problems.json").write_text(json.dumps(account))

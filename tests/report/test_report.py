@@ -1,10 +1,12 @@
 """The report: its contents for complete and incomplete runs, and that model output never becomes part of the page."""
 
 import base64
+import csv
 import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,11 +17,14 @@ from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_mod
 from rence_lightning.callbacks import Checkpoint, Report
 from rence_lightning.cli.main import main
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import read_evaluations
+from rence_lightning.evaluation import compare, find_samples, read_evaluations
 from rence_lightning.report import write_report
-from rence_lightning.report.figures import OUTCOMES
+from rence_lightning.report.charts import OUTCOMES
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.sampling.curriculum import Outcome
+
+PHONE = 390 - 2 * 14
+"""Width of a figure on a phone, in CSS pixels."""
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}\ud835"
 
@@ -78,15 +83,16 @@ def page_of(run_dir: Path) -> Page:
 def test_the_page_shows_what_is_in_the_run_directory(run: Path) -> None:
     page = Page((run / "report.html").read_text())
     first, last = read_evaluations(run / "evaluations.jsonl")
-    assert (
-        f"In 4 iterations of training, accuracy on arithmetic went from {100 * first['average']:.1f}% to " in page.text
-    )
-    assert f"{100 * last['average']:.1f}% (95% interval of the difference" in page.text
+    before, after = 100 * first["average"], 100 * last["average"]
+    assert f"accuracy on arithmetic went from {before:.1f}% to {after:.1f}% in 4 iterations" in page.text
+    difference = compare(*(find_samples(run / "evaluations" / f"iteration-000{n}") for n in (0, 4)))["arithmetic"]
+    assert f"95% interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}" in page.text
     assert "embedded:arithmetic" in page.text
     assert "seed 7" in page.text
+    assert "4 iterations are done." in page.text, "the run is not in progress while it writes its report"
     assert "No benchmark problem was found in the training data." in page.text
-    for section in ("Results", "Training", "Samples", "Groups", "Configuration"):
-        assert section in page.text
+    for question in ("Did it learn?", "Is it healthy?", "What was dropped?", "What do responses look like"):
+        assert page.texts.count(question) == 2 or question in page.text, "at the top, and above its section"
     example = json.loads((run / "rollouts" / "iteration-0004.jsonl").read_text().splitlines()[0])
     assert example["problem"] in page.text
 
@@ -98,9 +104,46 @@ def test_the_page_is_self_contained_and_has_no_scripts(run: Path) -> None:
     assert all(address.startswith(("#", "data:image/svg+xml;base64,")) for address in page.addresses)
     assert "default-src 'none'" in html
     figures = [address.partition(",")[2] for address in page.addresses if address.startswith("data:")]
-    assert len(figures) >= 12
+    assert len(figures) >= 10
     for figure in figures:
         assert ElementTree.fromstring(base64.b64decode(figure)).tag.endswith("svg")
+
+
+def test_every_figure_has_a_text_and_a_table_for_those_who_do_not_see_it(run: Path) -> None:
+    html = (run / "report.html").read_text()
+    images = re.findall(r'<img [^>]*alt="([^"]*)"', html)
+    assert len(images) == html.count("<summary>numbers</summary>") == html.count("<figure>") >= 10
+    correct = {row["iteration"]: row["rollouts/correct"] for row in rows_of(run) if row.get("rollouts/correct")}
+    (alt,) = [each for each in images if each.startswith("Correct in training")]
+    assert f"from {float(correct['1']):.1%} at iteration 1 to {float(correct['4']):.1%} at iteration 4" in alt
+    for iteration, share in correct.items():
+        assert f"<td>{iteration}</td><td>{float(share):.1%}</td>" in html
+
+
+def test_labels_of_figures_are_large_enough_on_a_phone(run: Path) -> None:
+    """Sizes are in the image's own units, and the page shows it as wide as the phone without the page's margins."""
+    for address in Page((run / "report.html").read_text()).addresses:
+        if not address.startswith("data:"):
+            continue
+        svg = base64.b64decode(address.partition(",")[2]).decode()
+        (width,) = re.findall(r'viewBox="0 0 ([\d.]+) ', svg)
+        sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", svg)]
+        assert len(sizes) > 3 and min(sizes) * PHONE / float(width) >= 11
+
+
+def test_figures_follow_light_and_dark_colours(run: Path) -> None:
+    """Colours are variables; text and lines would otherwise vanish on the other background."""
+    for address in Page((run / "report.html").read_text()).addresses:
+        if address.startswith("data:"):
+            svg = base64.b64decode(address.partition(",")[2]).decode()
+            drawing = svg.partition("</style>")[2]
+            assert "prefers-color-scheme:dark" in svg
+            assert set(re.findall(r"(?:fill|stroke): (#\w+)", drawing)) <= {"#ffffff"}
+
+
+def rows_of(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_model_output_stays_text(copy: Path) -> None:
@@ -134,15 +177,17 @@ def test_long_responses_are_shortened(copy: Path) -> None:
 def test_a_run_with_a_missing_file_is_reported_without_it(copy: Path, missing: str) -> None:
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    text = page_of(copy).text
+    page = page_of(copy)
+    text, html = page.text, (copy / "report.html").read_text()
     gone = {
         "rollouts": "Groups sampled",
-        "evaluations": "Samples of",
+        "evaluations": "solved more often than before",
         "evaluations.jsonl": "All evaluations",
     }
     gone |= {"metrics.csv": "Gradient norm", "config.yaml": "embedded:arithmetic"}
     assert gone[missing] not in text
     assert "Training problems" in text
+    assert not re.search(r"<h2[^>]*>[^<]*</h2>\s*(<h2|</body>)", html), "a heading has nothing below it"
 
 
 def test_a_run_that_was_killed_is_reported(copy: Path) -> None:
@@ -152,6 +197,7 @@ def test_a_run_that_was_killed_is_reported(copy: Path) -> None:
     text = page_of(copy).text
     assert "All evaluations" in text
     assert "After iteration" not in text, "there is no second evaluation to compare with"
+    assert "Not known yet: there is one evaluation" in text
 
 
 def test_a_validate_directory_is_reported(tmp_path: Path) -> None:
@@ -159,9 +205,23 @@ def test_a_validate_directory_is_reported(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", [small_evaluation(), Report()])
     trainer.validate(make_module(), make_data())
     text = Page((tmp_path / "run-validate" / "report.html").read_text()).text
-    assert "All evaluations" in text
-    assert re.search(r"arithmetic: \d+ solved sometimes", text)
-    assert "Training problems" not in text
+    (line,) = read_evaluations(tmp_path / "run-validate" / "evaluations.jsonl")
+    assert f"embedded:arithmetic reaches {100 * line['average']:.1f}% on arithmetic (95% interval" in text
+    assert "with 2 samples for each problem at temperature 1." in text
+    counts = Counter(
+        sum(sample.correct for sample in problem.samples)
+        for problem in find_samples(tmp_path / "run-validate").read("arithmetic").values()
+    )
+    assert f"of 20 problems, {counts[2]} solved every time, {counts[1]} sometimes, {counts[0]} never." in text
+    assert f"arithmetic: {counts[1]} solved sometimes" in text
+    for absent in (
+        "Training problems",
+        "Is it healthy?",
+        "Did it learn?",
+        "Where did the time go?",
+        "What was dropped?",
+    ):
+        assert absent not in text
 
 
 def rerun_command(page: Page) -> list[str]:
