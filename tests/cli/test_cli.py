@@ -20,6 +20,7 @@ from rence_lightning.cli.main import main
 from rence_lightning.cli.sections import CALLBACKS, SECTIONS
 from rence_lightning.errors import StarvationError, Stopped
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
+from rence_lightning.rollouts import TransformersEngine
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -49,6 +50,23 @@ def capture_fit(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, A
     monkeypatch.setattr(Trainer, "fit", fit)
     main(["fit", *arguments])
     return seen
+
+
+def test_the_engine_is_closed_when_a_command_has_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM must shut down before the process groups end; after an error, the process ends at once."""
+    closed = []
+    monkeypatch.setattr(TransformersEngine, "close", lambda self: closed.append(self), raising=False)
+    arguments = [ARITHMETIC, f"--trainer.run_dir={tmp_path / 'run'}"]
+    data = capture_fit(monkeypatch, *arguments)["data"]
+    assert closed == [data.engine]
+
+    def fail(*_: Any) -> None:
+        raise StarvationError("the cause")
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments])
+    assert closed == [data.engine]
 
 
 @pytest.mark.parametrize("files", OVERLAYS, ids=lambda files: "+".join(file.stem for file in files))
@@ -97,7 +115,8 @@ def parts(config: Any) -> Iterator[dict[str, Any]]:
 def test_the_papers_values_are_those_of_the_paper(capfd: pytest.CaptureFixture[str]) -> None:
     config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
     model, data = config["model"], config["data"]
-    assert model["objective"]["init_args"] == {"beta": 0.1, "alpha": 0.5, "margin": "adaptive"}
+    objective = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "importance_cap": None}
+    assert model["objective"]["init_args"] == objective
     assert model["optimizer"]["init_args"]["lr"] == 1e-6
     assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.999]
     assert model["optimizer"]["init_args"]["weight_decay"] == 0.01
@@ -179,7 +198,7 @@ def test_help_of_a_key_lists_the_classes_that_it_takes(
 
 
 def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.CaptureFixture[str]) -> None:
-    assert {*COMMANDS} == {"fit", "validate", "export", "push", "compare", "report"}
+    assert {*COMMANDS} == {"fit", "validate", "plan", "export", "push", "compare", "report"}
     for arguments in (["--help"], ["nonsense"], []):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -210,7 +229,7 @@ def test_help_of_fit_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
     assert next(n for n, line in enumerate(lines) if line.startswith("  --ckpt_path str|null")) < headings[0]
     assert "known subclasses" not in text and "Union[" not in text and "Optional[" not in text
     assert "--trainer.callbacks list[Callback]|null" in text and "--trainer.callbacks.help" not in text
-    assert len(text.splitlines()) < 330
+    assert len(text.splitlines()) < 365
 
 
 TEXTS = ["Solve: {problem}", "[{problem}]", "# {problem}", "{problem}", "- {problem}: x", "'{problem}'"]
@@ -315,8 +334,8 @@ def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [type(callback).__name__ for callback in changed["trainer"].callbacks]
     assert kinds.count("EarlyStopping") == 1
     assert [kind for kind in kinds if kind != EarlyStopping.__name__] == [
-        *("OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation"),
-        *("Checkpoint", "ExportPolicy", "Report"),
+        *("OldPolicySnapshot", "AdaptiveKL", "WeightMovement", "RolloutLog", "Progress", "BenchmarkEvaluation"),
+        *("Checkpoint", "ExportPolicy", "Timing", "Report"),
     ]
 
 

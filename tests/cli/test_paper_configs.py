@@ -38,7 +38,8 @@ DAPO = {
 
 
 def contrastive(name: str) -> dict[str, Any]:
-    return {"model.objective": (name, {"beta": 0.1, "alpha": 0.0, "margin": "none"})}
+    settings = {"beta": 0.1, "alpha": 0.0, "margin": "none", "importance_cap": None}
+    return {"model.objective": (name, settings)}
 
 
 DIFFERENCES: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ MODELS = {"Qwen3-1.7B": (2048, 6144, 28, 16), "Qwen3-4B": (2560, 9728, 36, 32)}
 def column(model: str) -> dict[str, float]:
     rows = [line.strip("|").split("|") for line in PAGE.split("## Memory")[1].splitlines() if line.startswith("| ")]
     number = [cell.strip() for cell in rows[0]].index(model)
-    return {row[0].strip(): float(row[number]) for row in rows[1:11]}
+    return {row[0].strip(): float(row[number]) for row in rows[1:8]}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -49,8 +49,6 @@ def test_the_arithmetic_of_memory(name: str) -> None:
         "frozen weights, bfloat16: 2 P": 2 * frozen,
         "adapters, gradients, AdamW: 16 A": 16 * trained,
         "a checkpoint: 12 A": 12 * trained,
-        "activations kept, kB a token (gradient checkpointing)": 2 * layers * hidden / 1e3,
-        "output projection in float32": 4 * 151936 * hidden / 1e9,
         "engine's keys and values, kB a token": 2 * 2 * layers * 8 * 128 / 1e3,
     }
     for row, value in expected.items():
