@@ -63,10 +63,10 @@ def movement(pairs: Iterable[tuple[str, Tensor, Tensor]], cast: Cast) -> Movemen
     changed = total = 0
     along = squared = 0.0
     for name, old, new in pairs:
-        difference = (new - old).double().flatten()
-        moved = (cast(name, new).double() - cast(name, old).double()).flatten()
+        difference = new - old
+        moved = cast(name, new).float() - cast(name, old).float()
         changed += int(moved.count_nonzero())
         total += moved.numel()
-        along += float(moved @ difference)
-        squared += float(difference @ difference)
+        along += float((moved * difference).sum(dtype=torch.float64))
+        squared += float(difference.square_().sum(dtype=torch.float64))
     return Movement(changed / total, along / squared)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ from benchmarks.machine import processor
 from benchmarks.precision.measures import kl_k3
 from benchmarks.precision.measures import movement as weight_movement
 from benchmarks.precision.texts import Text, measured_texts, packed, read_problems, training_rows
-from benchmarks.precision.trajectory import Masters, Trajectory, rounded_policy
+from benchmarks.precision.trajectory import AUTOCAST, Masters, Trajectory, rounded_policy
 from benchmarks.precision.views import TRUE, VIEWS, View, Viewer
 from benchmarks.small_tables.runs import commit
 from rence_lightning.errors import UserError
+from rence_lightning.policy import PackedRow, Policy
 
 Row = dict[str, Any]
+
+CHECKED = 16
+"""Number of updates, one of the marks, after which training in a mixed precision is compared with float32."""
 
 
 def movement(
@@ -32,7 +36,7 @@ def movement(
     marks: tuple[int, ...] = (1, 4, 16, 64, 256),
     later: int = 16,
     update_tokens: int = 128,
-    texts: int = 4,
+    texts: int = 3,
     text_tokens: int = 400,
 ) -> None:
     """Trains float32 masters, and computes log-probabilities of held-out texts in each precision at some marks.
@@ -60,19 +64,24 @@ def movement(
     measured = _texts(out / "texts.json", policy, lambda first: measured_texts(first, held_out, texts, text_tokens))
     study = Study(out, policy, measured)
     pairs = [*((0, mark) for mark in marks), (marks[-1], marks[-1] + later)]
+    early = [pair for pair in pairs if pair[1] <= CHECKED]
+    # First what takes few updates, of all trajectories; then one mark after the other.
+    stages = [early, *([pair] for pair in pairs if pair not in early)]
     for seed in seeds:
         rows = partial(training_rows, examples=training, tokens=update_tokens, seed=seed)
-        for lora, rates in ((False, learning_rates), (True, lora_learning_rates)):
-            for rate in rates:
-                study.measure(Trajectory(rate, seed, lora), rows, pairs, list(VIEWS.values()))
-        if seed == seeds[0] and 16 in marks and learning_rates:
-            for name in ("bf16-mixed", "16-mixed"):
-                check = Trajectory(learning_rates[0], seed, trained_in=name)
-                study.measure(check, rows, [(0, 16)], [TRUE, VIEWS[name]])
+        trajectories = [Trajectory(rate, seed) for rate in learning_rates]
+        trajectories += [Trajectory(rate, seed, lora=True) for rate in lora_learning_rates]
+        for stage in stages:
+            for trajectory in trajectories:
+                study.measure(trajectory, rows, stage, list(VIEWS.values()))
+            if seed == seeds[0] and (0, CHECKED) in stage:
+                for name in AUTOCAST:
+                    check = Trajectory(learning_rates[0], seed, trained_in=name)
+                    study.measure(check, rows, [(0, CHECKED)], [TRUE, VIEWS[name]])
     print(f"written to {study.results.path}")
 
 
-def _texts(file: Path, policy: str, make: Any) -> list[Text]:
+def _texts(file: Path, policy: str, make: Callable[[Policy], list[Text]]) -> list[Text]:
     """The measured texts, from the file where they have been sampled before."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +124,11 @@ class Study:
         self._about = {"policy": policy, "processor": processor(), "torch": torch.__version__, "commit": commit()}
 
     def measure(
-        self, trajectory: Trajectory, rows: Any, pairs: Sequence[tuple[int, int]], views: Sequence[View]
+        self,
+        trajectory: Trajectory,
+        rows: Callable[[Policy], Iterator[PackedRow]],
+        pairs: Sequence[tuple[int, int]],
+        views: Sequence[View],
     ) -> None:
         """Measures each pair of an old and a new policy, and the noise of each view at the old ones."""
         old_marks = sorted({old for old, _ in pairs})
@@ -161,8 +174,11 @@ class Study:
             yield row | self._about
 
     def _log_probs(self, masters: Masters, folder: Path, mark: int, view: View) -> Tensor:
-        """Log-probabilities at a mark, `(tokens,)`, computed once. The policy of `masters` is moved there if needed."""
-        file = folder / f"log-probs-{mark}-{view.name.replace(' ', '-')}.pt"
+        """Log-probabilities at a mark, `(tokens,)`, computed once. The policy of `masters` is moved there if needed.
+
+        At mark 0 they are the same for all trajectories, because adapters are zero there.
+        """
+        file = (folder if mark else self._out) / f"log-probs-{mark}-{view.name.replace(' ', '-')}.pt"
         if not file.exists():
             masters.move_to(mark)
             torch.save(self._viewer.log_probs(masters.policy, view), file)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rence_lightning.policy import LoRA, PackedRow, Policy, load_policy
 
 TrainedIn = Literal["float32", "bf16-mixed", "16-mixed"]
-AUTOCAST: dict[str, torch.dtype] = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST: dict[TrainedIn, torch.dtype] = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MAX_NORM = 1.0
 
 
