@@ -6,13 +6,14 @@ from jsonargparse import CLI
 
 from benchmarks.precision.learning import learning
 from benchmarks.precision.movement import movement
+from benchmarks.precision.report import report
 from benchmarks.small_tables.runs import RunFailed
 from rence_lightning.errors import UserError
 
 
 def main() -> None:
     try:
-        CLI({"movement": movement, "learning": learning}, as_positional=False)
+        CLI({"movement": movement, "learning": learning, "report": report}, as_positional=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -110,6 +110,7 @@ def _row(job: Job, arm: Arm, result: Result, folder: Path) -> dict[str, Any]:
         "before": result.curve[0][1],
         "after": result.accuracy,
         "curve": [accuracy for _, accuracy in result.curve],
+        "evaluated": evaluated(folder / job.name / "run" / "evaluations.jsonl"),
         "std_over_repeats": result.std,
         "updates": result.updates,
         "iterations": logged(folder / job.name / "run" / "metrics.csv"),
@@ -117,6 +118,11 @@ def _row(job: Job, arm: Arm, result: Result, folder: Path) -> dict[str, Any]:
         "error": result.error,
         "commit": result.commit,
     }
+
+
+def evaluated(file: Path) -> list[int]:
+    """The iterations after which a run was evaluated."""
+    return [json.loads(line)["iteration"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def logged(file: Path) -> list[dict[str, float]]:

@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +12,13 @@ from torch import Tensor
 from benchmarks.machine import processor
 from benchmarks.precision.measures import kl_k3
 from benchmarks.precision.measures import movement as weight_movement
+from benchmarks.precision.results import Results, Row
 from benchmarks.precision.texts import Text, measured_texts, packed, read_problems, training_rows
 from benchmarks.precision.trajectory import AUTOCAST, Masters, Trajectory, rounded_policy
 from benchmarks.precision.views import TRUE, VIEWS, View, Viewer
 from benchmarks.small_tables.runs import commit
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy
-
-Row = dict[str, Any]
 
 CHECKED = 16
 """Number of updates, one of the marks, after which training in a mixed precision is compared with float32."""
@@ -87,28 +85,6 @@ def _texts(file: Path, policy: str, make: Callable[[Policy], list[Text]]) -> lis
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps([vars(text) for text in make(rounded_policy(policy))]))
     return [Text(**text) for text in json.loads(file.read_text())]
-
-
-class Results:
-    """Rows of a file of JSON lines, which are told apart by their fields in `KEY`."""
-
-    KEY = ("trajectory", "old", "new", "view")
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._keys = {self._key(json.loads(line)) for line in path.open()} if path.exists() else set()
-
-    def has(self, **fields: Any) -> bool:
-        return self._key(fields) in self._keys
-
-    def add(self, row: Row) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._keys.add(self._key(row))
-
-    def _key(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row[field] for field in self.KEY)
 
 
 class Study:
@@ -198,13 +174,3 @@ class Study:
             "log_ratios": [float((after.double() - before.double()).sum()) for before, after in parts],
             "kl": [kl_k3(before, after) for before, after in parts],
         }
-
-
-def read_results(path: Path) -> list[Row]:
-    """The rows of a file of results."""
-    return [json.loads(line) for line in path.open(encoding="utf-8")]
-
-
-def only(rows: Iterable[Row], **fields: Any) -> list[Row]:
-    """The rows that have these values."""
-    return [row for row in rows if all(row[name] == value for name, value in fields.items())]
