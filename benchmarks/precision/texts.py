@@ -85,7 +85,7 @@ def measured_texts(policy: Policy, held_out: list[Example], count: int, tokens: 
     blocks = stream(policy, held_out, tokens + 1)
     problems = [Text("problem", block[:1], block[1:]) for block, _ in zip(blocks, range(count), strict=False)]
     # From the end, so that a problem is not both a text and a prompt.
-    template = PromptTemplate(text="{problem}\n", chat=None)
+    template = PromptTemplate(chat=None)  # the paper's, to which responses are long
     chosen = [Problem(str(number), each.problem, each.solution) for number, each in enumerate(held_out[-count:])]
     prompts = template.encode_all(policy.tokenizer, chosen)
     engine = TransformersEngine(max_sequences=count)

@@ -190,7 +190,7 @@ def test_a_run_of_an_arm(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(
         "base: conf/arithmetic.yaml\npolicy: embedded:arithmetic\nseeds: [3]\nlearning_rate: 1.0e-5\n"
-        "options: {trainer.max_iterations: 1, evaluation.limit: 20, data.prompts_per_iteration: 12, data.prompts_per_update: 6}\n"
+        "options: {trainer.max_iterations: 1, evaluation.limit: 20, data.prompts_per_update: 6}\n"
         "arms: [{name: bf16-mixed, options: {trainer.precision: bf16-mixed}}]\n"
     )
     learning(tmp_path / "out", spec)
