@@ -53,18 +53,19 @@ class Movement(NamedTuple):
     projection: float
 
 
-def movement(pairs: Iterable[tuple[str, Tensor, Tensor]], cast: Cast) -> Movement:
+def movement(pairs: Iterable[tuple[str, Tensor, Tensor]], cast: Cast, cast_old: Cast | None = None) -> Movement:
     """Compares two versions of weights, as they are and as they are computed with.
 
     Args:
         pairs: Names of the weights, with their old and new values in float32.
         cast: Function that casts a weight.
+        cast_old: Function that casts the old values (default: `cast`).
     """
     changed = total = 0
     along = squared = 0.0
     for name, old, new in pairs:
         difference = new - old
-        moved = cast(name, new).float() - cast(name, old).float()
+        moved = cast(name, new).float() - (cast_old or cast)(name, old).float()
         changed += int(moved.count_nonzero())
         total += moved.numel()
         along += float((moved * difference).sum(dtype=torch.float64))

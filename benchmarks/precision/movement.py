@@ -71,7 +71,9 @@ def movement(
         trajectories += [Trajectory(rate, seed, lora=True) for rate in lora_learning_rates]
         for stage in stages:
             for trajectory in trajectories:
-                study.measure(trajectory, rows, stage, list(VIEWS.values()))
+                # The trainer refuses to round adapters stochastically.
+                views = [view for view in VIEWS.values() if not (trajectory.lora and view.thresholds)]
+                study.measure(trajectory, rows, stage, views)
             if seed == seeds[0] and (0, CHECKED) in stage:
                 for name in AUTOCAST:
                     check = Trajectory(learning_rates[0], seed, trained_in=name)
@@ -139,9 +141,12 @@ class Study:
             if old == new:
                 row |= self._noise(now - true)
             else:
-                row |= self._pair(self._log_probs(masters, folder, old, view), now)
+                view_of_old = VIEWS[view.of_old or view.name]
+                row |= self._pair(self._log_probs(masters, folder, old, view_of_old), now)
                 before, after = (old_plain, new_plain) if view.copy else (old_trained, new_trained)
-                moved = weight_movement(((name, before[name], after[name]) for name in before), view.cast)
+                moved = weight_movement(
+                    ((name, before[name], after[name]) for name in before), view.cast, view_of_old.cast
+                )
                 row |= {"weights_changed": moved.changed, "movement_seen": moved.projection}
             print(
                 f"{masters.trajectory.name} {old} -> {new} {view.name} ({time.perf_counter() - start:.0f} s)",

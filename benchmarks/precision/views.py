@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rence_lightning.policy import Policy, load_policy
 from rence_lightning.policy.packed_row import PackedRow
+from rence_lightning.training.rounding import round_stochastically
 
 Reload = Callable[[str], Policy]
 
@@ -23,15 +24,23 @@ class View:
         copy: Whether all weights are cast, adapters being merged, and the model computes in `dtype`, as an engine and
             FullyShardStrategy do. Otherwise the model runs under autocast, which casts the inputs of matrix products
             alone: embeddings, norms and the sums between layers stay in float32.
+        thresholds: Key of the random thresholds of stochastic rounding; empty for rounding to the nearest.
+        of_old: Name of the view of pi_old, where it is another one; empty otherwise.
     """
 
     name: str
     dtype: torch.dtype
     copy: bool = False
+    thresholds: str = ""
+    of_old: str = ""
 
     def cast(self, name: str, weight: Tensor) -> Tensor:
         """A float32 weight as it is computed with."""
-        return weight.to(self.dtype)
+        if not self.thresholds:
+            return weight.to(self.dtype)
+        rounded = torch.empty(weight.numel())
+        round_stochastically(weight.flatten(), self.dtype, f"{self.thresholds}/{name}", 0, rounded)
+        return rounded.view_as(weight).to(self.dtype)
 
 
 TRUE = View("float32", torch.float32)
@@ -43,6 +52,8 @@ VIEWS = {
         View("16-mixed", torch.float16),
         View("bfloat16 copy", torch.bfloat16, copy=True),
         View("float16 copy", torch.float16, copy=True),
+        View("stochastic", torch.bfloat16, copy=True, thresholds="first"),
+        View("stochastic, drawn anew", torch.bfloat16, copy=True, thresholds="second", of_old="stochastic"),
     )
 }
 
