@@ -28,6 +28,7 @@ from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.pending import pending_state, restored
 from rence_lightning.training.lightning_facade import LightningFacade
 from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.optimizer_step import OptimizerStep
 from rence_lightning.training.strategy import FullyShardStrategy
 
 
@@ -44,6 +45,7 @@ class ResumableTrainer(LightningFacade):
         problem_files: Rows of problems by the name of the file that holds them in `problems/` of the run directory.
         already_finished: Whether a resumed run has all of its iterations and files, so that no file is touched.
         opened: Whether the run directory has been created or opened.
+        step: Counts and takes the optimizer's steps.
         batch: Batch of the iteration whose updates are being taken; None between iterations.
     """
 
@@ -52,8 +54,16 @@ class ResumableTrainer(LightningFacade):
     max_iterations: int
     run: Run
 
-    def __init__(self, fabric: Fabric, callbacks: list[Callback], wanted_run_dir: Path, loggers: list[Logger]) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        callbacks: list[Callback],
+        wanted_run_dir: Path,
+        loggers: list[Logger],
+        step: OptimizerStep,
+    ) -> None:
         super().__init__(fabric, callbacks)
+        self.step = step
         self.wanted_run_dir = wanted_run_dir
         self.run_dir = wanted_run_dir
         self.resumed_from: Path | None = None
@@ -63,11 +73,9 @@ class ResumableTrainer(LightningFacade):
         self.config_yaml: str | None = None
         self.problem_files: Mapping[str, Sequence[Mapping[str, Any]]] = {}
         self.batch: IterationBatch | None = None
-        self.updates_skipped = 0
         self._scheduler: LRScheduler | None = None
         self._extra_loggers = loggers
         self._lock: Lock | None = None
-        self._in_step = False
         self.opened = False
         self.already_finished = False
 
@@ -207,7 +215,7 @@ class ResumableTrainer(LightningFacade):
 
     def can_be_saved(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank must call it."""
-        possible = self.training and self.opened and not self._in_step
+        possible = self.training and self.opened and not self.step.under_way
         moments = gather((self.moment, self.global_step) if possible else None)
         return None not in moments and len(set(moments)) == 1
 
@@ -222,7 +230,7 @@ class ResumableTrainer(LightningFacade):
         run: dict[str, Any] = {
             "global_step": self.global_step,
             "iteration": self.current_epoch,
-            "updates_skipped": self.updates_skipped,
+            **self.step.state_dict(),
             "data": self.datamodule.state_dict(),
             "pending": pending_state(self.batch) if self.batch is not None and self.moment[1] else None,
             "lr_scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
@@ -234,7 +242,7 @@ class ResumableTrainer(LightningFacade):
     def _load_run_state(self, run: dict[str, Any]) -> None:
         self.global_step = run["global_step"]
         self.current_epoch = run["iteration"]
-        self.updates_skipped = run["updates_skipped"]
+        self.step.load_state_dict(run)
         configured = self.lightning_module.trust_region.kl_coef
         self.lightning_module.on_load_checkpoint(run)
         if any(change.key == "model.trust_region.kl_coef" for change in self.changed_settings):

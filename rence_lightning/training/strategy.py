@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.training.precision import COMPUTE_TYPES
 
 
 class FullyShardStrategy(ModelParallelStrategy, Configurable):
@@ -24,8 +25,9 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
 
     Rank 0 alone loads the weights, into main memory, and distributes them from there.
 
-    With `precision: bf16-mixed` the shards stay in float32, layers compute in bfloat16 and gradients are reduced in
-    float32. Activation checkpointing is a setting of the model: `model.gradient_checkpointing`.
+    With `precision: bf16-mixed` (or `16-mixed`) the shards stay in float32, layers and the states between them are in
+    bfloat16 (float16), and gradients are reduced in float32. Activation checkpointing is a setting of the model:
+    `model.gradient_checkpointing`.
 
     Args:
         layers: Class names of the layers that are gathered one at a time (default: the model's `_no_split_modules`,
@@ -82,8 +84,8 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
 
     def _shard(self, policy: Module, mesh: DeviceMesh) -> Module:
         options: dict[str, Any] = {"mesh": self._mesh(mesh["data_parallel"])}
-        if self.precision.precision == "bf16-mixed":
-            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if (dtype := COMPUTE_TYPES.get(str(self.precision.precision))) is not None:
+            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         if self._cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.root_device.type == "cuda")
         names = set(self._layers or getattr(policy.model, "_no_split_modules", None) or ())
