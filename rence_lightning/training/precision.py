@@ -7,13 +7,29 @@ from lightning.fabric.plugins import MixedPrecision
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from rence_lightning.errors import UserError
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Rounding = Literal["nearest", "stochastic"]
 
 COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Data type of the computation in each mixed precision, in which the parameters are float32."""
 
 INITIAL_SCALE = 2.0**16
 """Factor of an update's loss at the start of a run, as in torch."""
+
+
+def check_rounding(rounding: Rounding, precision: Precision) -> None:
+    """Refuses stochastic rounding where no weight is rounded.
+
+    Raises:
+        UserError: The computation is in the type of the parameters.
+    """
+    if rounding == "stochastic" and precision not in COMPUTE_TYPES:
+        raise UserError(
+            f"trainer: rounding is stochastic, but precision {precision} does not round the weights; set precision to "
+            "bf16-mixed or 16-mixed, or rounding to nearest"
+        )
 
 
 class LossScaling(MixedPrecision):

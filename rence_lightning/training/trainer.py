@@ -24,10 +24,10 @@ from rence_lightning.sampling.starvation import is_exhausted
 from rence_lightning.training.fabric import make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
-from rence_lightning.training.precision import Precision
+from rence_lightning.training.precision import Precision, Rounding, check_rounding
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest
-from rence_lightning.training.update_share import UpdateShare, share_of_update
+from rence_lightning.training.update_share import UpdateShare, drop_tokens_of_others, share_of_update
 
 STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
 """Import path of the standard set: the loop does not import any callback."""
@@ -50,6 +50,9 @@ class Trainer(ResumableTrainer):
             `bf16-mixed` in bfloat16 with parameters in float32, and `16-mixed` in float16, which has three more bits
             and a smaller range: the loss is scaled, and an update whose gradient overflows is skipped and counted.
             Fabric's `bf16-true` is not supported, because it also rounds the rotary frequencies.
+        rounding: Rounding of the float32 weights to the type of the computation in mixed precision: `nearest` in every
+            cast, or `stochastic` once after each update, to one copy for trainer and engine whose mean is the float32
+            weights, so that small updates are seen. It takes 4 more bytes for each parameter (sharded, if they are).
         micro_batch_tokens: Largest number of tokens that one forward and backward pass computes on one device. This is
             the only size that is per device; it changes memory and speed, never the gradient. A group that does not fit
             is cut, and with an objective that couples responses scored once more: let it hold a group, if it can.
@@ -73,6 +76,7 @@ class Trainer(ResumableTrainer):
         num_nodes: int = 1,
         strategy: Strategy | str = "auto",
         precision: Precision = "32-true",
+        rounding: Rounding = "nearest",
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
         on_nonfinite: Literal["stop", "skip"] = "stop",
@@ -89,6 +93,7 @@ class Trainer(ResumableTrainer):
             raise UserError(
                 f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
             )
+        check_rounding(rounding, precision)
         if cpu_threads is not None:
             if cpu_threads < 1:
                 raise UserError(f"trainer: cpu_threads is {cpu_threads}; it must be >= 1, or null for torch's choice")
@@ -99,6 +104,7 @@ class Trainer(ResumableTrainer):
         step = OptimizerStep(fabric, gradient_clip_val, on_nonfinite)
         super().__init__(fabric, callbacks, Path(run_dir), loggers or [], step)
         self.max_iterations = max_iterations
+        self.rounding = rounding
         self.micro_batch_tokens = micro_batch_tokens
         self._stop_request = StopRequest(self._what_follows)
         self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
@@ -193,6 +199,8 @@ class Trainer(ResumableTrainer):
         """Undoes an iteration that ends before its first update: no prompt is drawn, mastered or cached."""
         before = self.datamodule.state_dict()
         self._in_iteration = True
+        if self._rounding is not None:
+            self._rounding.draw(self.iteration)
         try:
             yield
         except BaseException:
@@ -216,17 +224,8 @@ class Trainer(ResumableTrainer):
             batch.begin_updates()  # from here on, its groups are what is trained on
             self.call("on_updates_start", batch)
             self.stop_if_requested()  # still in time to discard them
-            self._drop_tokens_of_others(batch)
+            drop_tokens_of_others(batch.updates, self.micro_batch_tokens, self.global_rank, self.world_size)
         return batch
-
-    def _drop_tokens_of_others(self, batch: IterationBatch) -> None:
-        """Frees the tokens of groups that other ranks train on."""
-        for groups in batch.updates if self.world_size > 1 else []:
-            share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
-            own = {id(group) for group in share.groups}
-            for group in groups:
-                if id(group) not in own:
-                    group.drop_tokens()
 
     def _end_iteration(self, batch: IterationBatch) -> None:
         """Logs the figures of an iteration, and counts it as done."""
@@ -266,6 +265,7 @@ class Trainer(ResumableTrainer):
             self._scheduler,
             metrics["loss"],
             f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
+            self.masters(),
         )
         assert self.batch is not None
         self.global_step += 1
