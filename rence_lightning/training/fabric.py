@@ -1,15 +1,13 @@
 """Fabric with the settings that this project supports; what cannot work is refused at the start, in one line."""
 
 import os
-from typing import Literal
 
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from rence_lightning.errors import UserError
+from rence_lightning.training.precision import LossScaling, Precision
 from rence_lightning.training.strategy import FullyShardStrategy
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 PROCESSES_PER_CORE = 4
 """Largest number of processes per core of a CPU; with more, set-up does not finish in reasonable time."""
@@ -19,9 +17,15 @@ def make_fabric(
     accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
 ) -> Fabric:
     """Creates Fabric; turns its errors about impossible settings into a message of one line."""
+    scaling = LossScaling() if precision == "16-mixed" else None
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=None if scaling else precision,
+            plugins=scaling,
         )
     except (ValueError, RuntimeError, TypeError) as error:
         given = f"accelerator {accelerator}, devices {devices}, strategy {strategy}, precision {precision}"
@@ -37,4 +41,6 @@ def make_fabric(
             f"trainer: devices is {processes} on a CPU with {cores} cores; set it to at most "
             f"{PROCESSES_PER_CORE * cores}"
         )
+    if scaling:
+        scaling.place(fabric.device.type, fabric.world_size)
     return fabric

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lightning.fabric import Fabric
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import gather, on_rank_zero
 from rence_lightning.errors import calling, returned
+from rence_lightning.policy import Policy
 from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
 from rence_lightning.run.directory import Run, SavedAt
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
@@ -28,6 +30,9 @@ from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.pending import pending_state, restored
 from rence_lightning.training.lightning_facade import LightningFacade
 from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.optimizer_step import OptimizerStep
+from rence_lightning.training.precision import COMPUTE_TYPES, Rounding
+from rence_lightning.training.rounding import StochasticRounding, check_engine
 from rence_lightning.training.strategy import FullyShardStrategy
 
 
@@ -44,16 +49,26 @@ class ResumableTrainer(LightningFacade):
         problem_files: Rows of problems by the name of the file that holds them in `problems/` of the run directory.
         already_finished: Whether a resumed run has all of its iterations and files, so that no file is touched.
         opened: Whether the run directory has been created or opened.
+        step: Counts and takes the optimizer's steps.
         batch: Batch of the iteration whose updates are being taken; None between iterations.
     """
 
     lightning_module: PolicyModule
     datamodule: RolloutDataModule
     max_iterations: int
+    rounding: Rounding
     run: Run
 
-    def __init__(self, fabric: Fabric, callbacks: list[Callback], wanted_run_dir: Path, loggers: list[Logger]) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        callbacks: list[Callback],
+        wanted_run_dir: Path,
+        loggers: list[Logger],
+        step: OptimizerStep,
+    ) -> None:
         super().__init__(fabric, callbacks)
+        self.step = step
         self.wanted_run_dir = wanted_run_dir
         self.run_dir = wanted_run_dir
         self.resumed_from: Path | None = None
@@ -63,11 +78,10 @@ class ResumableTrainer(LightningFacade):
         self.config_yaml: str | None = None
         self.problem_files: Mapping[str, Sequence[Mapping[str, Any]]] = {}
         self.batch: IterationBatch | None = None
-        self.updates_skipped = 0
         self._scheduler: LRScheduler | None = None
+        self._rounding: StochasticRounding | None = None
         self._extra_loggers = loggers
         self._lock: Lock | None = None
-        self._in_step = False
         self.opened = False
         self.already_finished = False
 
@@ -99,6 +113,11 @@ class ResumableTrainer(LightningFacade):
                 _apply(configured, optimizer, self._scheduler)
         elif checkpoint is not None:
             self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
+        if self.rounding == "stochastic":
+            policy, dtype = cast(Policy, module.policy.module), COMPUTE_TYPES[self.precision]
+            check_engine(datamodule.engine, dtype)
+            iteration = self.current_epoch + (self.batch is not None)
+            self._rounding = StochasticRounding(policy, dtype, datamodule.seed, iteration)
         self.already_finished = on_rank_zero(lambda: self._is_finished(checkpoint))
         if not self.already_finished:
             self._open_run_directory(checkpoint)
@@ -205,9 +224,16 @@ class ResumableTrainer(LightningFacade):
         """The current moment, as a checkpoint records it."""
         return SavedAt(self.run.id, *self.moment, self.global_step)
 
+    def masters(self) -> AbstractContextManager[None]:
+        """Context in which the policy's parameters are those that the optimizer changes and checkpoints hold.
+
+        Outside it, with `rounding: stochastic`, they are a rounded copy.
+        """
+        return nullcontext() if self._rounding is None else self._rounding.masters()
+
     def can_be_saved(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank must call it."""
-        possible = self.training and self.opened and not self._in_step
+        possible = self.training and self.opened and not self.step.under_way
         moments = gather((self.moment, self.global_step) if possible else None)
         return None not in moments and len(set(moments)) == 1
 
@@ -215,14 +241,15 @@ class ResumableTrainer(LightningFacade):
         """Saves everything that the next step depends on; every rank must call it. Returns the checkpoint's folder."""
         folder, policy = self.run.folder_of(self.saved_at), self.lightning_module.policy
         state = self._run_state()
-        save_checkpoint(self.fabric, folder, policy, self.optimizers[0], state, self.saved_at, self.config_yaml)
+        with self.masters():
+            save_checkpoint(self.fabric, folder, policy, self.optimizers[0], state, self.saved_at, self.config_yaml)
         return folder
 
     def _run_state(self) -> dict[str, Any]:
         run: dict[str, Any] = {
             "global_step": self.global_step,
             "iteration": self.current_epoch,
-            "updates_skipped": self.updates_skipped,
+            **self.step.state_dict(),
             "data": self.datamodule.state_dict(),
             "pending": pending_state(self.batch) if self.batch is not None and self.moment[1] else None,
             "lr_scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
@@ -234,7 +261,7 @@ class ResumableTrainer(LightningFacade):
     def _load_run_state(self, run: dict[str, Any]) -> None:
         self.global_step = run["global_step"]
         self.current_epoch = run["iteration"]
-        self.updates_skipped = run["updates_skipped"]
+        self.step.load_state_dict(run)
         configured = self.lightning_module.trust_region.kl_coef
         self.lightning_module.on_load_checkpoint(run)
         if any(change.key == "model.trust_region.kl_coef" for change in self.changed_settings):

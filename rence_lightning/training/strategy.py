@@ -1,5 +1,6 @@
 """Sharding the policy over processes: FSDP2 through Fabric, the same class on GPUs and, with gloo, on CPUs."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal, cast
@@ -13,10 +14,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn import Module
 
 from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.training.precision import COMPUTE_TYPES
 
 
 class FullyShardStrategy(ModelParallelStrategy, Configurable):
@@ -24,8 +27,9 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
 
     Rank 0 alone loads the weights, into main memory, and distributes them from there.
 
-    With `precision: bf16-mixed` the shards stay in float32, layers compute in bfloat16 and gradients are reduced in
-    float32. Activation checkpointing is a setting of the model: `model.gradient_checkpointing`.
+    With `precision: bf16-mixed` (or `16-mixed`) the shards stay in float32, layers and the states between them are in
+    bfloat16 (float16), and gradients are reduced in float32. Activation checkpointing is a setting of the model:
+    `model.gradient_checkpointing`.
 
     Args:
         layers: Class names of the layers that are gathered one at a time (default: the model's `_no_split_modules`,
@@ -82,8 +86,8 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
 
     def _shard(self, policy: Module, mesh: DeviceMesh) -> Module:
         options: dict[str, Any] = {"mesh": self._mesh(mesh["data_parallel"])}
-        if self.precision.precision == "bf16-mixed":
-            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if (dtype := COMPUTE_TYPES.get(str(self.precision.precision))) is not None:
+            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         if self._cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.root_device.type == "cuda")
         names = set(self._layers or getattr(policy.model, "_no_split_modules", None) or ())
@@ -138,6 +142,16 @@ class _ReduceEachPass(_BackwardSyncControl):
 def is_sharded(module: Module) -> bool:
     """Whether a module's parameters are sharded over processes."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def local_part(parameter: Tensor) -> tuple[Tensor, int]:
+    """This process's part of a parameter, in place and flat, and its first element's index in the whole one."""
+    parameter = parameter.detach()
+    if not isinstance(parameter, DTensor):
+        return parameter.view(-1), 0
+    _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    assert not any(offset[1:]), "the strategy shards the first dimension"
+    return parameter.to_local().view(-1), offset[0] * math.prod(parameter.shape[1:])
 
 
 def full_state_dict(module: Module) -> dict[str, Tensor]:

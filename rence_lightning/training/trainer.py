@@ -16,19 +16,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks, rank_and_world
-from rence_lightning.errors import NonFiniteError, Stopped, UserError
+from rence_lightning.errors import Stopped, UserError
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.starvation import is_exhausted
-from rence_lightning.training.fabric import Precision, make_fabric
+from rence_lightning.training.fabric import make_fabric
 from rence_lightning.training.module import PolicyModule
+from rence_lightning.training.optimizer_step import OptimizerStep
+from rence_lightning.training.precision import Precision, Rounding, check_rounding
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest
-from rence_lightning.training.update_share import UpdateShare, share_of_update
-
-SKIPS_IN_A_ROW = 10
-"""Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
+from rence_lightning.training.update_share import UpdateShare, drop_tokens_of_others, share_of_update
 
 STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
 """Import path of the standard set: the loop does not import any callback."""
@@ -48,14 +47,19 @@ class Trainer(ResumableTrainer):
         strategy: Strategy that distributes the policy over devices: `auto`, `ddp`, or a `class_path`, such as
             `rence_lightning.training.FullyShardStrategy`, which shards the policy.
         precision: Precision of the computation: `32-true` computes in the parameters' data type (`model.dtype`),
-            `bf16-mixed` in bfloat16 with parameters in float32. Fabric's `bf16-true` is not supported, because it also
-            rounds the rotary frequencies.
+            `bf16-mixed` in bfloat16 with parameters in float32, and `16-mixed` in float16, which has three more bits
+            and a smaller range: the loss is scaled, and an update whose gradient overflows is skipped and counted.
+            Fabric's `bf16-true` is not supported, because it also rounds the rotary frequencies.
+        rounding: Rounding of the float32 weights to the type of the computation in mixed precision: `nearest` in every
+            cast, or `stochastic` once after each update, to one copy for trainer and engine whose mean is the float32
+            weights, so that small updates are seen. It takes 4 more bytes for each parameter (sharded, if they are).
         micro_batch_tokens: Largest number of tokens that one forward and backward pass computes on one device. This is
             the only size that is per device; it changes memory and speed, never the gradient. A group that does not fit
             is cut, and with an objective that couples responses scored once more: let it hold a group, if it can.
         gradient_clip_val: Largest norm of an update's gradient; null disables clipping.
         on_nonfinite: Action when an update's loss or gradient is not finite: `stop` the run, or `skip` the update (and
-            stop after ten skipped updates in a row).
+            stop after ten skipped updates in a row). Overflows of the scaled gradient in `16-mixed` are not meant; ten
+            of them in a row stop the run, too.
         cpu_threads: Number of threads of a process on a CPU (default: torch's choice, one per core). With 1, a run that
             shares its cores with another job is not slowed down many times over.
         loggers: Further loggers, each given by `class_path`.
@@ -72,6 +76,7 @@ class Trainer(ResumableTrainer):
         num_nodes: int = 1,
         strategy: Strategy | str = "auto",
         precision: Precision = "32-true",
+        rounding: Rounding = "nearest",
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
         on_nonfinite: Literal["stop", "skip"] = "stop",
@@ -88,6 +93,7 @@ class Trainer(ResumableTrainer):
             raise UserError(
                 f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
             )
+        check_rounding(rounding, precision)
         if cpu_threads is not None:
             if cpu_threads < 1:
                 raise UserError(f"trainer: cpu_threads is {cpu_threads}; it must be >= 1, or null for torch's choice")
@@ -95,12 +101,11 @@ class Trainer(ResumableTrainer):
         if callbacks is None:
             callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
         fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision)
-        super().__init__(fabric, callbacks, Path(run_dir), loggers or [])
+        step = OptimizerStep(fabric, gradient_clip_val, on_nonfinite)
+        super().__init__(fabric, callbacks, Path(run_dir), loggers or [], step)
         self.max_iterations = max_iterations
+        self.rounding = rounding
         self.micro_batch_tokens = micro_batch_tokens
-        self.gradient_clip_val = gradient_clip_val
-        self.on_nonfinite = on_nonfinite
-        self._skipped_in_a_row = 0
         self._stop_request = StopRequest(self._what_follows)
         self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
         self._in_iteration = False
@@ -194,10 +199,12 @@ class Trainer(ResumableTrainer):
         """Undoes an iteration that ends before its first update: no prompt is drawn, mastered or cached."""
         before = self.datamodule.state_dict()
         self._in_iteration = True
+        if self._rounding is not None:
+            self._rounding.draw(self.iteration)
         try:
             yield
         except BaseException:
-            if not self.moment[1] and not self._in_step:
+            if not self.moment[1] and not self.step.under_way:
                 self.datamodule.load_state_dict(before)
                 self.batch = None
             raise
@@ -217,27 +224,21 @@ class Trainer(ResumableTrainer):
             batch.begin_updates()  # from here on, its groups are what is trained on
             self.call("on_updates_start", batch)
             self.stop_if_requested()  # still in time to discard them
-            self._drop_tokens_of_others(batch)
+            drop_tokens_of_others(batch.updates, self.micro_batch_tokens, self.global_rank, self.world_size)
         return batch
-
-    def _drop_tokens_of_others(self, batch: IterationBatch) -> None:
-        """Frees the tokens of groups that other ranks train on."""
-        for groups in batch.updates if self.world_size > 1 else []:
-            share = share_of_update(groups, self.micro_batch_tokens, self.global_rank, self.world_size)
-            own = {id(group) for group in share.groups}
-            for group in groups:
-                if id(group) not in own:
-                    group.drop_tokens()
 
     def _end_iteration(self, batch: IterationBatch) -> None:
         """Logs the figures of an iteration, and counts it as done."""
         figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
         figures["rollouts/prompts_left"] = self.datamodule.pool.left
-        figures["train/updates_skipped"] = self.updates_skipped
+        figures["train/updates_skipped"] = self.step.skipped
+        if self.precision == "16-mixed":
+            figures["train/updates_overflowed"] = self.step.overflowed
         updates = batch.updates_done
         for name in dict.fromkeys(name for update in updates for name in update):
-            values = [update[name] for update in updates if name in update]
-            figures[f"iteration/{name}"] = sum(values) / len(values)
+            values = [update[name] for update in updates if math.isfinite(update.get(name, math.nan))]
+            if values:  # the figures of a skipped update may not be numbers
+                figures[f"iteration/{name}"] = sum(values) / len(values)
         self.log_metrics(figures, self.current_epoch + 1)
         self.current_epoch, self.batch = self.current_epoch + 1, None
 
@@ -258,11 +259,18 @@ class Trainer(ResumableTrainer):
         self.call("on_passes_end", share)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = share.totals.responses
-        metrics["grad_norm"] = self._step(metrics["loss"])
+        metrics |= self.step.take(
+            self.lightning_module.policy,
+            self.optimizers[0],
+            self._scheduler,
+            metrics["loss"],
+            f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
+            self.masters(),
+        )
         assert self.batch is not None
         self.global_step += 1
         self.batch.updates_done.append(metrics)
-        self._in_step = False
+        self.step.under_way = False
         self.call("on_train_batch_end", metrics, groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
 
@@ -299,35 +307,6 @@ class Trainer(ResumableTrainer):
             couples=self.lightning_module.objective.couples_responses,
             at_old_policy=at_old_policy,
         )
-
-    def _step(self, loss: float) -> float:
-        """Clips the gradient and takes the optimizer's step, if loss and gradient are finite; returns the norm before
-        clipping."""
-        optimizer, module = self.optimizers[0], self.lightning_module
-        limit = self.gradient_clip_val if self.gradient_clip_val is not None else float("inf")
-        with collectives():
-            norm = self.fabric.clip_gradients(
-                module.policy, optimizer, max_norm=limit, norm_type=2.0, error_if_nonfinite=False
-            )
-            assert norm is not None
-            total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if math.isfinite(total) and math.isfinite(loss):
-            self._in_step = True
-            optimizer.step()
-            self._skipped_in_a_row = 0
-            if self._scheduler is not None:
-                self._scheduler.step()
-        else:
-            self.updates_skipped += 1
-            self._skipped_in_a_row += 1
-            if self.on_nonfinite == "stop" or self._skipped_in_a_row == SKIPS_IN_A_ROW:
-                raise NonFiniteError(
-                    f"iteration {self.current_epoch + 1}, update {self.global_step + 1}: the loss is {loss}, the "
-                    f"gradient's norm {total}, and {self._skipped_in_a_row} updates in a row were skipped (lower the "
-                    "learning rate, or set trainer.on_nonfinite to skip if this is rare)"
-                )
-        optimizer.zero_grad(set_to_none=True)
-        return total
 
     # ---- rollouts report here (RolloutListener) ---------------------------------------------------------------------
 

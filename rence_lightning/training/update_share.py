@@ -158,6 +158,15 @@ def share_of_update(
     )
 
 
+def drop_tokens_of_others(updates: Sequence[Sequence[Group]], budget: int, rank: int, world: int) -> None:
+    """Frees the tokens of the groups that other ranks train on; the arguments are those of `share_of_update`."""
+    for groups in updates if world > 1 else []:
+        own = {id(group) for group in share_of_update(groups, budget, rank, world).groups}
+        for group in groups:
+            if id(group) not in own:
+                group.drop_tokens()
+
+
 def count(groups: Sequence[Group]) -> Totals:
     """The denominators of an update's means."""
     return Totals(

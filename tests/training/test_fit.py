@@ -171,7 +171,7 @@ def test_a_gradient_that_is_not_finite_stops_or_is_skipped(tmp_path: Path) -> No
                 trainer.fit(make_module(objective=Broken()), make_data())
         else:
             trainer.fit(make_module(objective=Broken()), make_data())
-            assert trainer.updates_skipped == 2
+            assert trainer.step.skipped == 2
         for old, new in zip(before.policy.parameters(), trainer.lightning_module.policy.parameters(), strict=True):
             assert torch.equal(old, new), "a broken update must leave the policy as it was"
 
@@ -192,7 +192,7 @@ def test_a_policy_that_stays_broken_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="10 updates in a row"):
         trainer.fit(make_module(), make_data(prompts_per_iteration=12, prompts_per_update=1))
     assert 0 < trainer.lightning_module.trust_region.kl_coef < 1
-    assert trainer.updates_skipped == 10
+    assert trainer.step.skipped == 10
 
 
 def test_dropout_is_off(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""The end of an update: its gradient is unscaled and clipped, and the optimizer's step taken if all is finite."""
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricOptimizer
+from torch.nn import Module
+from torch.optim.lr_scheduler import LRScheduler
+
+from rence_lightning.distributed import collectives
+from rence_lightning.errors import NonFiniteError
+from rence_lightning.training.precision import LossScaling
+
+SKIPS_IN_A_ROW = 10
+"""Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
+
+
+class OptimizerStep:
+    """Takes the optimizer's steps, and counts those that are skipped.
+
+    With loss scaling, a gradient that is not finite though the loss is, has overflowed: its step is skipped, and the
+    next updates have a smaller scale. Any other loss or gradient that is not finite is a fault.
+
+    Args:
+        fabric: Fabric that has set up policy and optimizer.
+        gradient_clip_val: Largest norm of a gradient; None disables clipping.
+        on_nonfinite: Action at a fault.
+
+    Attributes:
+        skipped: Number of updates skipped for a fault.
+        overflowed: Number of updates skipped because the scaled gradient overflowed.
+        under_way: Whether a step has begun that the trainer has not counted yet.
+    """
+
+    def __init__(self, fabric: Fabric, gradient_clip_val: float | None, on_nonfinite: Literal["stop", "skip"]) -> None:
+        self._fabric = fabric
+        self._limit = gradient_clip_val if gradient_clip_val is not None else math.inf
+        self._on_nonfinite = on_nonfinite
+        self.skipped = 0
+        self.overflowed = 0
+        self.under_way = False
+        self._in_a_row = 0
+
+    def take(
+        self,
+        policy: Module,
+        optimizer: _FabricOptimizer,
+        scheduler: LRScheduler | None,
+        loss: float,
+        update: str,
+        masters: AbstractContextManager[None],
+    ) -> dict[str, float]:
+        """Takes a step and frees the gradient; returns the gradient's norm before clipping, and the loss scale.
+
+        Args:
+            policy: Policy, as Fabric has set it up, with the whole gradient of the update.
+            optimizer: Its optimizer.
+            scheduler: Learning rate scheduler, which is not stepped if the update is skipped.
+            loss: Loss of the update, over all processes.
+            update: Name of the update in an error.
+            masters: Context in which the policy's parameters are those that the optimizer changes.
+
+        Raises:
+            NonFiniteError: There was a fault and the run is to stop, or too many updates in a row were skipped.
+        """
+        scaling = self._fabric.strategy.precision
+        figures = {"loss_scale": scaling.scale} if isinstance(scaling, LossScaling) else {}
+        with collectives():
+            norm = self._fabric.clip_gradients(
+                policy, optimizer, max_norm=self._limit, norm_type=2.0, error_if_nonfinite=False
+            )
+            assert norm is not None
+            total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        overflow = isinstance(scaling, LossScaling) and scaling.adjust()
+        if math.isfinite(total) and math.isfinite(loss):
+            self.under_way = True
+            with masters:
+                optimizer.step()
+            self._in_a_row = 0
+            if scheduler is not None:
+                scheduler.step()
+        else:
+            self._skip(loss, total, overflow and math.isfinite(loss), update)
+        optimizer.zero_grad(set_to_none=True)
+        return {"grad_norm": total, **figures}
+
+    def _skip(self, loss: float, norm: float, overflow: bool, update: str) -> None:
+        self._in_a_row += 1
+        self.overflowed += overflow
+        self.skipped += not overflow
+        found = f"{update}: the loss is {loss}, the gradient's norm {norm}"
+        scaling = self._fabric.strategy.precision
+        if self._in_a_row == SKIPS_IN_A_ROW:
+            scale = f" down to a loss scale of {scaling.scale:g}" if isinstance(scaling, LossScaling) else ""
+            other = "; if it is not, set trainer.precision to bf16-mixed or 32-true" if scale else ""
+            raise NonFiniteError(
+                f"{found}, and {SKIPS_IN_A_ROW} updates in a row were skipped{scale}: the policy may be broken (resume "
+                f"an earlier checkpoint with a lower learning rate{other})"
+            )
+        if not overflow and self._on_nonfinite == "stop":
+            other = ", set trainer.precision to bf16-mixed" if isinstance(scaling, LossScaling) else ""
+            raise NonFiniteError(
+                f"{found} (lower the learning rate{other}, or set trainer.on_nonfinite to skip if this is rare)"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, and the loss scale if there is one."""
+        scaling = self._fabric.strategy.precision
+        return {
+            "updates_skipped": self.skipped,
+            "updates_overflowed": self.overflowed,
+            "skipped_in_a_row": self._in_a_row,
+            "loss_scaling": scaling.state_dict() if isinstance(scaling, LossScaling) else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state; one that was saved without loss scaling leaves the initial scale."""
+        self.skipped = state["updates_skipped"]
+        self.overflowed = state.get("updates_overflowed", 0)
+        self._in_a_row = state.get("skipped_in_a_row", 0)
+        scaling = self._fabric.strategy.precision
+        if isinstance(scaling, LossScaling) and state.get("loss_scaling") is not None:
+            scaling.load_state_dict(state["loss_scaling"])
