@@ -86,7 +86,8 @@ def learning(out: Path = Path("runs/precision"), spec: Path = SPEC, processes: i
     policy = out / "policy"
     if not (policy / "config.json").exists():
         export_policy(rounded_policy(experiment.policy), policy)
-    jobs = {job: arm for arm in experiment.arms for job in _jobs(experiment, arm, policy)}
+    # Seed by seed, so that an interrupted study can be read.
+    jobs = {_job(experiment, arm, policy, seed): arm for seed in experiment.seeds for arm in experiment.arms}
     runner = Runner(out / "learning", processes)
     results = runner.run(jobs, "learning")
     lines = [json.dumps(_row(job, jobs[job], results[job], runner.folder)) for job in jobs]
@@ -94,12 +95,12 @@ def learning(out: Path = Path("runs/precision"), spec: Path = SPEC, processes: i
     print(f"written to {out / 'learning.jsonl'}")
 
 
-def _jobs(spec: Spec, arm: Arm, policy: Path) -> list[Job]:
+def _job(spec: Spec, arm: Arm, policy: Path, seed: int) -> Job:
     files = [spec.base, *([arm.config] if arm.config else [])]
     options = {"model.policy": str(policy), **spec.options, **arm.options}
     arguments = [f"--config={file}" for file in files] + [f"--{key}={value}" for key, value in options.items()]
     method = Method(arm.name, arm.key, tuple(arguments), trained=True)
-    return [Job(method, arm.learning_rate or spec.learning_rate, "test", seed) for seed in spec.seeds]
+    return Job(method, arm.learning_rate or spec.learning_rate, "test", seed)
 
 
 def _row(job: Job, arm: Arm, result: Result, folder: Path) -> dict[str, Any]:

