@@ -25,7 +25,7 @@ CHECKED = 16
 
 
 LORA_VIEWS = (TRUE.name, "bf16-mixed", "bfloat16 copy")
-"""Views of a policy with adapters: unmerged in the trainer, merged in the engine; they are not rounded stochastically."""
+"""Views of a policy with adapters: unmerged in the trainer, merged in the engine; never rounded stochastically."""
 
 
 def movement(
