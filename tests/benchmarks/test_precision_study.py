@@ -12,6 +12,7 @@ import torch
 from benchmarks.precision import movement as movement_module
 from benchmarks.precision.learning import Arm, learning, load_spec, logged
 from benchmarks.precision.measures import kl_k3, movement, seen
+from benchmarks.precision.movement import LORA_VIEWS
 from benchmarks.precision.movement import movement as study
 from benchmarks.precision.report import PAGE, RESULTS, filled, share_of
 from benchmarks.precision.results import Results, only, read_results
@@ -72,6 +73,20 @@ def test_steps_of_weights_between_the_numbers_of_bfloat16_are_seen_on_average() 
     assert moved.projection == pytest.approx(1, abs=0.1)
 
 
+def test_stochastic_rounding_shows_a_small_step_on_average_and_common_thresholds_add_little() -> None:
+    """Weights on the grid that move by a tenth of a spacing: one in ten moves a whole spacing."""
+    old = on_grid(100_000)
+    new = old + 0.1 * SPACING
+    common, anew = VIEWS["stochastic"], VIEWS["stochastic, drawn anew"]
+    moved = movement([("weight", old, new)], common.cast)
+    assert moved.changed == pytest.approx(0.1, abs=0.01)
+    assert moved.projection == pytest.approx(1, abs=0.1)
+    # From there on weights are between two numbers, and two independent roundings differ for 2 x 0.1 x 0.9 of them.
+    later = [("weight", new, new + 0.01 * SPACING)]
+    assert movement(later, common.cast).changed == pytest.approx(0.01, abs=0.003)
+    assert movement(later, anew.cast, common.cast).changed == pytest.approx(0.11 * 0.9 + 0.89 * 0.1, abs=0.02)
+
+
 def test_movement_weighs_all_weights_together() -> None:
     old = on_grid(100)
     both = movement([("a", old, old + SPACING), ("b", old, old + 0.25 * SPACING)], to_bfloat16)
@@ -112,7 +127,7 @@ def test_the_command_continues_where_it_was_interrupted(
     study(problems, tmp_path / "whole", **SHORT)
     whole = read_results(tmp_path / "whole" / "movement.jsonl")
     # Each view: 0 to 0, 0 to 1, 0 to 16, 16 to 16, 16 to 18 of two trajectories. Two checks: two pairs in two views.
-    assert len(whole) == 2 * 5 * len(VIEWS) + 2 * 2 * 2
+    assert len(whole) == 5 * (len(VIEWS) + len(LORA_VIEWS)) + 2 * 2 * 2
 
     add = Results.add
 
