@@ -90,6 +90,21 @@ def _shares(lora: bool, learning_rate: float, kind: str) -> Callable[[Sequence[R
     return made
 
 
+def _about(movement: Sequence[Row], learning: Sequence[Row]) -> str:
+    """Where, with what and from which seeds the results come."""
+
+    def distinct(rows: Sequence[Row], name: str) -> str:
+        return ", ".join(dict.fromkeys(f"{row[name]:g}" if name == "seed" else str(row[name]) for row in rows))
+
+    parts = {"movement": movement, "learning": learning}
+    machine = distinct(movement, "processor")
+    lines = [f"- {machine}, one thread at low priority on a busy machine; torch {distinct(movement, 'torch')}"]
+    lines += [
+        f"- {name}: seeds {distinct(rows, 'seed')}; commits {distinct(rows, 'commit')}" for name, rows in parts.items()
+    ]
+    return "\n".join(lines)
+
+
 def _sizes(movement: Sequence[Row], _: Sequence[Row]) -> str:
     """True log-ratios and KL: how far the policy moved."""
     rows = []
@@ -237,6 +252,7 @@ TABLES: dict[str, Callable[[Sequence[Row], Sequence[Row]], str]] = {
         for rate in (1e-6, 1e-5, 1e-4)
         for kind in ("problem", "response")
     },
+    "about": _about,
     "sizes": _sizes,
     "noise": _noise,
     "kl": _kl,
