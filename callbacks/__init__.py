@@ -10,11 +10,21 @@ from rence_lightning.callbacks.progress import Progress
 from rence_lightning.callbacks.report import Report
 from rence_lightning.callbacks.rollout_budget import RolloutBudget
 from rence_lightning.callbacks.rollout_log import RolloutLog
+from rence_lightning.callbacks.weight_movement import WeightMovement
 
 
 def standard_callbacks() -> list[Callback]:
     """The callbacks of a run for which none are given: everything that a run needs except benchmarks."""
-    return [OldPolicySnapshot(), AdaptiveKL(), RolloutLog(), Progress(), Checkpoint(), ExportPolicy(), Report()]
+    return [
+        OldPolicySnapshot(),
+        AdaptiveKL(),
+        WeightMovement(),
+        RolloutLog(),
+        Progress(),
+        Checkpoint(),
+        ExportPolicy(),
+        Report(),
+    ]
 
 
 __all__ = [
@@ -28,5 +38,6 @@ __all__ = [
     "Report",
     "RolloutBudget",
     "RolloutLog",
+    "WeightMovement",
     "standard_callbacks",
 ]

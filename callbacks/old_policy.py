@@ -22,7 +22,9 @@ class OldPolicySnapshot(Callback):
     No second copy of the model is needed, because pi_old enters the loss only through the log-probabilities of the
     sampled tokens, and those are taken before the policy is updated. Their difference from the log-probabilities that
     the rollout engine reported is logged as `engine_log_prob_difference` (mean over tokens of the absolute difference),
-    `engine_log_prob_difference_max` and `engine_kl`.
+    `engine_log_prob_difference_max` and `engine_kl` (KL(engine || trainer) per token, in nats). Summed over a response,
+    as the scores are, it is `engine_kl_response` (`engine_kl` times the mean length), and with an objective that has a
+    beta, `engine_score_offset` is beta times that: the mean by which the scores would be off if pi_old were the engine.
 
     Args:
         source: Source of the log-probabilities of pi_old: `recompute` takes the trainer's model, in the passes of the
@@ -80,16 +82,21 @@ class OldPolicySnapshot(Callback):
         """Completes the figures with the groups of the first update, before the policy is changed."""
         if self.source == "recompute" and share.at_old_policy and trainer.batch is not None:
             self._sums.add(share)
-            self._log(trainer.batch)
+            self._log(trainer.batch, getattr(module.objective, "beta", None))
 
-    def _log(self, batch: IterationBatch) -> None:
+    def _log(self, batch: IterationBatch, beta: float | None) -> None:
         sums = self._sums
-        difference, kl, entropy, tokens = sum_over_ranks(sums.difference, sums.kl, sums.entropy, sums.tokens)
+        difference, kl, entropy, tokens, responses = sum_over_ranks(
+            sums.difference, sums.kl, sums.entropy, sums.tokens, sums.responses
+        )
         largest = max_over_ranks(sums.largest)
         batch.figures["entropy"] = entropy / tokens
         batch.figures["engine_log_prob_difference"] = difference / tokens
         batch.figures["engine_log_prob_difference_max"] = largest
         batch.figures["engine_kl"] = kl / tokens
+        batch.figures["engine_kl_response"] = kl / responses
+        if beta is not None:
+            batch.figures["engine_score_offset"] = beta * kl / responses
         if self.verify_sync is not None and not difference / tokens <= self.verify_sync:
             raise EngineMismatchError(
                 f"iteration {batch.iteration}: the engine's log-probabilities differ from the trainer's by "
@@ -108,6 +115,7 @@ class Sums:
         kl: Sum of KL(engine || trainer), estimated by k3 on the samples of the engine.
         entropy: Sum of the entropies of pi_old.
         tokens: Number of tokens.
+        responses: Number of responses.
         largest: Largest absolute difference.
     """
 
@@ -115,6 +123,7 @@ class Sums:
     kl: float = 0.0
     entropy: float = 0.0
     tokens: int = 0
+    responses: int = 0
     largest: float = 0.0
 
     def add(self, share: UpdateShare) -> None:
@@ -126,4 +135,5 @@ class Sums:
                 self.difference += float(log_ratio.abs().sum())
                 self.kl += float(kl_estimate(log_ratio).sum())
                 self.tokens += len(log_ratio)
+                self.responses += 1
                 self.largest = max(self.largest, float(log_ratio.abs().max()))

@@ -26,7 +26,8 @@ from rence_lightning.training.trainer import Trainer
 
 TIMING = (
     *("tail_seconds", "wait_seconds", "responses_discarded"),
-    *("engine_kl", "engine_log_prob_difference", "engine_log_prob_difference_max"),
+    *("engine_kl", "engine_kl_response", "engine_score_offset"),
+    *("engine_log_prob_difference", "engine_log_prob_difference_max"),
 )
 """Figures of rollouts that depend on timing, so that equal runs differ in them. When groups are cancelled decides which
 responses share a batch, and so the last digit of the engine's log-probabilities."""

@@ -1,19 +1,16 @@
 """float16 with a scaled loss: true gradients and norms, and an overflow costs one update and nothing else."""
 
 import math
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from arithmetic_run import assert_same, fresh_start, make_data, make_module, make_trainer, state_of
 from lightning.fabric import Fabric
 from test_update_gradient import make_groups
 from torch import Tensor
+from two_processes import in_two_processes, whole
 
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import NonFiniteError
@@ -169,23 +166,6 @@ def test_a_run_in_float16_can_continue_one_in_bfloat16(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", precision="16-mixed", max_iterations=2)
     trainer.fit(make_module(), make_data(), ckpt_path="last")
     assert trainer.global_step == 4 and scaling_of(trainer).scale <= 2**16
-
-
-def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_joined, args=(port, function, arguments), nprocs=2)
-
-
-def _joined(rank: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
-    function(rank, *arguments)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
 
 
 def compare_with_one_process(rank: int, kind: str) -> None:

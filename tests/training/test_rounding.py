@@ -8,8 +8,8 @@ import pytest
 import torch
 from arithmetic_run import assert_same, fresh_start, make_data, make_module, make_trainer, state_of
 from safetensors.torch import load_file
-from test_loss_scaling import in_two_processes, whole
 from torch import Tensor
+from two_processes import in_two_processes, whole
 
 from rence_lightning.callbacks import Callback, Checkpoint, ExportPolicy
 from rence_lightning.errors import UserError
