@@ -127,11 +127,12 @@ def evaluated(file: Path) -> list[int]:
 
 
 def logged(file: Path) -> list[dict[str, float]]:
-    """The figures in `LOGGED` of each iteration of a run, from its log."""
-    iterations = []
+    """The figures in `LOGGED` of each iteration of a run, from the rows of its log."""
+    iterations: dict[int, dict[str, float]] = {}
     with file.open(encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             figures = {name: float(row[f"iteration/{name}"]) for name in LOGGED if row.get(f"iteration/{name}")}
             if figures:
-                iterations.append({"iteration": int(float(row["iteration"])), **figures})
-    return iterations
+                number = int(float(row["iteration"]))
+                iterations.setdefault(number, {"iteration": number}).update(figures)
+    return list(iterations.values())

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from rence_lightning.policy import PackedRow, Policy
 CHECKED = 16
 """Number of updates after which training in a mixed precision is compared with float32."""
 
+
+SAMPLED = 16
+"""Distance within a weight of the numbers whose movement is measured; a sample, because there are many."""
 
 LORA_VIEWS = (TRUE.name, "bf16-mixed", "bfloat16 copy")
 """Views of a policy with adapters: unmerged in the trainer, merged in the engine; never rounded stochastically."""
@@ -93,6 +96,11 @@ def _texts(file: Path, policy: str, make: Callable[[Policy], list[Text]]) -> lis
     return [Text(**text) for text in json.loads(file.read_text())]
 
 
+def sampled(weights: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies of every so many numbers of each weight."""
+    return {name: weight.detach().flatten()[::SAMPLED].clone() for name, weight in weights}
+
+
 class Study:
     """Measures trajectories in each view, and writes what was not measured yet."""
 
@@ -135,9 +143,9 @@ class Study:
         start = time.perf_counter()
         true = self._log_probs(masters, folder, new, TRUE)
         masters.move_to(old)
-        old_trained, old_plain = masters.at(old), masters.plain()
+        old_trained, old_plain = sampled(masters.trained.items()), sampled(masters.plain())
         masters.move_to(new)
-        new_trained, new_plain = masters.at(new), masters.plain()
+        new_trained, new_plain = sampled(masters.trained.items()), sampled(masters.plain())
         for view in views:
             row: Row = {"trajectory": masters.trajectory.name, **vars(masters.trajectory)}
             row |= {"old": old, "new": new, "view": view.name, "kinds": self._kinds, "tokens": self._lengths}

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rence_lightning.policy import LoRA, PackedRow, Policy, load_policy
+from rence_lightning.policy.weights import BASE
 
 TrainedIn = Literal["float32", "bf16-mixed", "16-mixed"]
 AUTOCAST: dict[TrainedIn, torch.dtype] = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -59,6 +60,10 @@ class Masters:
         policy: Name of the policy, as in `model.policy`.
         folder: Folder of the masters of each mark, and of the optimizer's state of the last one.
         rows: Function that returns the rows of the training, from the first on.
+
+    Attributes:
+        policy: Policy, at the mark that it was last moved to.
+        trained: Weights that are trained, by their names in the policy.
     """
 
     def __init__(
@@ -68,8 +73,8 @@ class Masters:
         self.policy = rounded_policy(policy, LoRA(seed=trajectory.seed) if trajectory.lora else None)
         self._folder = folder
         self._rows = rows
-        self._trained = {name: each for name, each in self.policy.named_parameters() if each.requires_grad}
-        self._optimizer = torch.optim.AdamW(self._trained.values(), trajectory.learning_rate, weight_decay=0.01)
+        self.trained = {name: each for name, each in self.policy.named_parameters() if each.requires_grad}
+        self._optimizer = torch.optim.AdamW(self.trained.values(), trajectory.learning_rate, weight_decay=0.01)
         folder.mkdir(parents=True, exist_ok=True)
         if not (self._masters(0)).exists():
             self._save(0)
@@ -84,11 +89,11 @@ class Masters:
         """The trained weights at a mark that was reached."""
         return load_file(self._masters(mark))
 
-    def plain(self) -> dict[str, Tensor]:
-        """Copies of the weights of the plain model in float32, adapters merged, each once."""
-        known = dict(self.policy.model.named_parameters()) if not self.trajectory.lora else None
+    def plain(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights of the plain model in float32, adapters merged, each once."""
+        names = {name.replace(BASE, ".") for name, _ in self.policy.model.named_parameters()}  # without tied weights
         weights = self.policy.weights(torch.device("cpu"), torch.float32)
-        return {name: each.clone() for name, each in weights if known is None or name in known}
+        return ((name, weight) for name, weight in weights if name in names)
 
     def _masters(self, mark: int) -> Path:
         return self._folder / f"masters-{mark}.safetensors"
@@ -96,12 +101,12 @@ class Masters:
     @torch.no_grad()
     def _load(self, mark: int) -> None:
         for name, weight in self.at(mark).items():
-            self._trained[name].copy_(weight)
+            self.trained[name].copy_(weight)
 
     def _save(self, mark: int) -> None:
         state = {"mark": mark, "optimizer": self._optimizer.state_dict()}
         drafts = self._folder / "masters.tmp", self._folder / "state.tmp"
-        save_file({name: each.detach().contiguous() for name, each in self._trained.items()}, drafts[0])
+        save_file({name: each.detach().contiguous() for name, each in self.trained.items()}, drafts[0])
         torch.save(state, drafts[1])
         drafts[1].replace(self._folder / "state.pt")
         drafts[0].replace(self._masters(mark))  # last: masters without a state would let the training start anew
@@ -120,7 +125,7 @@ class Masters:
                 loss = -self.policy(row).log_probs.mean()
             scaler.scale(loss).backward()
             scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self._trained.values(), MAX_NORM)
+            torch.nn.utils.clip_grad_norm_(self.trained.values(), MAX_NORM)
             scaler.step(self._optimizer)
             scaler.update()
             self._optimizer.zero_grad()
