@@ -39,6 +39,7 @@ def movement(
     lora_learning_rates: tuple[float, ...] = (1e-5, 1e-6),
     seeds: tuple[int, ...] = (0, 1),
     marks: tuple[int, ...] = (1, 4, 16, 64, 256),
+    later_from: int = 64,
     later: int = 16,
     update_tokens: int = 128,
     texts: int = 3,
@@ -57,21 +58,24 @@ def movement(
         lora_learning_rates: Learning rates of the training of adapters.
         seeds: Seeds of the order of the training texts.
         marks: Numbers of updates at which the policy is compared with the first one.
-        later: Number of updates after the last mark, at which the policy is compared with that of the last mark: an
-            iteration that starts from weights between the numbers of bfloat16.
+        later_from: Mark with which a later policy is compared as well: an iteration that starts from weights between
+            the numbers of bfloat16.
+        later: Number of updates from there to the later policy.
         update_tokens: Number of tokens of an update.
         texts: Number of held-out texts of each kind: problem statements, and responses of the first policy.
         text_tokens: Largest number of tokens of a held-out text.
     """
     if list(marks) != sorted(set(marks)) or not marks or marks[0] < 1 or later < 1:
         raise UserError(f"--marks {list(marks)} --later {later}: give ascending numbers of updates from 1")
+    if later_from not in marks:
+        raise UserError(f"--later_from {later_from}: give one of the marks {list(marks)}")
     training, held_out = read_problems(problems)
     measured = _texts(out / "texts.json", policy, lambda first: measured_texts(first, held_out, texts, text_tokens))
     study = Study(out, policy, measured)
-    pairs = [*((0, mark) for mark in marks), (marks[-1], marks[-1] + later)]
+    pairs = sorted([*((0, mark) for mark in marks), (later_from, later_from + later)], key=lambda pair: pair[1])
     early = [pair for pair in pairs if pair[1] <= CHECKED]
     # First what takes few updates, of all trajectories; then one mark after the other.
-    stages = [early, *([pair] for pair in pairs if pair not in early)]
+    stages = [stage for stage in (early, *([pair] for pair in pairs if pair not in early)) if stage]
     for seed in seeds:
         rows = partial(training_rows, examples=training, tokens=update_tokens, seed=seed)
         trajectories = [Trajectory(rate, seed) for rate in learning_rates]
@@ -127,7 +131,8 @@ class Study:
             (old, new, view)
             for old, new in wanted
             for view in views
-            if not self.results.has(trajectory=trajectory.name, old=old, new=new, view=view.name)
+            if (old or not view.of_old)  # the first weights are on the grid, where rounding has nothing to draw
+            and not self.results.has(trajectory=trajectory.name, old=old, new=new, view=view.name)
         ]
         if not missing:
             return

@@ -52,8 +52,9 @@ VIEWS = {
         View("16-mixed", torch.float16),
         View("bfloat16 copy", torch.bfloat16, copy=True),
         View("float16 copy", torch.float16, copy=True),
-        View("stochastic", torch.bfloat16, copy=True, thresholds="first"),
-        View("stochastic, drawn anew", torch.bfloat16, copy=True, thresholds="second", of_old="stochastic"),
+        View("bfloat16 stochastic", torch.bfloat16, copy=True, thresholds="first"),
+        View("bfloat16 drawn anew", torch.bfloat16, copy=True, thresholds="second", of_old="bfloat16 stochastic"),
+        View("float16 stochastic", torch.float16, copy=True, thresholds="first"),
     )
 }
 
