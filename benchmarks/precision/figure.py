@@ -9,11 +9,13 @@ from benchmarks.precision.report import share_of
 from benchmarks.precision.results import Row, only
 from benchmarks.precision.views import TRUE, VIEWS
 
-COLOURS = dict(zip(VIEWS, ("#000000", "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#CC79A7"), strict=False))
+PALETTE = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#999999", "#CC79A7")
 """Okabe and Ito's palette, whose colours are distinguishable with any colour vision."""
 
-SMALLEST = 0.05
-"""Smallest mean size in nats of the true log-ratios in the panel of movement_seen; less is lost in noise."""
+COLOURS = dict(zip(VIEWS, PALETTE, strict=True))
+
+NOISY = 1.0
+"""Scatter above which a share is not drawn, because noise is larger than the movement."""
 
 
 def draw(movement: Sequence[Row], learning: Sequence[Row], path: Path) -> None:
@@ -38,13 +40,14 @@ def _shares(panel: Any, movement: Sequence[Row], rate: float) -> None:
     marks = sorted({row["new"] for row in only(movement, **full, old=0, trained_in="float32") if row["new"]})
     for view in VIEWS:
         found = [(mark, share) for mark in marks if (share := share_of(movement, full, 0, mark, view, "problem"))]
+        found = [(mark, share) for mark, share in found if share.scatter < NOISY]
         if found:
             x, shares = zip(*found, strict=True)
             errors = [share.scatter for share in shares]
             panel.errorbar(x, [share.share for share in shares], errors, color=COLOURS[view], label=view, marker=".")
     panel.set_xscale("log", base=4)
     panel.set_xticks(marks, [str(mark) for mark in marks])
-    panel.set_ylim(-0.5, 1.5)
+    panel.set_ylim(-0.2, 1.3)
     panel.set_title(f"share of the log-ratio seen, learning rate {rate:g}", fontsize=9)
     panel.set_xlabel("updates since the first policy")
 
@@ -59,13 +62,12 @@ def _movement(panel: Any, movement: Sequence[Row]) -> None:
                 continue
             pair = {name: row[name] for name in ("lora", "learning_rate", "seed")}
             share = share_of(movement, pair, row["old"], row["new"], view, "problem")
-            true = only(movement, trajectory=row["trajectory"], old=row["old"], new=row["new"], view=TRUE.name)[0]
-            if share is not None and fmean(map(abs, true["log_ratios"])) > SMALLEST:
+            if share is not None and share.scatter < NOISY:
                 points.append((row["movement_seen"], share.share))
         if points:
             panel.scatter(*zip(*points, strict=True), color=COLOURS[view], label=view, s=16)
     panel.plot([0, 1], [0, 1], color="#999999", linewidth=1)
-    panel.set_ylim(-0.5, 1.5)
+    panel.set_ylim(-0.2, 1.3)
     panel.set_title("does movement_seen predict it? (all weights)", fontsize=9)
     panel.set_xlabel("movement_seen of the weights")
     panel.set_ylabel("share of the log-ratio seen")
@@ -73,9 +75,9 @@ def _movement(panel: Any, movement: Sequence[Row]) -> None:
 
 def _learning(panel: Any, learning: Sequence[Row]) -> None:
     arms = dict.fromkeys(row["arm"] for row in learning)
-    for arm, colour in zip(arms, ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00"), strict=False):
+    for arm, colour in zip(arms, PALETTE, strict=False):
         runs = only(learning, arm=arm)
         means = [100 * fmean(values) for values in zip(*(run["curve"] for run in runs), strict=True)]
         panel.plot(runs[0]["evaluated"], means, color=colour, label=arm, marker=".")
-    panel.set_title("demo policy, sampled pass@1 in % (mean over seeds)", fontsize=9)
+    panel.set_title("demo policy: sampled pass@1, %", fontsize=9)
     panel.set_xlabel("iteration")

@@ -71,7 +71,7 @@ def load_spec(path: Path) -> Spec:
     return spec
 
 
-def learning(out: Path = Path("runs/precision"), spec: Path = SPEC, processes: int = 1) -> None:
+def learning(out: Path = Path("runs/precision"), spec: Path = SPEC, processes: int = 1, collect: bool = False) -> None:
     """Trains the embedded policy in each precision, several seeds each, with the command line of the package.
 
     The results are the lines of OUT/learning.jsonl, which is written anew from the finished runs. The command can be
@@ -81,6 +81,7 @@ def learning(out: Path = Path("runs/precision"), spec: Path = SPEC, processes: i
         out: Folder of the results and, in learning/, of the runs with their logs.
         spec: Specification of the runs, a YAML file.
         processes: Number of runs at a time, with one thread each.
+        collect: Whether to start no run, and to write the results of those that are finished.
     """
     experiment = load_spec(spec)
     policy = out / "policy"
@@ -89,8 +90,11 @@ def learning(out: Path = Path("runs/precision"), spec: Path = SPEC, processes: i
     # Seed by seed, so that an interrupted study can be read.
     jobs = {_job(experiment, arm, policy, seed): arm for seed in experiment.seeds for arm in experiment.arms}
     runner = Runner(out / "learning", processes)
-    results = runner.run(jobs, "learning")
-    lines = [json.dumps(_row(job, jobs[job], results[job], runner.folder)) for job in jobs]
+    if collect:
+        results = {job: result for job in jobs if (result := runner.finished(job)) is not None}
+    else:
+        results = runner.run(jobs, "learning")
+    lines = [json.dumps(_row(job, jobs[job], results[job], runner.folder)) for job in results]
     (out / "learning.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     print(f"written to {out / 'learning.jsonl'}")
 

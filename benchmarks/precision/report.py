@@ -140,18 +140,19 @@ def _noise(movement: Sequence[Row], _: Sequence[Row]) -> str:
 def _kl(movement: Sequence[Row], _: Sequence[Row]) -> str:
     """KL on responses as each view computes it, in units of the true one."""
     found = only(movement, trained_in="float32")
+    views = [view for view in VIEWS if only(found, view=view)]
     keys = sorted({(row["lora"], row["learning_rate"]) for row in found})
     rows = []
     for lora, rate in keys:
         of_key = only(found, lora=lora, learning_rate=rate)
         for old, new in pairs_of(of_key):
             cells = []
-            for view in VIEWS:
+            for view in views:
                 pair = only(of_key, old=old, new=new, view=view)
                 values = [value for row in pair for value in of_kind(row, "kl", "response")]
                 cells.append(f"{fmean(values):.1e}" if values else "")
             rows.append(["LoRA" if lora else "all weights", f"{rate:g}", _title(old, new), *cells])
-    return table(["trained", "learning rate", "updates", *VIEWS], rows)
+    return table(["trained", "learning rate", "updates", *views], rows)
 
 
 def _weights(lora: bool, learning_rate: float) -> Callable[[Sequence[Row], Sequence[Row]], str]:
@@ -215,8 +216,9 @@ def _learning(_: Sequence[Row], learning: Sequence[Row]) -> str:
         rows.append(
             [
                 arm,
+                str(len(runs)),
                 f"{fmean(before):.1f}",
-                *(f"{fmean(each):.1f} ± {_spread(each):.1f}" for each in (middle, after)),
+                *(_with_spread(each) for each in (middle, after)),
                 f"{fmean(kl):.1e}",
                 f"{fmean(each['kl_coef'] for each in last):.2e}",
                 _mean(changed),
@@ -224,7 +226,18 @@ def _learning(_: Sequence[Row], learning: Sequence[Row]) -> str:
                 f"{fmean(run['cpu_seconds'] for run in runs):.0f}",
             ]
         )
-    titles = ["precision", "before", "half-way", "after", "KL", "kl_coef", "weights_changed", "movement_seen", "CPU s"]
+    titles = [
+        "precision",
+        "seeds",
+        "before",
+        "half-way",
+        "after",
+        "KL",
+        "kl_coef",
+        "weights_changed",
+        "movement_seen",
+        "CPU s",
+    ]
     return table(titles, rows)
 
 
@@ -233,8 +246,8 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{fmean(known):.2f}" if known else ""
 
 
-def _spread(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
+def _with_spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _list(values: Sequence[float]) -> str:

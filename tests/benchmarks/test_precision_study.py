@@ -212,6 +212,8 @@ def test_a_run_of_an_arm(tmp_path: Path) -> None:
         "options: {trainer.max_iterations: 1, evaluation.limit: 20, data.prompts_per_update: 6}\n"
         "arms: [{name: bf16-mixed, options: {trainer.precision: bf16-mixed}}]\n"
     )
+    learning(tmp_path / "out", spec, collect=True)
+    assert read_results(tmp_path / "out" / "learning.jsonl") == []
     learning(tmp_path / "out", spec)
     (row,) = read_results(tmp_path / "out" / "learning.jsonl")
     assert (row["arm"], row["seed"], row["learning_rate"], row["evaluated"]) == ("bf16-mixed", 3, 1e-5, [0, 1])
