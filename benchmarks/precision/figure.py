@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.precision.measures import Seen
 from benchmarks.precision.report import share_of
 from benchmarks.precision.results import Row, only
 from benchmarks.precision.views import TRUE, VIEWS
@@ -15,7 +16,10 @@ PALETTE = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#9
 COLOURS = dict(zip(VIEWS, PALETTE, strict=True))
 
 NOISY = 1.0
-"""Scatter above which a share is not drawn, because noise is larger than the movement."""
+"""Scatter from which on a share is not drawn, because noise is as large as the movement."""
+
+LIMITS = (-0.2, 1.3)
+"""Shares that the panels show."""
 
 
 def draw(movement: Sequence[Row], learning: Sequence[Row], path: Path) -> None:
@@ -35,19 +39,23 @@ def draw(movement: Sequence[Row], learning: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def _drawn(share: Seen) -> bool:
+    return share.scatter < NOISY and LIMITS[0] < share.share < LIMITS[1]
+
+
 def _shares(panel: Any, movement: Sequence[Row], rate: float) -> None:
     full: dict[str, object] = {"lora": False, "learning_rate": rate}
     marks = sorted({row["new"] for row in only(movement, **full, old=0, trained_in="float32") if row["new"]})
     for view in VIEWS:
         found = [(mark, share) for mark in marks if (share := share_of(movement, full, 0, mark, view, "problem"))]
-        found = [(mark, share) for mark, share in found if share.scatter < NOISY]
+        found = [(mark, share) for mark, share in found if _drawn(share)]
         if found:
             x, shares = zip(*found, strict=True)
             errors = [share.scatter for share in shares]
             panel.errorbar(x, [share.share for share in shares], errors, color=COLOURS[view], label=view, marker=".")
     panel.set_xscale("log", base=4)
     panel.set_xticks(marks, [str(mark) for mark in marks])
-    panel.set_ylim(-0.2, 1.3)
+    panel.set_ylim(LIMITS)
     panel.set_title(f"share of the log-ratio seen, learning rate {rate:g}", fontsize=9)
     panel.set_xlabel("updates since the first policy")
 
@@ -62,12 +70,12 @@ def _movement(panel: Any, movement: Sequence[Row]) -> None:
                 continue
             pair = {name: row[name] for name in ("lora", "learning_rate", "seed")}
             share = share_of(movement, pair, row["old"], row["new"], view, "problem")
-            if share is not None and share.scatter < NOISY:
+            if share is not None and _drawn(share):
                 points.append((row["movement_seen"], share.share))
         if points:
             panel.scatter(*zip(*points, strict=True), color=COLOURS[view], label=view, s=16)
     panel.plot([0, 1], [0, 1], color="#999999", linewidth=1)
-    panel.set_ylim(-0.2, 1.3)
+    panel.set_ylim(LIMITS)
     panel.set_title("does movement_seen predict it? (all weights)", fontsize=9)
     panel.set_xlabel("movement_seen of the weights")
     panel.set_ylabel("share of the log-ratio seen")

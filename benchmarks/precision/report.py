@@ -98,7 +98,7 @@ def _about(movement: Sequence[Row], learning: Sequence[Row]) -> str:
 
     parts = {"movement": movement, "learning": learning}
     machine = distinct(movement, "processor")
-    lines = [f"- {machine}, one thread at low priority on a busy machine; torch {distinct(movement, 'torch')}"]
+    lines = [f"- {machine}, one thread on a busy machine; torch {distinct(movement, 'torch')}"]
     lines += [
         f"- {name}: seeds {distinct(rows, 'seed')}; commits {distinct(rows, 'commit')}" for name, rows in parts.items()
     ]
