@@ -27,7 +27,7 @@ demo: install  ## train the embedded policy on arithmetic, about a minute of tra
 # Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test: install-dev  ## all tests, about fifteen minutes on two cores
+test: install-dev  ## all tests, about twenty-five minutes on two cores
 	$(PYTEST)
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
