@@ -159,20 +159,21 @@ class CLI(LightningCLI):
         trainer.config_yaml, trainer.problem_files = self._config_yaml, self._problems
 
 
-def run(command: str, arguments: list[str], files: ConfigFiles, **given: Any) -> CLI:
+def run(command: str, arguments: list[str], files: ConfigFiles, cls: type[CLI] = CLI, **given: Any) -> CLI:
     """Runs a command to its end.
 
     Args:
         command: The command, `fit` or `validate`.
         arguments: The arguments after it.
         files: The configuration files that they name.
-        **given: Further arguments of `CLI`.
+        cls: Class that runs it.
+        **given: Further arguments of the class.
 
     Raises:
         UserError: The configuration is wrong.
     """
     try:
-        return CLI(command, arguments, files, **given)
+        return cls(command, arguments, files, **given)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
 
@@ -200,10 +201,7 @@ def read_config(command: str, arguments: list[str], files: ConfigFiles) -> dict[
     Raises:
         UserError: The configuration is wrong.
     """
-    try:
-        config: dict[str, Any] = ConfigReader(command, arguments, files).config[command].as_dict()
-    except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from error
+    config: dict[str, Any] = run(command, arguments, files, ConfigReader).config[command].as_dict()
     return config
 
 

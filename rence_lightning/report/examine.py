@@ -1,9 +1,9 @@
 """The checks of `health` on the contents of a run directory."""
 
 from rence_lightning.report import health
-from rence_lightning.report.health import Check
 from rence_lightning.report.results import Results
 from rence_lightning.report.run_record import RunRecord
+from rence_lightning.report.verdict import Check
 
 
 def examine(run: RunRecord, results: Results) -> list[Check]:

@@ -1,4 +1,4 @@
-"""The verdict on a run: checks of its figures against thresholds, all of which are in this file.
+"""The checks of a run: its figures against thresholds, all of which are in this file.
 
 Each check is a pure function of figures of `metrics.csv`. It returns None where the run has no such figures. *Recent*
 figures are those of the last quarter of the iterations, at least three; their median is compared, so that a single
@@ -7,12 +7,11 @@ outlier raises nothing.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from statistics import median
 
 from rence_lightning.evaluation import Difference
 from rence_lightning.report.numbers import number, share
+from rence_lightning.report.verdict import Check, Level, check
 
 KL_WATCH, KL_WRONG = 2.0, 10.0
 """Recent KL to the policy that sampled, as a multiple of its target."""
@@ -56,50 +55,6 @@ UNGRADED_WATCH, UNGRADED_WRONG = 0.001, 0.02
 
 MOVEMENT_WATCH = 0.5
 """Recent share of the master weights' movement that the copy which computes sees."""
-
-
-class Level(IntEnum):
-    """The result of a check."""
-
-    FINE = 0
-    WATCH = 1
-    WRONG = 2
-
-
-@dataclass(frozen=True)
-class Check:
-    """One reason for the verdict.
-
-    Attributes:
-        name: Name of what was checked.
-        level: Result of the check.
-        finding: Sentence with the figures.
-        advice: What to try, empty where nothing was raised.
-    """
-
-    name: str
-    level: Level
-    finding: str
-    advice: str = ""
-
-
-def check(name: str, level: Level, finding: str, advice: str) -> Check:
-    """A check, whose advice is left out where nothing was raised."""
-    return Check(name, level, finding, advice if level else "")
-
-
-def worst(checks: Sequence[Check]) -> Level:
-    """The level of the verdict."""
-    return max((each.level for each in checks), default=Level.FINE)
-
-
-def verdict(checks: Sequence[Check]) -> str:
-    """The verdict in one sentence, with the number of checks that were raised."""
-    wrong, watch = (sum(each.level == level for each in checks) for level in (Level.WRONG, Level.WATCH))
-    if not wrong and not watch:
-        return f"Yes: all {len(checks)} checks passed."
-    parts = [f"{count} {what}" for count, what in ((wrong, "failed"), (watch, "to watch")) if count]
-    return f"{'No' if wrong else 'Mostly'}: of {len(checks)} checks, {' and '.join(parts)}."
 
 
 def recent(values: Sequence[float]) -> float:

@@ -11,11 +11,11 @@ from rence_lightning.report import charts, times
 from rence_lightning.report.dropped import account
 from rence_lightning.report.examine import examine, kl_target
 from rence_lightning.report.figures import COLOURS, Plot
-from rence_lightning.report.health import Level, verdict, worst
 from rence_lightning.report.numbers import clock, percent
 from rence_lightning.report.results import Results
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.report.samples import comparisons, groups_of_each_outcome, same_prompt
+from rence_lightning.report.verdict import Level, verdict, worst
 
 REPORT = "report.html"
 LONGEST_TEXT = 6_000

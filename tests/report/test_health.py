@@ -7,8 +7,9 @@ import pytest
 
 from rence_lightning.evaluation import Difference
 from rence_lightning.report import health
-from rence_lightning.report.health import Check, Level, recent, verdict, worst
+from rence_lightning.report.health import recent
 from rence_lightning.report.numbers import share
+from rence_lightning.report.verdict import Check, Level, verdict, worst
 
 FINE, WATCH, WRONG = Level
 
