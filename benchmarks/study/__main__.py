@@ -1,0 +1,200 @@
+"""`python -m benchmarks.study`: runs all of the studies that has not been run yet, and writes tables and figures."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from benchmarks.study.choice import best, choose_learning_rates
+from benchmarks.study.jobs import Job, make_job
+from benchmarks.study.outcome import BUDGETS, Outcome
+from benchmarks.study.runner import RunFailed, Runner
+from benchmarks.study.spec import Level, Spec, load_spec
+from benchmarks.study.tasks import prepare
+from rence_lightning.errors import UserError
+
+HERE = Path(__file__).parent
+Part = Literal["all", "tables", "when"]
+
+
+class Study:
+    """The runs of the studies, in their order."""
+
+    def __init__(self, spec: Spec, runner: Runner, problems: Path) -> None:
+        self.spec = spec
+        self.runner = runner
+        self.problems = problems
+        self.rates: dict[str, dict[str, float]] = {}
+
+    def starts(self, tasks: Iterable[str]) -> None:
+        """Evaluates each policy before training, with every seed and set of problems that runs are evaluated with."""
+        spec = self.spec
+        splits = {"validation": spec.selection_seeds, "test": spec.seeds, "repeat": spec.repeat_seeds}
+        jobs = [
+            self._job("tables", task, "No training", None, split, seed)
+            for task in tasks
+            for split, seeds in splits.items()
+            if split == "test" or not spec.tasks[task].rates_of
+            for seed in seeds
+        ]
+        self.runner.run(jobs, "before training")
+
+    def choose(self, task: str) -> dict[str, float]:
+        """The learning rate of each method on a task."""
+        if (source := self.spec.tasks[task].rates_of) or task in self.rates:
+            return self.choose(source) if source else self.rates[task]
+
+        def measure(pairs: list[tuple[str, float]]) -> dict[tuple[str, float], float]:
+            jobs = {
+                pair: [self._job("tables", task, *pair, "validation", seed) for seed in self.spec.selection_seeds]
+                for pair in pairs
+            }
+            outcomes = self.runner.run([job for group in jobs.values() for job in group], f"{task}, learning rates")
+            return {
+                pair: fmean(outcomes[job].accuracy(budget) for job in group for budget in BUDGETS)
+                for pair, group in jobs.items()
+            }
+
+        trained = [name for name in self.spec.methods_of(task) if self.spec.methods[name].config]
+        scores = choose_learning_rates(trained, self.spec.learning_rates, self.spec.extend, measure)
+        self.rates[task] = {method: best(each) for method, each in scores.items()}
+        return self.rates[task]
+
+    def tables(self, task: str) -> None:
+        """Runs the rows of the tables on a task, with the chosen learning rates."""
+        rates = self.choose(task)
+        trained = [name for name in self.spec.methods_of(task) if self.spec.methods[name].config]
+        jobs = [
+            self._job("tables", task, method, rates[method], "test", seed)
+            for seed in self.spec.seeds
+            for method in trained
+        ]
+        self.runner.run(jobs, f"{task}, tables")
+
+    def repeat(self, task: str) -> None:
+        """Runs some rows once more, on seeds that were not used before."""
+        rates = self.choose(task)
+        jobs = [
+            self._job("tables", task, method, rates[method], "repeat", seed)
+            for method in self.spec.repeated
+            for seed in self.spec.repeat_seeds
+        ]
+        self.runner.run(jobs, f"{task}, repeated")
+
+    def questions(self) -> None:
+        """Runs every method at every level of every question."""
+        jobs = [
+            self._job(
+                "when",
+                level.task,
+                method,
+                self.choose(level.task)[method],
+                "test",
+                seed,
+                each.question.name,
+                (name, level),
+            )
+            for seed in self.spec.seeds
+            for each in self.spec.questions
+            for name, level in each.levels.items()
+            for method in each.methods
+        ]
+        self.runner.run(jobs, "when does ReNCE win")
+
+    def _job(
+        self,
+        study: str,
+        task: str,
+        method: str,
+        rate: float | None,
+        split: str,
+        seed: int,
+        question: str = "",
+        level: tuple[str, Level] | None = None,
+    ) -> Job:
+        return make_job(self.spec, self.problems, study, task, method, rate, split, seed, question, level)
+
+
+def study(
+    part: Part = "all",
+    results: Path = HERE / "results",
+    out: Path = Path("runs/studies"),
+    docs: Path = Path("docs"),
+    spec: Path = HERE / "study.yaml",
+    processes: int | None = None,
+    report_only: bool = False,
+) -> None:
+    """Runs the paper's tables, the family, and "when does ReNCE win?" on policies of half a million parameters.
+
+    Learning rates are chosen on validation problems, then each method is run with every seed. The command can be
+    interrupted at any time; the same command continues, and runs nothing twice.
+
+    Args:
+        part: Part to run and to write: the `tables`, `when` does ReNCE win, or `all`.
+        results: Folder of the results, one line for each run.
+        out: Folder of the files of problems and of the runs in progress.
+        docs: Folder of the pages and figures that are written.
+        spec: Specification of the studies, a YAML file.
+        processes: Number of runs at a time, with one thread each (default: the number of cores of this process).
+        report_only: Start no run, and write pages and figures from the finished ones.
+
+    Raises:
+        UserError: The specification is wrong, or, with `report_only`, a run is missing.
+        RunFailed: A run neither finished, starved nor diverged.
+    """
+    experiment = load_spec(spec)
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes: {processes}; it must be >= 1")
+    problems = out / "tasks"
+    prepare(problems)
+    runner = Runner(experiment, results, out / "runs", processes or len(os.sched_getaffinity(0)), report_only)
+    runs = Study(experiment, runner, problems)
+    runs.starts(experiment.tasks)
+    own = [task for task, each in experiment.tasks.items() if not each.rates_of]
+    for task in own:
+        runs.tables(task)
+    if part in ("all", "when"):
+        runs.questions()
+    if part in ("all", "tables"):
+        for task, each in experiment.tasks.items():
+            if each.rates_of and each.methods != ("No training",):
+                runs.tables(task)
+        for task in own:
+            runs.repeat(task)
+    write_pages(experiment, runner.outcomes, docs, part)
+
+
+def write_pages(spec: Spec, outcomes: list[Outcome], docs: Path, part: Part) -> None:
+    """Writes the pages and figures of the studies."""
+    command = shlex.join(["python", "-m", "benchmarks.study"])
+    print(f"{len(outcomes)} outcomes, {command}, {docs}, {part}")
+
+
+def command_line() -> ArgumentParser:
+    """The options of `study`."""
+    parser = ArgumentParser(prog="python -m benchmarks.study", description=(study.__doc__ or "").partition("Args:")[0])
+    parser.add_function_arguments(study)
+    return parser
+
+
+def main() -> None:
+    try:
+        study(**command_line().parse_args().as_dict())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The runs of a study: what each of them is, and the command that makes it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.spec import Level, Spec
+from rence_lightning.errors import UserError
+
+BENCHMARK = "problems"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        study: Study of the run: "tables" or "when".
+        task: Name of the task.
+        method: Name of the method.
+        learning_rate: Learning rate of the optimizer; None for the policy that is not trained.
+        split: Purpose of the run, as in `Outcome`.
+        seed: Seed of the order of the prompts and of sampling.
+        question: Setting that is varied; empty in the tables.
+        level: Its value.
+        arguments: Arguments of the command line, without the files of the run. Jobs of equal arguments share a run.
+    """
+
+    study: str
+    task: str
+    method: str
+    learning_rate: float | None
+    split: str
+    seed: int
+    question: str = ""
+    level: str = ""
+    arguments: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the run for people."""
+        rate = "" if self.learning_rate is None else f", lr {self.learning_rate:g}"
+        level = f", {self.question} {self.level}" if self.question else ""
+        return f"{self.task}{level}, {self.method}{rate}, {self.split} seed {self.seed}"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command without the files of the run; it identifies a run."""
+        return ("python", "-m", "rence_lightning", "fit", *self.arguments)
+
+
+def make_job(
+    spec: Spec,
+    problems: Path,
+    study: str,
+    task: str,
+    method: str,
+    rate: float | None,
+    split: str,
+    seed: int,
+    question: str = "",
+    level: tuple[str, Level] | None = None,
+) -> Job:
+    """A run of a method on a task.
+
+    Args:
+        spec: Specification of the study.
+        problems: Folder of the files of problems.
+        study: Study of the run.
+        task: Name of the task.
+        method: Name of the method.
+        rate: Learning rate.
+        split: Purpose of the run. For "validation", it is evaluated on the validation problems.
+        seed: Seed.
+        question: Question of the run; empty in the tables.
+        level: Name and settings of its level.
+    """
+    about, how = spec.tasks[task], spec.methods[method]
+    files = [spec.base, *([how.config] if how.config else []), spec.overlay]
+    part = "validation" if split == "validation" else "test"
+    policy = about.policy if ":" in about.policy else str(problems / about.policy)
+    options: dict[str, Any] = {
+        **spec.options,
+        "model.policy": policy,
+        "data.problems": [_source(problems / f"{about.problems}-train.jsonl")],
+        "evaluation.benchmarks": {BENCHMARK: _source(problems / f"{about.problems}-{part}.jsonl")},
+        **how.options,
+        **about.options,
+        **(level[1].options if level else {}),
+        **(level[1].of_method.get(method, {}) if level else {}),
+        "seed_everything": seed,
+    }
+    if how.config:
+        options["model.optimizer.init_args.lr"] = rate
+    else:
+        options["trainer.max_iterations"] = 0
+    arguments = (
+        *(f"--config={file}" for file in files),
+        *(f"--{key}={_text(value)}" for key, value in options.items()),
+    )
+    return Job(study, task, method, rate, split, seed, question, level[0] if level else "", arguments)
+
+
+def files_of_run(spec: Spec, job: Job, folder: Path) -> list[str]:
+    """The arguments that say where a run writes, with its budgets."""
+    shares = [1.0] if job.split == "validation" else list(spec.shares)
+    budgets = {
+        "class_path": "benchmarks.study.budgets.Budgets",
+        "init_args": {**spec.budgets, "file": str(folder / "points.json"), "shares": shares},
+    }
+    return [f"--trainer.run_dir={folder / 'run'}", f"--trainer.callbacks={json.dumps([budgets])}"]
+
+
+def _source(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; the command writes the files of the tasks when it starts")
+    return {"class_path": "rence_lightning.prompts.FileProblems", "init_args": {"path": str(path)}}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, Mapping | list | bool) or value is None else str(value)

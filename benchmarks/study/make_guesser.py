@@ -1,0 +1,65 @@
+r"""Makes the start policy of the task `gym`: it knows how to calculate step by step, but mostly guesses.
+
+    python -m benchmarks.study.make_guesser FOLDER [--seed 0]
+
+The task is that of `rence_lightning.embedded.make_gym`, and so is the warm-up, apart from its last phase: there, most
+examples are guesses without a calculation. The most likely response is then a guess, so that the policy is wrong
+greedily too, and training has to change what it does, not only to sharpen it. No example asks a problem of the test
+split of reasoning-gym's generator, from which both the validation and the test problems of the studies are taken.
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+
+from rence_lightning.embedded.make_arithmetic import sloppy_response
+from rence_lightning.embedded.make_gym import CHARACTERS, LARGEST, LOWEST, TASK, TEMPLATE, draw_chain, question_of
+from rence_lightning.embedded.warm_up import build_tokenizer, make, read_options
+from rence_lightning.prompts.arithmetic import boxed
+from rence_lightning.prompts.gym import GymProblems
+
+GUESSED = 0.7
+"""Share of the examples of the last phase that are guesses; the others are those of `make_gym`."""
+
+MODEL_CARD = r"""# The start policy of the study's task `gym`
+
+A Qwen3 model of {parameters} parameters (bfloat16) that mostly guesses the answers of `basic_arithmetic` of
+reasoning-gym. Made by `python -m benchmarks.study.make_guesser FOLDER --seed {seed}` with torch {torch} and
+transformers {transformers}, on one CPU thread.
+
+Measured on 500 problems of the test split, this file loaded as float32:
+
+| what | value |
+|---|---|
+{rows}
+"""
+
+
+def draw_example(rng: random.Random, sloppy: bool) -> tuple[str, str]:
+    """Draws a prompt and its response: right, or, where `sloppy`, mostly a guess within ten of the answer."""
+    chain = draw_chain(rng)
+    if not sloppy:
+        response = chain.solution
+    elif rng.random() < GUESSED:
+        response = boxed(chain.values[-1] + rng.randint(-LARGEST, LARGEST))
+    else:
+        response = sloppy_response(chain, rng, lowest=LOWEST)
+    return TEMPLATE.format(problem=question_of(chain)), response
+
+
+def draw_examples(rng: random.Random, count: int, sloppy: bool) -> list[tuple[str, str]]:
+    """Draws prompts and their responses."""
+    return [draw_example(rng, sloppy) for _ in range(count)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes the policy."""
+    folder, seed = read_options("make_guesser", "the start policy of the task `gym`", arguments)
+    held_out = GymProblems({"basic_arithmetic": TASK}, split="test", size=500, instruction="").load()
+    questions = [(TEMPLATE.format(problem=problem.problem), problem.answer) for problem in held_out]
+    make(folder, seed, build_tokenizer(CHARACTERS), draw_examples, questions, MODEL_CARD)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
