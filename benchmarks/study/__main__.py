@@ -15,7 +15,7 @@ from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import BUDGETS, Outcome
 from benchmarks.study.runner import RunFailed, Runner
 from benchmarks.study.spec import Level, Spec, load_spec
-from benchmarks.study.tasks import prepare
+from benchmarks.study.tasks import prepare, prepare_pools
 from rence_lightning.errors import UserError
 
 HERE = Path(__file__).parent
@@ -154,13 +154,16 @@ def study(
     prepare(problems)
     runner = Runner(experiment, results, out / "runs", processes or len(os.sched_getaffinity(0)), report_only)
     runs = Study(experiment, runner, problems)
-    runs.starts(experiment.tasks)
     own = [task for task, each in experiment.tasks.items() if not each.rates_of]
+    runs.starts(own)
     for task in own:
         runs.tables(task)
     if part in ("all", "when"):
+        prepare_pools(problems)
+        runs.starts(task for task, each in experiment.tasks.items() if each.rates_of)
         runs.questions()
     if part in ("all", "tables"):
+        runs.starts(task for task, each in experiment.tasks.items() if each.rates_of and each.problems == "chains")
         for task, each in experiment.tasks.items():
             if each.rates_of and each.methods != ("No training",):
                 runs.tables(task)

@@ -168,9 +168,9 @@ class Runner:
     def start_of(self, job: Job) -> float:
         """The accuracy before training with the seed and the problems of a job, which is run before."""
         for each in self.outcomes:
-            if not each.trained and (each.task, each.seed) == (job.task, job.seed):
-                if (each.split == "validation") == (job.split == "validation"):
-                    return each.start
+            same_problems = (each.split == "validation") == (job.split == "validation")
+            if not each.trained and same_problems and (each.task, each.seed) == (job.task, job.seed):
+                return each.start
         raise RunFailed(f"{job.name}: the policy before training was not evaluated with this seed")
 
     def _wait(self, arguments: Sequence[str], folder: Path) -> None:
