@@ -3,10 +3,9 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 from jsonargparse import ArgumentParser
 
@@ -15,11 +14,10 @@ from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import BUDGETS, Outcome
 from benchmarks.study.runner import RunFailed, Runner
 from benchmarks.study.spec import Level, Spec, load_spec
-from benchmarks.study.tasks import prepare, prepare_pools
+from benchmarks.study.tasks import POOLS, prepare, prepare_pools
 from rence_lightning.errors import UserError
 
 HERE = Path(__file__).parent
-Part = Literal["all", "tables", "when"]
 
 
 class Study:
@@ -86,25 +84,20 @@ class Study:
         ]
         self.runner.run(jobs, f"{task}, repeated")
 
-    def questions(self) -> None:
-        """Runs every method at every level of every question."""
+    def questions(self, tasks: Collection[str]) -> None:
+        """Runs every method at every level of every question that is asked on one of these tasks."""
         jobs = [
             self._job(
-                "when",
-                level.task,
-                method,
-                self.choose(level.task)[method],
-                "test",
-                seed,
-                each.question.name,
-                (name, level),
+                *("when", level.task, method, self.choose(level.task)[method], "test", seed),
+                *(each.question.name, (name, level)),
             )
             for seed in self.spec.seeds
             for each in self.spec.questions
             for name, level in each.levels.items()
+            if level.task in tasks
             for method in each.methods
         ]
-        self.runner.run(jobs, "when does ReNCE win")
+        self.runner.run(jobs, f"{next(iter(tasks))}, when does ReNCE win")
 
     def _job(
         self,
@@ -121,7 +114,6 @@ class Study:
 
 
 def study(
-    part: Part = "all",
     results: Path = HERE / "results",
     out: Path = Path("runs/studies"),
     docs: Path = Path("docs"),
@@ -135,7 +127,6 @@ def study(
     interrupted at any time; the same command continues, and runs nothing twice.
 
     Args:
-        part: Part to run and to write: the `tables`, `when` does ReNCE win, or `all`.
         results: Folder of the results, one line for each run.
         out: Folder of the files of problems and of the runs in progress.
         docs: Folder of the pages and figures that are written.
@@ -154,28 +145,24 @@ def study(
     prepare(problems)
     runner = Runner(experiment, results, out / "runs", processes or len(os.sched_getaffinity(0)), report_only)
     runs = Study(experiment, runner, problems)
-    own = [task for task, each in experiment.tasks.items() if not each.rates_of]
-    runs.starts(own)
-    for task in own:
-        runs.tables(task)
-    if part in ("all", "when"):
-        prepare_pools(problems)
-        runs.starts(task for task, each in experiment.tasks.items() if each.rates_of)
-        runs.questions()
-    if part in ("all", "tables"):
-        runs.starts(task for task, each in experiment.tasks.items() if each.rates_of and each.problems == "chains")
-        for task, each in experiment.tasks.items():
-            if each.rates_of and each.methods != ("No training",):
-                runs.tables(task)
-        for task in own:
-            runs.repeat(task)
-    write_pages(experiment, runner.outcomes, docs, part)
+    for task, each in experiment.tasks.items():
+        if each.rates_of:
+            continue
+        related = [task, *(name for name, other in experiment.tasks.items() if other.rates_of == task)]
+        if POOLS.keys() & {experiment.tasks[name].problems for name in related}:
+            prepare_pools(problems)
+        runs.starts(related)
+        for name in related:
+            runs.tables(name)
+        runs.questions(related)
+        runs.repeat(task)
+    write_pages(experiment, runner.outcomes, docs)
 
 
-def write_pages(spec: Spec, outcomes: list[Outcome], docs: Path, part: Part) -> None:
+def write_pages(spec: Spec, outcomes: list[Outcome], docs: Path) -> None:
     """Writes the pages and figures of the studies."""
     command = shlex.join(["python", "-m", "benchmarks.study"])
-    print(f"{len(outcomes)} outcomes, {command}, {docs}, {part}")
+    print(f"{len(outcomes)} outcomes, {command}, {docs}")
 
 
 def command_line() -> ArgumentParser:
