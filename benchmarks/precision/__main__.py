@@ -7,7 +7,7 @@ from jsonargparse import CLI
 from benchmarks.precision.learning import learning
 from benchmarks.precision.movement import movement
 from benchmarks.precision.report import report
-from benchmarks.small_tables.runs import RunFailed
+from benchmarks.study.runner import RunFailed
 from rence_lightning.errors import UserError
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.precision.runs import Job, Method, Result, Runner
 from benchmarks.precision.trajectory import rounded_policy
-from benchmarks.small_tables.runs import Job, Result, Runner
-from benchmarks.small_tables.spec import Method
 from rence_lightning.errors import UserError
 from rence_lightning.policy import export_policy
 

@@ -16,7 +16,7 @@ from benchmarks.precision.results import Results, Row
 from benchmarks.precision.texts import Text, measured_texts, packed, read_problems, training_rows
 from benchmarks.precision.trajectory import AUTOCAST, Masters, Trajectory, rounded_policy
 from benchmarks.precision.views import TRUE, VIEWS, View, Viewer
-from benchmarks.small_tables.runs import commit
+from benchmarks.study.runner import commit
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy
 

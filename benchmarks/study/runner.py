@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import blake2b
 from multiprocessing.context import ForkServerProcess
@@ -39,9 +39,18 @@ class Runner:
         folder: Folder of the runs in progress and of those that failed.
         processes: Number of runs at a time, with one thread each.
         read_only: Whether no run is started.
+        work: What a process does, given the arguments of a run and its folder.
     """
 
-    def __init__(self, spec: Spec, results: Path, folder: Path, processes: int, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        results: Path,
+        folder: Path,
+        processes: int,
+        read_only: bool = False,
+        work: Callable[[list[str], str], None] = worker.run,
+    ) -> None:
         self.spec = spec
         self.results = results
         self.folder = folder
@@ -50,6 +59,7 @@ class Runner:
         # The process that imports the packages for all runs does not search the current folder by itself.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
         os.environ["OMP_NUM_THREADS"] = "1"
+        self.work = work
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([worker.__name__])
         self._alive: set[ForkServerProcess] = set()
@@ -177,7 +187,7 @@ class Runner:
         with self._lock:
             if self._stopped:
                 raise RunFailed("interrupted")
-            process = self._context.Process(target=worker.run, args=(list(arguments), str(folder)))
+            process = self._context.Process(target=self.work, args=(list(arguments), str(folder)))
             process.start()
             self._alive.add(process)
         process.join()

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from command_line import CONF, ROOT, printed_config
 
+from benchmarks.study.spec import load_spec
 from rence_lightning.cli.main import main
 from rence_lightning.policy import load_policy
 
 ROWS = sorted(file.stem for file in (CONF / "paper").glob("*.yaml"))
-TABLES = yaml.safe_load((ROOT / "benchmarks" / "small_tables" / "tables.yaml").read_text())
-OPTIONS: dict[str, dict[str, Any]] = {
-    Path(row["config"]).stem: row.get("options", {}) for table in TABLES["tables"] for row in table["rows"]
+STUDY = load_spec(ROOT / "benchmarks" / "study" / "study.yaml")
+STUDIED = {
+    Path(method.config).stem: dict(method.options)
+    for method in STUDY.methods.values()
+    if method.config.startswith("conf/paper")
 }
 
 NO_KL = {"model.trust_region.kl_coef": 0.0, "adaptive_kl.enabled": False}
@@ -104,8 +106,15 @@ def test_a_row_changes_what_the_paper_says_and_nothing_else(row: str, capfd: pyt
     assert changed == DIFFERENCES[row]
 
 
-def test_every_row_of_the_tables_has_its_file_and_every_file_its_row() -> None:
-    assert ROWS == sorted(DIFFERENCES) == sorted(OPTIONS)
+def test_every_row_is_a_method_of_the_study_or_the_same_as_one() -> None:
+    assert sorted(DIFFERENCES) == ROWS
+    assert STUDIED.keys() <= set(ROWS)
+    assert all(same_method(row) for row in ROWS if row != "table1_no_training")
+
+
+def same_method(row: str) -> str:
+    """The row of the study that has the settings of a row."""
+    return next((other for other in STUDIED if DIFFERENCES[other] == DIFFERENCES[row]), "")
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -116,7 +125,7 @@ def test_a_row_runs_at_small_scale(row: str, tmp_path: Path) -> None:
         [
             "validate" if row == "table1_no_training" else "fit",
             *(f"--config={CONF / 'rence.yaml'}", row_file(row), f"--config={CONF / 'small' / 'arithmetic.yaml'}"),
-            *(f"--{key}={value}" for key, value in OPTIONS[row].items()),
+            *(f"--{key}={value}" for key, value in STUDIED.get(same_method(row), {}).items()),
             *("--data.prompts_per_iteration=4", "--data.prompts_per_update=2", "--data.prompts_per_draw=8"),
             *("--trainer.max_iterations=1", "--evaluation.limit=4", "--evaluation.repeats=1"),
             f"--trainer.run_dir={run}",

@@ -17,14 +17,25 @@ from statistics import fmean
 from threading import Lock
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from benchmarks.small_tables.spec import Method
+from benchmarks.study.runner import STARVED_OR_DIVERGED, RunFailed, commit, progress_bars
 from rence_lightning.errors import UserError
 
-STARVED_OR_DIVERGED = 1
-"""Exit code of a run that starved or whose loss or gradient was not finite; both count as results."""
+
+@dataclass(frozen=True)
+class Method:
+    """What is run: a configuration.
+
+    Attributes:
+        name: Name in tables.
+        key: Name of its folder.
+        arguments: Command-line arguments, without learning rate, seed and run directory.
+        trained: Whether it is trained; otherwise it is only evaluated.
+    """
+
+    name: str
+    key: str
+    arguments: tuple[str, ...]
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -92,10 +103,6 @@ class Result:
     commit: str = ""
 
 
-class RunFailed(Exception):
-    """A run ended without a result."""
-
-
 class Runner:
     """Executes jobs, `processes` at a time, in `folder`; with `read_only` it only reads the existing results."""
 
@@ -122,7 +129,7 @@ class Runner:
                 f"{title}: {len(missing)} of {len(jobs)} runs are not finished in {self.folder} (the first: "
                 f"{missing[0]}); omit --report-only to run them"
             )
-        bars = _progress_bars()
+        bars = progress_bars()
         under_way: dict[Job, None] = {}
 
         def execute(job: Job) -> Result:
@@ -222,18 +229,6 @@ class Runner:
                 os.kill(pid, number)
 
 
-def _progress_bars() -> Progress:
-    """Progress bars, hidden without a terminal; text printed on their console is shown in any case."""
-    console = Console(highlight=False, soft_wrap=True)
-    return Progress(
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TimeRemainingColumn()),
-        console=console,
-        disable=not console.is_terminal,
-        speed_estimate_period=3600,  # seconds; within rich's default of 30, no run ends and no estimate is possible
-    )
-
-
 def read_run(folder: Path, trained: bool) -> dict[str, Any]:
     """Accuracy, learning curve, responses and updates of a run, read from its files."""
     run = folder / ("run" if trained else "run-validate")
@@ -253,13 +248,3 @@ def read_run(folder: Path, trained: bool) -> dict[str, Any]:
         "responses": int(max(sampled.values())),
         "updates": updates,
     }
-
-
-def commit() -> str:
-    """The commit of the working directory, and whether there are uncommitted changes."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + (" and uncommitted changes" if changes.stdout.strip() else "")
