@@ -3,8 +3,9 @@
 The interval is that of the studentized bootstrap (Efron and Tibshirani 1993, section 12.5): resamples are compared by
 their distance from the mean in units of their own standard error. Among five values, the percentile bootstrap covers
 the mean in 79 to 84% of samples instead of 95%, Hesterberg's expanded percentiles (2015) in 87 to 92%, and the
-studentized one in 93 to 95% (normal, gamma and exponential values); it is wider by as much. Few values have so few
-distinct resamples that all of them are used with their probabilities, so the interval has no random part.
+studentized one in 93 to 95% (normal, gamma and exponential values); it is wider by as much. Values with a longer tail
+are covered less often, lognormal(0, 1) ones in 89%. Few values have so few distinct resamples that all of them are used
+with their probabilities, so the interval has no random part.
 """
 
 import math
@@ -103,7 +104,8 @@ def _studentized_quantiles(sample: Floats) -> tuple[float, float]:
         tail = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
         return -tail, tail
     errors = np.where(constant, 1, np.sqrt(variances / count))
-    distances = np.where(constant, np.sign(means) * np.inf, means / errors)
+    apart = np.abs(means) > 1e-6 * sample.std()  # a constant resample may be of a value that is the mean
+    distances = np.where(constant, np.where(apart, np.copysign(np.inf, means), 0), means / errors)
     return _low_quantile(distances, weights), -_low_quantile(-distances, weights)
 
 

@@ -44,7 +44,15 @@ def test_five_values_cover_the_mean_where_the_percentile_bootstrap_does_not(
     resamples = np.array(list(itertools.product(range(5), repeat=5)))
     ends = [np.percentile(sample[resamples].mean(1), [2.5, 97.5]) for sample in samples[:500]]
     percentile = np.mean([low <= mean <= high for low, high in ends])
+    # Ours covers 93 to 95% in the long run; 2,000 samples have a standard error of 0.6%, and 500 one of 1.7%.
     assert ours >= 0.92 and percentile <= 0.87
+
+
+def test_a_resample_of_the_mean_alone_is_at_distance_0() -> None:
+    values = [-3.0, -1.0, 0.0, 1.0, 3.0]
+    with np.errstate(all="raise"):
+        found = mean_interval(values)
+    assert (found.low, found.high) == pytest.approx((-found.high, -found.low)) and found.sign == 0
 
 
 def test_few_and_many_values_have_the_interval_of_student() -> None:

@@ -1,0 +1,264 @@
+"""The page of the paper's tables and the family at small scale."""
+
+import textwrap
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.machine import describe
+from benchmarks.markdown import save, table
+from benchmarks.study.facts import REFERENCE, Table
+from benchmarks.study.outcome import BUDGETS, Outcome
+from benchmarks.study.rows import Rows
+from benchmarks.study.spec import Spec
+from benchmarks.study.statistics import Interval, mean_interval
+from benchmarks.study.tables_figures import compared, draw_curves, draw_differences, trained_rows
+
+NAME = "small_tables"
+
+
+def write(outcomes: list[Outcome], spec: Spec, docs: Path) -> None:
+    """Writes `small_tables.md` and its figures, `small_tables_*.png`, from the finished runs of the study "tables".
+
+    Args:
+        outcomes: Finished runs of all studies.
+        spec: Specification of the study.
+        docs: Folder of the page, which is created.
+    """
+    docs.mkdir(parents=True, exist_ok=True)
+    rows = Rows(spec, outcomes)
+    parts = [_head(rows)]
+    if rows.tasks:
+        draw_differences(rows, docs / f"{NAME}_differences.png")
+        parts += [_answer(rows)]
+    for task in rows.tasks:
+        draw_curves(rows, task, docs / f"{NAME}_{task}.png")
+        parts += [_task(rows, task)]
+    parts += [_choice(rows), _repeat(rows), _paper(spec), _facts(rows, outcomes)]
+    save("\n\n".join(part for part in parts if part), docs / f"{NAME}.md")
+
+
+def _head(rows: Rows) -> str:
+    unfinished = [
+        f"{task} ({method}: {done} of {len(rows.spec.seeds)})"
+        for task in rows.spec.tasks
+        if REFERENCE in rows.spec.methods_of(task)
+        for method in rows.spec.methods_of(task)
+        if (done := len(rows.of(task, method))) < len(rows.spec.seeds)
+    ]
+    warning = f"**The study is not finished: {len(unfinished)} rows lack seeds.**\n\n" if unfinished else ""
+    return (
+        "# The paper's tables and the family at small scale\n\n"
+        f"{warning}Every row of the paper's Tables 1 to 4, and the other objectives of the family, on policies of half "
+        "a million parameters, compared at equal numbers of sampled responses and at equal numbers of updates. It says "
+        "how the methods behave here. It says little about Qwen3-4B on mathematics: the order is this scale's, not the "
+        "paper's."
+    )
+
+
+def _answer(rows: Rows) -> str:
+    found = {(task, budget): _sides(rows, task, budget) for task in rows.tasks for budget in BUDGETS}
+    count = sum(len(compared(rows, task)) for task in rows.tasks) * len(BUDGETS)
+    apart = sum(len(side) for sides in found.values() for side in sides)
+    lines = []
+    for (task, budget), (above, below) in found.items():
+        total = len(compared(rows, task))
+        lines.append(
+            f"- {rows.spec.tasks[task].title}, at {_size(rows, budget)}: of {total} methods, {_listed(above, 'above')}; "
+            f"{_listed(below, 'below')}; {total - len(above) - len(below)} cannot be told from it."
+        )
+    return (
+        f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. Where "
+        f"there is no difference, one interval in twenty excludes 0 by chance: here {count / 20:.0f} of {count}.\n\n"
+        + "\n".join(lines)
+        + f"\n\n![differences to {REFERENCE} at both budgets]({NAME}_differences.png)\n\n"
+        f"Paired difference to {REFERENCE} over equal seeds in percentage points of pass@1, with its 95% interval: blue "
+        "above 0, red below, grey where it includes 0. An arrow is a mean beyond the axis."
+    )
+
+
+def _sides(rows: Rows, task: str, budget: str) -> tuple[list[str], list[str]]:
+    """The methods whose interval is above 0, and those whose interval is below, largest differences first."""
+    found = {name: each for name in compared(rows, task) if (each := rows.difference(task, name, budget))}
+    order = sorted(found, key=lambda name: -abs(found[name].mean))
+    above, below = ([f"{name} ({found[name].mean:+.1f})" for name in order if found[name].sign == s] for s in (1, -1))
+    return above, below
+
+
+def _listed(names: list[str], side: str) -> str:
+    return f"{len(names)} {side} {REFERENCE}" + (f": {', '.join(names)}" if names else "")
+
+
+def _task(rows: Rows, task: str) -> str:
+    about = rows.spec.tasks[task]
+    sentence = about.about[0].upper() + about.about[1:]
+    rates = f" Learning rates are those of `{about.rates_of}`." if about.rates_of else ""
+    parts = [f"## {about.title}\n\n{sentence}.{rates}"]
+    parts += [text for each in rows.spec.tables if (text := _comparison(rows, task, each))]
+    parts.append(
+        f"![learning curves, {about.title}]({NAME}_{task}.png)\n\nSampled pass@1 before training and where "
+        f"{' and '.join(f'{share:.0%}' for share in rows.spec.shares)} of a budget are spent: mean over seeds and its "
+        "95% interval."
+    )
+    parts.append(_costs(rows, task))
+    return "\n\n".join(parts)
+
+
+def _comparison(rows: Rows, task: str, each: Table) -> str:
+    """A table of the paper on a task; empty if fewer than two of its rows are trained there."""
+    if len(trained_rows(rows, task, each)) < 2:
+        return ""
+    titles = ["method"]
+    for budget in BUDGETS:
+        titles += [f"pass@1 at {_size(rows, budget)}, %", f"above {REFERENCE}"]
+    lines = []
+    for row in each.rows:
+        if row.method not in rows.spec.methods_of(task):
+            continue
+        cells = [row.label + _marks(rows, task, row.method)]
+        for budget in BUDGETS:
+            difference = rows.difference(task, row.method, budget)
+            text = _interval(difference, "+.1f")
+            cells += [
+                _interval(rows.mean(task, row.method, budget), ".1f"),
+                f"**{text}**" if difference and difference.sign else text,
+            ]
+        lines.append(cells)
+    return f"### {each.title}\n\n{table(titles, lines)}"
+
+
+def _marks(rows: Rows, task: str, method: str) -> str:
+    """How many seeds a row has, if some are missing, and how many of its runs ended early."""
+    runs, wanted, early = len(rows.of(task, method)), len(rows.spec.seeds), len(rows.ended_early(task, method))
+    marks = [f"{runs} of {wanted} seeds"] * (runs < wanted) + [f"{early} ended early"] * bool(early)
+    return f" ({', '.join(marks)})" if marks else ""
+
+
+def _costs(rows: Rows, task: str) -> str:
+    titles = ["method", "learning rate"]
+    for budget in BUDGETS:
+        titles += [f"responses at {_size(rows, budget)}", "updates", "CPU s"]
+    lines, notes = [], []
+    for method in rows.trained(task):
+        runs, rate = list(rows.of(task, method).values()), rows.rate(task, method)
+        if not runs or rate is None:
+            continue
+        cells = [method, f"{rate:g}"]
+        for budget in BUDGETS:
+            points = [run.at[budget] for run in runs]
+            cells += [
+                f"{fmean(point.responses for point in points):,.0f}",
+                f"{fmean(point.updates for point in points):.0f}",
+                f"{fmean(point.cpu_seconds for point in points):.0f}",
+            ]
+        lines.append(cells)
+        if errors := rows.ended_early(task, method):
+            message = textwrap.shorten(errors[0].replace("|", "/"), 140, placeholder=" ...")
+            notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{message}`")
+    text = (
+        "### Costs\n\nMeans over seeds, where each budget is spent. CPU seconds are those of training, without "
+        f"evaluations.\n\n{table(titles, lines)}"
+    )
+    return "\n\n".join([text, "\n".join(notes)]) if notes else text
+
+
+def _choice(rows: Rows) -> str:
+    parts = []
+    for task, about in rows.spec.tasks.items():
+        scores = {name: rows.scores(task, name) for name in rows.trained(task) if rows.scores(task, name)}
+        if not scores or about.rates_of:
+            continue
+        rates = sorted({rate for each in scores.values() for rate in each})
+        lines = []
+        for method, each in scores.items():
+            cells = [method]
+            for rate in rates:
+                early = any(run.error for run in rows.selection(task, method).get(rate, ()))
+                value = f"{each[rate]:.1f}{'†' * early}" if rate in each else ""
+                cells.append(f"**{value}**" if rate == rows.rate(task, method) else value)
+            lines.append(cells)
+        parts.append(f"### {about.title}\n\n{table(['method', *(f'{rate:g}' for rate in rates)], lines)}")
+    if not parts:
+        return ""
+    return (
+        "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and the "
+        f"seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest rate. Where it "
+        f"was at an end of the list, the list went on, at most {rows.spec.extend} times at either end. † marks a rate "
+        "with which a run diverged or starved.\n\n" + "\n\n".join(parts)
+    )
+
+
+def _repeat(rows: Rows) -> str:
+    lines, inside = [], 0
+    for task in rows.tasks:
+        for method in rows.spec.repeated:
+            for budget in BUDGETS:
+                first = rows.mean(task, method, budget)
+                fresh = rows.accuracies(task, method, budget, "repeat")
+                if first is None or not fresh:
+                    continue
+                again = mean_interval(list(fresh.values()), 0, 100)
+                within = again.mean in first
+                inside += within
+                seeds = "" if len(fresh) == len(rows.spec.repeat_seeds) else f" ({len(fresh)} seeds)"
+                answer = "yes" if within else "no"
+                names = [rows.spec.tasks[task].title, method, _size(rows, budget)]
+                lines.append([*names, _interval(first, ".1f"), f"{again.mean:.1f}{seeds}", answer])
+    if not lines:
+        return ""
+    return (
+        f"## The same rows on fresh seeds\n\n{_series(rows.spec.repeated)} were run once more, with the seeds "
+        f"{_series(rows.spec.repeat_seeds)} and the same learning rates. {inside} of {len(lines)} fresh means are within "
+        "the interval of the first ones. By theory about 88% would be, not 95%, as a fresh mean has its own noise.\n\n"
+        + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within"], lines)
+    )
+
+
+def _paper(spec: Spec) -> str:
+    lines = [[t.title, row.label, f"{row.paper:.1f}"] for t in spec.tables for row in t.rows if row.paper is not None]
+    return (
+        "## The paper's own figures\n\nThe column Avg of the paper: Qwen3-4B, mean over six benchmarks. It is here to be "
+        "looked up; the tables above are no estimate of it.\n\n" + table(["table", "method", "Avg, %"], lines)
+    )
+
+
+def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
+    spec = rows.spec
+    runs = [each for each in outcomes if each.study == "tables"]
+    commits = Counter(each.commit or "unknown" for each in runs)
+    repeats = spec.options.get("evaluation.repeats", 1)
+    lines = [
+        "Command: `make small-tables`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
+        f"Runs: {len(runs)}, {sum(each.cpu_seconds for each in runs) / 3600:.1f} CPU hours with evaluations; commits "
+        + ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
+        + ".",
+        f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
+        f"Seeds: {_series(spec.selection_seeds)} for the choice of learning rates, {_series(spec.seeds)} for the "
+        f"tables, {_series(spec.repeat_seeds)} for the check. Equal seeds have the same order of prompts.",
+        f"Budgets: {' or '.join(_size(rows, budget) for budget in BUDGETS)}. A run is evaluated at ends of iterations, "
+        "so it may exceed a budget, by as much as the tables of costs show.",
+        f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each problem. The test problems and the "
+        "validation problems are in no training data, neither of the runs nor of the policy's warm-up.",
+        "Intervals: 95%, studentized bootstrap over seeds (`benchmarks/study/statistics.py`). They cover the chance of "
+        "a run's seed, with the test problems and the learning rate as they are.",
+        "An iteration has 4 updates where the paper has 16; Iterative takes all of its updates in few iterations.",
+        "A run that diverged or starved counts with the policy of its last evaluation.",
+        "The policies have half a million parameters, and the problems are sums: the order is this scale's, not the "
+        "paper's.",
+    ]
+    return "## Facts and limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _size(rows: Rows, budget: str) -> str:
+    return f"{rows.spec.budgets[budget]:,} {budget}"
+
+
+def _interval(each: Interval | None, form: str) -> str:
+    """`mean [low, high]`; the mean alone for a single seed, and nothing without one."""
+    if each is None:
+        return ""
+    return f"{each.mean:{form}}" + (f" [{each.low:{form}}, {each.high:{form}}]" if each.count > 1 else "")
+
+
+def _series(values: tuple[object, ...]) -> str:
+    return ", ".join(str(value) for value in values)
