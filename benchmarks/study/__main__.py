@@ -1,7 +1,6 @@
 """`python -m benchmarks.study`: runs all of the studies that has not been run yet, and writes tables and figures."""
 
 import os
-import shlex
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -9,9 +8,10 @@ from statistics import fmean
 
 from jsonargparse import ArgumentParser
 
+from benchmarks.study import tables_page, when_page
 from benchmarks.study.choice import best, choose_learning_rates
 from benchmarks.study.jobs import Job, make_job
-from benchmarks.study.outcome import BUDGETS, Outcome
+from benchmarks.study.outcome import BUDGETS
 from benchmarks.study.runner import RunFailed, Runner
 from benchmarks.study.spec import Level, Spec, load_spec
 from benchmarks.study.tasks import POOLS, prepare, prepare_pools
@@ -132,18 +132,26 @@ def study(
         docs: Folder of the pages and figures that are written.
         spec: Specification of the studies, a YAML file.
         processes: Number of runs at a time, with one thread each (default: the number of cores of this process).
-        report_only: Start no run, and write pages and figures from the finished ones.
+        report_only: Start no run, and write pages and figures from the finished ones, which may be a part.
 
     Raises:
-        UserError: The specification is wrong, or, with `report_only`, a run is missing.
+        UserError: The specification is wrong, or a line of the results is.
         RunFailed: A run neither finished, starved nor diverged.
     """
     experiment = load_spec(spec)
     if processes is not None and processes < 1:
         raise UserError(f"--processes: {processes}; it must be >= 1")
-    problems = out / "tasks"
+    runner = Runner(experiment, results, out / "runs", processes or len(os.sched_getaffinity(0)))
+    if not report_only:
+        run(experiment, runner, out / "tasks")
+    for page in (tables_page, when_page):
+        page.write(runner.outcomes, experiment, docs)
+    print(f"written to {docs / 'small_tables.md'} and {docs / 'when.md'}")
+
+
+def run(experiment: Spec, runner: Runner, problems: Path) -> None:
+    """Makes all runs that are missing: task by task, each with the tasks and questions that take its learning rates."""
     prepare(problems)
-    runner = Runner(experiment, results, out / "runs", processes or len(os.sched_getaffinity(0)), report_only)
     runs = Study(experiment, runner, problems)
     for task, each in experiment.tasks.items():
         if each.rates_of:
@@ -156,13 +164,6 @@ def study(
             runs.tables(name)
         runs.questions(related)
         runs.repeat(task)
-    write_pages(experiment, runner.outcomes, docs)
-
-
-def write_pages(spec: Spec, outcomes: list[Outcome], docs: Path) -> None:
-    """Writes the pages and figures of the studies."""
-    command = shlex.join(["python", "-m", "benchmarks.study"])
-    print(f"{len(outcomes)} outcomes, {command}, {docs}")
 
 
 def command_line() -> ArgumentParser:

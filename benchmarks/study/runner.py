@@ -20,7 +20,6 @@ from benchmarks.study import worker
 from benchmarks.study.jobs import Job, files_of_run
 from benchmarks.study.outcome import BUDGETS, Outcome, Point, append_outcome, read_outcomes
 from benchmarks.study.spec import Spec
-from rence_lightning.errors import UserError
 
 STARVED_OR_DIVERGED = 1
 """Exit code of a run that starved or whose loss or gradient was not finite; both count as results."""
@@ -38,7 +37,6 @@ class Runner:
         results: Folder of the results, `STUDY.jsonl`.
         folder: Folder of the runs in progress and of those that failed.
         processes: Number of runs at a time, with one thread each.
-        read_only: Whether no run is started.
         work: What a process does, given the arguments of a run and its folder.
     """
 
@@ -48,14 +46,12 @@ class Runner:
         results: Path,
         folder: Path,
         processes: int,
-        read_only: bool = False,
         work: Callable[[list[str], str], None] = worker.run,
     ) -> None:
         self.spec = spec
         self.results = results
         self.folder = folder
         self.processes = processes
-        self.read_only = read_only
         # The process that imports the packages for all runs does not search the current folder by itself.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -73,7 +69,6 @@ class Runner:
 
         Raises:
             RunFailed: A run neither finished, starved nor diverged.
-            UserError: A run is missing, and no run may be started.
         """
         jobs = list(dict.fromkeys(jobs))
         done = {outcome.command: outcome for outcome in self.outcomes}
@@ -81,9 +76,6 @@ class Runner:
         for job in jobs:
             if job.command not in done:
                 waiting.setdefault(job.command, []).append(job)
-        if self.read_only and waiting:
-            first = next(iter(waiting.values()))[0]
-            raise UserError(f"{title}: {len(waiting)} runs are missing in {self.results}, the first: {first.name}")
         bars = progress_bars()
         failures: list[str] = []
         with bars:
@@ -124,8 +116,7 @@ class Runner:
             if all(getattr(each, name) == value for name, value in labels.items()):
                 return each
         copy = Outcome(**{**vars(outcome), **labels})
-        if not self.read_only:
-            self._keep(job, copy)
+        self._keep(job, copy)
         return copy
 
     def _keep(self, job: Job, outcome: Outcome) -> None:

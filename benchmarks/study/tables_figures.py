@@ -28,16 +28,16 @@ ABOVE, BELOW, BETWEEN = "#0072B2", "#D55E00", "#777777"
 
 def draw_curves(rows: Rows, task: str, path: Path) -> None:
     """Writes the learning curves of a task: a row of panels for each table, a column for each budget."""
-    with _style():
+    with styled():
         draft = curves(rows, task)
-        _save(draft, path)
+        save_figure(draft, path)
 
 
 def draw_differences(rows: Rows, path: Path) -> None:
     """Writes the paired differences to the reference: a row of panels for each task, a column for each budget."""
-    with _style():
+    with styled():
         draft = differences(rows)
-        _save(draft, path)
+        save_figure(draft, path)
 
 
 def curves(rows: Rows, task: str) -> "Figure":
@@ -114,7 +114,7 @@ def differences(rows: Rows) -> "Figure":
             panel.axvline(0, color="black", linewidth=0.8)
             panel.grid(axis="x", alpha=0.3)
             for place, each in found[budget]:
-                _dot(panel, place, each, end)
+                draw_dot(panel, place, each, end)
             panel.set_xlim(-1.08 * end, 1.08 * end)
             panel.set_ylim(len(names) - 0.4, -0.6)
         panels[0].set_yticks(range(len(names)), names)
@@ -133,7 +133,7 @@ def clip(found: list[Interval]) -> float:
     return min(max(ends), 2 * float(np.percentile(ends, 75))) or 1.0 if ends else 1.0
 
 
-def _dot(panel: Any, place: int, each: Interval, end: float) -> None:
+def draw_dot(panel: Any, place: int, each: Interval, end: float) -> None:
     """A mean with its interval; beyond the end of the axis, an arrow with the mean."""
     colour = {1: ABOVE, -1: BELOW, 0: BETWEEN}[each.sign]
     if abs(each.mean) > end:
@@ -148,7 +148,7 @@ def _dot(panel: Any, place: int, each: Interval, end: float) -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """The look of all figures, whatever the settings of the user are."""
     from matplotlib import style
 
@@ -156,5 +156,5 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=200, facecolor="white", metadata={"Software": None})

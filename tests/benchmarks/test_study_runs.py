@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 import yaml
@@ -51,8 +50,8 @@ def vanish(arguments: list[str], folder: str) -> None:
     sys.exit(9)
 
 
-def make_runner(tmp_path: Path, work: Work = finish, **settings: Any) -> Runner:
-    return Runner(load_spec(SPEC), tmp_path / "results", tmp_path / "runs", processes=2, work=work, **settings)
+def make_runner(tmp_path: Path, work: Work = finish) -> Runner:
+    return Runner(load_spec(SPEC), tmp_path / "results", tmp_path / "runs", processes=2, work=work)
 
 
 def trained(seed: int, arguments: tuple[str, ...] = ("--a=1",)) -> Job:
@@ -111,12 +110,6 @@ def test_another_failure_is_no_result_and_others_still_run(tmp_path: Path, work:
         make_runner(tmp_path, work=work).run([trained(0), trained(1)], "")
     assert all(word in str(error.value) for word in words.split(".*"))
     assert len(read_outcomes(tmp_path / "results")) == 2, "only the starts"
-
-
-def test_report_only_starts_nothing_and_names_what_is_missing(tmp_path: Path) -> None:
-    make_runner(tmp_path).run(STARTS, "")
-    with pytest.raises(UserError, match=r"1 runs are missing in .*gym, ReNCE, lr 0.0001, test seed 0"):
-        make_runner(tmp_path, read_only=True).run([trained(0)], "")
 
 
 @pytest.mark.parametrize(
