@@ -1,0 +1,85 @@
+"""The pages of the API, one for each room in the navigation, and links from names in backticks to their entries."""
+
+import ast
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
+
+PACKAGE = Path(__file__).resolve().parents[2] / "rence_lightning"
+NAME = re.compile(r"(<(pre|h\d|a|autoref|summary)\b.*?</\2>)|<code>([A-Za-z_][\w.]*)(\(\))?</code>", re.S)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages."""
+    rows = []
+    for page in _pages(config.nav):
+        room = page.removeprefix("api/").removesuffix(".md")
+        names = ", ".join(f"`{name}`" for name in public_names(room))
+        rows.append(f"| [{_module(room)}]({room}.md) | {_about(room)} | {names} |")
+        files.append(File.generated(config, page, content=f"# {_module(room)}\n\n::: {_module(room)}\n"))
+    index = ["# API reference", "", "| module | what it has | names |", "|---|---|---|", *rows]
+    files.append(File.generated(config, "api/index.md", content="\n".join(index) + "\n"))
+    return files
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links each public name in backticks that has a capital and a small letter, an underscore, or all dots.
+
+    A name that two rooms have is linked only where it is given in full, and in those rooms.
+    """
+    if page.file.src_uri.startswith("source/"):
+        return content
+    here = page.file.src_uri.removeprefix("api/").removesuffix(".md")
+    entries: dict[str, set[str]] = {}
+    for source in _pages(config.nav):
+        room = source.removeprefix("api/").removesuffix(".md")
+        for name in public_names(room):
+            url = f"{files.src_uris[source].url}#{_module(room)}.{name}"
+            entries[f"{_module(room)}.{name}"] = {url}
+            if re.search(r"_|[A-Z]", name):
+                entries.setdefault(name, set()).add(url)
+                if room == here:
+                    entries[name] = {url}
+
+    def linked(found: re.Match[str]) -> str:
+        urls = entries.get(found[3] or "", set())
+        if found[1] or len(urls) != 1:
+            return found[0]
+        url, _, anchor = next(iter(urls)).partition("#")
+        return f'<a href="{get_relative_url(url, page.url)}#{anchor}">{found[0]}</a>'
+
+    return NAME.sub(linked, content)
+
+
+def public_names(room: str) -> list[str]:
+    """The names in `__all__` of a room, or of the package itself."""
+    for node in _tree(room).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def _pages(nav: object) -> list[str]:
+    """The pages of rooms that a navigation names, in its order."""
+    if isinstance(nav, dict):
+        return _pages(list(nav.values()))
+    if isinstance(nav, list):
+        return [page for part in nav for page in _pages(part)]
+    return [str(nav)] if str(nav).startswith("api/") and nav != "api/index.md" else []
+
+
+def _module(room: str) -> str:
+    return room if room == PACKAGE.name else f"{PACKAGE.name}.{room}"
+
+
+def _about(room: str) -> str:
+    return (ast.get_docstring(_tree(room)) or "").splitlines()[0]
+
+
+def _tree(room: str) -> ast.Module:
+    folder = PACKAGE if room == PACKAGE.name else PACKAGE / room
+    return ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
