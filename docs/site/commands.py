@@ -2,7 +2,7 @@
 
 import os
 import re
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from io import StringIO
 from unittest.mock import patch
@@ -25,18 +25,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 @cache
 def _page() -> str:
     parts = ["# Commands", "What each command prints with `--help`."]
-    for name, command in COMMANDS.items():
+    for name in COMMANDS:
         parts += [f"## {name}", *_sections(_help(name)), ""]
     return "\n\n".join(parts)
 
 
 def _help(name: str) -> str:
     text = StringIO()
-    with redirect_stdout(text), patch.dict(os.environ, COLUMNS=COLUMNS):
-        try:
-            COMMANDS[name](["--help"])
-        except SystemExit:
-            pass
+    with redirect_stdout(text), patch.dict(os.environ, COLUMNS=COLUMNS), suppress(SystemExit):
+        COMMANDS[name](["--help"])
     return text.getvalue()
 
 

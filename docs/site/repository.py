@@ -6,7 +6,7 @@ guide are pages, a room of the package is its API page, and any other file is a 
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         to = _page_of(target) if target else None
         if to is None:
             return link[0]
-        return f"{link[1]}{os.path.relpath(to, os.path.dirname(here) or '.')}{link[3] or ''}{link[4]}"
+        return f"{link[1]}{os.path.relpath(to, PurePosixPath(here).parent)}{link[3] or ''}{link[4]}"
 
     parts, end = [], 0
     for code in CODE.finditer(markdown):
@@ -65,7 +65,7 @@ def _in_repository(page: str, link: str) -> str | None:
     if re.match(r"\w+:", link):
         return None
     origin = next((path for path, name in PAGES.items() if name == page), f"docs/{page}")
-    path = os.path.normpath(os.path.join(os.path.dirname(origin), link))
+    path = os.path.normpath(PurePosixPath(origin).parent / link)
     return path if (ROOT / path).exists() else None
 
 

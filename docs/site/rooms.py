@@ -20,10 +20,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         room = page.removeprefix("api/").removesuffix(".md")
         names = ", ".join(f"`{name}`" for name in public_names(room))
         rows.append(f"| [{_module(room)}]({room}.md) | {_about(room)} | {names} |")
-        files.append(File.generated(config, page, content=f"# {_module(room)}\n\n::: {_module(room)}\n"))
+        files.append(File.generated(config, page, content=_entries(room)))
     index = ["# API reference", "", "| module | what it has | names |", "|---|---|---|", *rows]
     files.append(File.generated(config, "api/index.md", content="\n".join(index) + "\n"))
     return files
+
+
+def _entries(room: str) -> str:
+    """The page of a room: its docstring, then an entry for each public name, wherever it is defined."""
+    module = _module(room)
+    parts = [f"# {module}", f"::: {module}\n    options: {{members: false}}"]
+    options = "    options: {show_root_heading: true, show_root_toc_entry: true, heading_level: 2}"
+    return "\n\n".join([*parts, *(f"::: {module}.{name}\n{options}" for name in public_names(room))]) + "\n"
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

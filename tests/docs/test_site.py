@@ -1,0 +1,83 @@
+"""The documentation site: it builds without a warning, needs nothing from elsewhere, and has every public name."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import ROOT
+
+pytest.importorskip("material", reason="the site needs the extra `docs`")
+pytest.importorskip("mkdocstrings", reason="the site needs the extra `docs`")
+
+ROOMS = [
+    *("training", "sampling", "rollouts", "prompts", "rewards", "objectives"),
+    *("policy", "evaluation", "callbacks", "run", "report", "planning"),
+]
+FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']?(?:https?:)?//""")
+
+
+def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Builds the site from a folder of pages."""
+    config = site.parent / "built.yml"
+    text = (ROOT / "mkdocs.yml").read_text()
+    text = text.replace("  - docs/site/", f"  - {docs}/site/").replace("paths: [.]", f"paths: [{ROOT}]")
+    config.write_text(f"docs_dir: {docs}\n{text.replace('site_dir: build/site', f'site_dir: {site}')}")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site") / "site"
+    done = build(ROOT / "docs", folder)
+    assert not done.returncode, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 100
+    assert [str(page) for page in pages if FETCHED.search(page.read_text())] == []
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import\s*)[\"']?(?:https?:)?//", sheet.read_text()), sheet
+
+
+@pytest.mark.slow
+def test_every_public_name_has_an_entry(site: Path) -> None:
+    import importlib
+
+    for room in ROOMS:
+        page = (site / "api" / f"{room}.html").read_text()
+        names = importlib.import_module(f"rence_lightning.{room}").__all__
+        missing = [name for name in names if f'id="rence_lightning.{room}.{name}"' not in page]
+        assert not missing, f"{room}: {missing}"
+
+
+@pytest.mark.slow
+def test_equations_and_code_are_in_the_page(site: Path) -> None:
+    page = (site / "rence.html").read_text()
+    assert page.count("<math") > 10 and "arithmatex" not in page
+    text = re.sub(r"<[^>]+>", "", page)
+    assert "lines 19-21: one optimizer step for each mini-batch" in text, "the source of `fit` is not shown"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[gone](gone.md) and [gone](rence.md#no-such-heading)", ["gone.md", "no-such-heading"]),
+        ('[`gone`](../rence_lightning/errors.py "source")', ["no gone in"]),
+    ],
+)
+def test_a_dead_link_fails_the_build(text: str, words: list[str], tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", docs)
+    for each in ("rence_lightning", "callbacks", "conf", "benchmarks", "tests", *map(str, ROOT.glob("*.*"))):
+        (tmp_path / Path(each).name).symlink_to(ROOT / each)
+    (docs / "index.md").write_text(f"# Home\n\n{text}\n")
+    done = build(docs, tmp_path / "site")
+    assert done.returncode and all(word in done.stderr for word in words)
