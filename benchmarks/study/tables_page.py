@@ -64,16 +64,17 @@ def _answer(rows: Rows) -> str:
     for (task, budget), (above, below) in found.items():
         total = len(compared(rows, task))
         lines.append(
-            f"- {rows.spec.tasks[task].title}, at {_size(rows, budget)}: of {total} methods, {_listed(above, 'above')}; "
-            f"{_listed(below, 'below')}; {total - len(above) - len(below)} cannot be told from it."
+            f"- {rows.spec.tasks[task].title}, at {_size(rows, budget)}: of {total} methods, "
+            f"{_listed(above, 'above')}; {_listed(below, 'below')}; "
+            f"{total - len(above) - len(below)} cannot be told from it."
         )
     return (
         f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. Where "
         f"there is no difference, one interval in twenty excludes 0 by chance: here {count / 20:.0f} of {count}.\n\n"
         + "\n".join(lines)
         + f"\n\n![differences to {REFERENCE} at both budgets]({NAME}_differences.png)\n\n"
-        f"Paired difference to {REFERENCE} over equal seeds in percentage points of pass@1, with its 95% interval: blue "
-        "above 0, red below, grey where it includes 0. An arrow is a mean beyond the axis."
+        f"Paired difference to {REFERENCE} over equal seeds in percentage points of pass@1, with its 95% interval: "
+        "blue above 0, red below, grey where it includes 0. An arrow is a mean beyond the axis."
     )
 
 
@@ -181,10 +182,10 @@ def _choice(rows: Rows) -> str:
     if not parts:
         return ""
     return (
-        "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and the "
-        f"seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest rate. Where it "
-        f"was at an end of the list, the list went on, at most {rows.spec.extend} times at either end. † marks a rate "
-        "with which a run diverged or starved.\n\n" + "\n\n".join(parts)
+        "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and "
+        f"the seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest "
+        f"rate. Where it was at an end of the list, the list went on, at most {rows.spec.extend} times at either end. "
+        "† marks a rate with which a run diverged or starved.\n\n" + "\n\n".join(parts)
     )
 
 
@@ -208,8 +209,9 @@ def _repeat(rows: Rows) -> str:
         return ""
     return (
         f"## The same rows on fresh seeds\n\n{_series(rows.spec.repeated)} were run once more, with the seeds "
-        f"{_series(rows.spec.repeat_seeds)} and the same learning rates. {inside} of {len(lines)} fresh means are within "
-        "the interval of the first ones. By theory about 88% would be, not 95%, as a fresh mean has its own noise.\n\n"
+        f"{_series(rows.spec.repeat_seeds)} and the same learning rates. {inside} of {len(lines)} fresh means are "
+        "within the interval of the first ones. By theory about 88% would be, not 95%, as "
+        "a fresh mean has its own noise.\n\n"
         + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within"], lines)
     )
 
@@ -217,8 +219,8 @@ def _repeat(rows: Rows) -> str:
 def _paper(spec: Spec) -> str:
     lines = [[t.title, row.label, f"{row.paper:.1f}"] for t in spec.tables for row in t.rows if row.paper is not None]
     return (
-        "## The paper's own figures\n\nThe column Avg of the paper: Qwen3-4B, mean over six benchmarks. It is here to be "
-        "looked up; the tables above are no estimate of it.\n\n" + table(["table", "method", "Avg, %"], lines)
+        "## The paper's own figures\n\nThe column Avg of the paper: Qwen3-4B, mean over six benchmarks. It is here "
+        "to be looked up; the tables above are no estimate of it.\n\n" + table(["table", "method", "Avg, %"], lines)
     )
 
 
