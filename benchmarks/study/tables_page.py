@@ -87,7 +87,9 @@ def _sides(rows: Rows, task: str, budget: str) -> tuple[list[str], list[str]]:
 
 
 def _listed(names: list[str], side: str) -> str:
-    return f"{len(names)} {side} {REFERENCE}" + (f": {', '.join(names)}" if names else "")
+    return f"{len(names)} {'is' if len(names) == 1 else 'are'} {side} {REFERENCE}" + (
+        f": {', '.join(names)}" if names else ""
+    )
 
 
 def _task(rows: Rows, task: str) -> str:
@@ -184,7 +186,7 @@ def _choice(rows: Rows) -> str:
     return (
         "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and "
         f"the seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest "
-        f"rate. Where it was at an end of the list, the list went on, at most {rows.spec.extend} times at either end. "
+        f"rate. Where it was at an end of the list, the list went on, by at most {rows.spec.extend} at either end. "
         "† marks a rate with which a run diverged or starved.\n\n" + "\n\n".join(parts)
     )
 
@@ -241,6 +243,8 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
         "so it may exceed a budget, by as much as the tables of costs show.",
         f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each problem. The test problems and the "
         "validation problems are in no training data, neither of the runs nor of the policy's warm-up.",
+        "The validation problems of the gym have three or four numbers; a tenth of the test problems has two, so its "
+        "figures are higher.",
         "Intervals: 95%, studentized bootstrap over seeds (`benchmarks/study/statistics.py`). They cover the chance of "
         "a run's seed, with the test problems and the learning rate as they are.",
         "An iteration has 4 updates where the paper has 16; Iterative takes all of its updates in few iterations.",
