@@ -243,8 +243,8 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
         "so it may exceed a budget, by as much as the tables of costs show.",
         f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each problem. The test problems and the "
         "validation problems are in no training data, neither of the runs nor of the policy's warm-up.",
-        "The validation problems of the gym have three or four numbers; a tenth of the test problems has two, so its "
-        "figures are higher.",
+        "Of the gym's test problems 9% have two numbers, of its validation problems none: figures of the two sets do "
+        "not compare.",
         "Intervals: 95%, studentized bootstrap over seeds (`benchmarks/study/statistics.py`). They cover the chance of "
         "a run's seed, with the test problems and the learning rate as they are.",
         "An iteration has 4 updates where the paper has 16; Iterative takes all of its updates in few iterations.",
