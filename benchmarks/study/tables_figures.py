@@ -22,6 +22,8 @@ WIDTH = 390 / 96
 
 # Okabe and Ito's palette, whose colours are distinguishable with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999", "#000000")
+"""The last one is the reference's in every panel."""
+
 MARKERS = "osD^vP*X"
 ABOVE, BELOW, BETWEEN = "#0072B2", "#D55E00", "#777777"
 
@@ -54,7 +56,9 @@ def curves(rows: Rows, task: str) -> "Figure":
         line.suptitle(table.title, fontsize=10, fontweight="bold")
         pair = line.subplots(1, len(BUDGETS), sharey=True)
         for panel, budget in zip(pair, BUDGETS, strict=True):
-            for row, colour, marker in zip(drawn, COLOURS, MARKERS, strict=False):
+            others = iter(COLOURS[:-1])
+            for row, marker in zip(drawn, MARKERS, strict=False):
+                colour = COLOURS[-1] if row.method == REFERENCE else next(others)
                 ends = _curve(panel, rows, task, row, budget, {"color": colour, "marker": marker})
                 limits = [min(limits[0], ends[0]), max(limits[1], ends[1])]
             panel.set_xlabel(budget)

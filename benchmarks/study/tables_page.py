@@ -87,7 +87,9 @@ def _sides(rows: Rows, task: str, budget: str) -> tuple[list[str], list[str]]:
 
 
 def _listed(names: list[str], side: str) -> str:
-    return f"{len(names)} {side} {REFERENCE}" + (f": {', '.join(names)}" if names else "")
+    return f"{len(names)} {'is' if len(names) == 1 else 'are'} {side} {REFERENCE}" + (
+        f": {', '.join(names)}" if names else ""
+    )
 
 
 def _task(rows: Rows, task: str) -> str:
@@ -182,10 +184,10 @@ def _choice(rows: Rows) -> str:
     if not parts:
         return ""
     return (
-        "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and the "
-        f"seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest rate. Where "
-        f"it was at an end of the list, the list went on, at most {rows.spec.extend} times at either end. † marks a "
-        "rate with which a run diverged or starved.\n\n" + "\n\n".join(parts)
+        "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and "
+        f"the seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest "
+        f"rate. Where it was at an end of the list, the list went on, by at most {rows.spec.extend} at either end. "
+        "† marks a rate with which a run diverged or starved.\n\n" + "\n\n".join(parts)
     )
 
 
@@ -210,16 +212,17 @@ def _repeat(rows: Rows) -> str:
     return (
         f"## The same rows on fresh seeds\n\n{_series(rows.spec.repeated)} were run once more, with the seeds "
         f"{_series(rows.spec.repeat_seeds)} and the same learning rates. {inside} of {len(lines)} fresh means are "
-        "within the interval of the first ones. By theory about 88% would be, not 95%, as a fresh mean has its "
-        "own noise.\n\n" + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within"], lines)
+        "within the interval of the first ones. By theory about 88% would be, not 95%, as "
+        "a fresh mean has its own noise.\n\n"
+        + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within"], lines)
     )
 
 
 def _paper(spec: Spec) -> str:
     lines = [[t.title, row.label, f"{row.paper:.1f}"] for t in spec.tables for row in t.rows if row.paper is not None]
     return (
-        "## The paper's own figures\n\nThe column Avg of the paper: Qwen3-4B, mean over six benchmarks. It is here to "
-        "be looked up; the tables above are no estimate of it.\n\n" + table(["table", "method", "Avg, %"], lines)
+        "## The paper's own figures\n\nThe column Avg of the paper: Qwen3-4B, mean over six benchmarks. It is here "
+        "to be looked up; the tables above are no estimate of it.\n\n" + table(["table", "method", "Avg, %"], lines)
     )
 
 
@@ -240,6 +243,8 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
         "so it may exceed a budget, by as much as the tables of costs show.",
         f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each problem. The test problems and the "
         "validation problems are in no training data, neither of the runs nor of the policy's warm-up.",
+        "Of the gym's test problems 9% have two numbers, of its validation problems none: figures of the two sets do "
+        "not compare.",
         "Intervals: 95%, Student's t over seeds (`benchmarks/study/statistics.py` says why no bootstrap). They cover "
         "the chance of a run's seed, with the test problems and the learning rate as they are.",
         "An iteration has 4 updates where the paper has 16; Iterative takes all of its updates in few iterations.",
