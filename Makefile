@@ -27,7 +27,7 @@ demo: install  ## train the embedded policy on arithmetic, about a minute of tra
 # Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test: install-dev  ## all tests, about twenty-five minutes on two cores
+test: install-dev  ## all tests, about half an hour on two cores
 	$(PYTEST)
 
 docs: install-dev  ## the documentation site, in build/site; every warning is an error

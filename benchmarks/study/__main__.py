@@ -8,7 +8,7 @@ from statistics import fmean
 
 from jsonargparse import ArgumentParser
 
-from benchmarks.study import tables_page, when_page
+from benchmarks.study import readme, tables_page, when_page
 from benchmarks.study.choice import best, choose_learning_rates
 from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import BUDGETS
@@ -129,7 +129,7 @@ def study(
     Args:
         results: Folder of the results, one line for each run.
         out: Folder of the files of problems and of the runs in progress.
-        docs: Folder of the pages and figures that are written.
+        docs: Folder of the pages and figures that are written; README.md is beside it.
         spec: Specification of the studies, a YAML file.
         processes: Number of runs at a time, with one thread each (default: the number of cores of this process).
         report_only: Start no run, and write pages and figures from the finished ones, which may be a part.
@@ -146,7 +146,8 @@ def study(
         run(experiment, runner, out / "tasks")
     for page in (tables_page, when_page):
         page.write(runner.outcomes, experiment, docs)
-    print(f"written to {docs / 'small_tables.md'} and {docs / 'when.md'}")
+    readme.write(runner.outcomes, experiment, docs.parent / "README.md")
+    print(f"written to {docs / 'small_tables.md'}, {docs / 'when.md'} and the table in README.md")
 
 
 def run(experiment: Spec, runner: Runner, problems: Path) -> None:

@@ -16,6 +16,8 @@ from benchmarks.study.choice import best, choose_learning_rates
 from benchmarks.study.facts import Row, Table
 from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import read_outcomes
+from benchmarks.study.readme import MARKERS, summary
+from benchmarks.study.rows import Rows
 from benchmarks.study.runner import RunFailed, Runner
 from benchmarks.study.spec import load_spec
 from rence_lightning.errors import UserError
@@ -238,7 +240,7 @@ def test_a_tiny_study_from_the_command_to_the_results(tmp_path: Path, monkeypatc
     problems = tmp_path / "out" / "tasks"
     problems.mkdir(parents=True)
     monkeypatch.setattr("benchmarks.study.__main__.prepare", lambda folder: write_chains(folder))
-    monkeypatch.setattr("benchmarks.study.__main__.write_pages", lambda *_: None)
+    (tmp_path / "README.md").write_text("".join(MARKERS))
     run = lambda **settings: study(  # noqa: E731
         tmp_path / "results", tmp_path / "out", tmp_path / "docs", tmp_path / "tiny.yaml", **settings
     )
@@ -258,6 +260,17 @@ def test_a_tiny_study_from_the_command_to_the_results(tmp_path: Path, monkeypatc
     assert default.curve == row.curve and default.command == row.command, "the default level was run again"
     run(report_only=True)
     assert read_outcomes(tmp_path / "results") == outcomes
+    assert "| ReNCE" in (tmp_path / "docs" / "small_tables.md").read_text() and (tmp_path / "docs" / "when.md").exists()
+    assert (
+        "4 updates" not in (tmp_path / "README.md").read_text() and "2 updates" in (tmp_path / "README.md").read_text()
+    )
+
+
+def test_the_readme_has_the_table_of_the_results() -> None:
+    """The results may be of a part of the study."""
+    rows = Rows(load_spec(SPEC), read_outcomes(ROOT / "benchmarks" / "study" / "results"))
+    start, end = MARKERS
+    assert (ROOT / "README.md").read_text().partition(start)[2].partition(end)[0] == summary(rows) + "\n"
 
 
 def write_chains(folder: Path) -> None:
