@@ -212,12 +212,15 @@ def progress_bars() -> Progress:
 
 
 def commit() -> str:
-    """The commit of the working directory, and whether there are uncommitted changes."""
+    """The commit of the working directory, and whether anything but the results of benchmarks was changed since."""
+    elsewhere = ("--", ":/", ":(top,exclude)benchmarks/*/results/*")
     try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
-        )
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changes = _git("status", "--porcelain", "--untracked-files=no", *elsewhere)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + (" and uncommitted changes" if changes.stdout.strip() else "")
+    return head + (" and uncommitted changes" if changes else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
