@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.study.facts import REFERENCE
 from benchmarks.study.outcome import BUDGETS, Outcome
-from benchmarks.study.spec import QuestionSpec, Spec
+from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
 from benchmarks.study.statistics import Interval, mean_interval, paired_difference
 
 

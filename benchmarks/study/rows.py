@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from benchmarks.study.choice import Scores, best
-from benchmarks.study.facts import REFERENCE
 from benchmarks.study.outcome import BUDGETS, Outcome
-from benchmarks.study.spec import Spec
+from benchmarks.study.spec import REFERENCE, Spec
 from benchmarks.study.statistics import Interval, mean_interval, paired_difference
 
 

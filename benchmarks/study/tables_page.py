@@ -7,11 +7,10 @@ from statistics import fmean
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from benchmarks.study.facts import REFERENCE, Table
 from benchmarks.study.outcome import BUDGETS, Outcome
 from benchmarks.study.rows import Rows
-from benchmarks.study.spec import Spec
-from benchmarks.study.statistics import Interval, mean_interval
+from benchmarks.study.spec import REFERENCE, Spec, Table
+from benchmarks.study.statistics import cell, difference_cell, mean_interval
 from benchmarks.study.tables_figures import compared, draw_curves, draw_differences, trained_rows
 
 NAME = "small_tables"
@@ -70,7 +69,7 @@ def _answer(rows: Rows) -> str:
         )
     return (
         f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. Where "
-        f"there is no difference, one interval in twenty excludes 0 by chance: here {count / 20:.0f} of {count}.\n\n"
+        f"there is no difference, one interval in twenty excludes 0 by chance: {count / 20:.1f} of {count}.\n\n"
         + "\n".join(lines)
         + f"\n\n![differences to {REFERENCE} at both budgets]({NAME}_differences.png)\n\n"
         f"Paired difference to {REFERENCE} over equal seeds in percentage points of pass@1, with its 95% interval: "
@@ -120,12 +119,8 @@ def _comparison(rows: Rows, task: str, each: Table) -> str:
             continue
         cells = [row.label + _marks(rows, task, row.method)]
         for budget in BUDGETS:
-            difference = rows.difference(task, row.method, budget)
-            text = _interval(difference, "+.1f")
-            cells += [
-                _interval(rows.mean(task, row.method, budget), ".1f"),
-                f"**{text}**" if difference and difference.sign else text,
-            ]
+            cells.append(cell(rows.mean(task, row.method, budget)))
+            cells.append(difference_cell(rows.difference(task, row.method, budget)))
         lines.append(cells)
     return f"### {each.title}\n\n{table(titles, lines)}"
 
@@ -206,7 +201,7 @@ def _repeat(rows: Rows) -> str:
                 seeds = "" if len(fresh) == len(rows.spec.repeat_seeds) else f" ({len(fresh)} seeds)"
                 answer = "yes" if within else "no"
                 names = [rows.spec.tasks[task].title, method, _size(rows, budget)]
-                lines.append([*names, _interval(first, ".1f"), f"{again.mean:.1f}{seeds}", answer])
+                lines.append([*names, cell(first), f"{again.mean:.1f}{seeds}", answer])
     if not lines:
         return ""
     return (
@@ -257,13 +252,6 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
 
 def _size(rows: Rows, budget: str) -> str:
     return f"{rows.spec.budgets[budget]:,} {budget}"
-
-
-def _interval(each: Interval | None, form: str) -> str:
-    """`mean [low, high]`; the mean alone for a single seed, and nothing without one."""
-    if each is None:
-        return ""
-    return f"{each.mean:{form}}" + (f" [{each.low:{form}}, {each.high:{form}}]" if each.count > 1 else "")
 
 
 def _series(values: tuple[object, ...]) -> str:
