@@ -98,7 +98,7 @@ class Levels:
     def ended_early(self) -> list[str]:
         """The runs that diverged or starved, as text."""
         return [
-            f"{question} {level}, {method}, seed {seed}: {run.error}"
+            f"{question} {level}, {method}, seed {seed}: {run.short_error}"
             for (question, level, method), runs in self._runs.items()
             for seed, run in runs.items()
             if run.error

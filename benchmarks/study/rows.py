@@ -86,5 +86,5 @@ class Rows:
         return paired_difference(values, self.accuracies(task, REFERENCE, budget), -100, 100)
 
     def ended_early(self, task: str, method: str) -> list[str]:
-        """The messages of the runs that diverged or starved."""
-        return [run.error for run in self.of(task, method).values() if run.error]
+        """The shortened messages of the runs that diverged or starved."""
+        return [run.short_error for run in self.of(task, method).values() if run.error]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.command import RunFailed
+from benchmarks.machine import processor
 from benchmarks.study import worker
 from benchmarks.study.jobs import Job, files_of_run
 from benchmarks.study.outcome import BUDGETS, Outcome, Point, append_outcome, read_outcomes
@@ -161,6 +162,7 @@ class Runner:
             command=job.command,
             cpu_seconds=cpu_seconds,
             commit=self._commit,
+            processor=processor(),
         )
 
     def start_of(self, job: Job) -> float:

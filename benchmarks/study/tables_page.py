@@ -1,13 +1,11 @@
 """The page of the paper's tables and the family at small scale."""
 
-import textwrap
-from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from benchmarks.study.outcome import BUDGETS, Outcome
+from benchmarks.study.outcome import BUDGETS, Outcome, provenance
 from benchmarks.study.rows import Rows
 from benchmarks.study.spec import REFERENCE, Spec, Table
 from benchmarks.study.statistics import cell, difference_cell, mean_interval
@@ -151,8 +149,7 @@ def _costs(rows: Rows, task: str) -> str:
             ]
         lines.append(cells)
         if errors := rows.ended_early(task, method):
-            message = textwrap.shorten(errors[0].replace("|", "/"), 140, placeholder=" ...")
-            notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{message}`")
+            notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{errors[0]}`")
     text = (
         "### Costs\n\nMeans over seeds, where each budget is spent. CPU seconds are those of training, without "
         f"evaluations.\n\n{table(titles, lines)}"
@@ -224,13 +221,11 @@ def _paper(spec: Spec) -> str:
 def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
     spec = rows.spec
     runs = [each for each in outcomes if each.study == "tables"]
-    commits = Counter(each.commit or "unknown" for each in runs)
     repeats = spec.options.get("evaluation.repeats", 1)
     lines = [
         "Command: `make study`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
-        f"Runs: {len(runs)}, {sum(each.cpu_seconds for each in runs) / 3600:.1f} CPU hours with evaluations; commits "
-        + ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
-        + ".",
+        f"Runs: {len(runs)}, {sum(each.cpu_seconds for each in runs) / 3600:.1f} CPU hours with evaluations; "
+        f"{provenance(runs)}.",
         f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
         f"Seeds: {_series(spec.selection_seeds)} for the choice of learning rates, {_series(spec.seeds)} for the "
         f"tables, {_series(spec.repeat_seeds)} for the check. Equal seeds have the same order of prompts.",

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
 from benchmarks.study.levels import Levels, budgets_of
-from benchmarks.study.outcome import Outcome
+from benchmarks.study.outcome import Outcome, provenance
 from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
 from benchmarks.study.statistics import cell, difference_cell
 from benchmarks.study.when_figures import draw_glance, draw_levels
@@ -120,13 +120,10 @@ def _sentences(levels: Levels, each: QuestionSpec, budget: str) -> str:
 def _facts(levels: Levels, outcomes: list[Outcome]) -> str:
     spec = levels.spec
     runs = [each for each in outcomes if each.study == "when"]
-    commits = Counter(each.commit or "unknown" for each in runs)
     early, missing = levels.ended_early(), levels.missing()
     lines = [
         "Command: `make study`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
-        f"Runs: {len(runs)}, of which levels that are another one's default share theirs; commits "
-        + ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
-        + ".",
+        f"Runs: {len(runs)}, of which levels that are another one's default share theirs; {provenance(runs)}.",
         f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
         f"Seeds: {', '.join(map(str, spec.seeds))}, the same for all methods, so that differences are paired. "
         "Intervals: 95%, Student's t over seeds.",
