@@ -61,6 +61,7 @@ class Outcome:
         cpu_seconds: User and system seconds of the whole run.
         commit: Commit of the code that ran.
         processor: Name of the processor.
+        inputs: Digest of the start policy and the problems.
     """
 
     study: str
@@ -79,6 +80,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     commit: str = ""
     processor: str = ""
+    inputs: str = ""
 
     @property
     def trained(self) -> bool:
@@ -184,7 +186,9 @@ _POINT: dict[str, type | UnionType] = {
     **dict.fromkeys(("cpu_seconds", "accuracy"), _NUMBER),
 }
 _OUTCOME: dict[str, type | UnionType] = {
-    **dict.fromkeys(("study", "task", "method", "split", "question", "level", "error", "commit", "processor"), str),
+    **dict.fromkeys(
+        ("study", "task", "method", "split", "question", "level", "error", "commit", "processor", "inputs"), str
+    ),
     **dict.fromkeys(("start", "cpu_seconds"), _NUMBER),
     "seed": int,
     "learning_rate": _NUMBER | None,

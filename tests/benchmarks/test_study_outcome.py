@@ -31,6 +31,7 @@ LINE: dict[str, Any] = {
     "cpu_seconds": 14.2,
     "commit": "abcdef123456",
     "processor": "Abacus",
+    "inputs": "0123456789ab",
 }
 
 
