@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
@@ -14,7 +15,11 @@ NAME = re.compile(r"(<(pre|h\d|a|autoref|summary)\b.*?</\2>)|<code>([A-Za-z_][\w
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages."""
+    """Adds the pages.
+
+    Raises:
+        PluginError: The navigation names a room whose module does not exist, or has no docstring.
+    """
     rows = []
     for page in _pages(config.nav):
         room = page.removeprefix("api/").removesuffix(".md")
@@ -85,9 +90,13 @@ def _module(room: str) -> str:
 
 
 def _about(room: str) -> str:
-    return (ast.get_docstring(_tree(room)) or "").splitlines()[0]
+    if not (docstring := ast.get_docstring(_tree(room))):
+        raise PluginError(f"mkdocs.yml: {_module(room)} has no docstring, whose first line says what is in it")
+    return docstring.splitlines()[0]
 
 
 def _tree(room: str) -> ast.Module:
-    folder = PACKAGE if room == PACKAGE.name else PACKAGE / room
-    return ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    file = (PACKAGE if room == PACKAGE.name else PACKAGE / room) / "__init__.py"
+    if not file.exists():
+        raise PluginError(f"mkdocs.yml: api/{room}.md in the navigation has no module {_module(room)}")
+    return ast.parse(file.read_text(encoding="utf-8"))
