@@ -35,8 +35,17 @@ def _entries(room: str) -> str:
     """The page of a room: its docstring, then an entry for each public name, wherever it is defined."""
     module = _module(room)
     parts = [f"# {module}", f"::: {module}\n    options: {{members: false}}"]
-    options = "    options: {show_root_heading: true, show_root_toc_entry: true, heading_level: 2}"
-    return "\n\n".join([*parts, *(f"::: {module}.{name}\n{options}" for name in public_names(room))]) + "\n"
+    return "\n\n".join([*parts, *(_entry(module, name) for name in public_names(room))]) + "\n"
+
+
+def _entry(module: str, name: str) -> str:
+    """The entry of a name. A function that has the name of its own file would be taken for the file."""
+    shown = "show_root_heading: true, show_root_toc_entry: true, heading_level: 2"
+    folder = PACKAGE.parent / module.replace(".", "/")
+    if not (folder / f"{name}.py").exists():
+        return f"::: {module}.{name}\n    options: {{{shown}}}"
+    headed = f"{shown}, heading: {module}.{name}, toc_label: {name}"
+    return f"[](){{#{module}.{name}}}\n\n::: {module}.{name}.{name}\n    options: {{{headed}}}"
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
