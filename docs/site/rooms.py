@@ -41,8 +41,8 @@ def _entries(room: str) -> str:
 def _entry(module: str, name: str) -> str:
     """The entry of a name. A function that has the name of its own file would be taken for the file."""
     shown = "show_root_heading: true, show_root_toc_entry: true, heading_level: 2"
-    folder = PACKAGE.parent / module.replace(".", "/")
-    if not (folder / f"{name}.py").exists():
+    files = (PACKAGE.parent / module.replace(".", "/")).glob("*.py")
+    if name not in {file.stem for file in files}:
         return f"::: {module}.{name}\n    options: {{{shown}}}"
     headed = f"{shown}, heading: {module}.{name}, toc_label: {name}"
     return f"[](){{#{module}.{name}}}\n\n::: {module}.{name}.{name}\n    options: {{{headed}}}"
