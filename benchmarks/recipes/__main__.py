@@ -5,11 +5,17 @@ from pathlib import Path
 
 from jsonargparse import CLI
 
-from benchmarks.recipes.results import RESULTS
+from benchmarks.recipes.pages import texts
+from benchmarks.recipes.results import RESULTS, read_results
 from benchmarks.recipes.runner import run_missing
 from benchmarks.recipes.spec import RECIPES, load_recipes
+from benchmarks.study.outcome import read_outcomes
+from benchmarks.study.rows import Rows
 from benchmarks.study.runner import RunFailed
+from benchmarks.study.spec import load_spec
 from rence_lightning.errors import UserError
+
+STUDY = Path(__file__).parent.parent / "study"
 
 
 def run(only: str = "", results: Path = RESULTS, out: Path = Path("runs/recipes"), recipes: Path = RECIPES) -> None:
@@ -35,9 +41,34 @@ def run(only: str = "", results: Path = RESULTS, out: Path = Path("runs/recipes"
     run_missing([recipe for recipe in known if only in ("", recipe.name)], results, out)
 
 
+def write(
+    root: Path = Path(),
+    results: Path = RESULTS,
+    study: Path = STUDY / "results",
+    spec: Path = STUDY / "study.yaml",
+    recipes: Path = RECIPES,
+) -> None:
+    """Writes what the recipes gave into the header of each configuration and into README.md.
+
+    Args:
+        root: Root of the repository; the configurations are in its folder `conf`.
+        results: File of the results of `run`.
+        study: Folder of the results of `python -m benchmarks.study`.
+        spec: Specification of the study, a YAML file.
+        recipes: Recipes, a YAML file.
+
+    Raises:
+        UserError: A file is wrong, or has no lines between which the evidence stands; then nothing is written.
+    """
+    rows = Rows(load_spec(spec), read_outcomes(study))
+    for path, text in texts(root, load_recipes(recipes), read_results(results), rows).items():
+        path.write_text(text, encoding="utf-8")
+    print(f"written to the configurations in {root / 'conf'} and the table in {root / 'README.md'}")
+
+
 def main() -> None:
     try:
-        CLI({"run": run}, as_positional=False)
+        CLI({"run": run, "write": write}, as_positional=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
