@@ -17,7 +17,8 @@ from statistics import fmean
 from threading import Lock
 from typing import Any
 
-from benchmarks.study.runner import STARVED_OR_DIVERGED, RunFailed, commit, progress_bars
+from benchmarks.command import RunFailed
+from benchmarks.study.runner import STARVED_OR_DIVERGED, commit, progress_bars
 from rence_lightning.errors import UserError
 
 

@@ -1,17 +1,16 @@
 """`python -m benchmarks.recipes`: runs the recipes, and writes what they gave into the configurations and README."""
 
-import sys
 from pathlib import Path
 
 from jsonargparse import CLI
 
+from benchmarks.command import run_command
 from benchmarks.recipes.pages import texts
 from benchmarks.recipes.results import RESULTS, read_results
 from benchmarks.recipes.runner import run_missing
 from benchmarks.recipes.spec import RECIPES, load_recipes
 from benchmarks.study.outcome import read_outcomes
 from benchmarks.study.rows import Rows
-from benchmarks.study.runner import RunFailed
 from benchmarks.study.spec import load_spec
 from rence_lightning.errors import UserError
 
@@ -66,19 +65,5 @@ def write(
     print(f"written to the configurations in {root / 'conf'} and the table in {root / 'README.md'}")
 
 
-def main() -> None:
-    try:
-        CLI({"run": run, "write": write}, as_positional=False)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(lambda: CLI({"run": run, "write": write}, as_positional=False))

@@ -39,11 +39,11 @@ def wrapped(text: str) -> str:
 def runs(recipe: Recipe, results: Sequence[Result]) -> str:
     """The sentence on the runs of a recipe."""
     begin = f"{recipe.which} was run" if recipe.which else "Run"
-    threads = f"{_number(results[0].threads, 'thread')} of {_listed(each.processor for each in results)}, no GPU"
+    threads = f"{_number(results[0].threads, 'thread')} ({_listed(each.processor for each in results)}, no GPU)"
     seconds = f"{fmean(each.cpu_seconds for each in results):.0f} CPU seconds{' each' * (len(results) > 1)}"
     return (
         f"{begin} with {_seeds([each.seed for each in results])} on {threads}, "
-        f"{_commits(each.commit for each in results)}: sampled pass@1 {rise(results)} in "
+        f"{_commits(results)}: sampled pass@1 {rise(results)} in "
         f"{_number(max(each.iterations for each in results), 'iteration')}, {seconds}."
     )
 
@@ -58,8 +58,8 @@ def row(method: str, rows: Rows) -> str:
     sentences = [text for task in rows.tasks if (text := _row_of_task(method, task, rows))]
     if not sentences:
         return "Its row of the small tables (docs/small_tables.md) has not been run yet: make study."
-    size = "policies of half a million parameters, each run on one CPU thread"
-    return f"Its row of the small tables (docs/small_tables.md, by make study; {size}): {' '.join(sentences)}"
+    where = "docs/small_tables.md, by make study, on policies of half a million parameters"
+    return f"Its row of the small tables ({where}): {' '.join(sentences)}"
 
 
 def _row_of_task(method: str, task: str, rows: Rows) -> str:
@@ -68,7 +68,8 @@ def _row_of_task(method: str, task: str, rows: Rows) -> str:
     if not outcomes:
         return ""
     found = list(outcomes.values())
-    begin = f'"{rows.spec.tasks[task].title}", {_seeds(list(outcomes))}, {_commits(each.commit for each in found)}'
+    processors = f"on one thread ({_listed(each.processor or 'unknown processor' for each in found)})"
+    begin = f'"{rows.spec.tasks[task].title}", {_seeds(list(outcomes))}, {processors}, {_commits(found)}'
     start = [each.start for each in found]
     if not all(each.trained for each in found):
         return f"{begin}: sampled pass@1 {_spread(start)}."
@@ -99,8 +100,8 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]}"
 
 
-def _commits(commits: Iterable[str]) -> str:
-    found = list(dict.fromkeys(commits))
+def _commits(runs: Iterable[Result | Outcome]) -> str:
+    found = list(dict.fromkeys(each.commit or "unknown" for each in runs))
     return f"{'commits' if len(found) > 1 else 'commit'} {_listed(found)}"
 
 

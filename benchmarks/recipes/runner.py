@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import rence_lightning
+from benchmarks.command import RunFailed
 from benchmarks.machine import processor, version
 from benchmarks.recipes.results import Result, append_result, read_results, results_of
 from benchmarks.recipes.spec import Recipe
-from benchmarks.study.runner import RunFailed, commit
+from benchmarks.study.runner import commit
 from rence_lightning.evaluation.record import read_evaluations
 
 PACKAGES = ("torch", "transformers", "lightning")

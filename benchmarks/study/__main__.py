@@ -1,18 +1,18 @@
 """`python -m benchmarks.study`: runs all of the studies that has not been run yet, and writes tables and figures."""
 
 import os
-import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from statistics import fmean
 
 from jsonargparse import ArgumentParser
 
+from benchmarks.command import run_command
 from benchmarks.study import readme, tables_page, when_page
 from benchmarks.study.choice import best, choose_learning_rates
 from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import BUDGETS
-from benchmarks.study.runner import RunFailed, Runner
+from benchmarks.study.runner import Runner
 from benchmarks.study.spec import Level, Spec, load_spec
 from benchmarks.study.tasks import POOLS, prepare, prepare_pools
 from rence_lightning.errors import UserError
@@ -174,19 +174,5 @@ def command_line() -> ArgumentParser:
     return parser
 
 
-def main() -> None:
-    try:
-        study(**command_line().parse_args().as_dict())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(lambda: study(**command_line().parse_args().as_dict()))

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.study.facts import REFERENCE
 from benchmarks.study.outcome import BUDGETS, Outcome
-from benchmarks.study.spec import QuestionSpec, Spec
+from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
 from benchmarks.study.statistics import Interval, mean_interval, paired_difference
 
 
@@ -99,7 +98,7 @@ class Levels:
     def ended_early(self) -> list[str]:
         """The runs that diverged or starved, as text."""
         return [
-            f"{question} {level}, {method}, seed {seed}: {run.error}"
+            f"{question} {level}, {method}, seed {seed}: {run.short_error}"
             for (question, level, method), runs in self._runs.items()
             for seed, run in runs.items()
             if run.error

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from rence_lightning.embedded.make_arithmetic import sloppy_response
-from rence_lightning.embedded.make_gym import CHARACTERS, LARGEST, LOWEST, TASK, TEMPLATE, draw_chain, question_of
-from rence_lightning.embedded.warm_up import build_tokenizer, make, read_options
+from rence_lightning.embedded.make_gym import LARGEST, LOWEST, TEMPLATE, draw_chain, make_gym_policy, question_of
+from rence_lightning.embedded.warm_up import read_options
 from rence_lightning.prompts.arithmetic import boxed
-from rence_lightning.prompts.gym import GymProblems
 
 GUESSED = 0.7
 """Share of the examples of the last phase that are guesses; the others are those of `make_gym`."""
@@ -54,10 +53,8 @@ def draw_examples(rng: random.Random, count: int, sloppy: bool) -> list[tuple[st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the policy."""
-    folder, seed = read_options("make_guesser", "the start policy of the task `gym`", arguments)
-    held_out = GymProblems({"basic_arithmetic": TASK}, split="test", size=500, instruction="").load()
-    questions = [(TEMPLATE.format(problem=problem.problem), problem.answer) for problem in held_out]
-    make(folder, seed, build_tokenizer(CHARACTERS), draw_examples, questions, MODEL_CARD)
+    folder, seed = read_options("benchmarks.study.make_guesser", "the start policy of the task `gym`", arguments)
+    make_gym_policy(folder, seed, draw_examples, MODEL_CARD)
     return 0
 
 

@@ -3,7 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -58,6 +60,7 @@ class Outcome:
         command: Command that started the run.
         cpu_seconds: User and system seconds of the whole run.
         commit: Commit of the code that ran.
+        processor: Name of the processor.
     """
 
     study: str
@@ -75,10 +78,16 @@ class Outcome:
     command: tuple[str, ...] = ()
     cpu_seconds: float = 0.0
     commit: str = ""
+    processor: str = ""
 
     @property
     def trained(self) -> bool:
         return bool(self.at)
+
+    @property
+    def short_error(self) -> str:
+        """The beginning of `error`, for a line of a page."""
+        return textwrap.shorten(self.error.replace("|", "/"), 140, placeholder=" ...")
 
     def accuracy(self, budget: str) -> float:
         """The accuracy when a budget is spent; before training, for a run that is not trained."""
@@ -102,6 +111,13 @@ def read_outcomes(path: Path) -> list[Outcome]:
             except ValueError as error:  # json's error is one too
                 raise UserError(f"{file}:{number}: {error}") from error
     return outcomes
+
+
+def provenance(outcomes: Sequence[Outcome]) -> str:
+    """The commits and the processors of runs with their numbers, as text."""
+    counts = (Counter(getattr(each, name) or "unknown" for each in outcomes) for name in ("commit", "processor"))
+    commits, processors = (", ".join(f"{name} ({count} runs)" for name, count in each.items()) for each in counts)
+    return f"commits {commits}; processors {processors}, one thread a run"
 
 
 def append_outcome(path: Path, outcome: Outcome) -> None:
@@ -168,7 +184,7 @@ _POINT: dict[str, type | UnionType] = {
     **dict.fromkeys(("cpu_seconds", "accuracy"), _NUMBER),
 }
 _OUTCOME: dict[str, type | UnionType] = {
-    **dict.fromkeys(("study", "task", "method", "split", "question", "level", "error", "commit"), str),
+    **dict.fromkeys(("study", "task", "method", "split", "question", "level", "error", "commit", "processor"), str),
     **dict.fromkeys(("start", "cpu_seconds"), _NUMBER),
     "seed": int,
     "learning_rate": _NUMBER | None,

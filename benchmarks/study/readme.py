@@ -7,6 +7,7 @@ from benchmarks.markdown import table
 from benchmarks.study.outcome import BUDGETS, Outcome
 from benchmarks.study.rows import Rows
 from benchmarks.study.spec import Spec
+from benchmarks.study.statistics import cell
 
 MARKERS = ("<!-- by python -m benchmarks.study -->", "<!-- end -->")
 
@@ -27,9 +28,6 @@ def summary(rows: Rows) -> str:
     lines = []
     for task in rows.tasks:
         for budget in BUDGETS:
-            cells = [f"{spec.tasks[task].title}, {spec.budgets[budget]:,} {budget}"]
-            for method in methods:
-                each = rows.mean(task, method, budget)
-                cells.append("" if each is None else f"{each.mean:.1f} [{each.low:.1f}, {each.high:.1f}]")
-            lines.append(cells)
+            about = f"{spec.tasks[task].title}, {spec.budgets[budget]:,} {budget}"
+            lines.append([about, *(cell(rows.mean(task, method, budget)) for method in methods)])
     return table([f"sampled pass@1, %, {len(spec.seeds)} seeds", *methods], lines)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from benchmarks.study.choice import Scores, best
-from benchmarks.study.facts import REFERENCE
 from benchmarks.study.outcome import BUDGETS, Outcome
-from benchmarks.study.spec import Spec
+from benchmarks.study.spec import REFERENCE, Spec
 from benchmarks.study.statistics import Interval, mean_interval, paired_difference
 
 
@@ -87,5 +86,5 @@ class Rows:
         return paired_difference(values, self.accuracies(task, REFERENCE, budget), -100, 100)
 
     def ended_early(self, task: str, method: str) -> list[str]:
-        """The messages of the runs that diverged or starved."""
-        return [run.error for run in self.of(task, method).values() if run.error]
+        """The shortened messages of the runs that diverged or starved."""
+        return [run.short_error for run in self.of(task, method).values() if run.error]

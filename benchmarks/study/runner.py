@@ -16,6 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.command import RunFailed
+from benchmarks.machine import processor
 from benchmarks.study import worker
 from benchmarks.study.jobs import Job, files_of_run
 from benchmarks.study.outcome import BUDGETS, Outcome, Point, append_outcome, read_outcomes
@@ -23,10 +25,6 @@ from benchmarks.study.spec import Spec
 
 STARVED_OR_DIVERGED = 1
 """Exit code of a run that starved or whose loss or gradient was not finite; both count as results."""
-
-
-class RunFailed(Exception):
-    """A run ended without a result."""
 
 
 class Runner:
@@ -164,6 +162,7 @@ class Runner:
             command=job.command,
             cpu_seconds=cpu_seconds,
             commit=self._commit,
+            processor=processor(),
         )
 
     def start_of(self, job: Job) -> float:

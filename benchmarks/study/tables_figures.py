@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.study.facts import REFERENCE, Row, Table
 from benchmarks.study.outcome import BUDGETS, Outcome, Point
 from benchmarks.study.rows import Rows
+from benchmarks.study.spec import REFERENCE, Row, Table
 from benchmarks.study.statistics import Interval, mean_interval
 
 if TYPE_CHECKING:

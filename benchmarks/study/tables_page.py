@@ -1,17 +1,14 @@
 """The page of the paper's tables and the family at small scale."""
 
-import textwrap
-from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from benchmarks.study.facts import REFERENCE, Table
-from benchmarks.study.outcome import BUDGETS, Outcome
+from benchmarks.study.outcome import BUDGETS, Outcome, provenance
 from benchmarks.study.rows import Rows
-from benchmarks.study.spec import Spec
-from benchmarks.study.statistics import Interval, mean_interval
+from benchmarks.study.spec import REFERENCE, Spec, Table
+from benchmarks.study.statistics import cell, difference_cell, mean_interval
 from benchmarks.study.tables_figures import compared, draw_curves, draw_differences, trained_rows
 
 NAME = "small_tables"
@@ -70,7 +67,7 @@ def _answer(rows: Rows) -> str:
         )
     return (
         f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. Where "
-        f"there is no difference, one interval in twenty excludes 0 by chance: here {count / 20:.0f} of {count}.\n\n"
+        f"there is no difference, one interval in twenty excludes 0 by chance: {count / 20:.1f} of {count}.\n\n"
         + "\n".join(lines)
         + f"\n\n![differences to {REFERENCE} at both budgets]({NAME}_differences.png)\n\n"
         f"Paired difference to {REFERENCE} over equal seeds in percentage points of pass@1, with its 95% interval: "
@@ -120,12 +117,8 @@ def _comparison(rows: Rows, task: str, each: Table) -> str:
             continue
         cells = [row.label + _marks(rows, task, row.method)]
         for budget in BUDGETS:
-            difference = rows.difference(task, row.method, budget)
-            text = _interval(difference, "+.1f")
-            cells += [
-                _interval(rows.mean(task, row.method, budget), ".1f"),
-                f"**{text}**" if difference and difference.sign else text,
-            ]
+            cells.append(cell(rows.mean(task, row.method, budget)))
+            cells.append(difference_cell(rows.difference(task, row.method, budget)))
         lines.append(cells)
     return f"### {each.title}\n\n{table(titles, lines)}"
 
@@ -156,8 +149,7 @@ def _costs(rows: Rows, task: str) -> str:
             ]
         lines.append(cells)
         if errors := rows.ended_early(task, method):
-            message = textwrap.shorten(errors[0].replace("|", "/"), 140, placeholder=" ...")
-            notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{message}`")
+            notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{errors[0]}`")
     text = (
         "### Costs\n\nMeans over seeds, where each budget is spent. CPU seconds are those of training, without "
         f"evaluations.\n\n{table(titles, lines)}"
@@ -206,7 +198,7 @@ def _repeat(rows: Rows) -> str:
                 seeds = "" if len(fresh) == len(rows.spec.repeat_seeds) else f" ({len(fresh)} seeds)"
                 answer = "yes" if within else "no"
                 names = [rows.spec.tasks[task].title, method, _size(rows, budget)]
-                lines.append([*names, _interval(first, ".1f"), f"{again.mean:.1f}{seeds}", answer])
+                lines.append([*names, cell(first), f"{again.mean:.1f}{seeds}", answer])
     if not lines:
         return ""
     return (
@@ -229,13 +221,11 @@ def _paper(spec: Spec) -> str:
 def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
     spec = rows.spec
     runs = [each for each in outcomes if each.study == "tables"]
-    commits = Counter(each.commit or "unknown" for each in runs)
     repeats = spec.options.get("evaluation.repeats", 1)
     lines = [
         "Command: `make study`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
-        f"Runs: {len(runs)}, {sum(each.cpu_seconds for each in runs) / 3600:.1f} CPU hours with evaluations; commits "
-        + ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
-        + ".",
+        f"Runs: {len(runs)}, {sum(each.cpu_seconds for each in runs) / 3600:.1f} CPU hours with evaluations; "
+        f"{provenance(runs)}.",
         f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
         f"Seeds: {_series(spec.selection_seeds)} for the choice of learning rates, {_series(spec.seeds)} for the "
         f"tables, {_series(spec.repeat_seeds)} for the check. Equal seeds have the same order of prompts.",
@@ -257,13 +247,6 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
 
 def _size(rows: Rows, budget: str) -> str:
     return f"{rows.spec.budgets[budget]:,} {budget}"
-
-
-def _interval(each: Interval | None, form: str) -> str:
-    """`mean [low, high]`; the mean alone for a single seed, and nothing without one."""
-    if each is None:
-        return ""
-    return f"{each.mean:{form}}" + (f" [{each.low:{form}}, {each.high:{form}}]" if each.count > 1 else "")
 
 
 def _series(values: tuple[object, ...]) -> str:

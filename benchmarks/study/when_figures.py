@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.study.facts import REFERENCE
 from benchmarks.study.levels import Levels, budgets_of
-from benchmarks.study.spec import QuestionSpec
+from benchmarks.study.spec import REFERENCE, QuestionSpec
 from benchmarks.study.tables_figures import COLOURS, MARKERS, WIDTH, clip, draw_dot, save_figure, styled
 
 if TYPE_CHECKING:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from benchmarks.study.facts import REFERENCE
-from benchmarks.study.levels import Comparison, Levels, budgets_of
-from benchmarks.study.outcome import Outcome
-from benchmarks.study.spec import QuestionSpec, Spec
-from benchmarks.study.statistics import Interval
+from benchmarks.study.levels import Levels, budgets_of
+from benchmarks.study.outcome import Outcome, provenance
+from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
+from benchmarks.study.statistics import cell, difference_cell
 from benchmarks.study.when_figures import draw_glance, draw_levels
 
 NAME = "when"
@@ -43,7 +42,7 @@ def _head(levels: Levels) -> str:
         f"# When does {REFERENCE} win?\n\n{warning}The paper claims an advantage of {REFERENCE} for Qwen3-4B on "
         "problems that it rarely solves. Here, one setting at a time is varied on policies of half a million "
         f"parameters, and {REFERENCE} is compared with its rivals at each level. All figures are percentage points of "
-        "sampled pass@1; brackets are 95% intervals."
+        f"sampled pass@1: means over {len(levels.spec.seeds)} seeds with 95% intervals in brackets."
     )
 
 
@@ -54,12 +53,15 @@ def _answer(levels: Levels) -> str:
         signs = Counter(each.difference.sign for each in found)
         lines.append(
             f"- At {size}: of {len(found)} comparisons, {REFERENCE} is above its rival in {signs[1]}, below in "
-            f"{signs[-1]}, and the interval includes 0 in {signs[0]}. If there were no difference, about "
-            f"{len(found) / 20:.0f} intervals would exclude 0."
+            f"{signs[-1]}, and the interval includes 0 in {signs[0]}. If there were no difference anywhere, "
+            f"{len(found) / 20:.1f} intervals would exclude 0 on average."
         )
         for rival in dict.fromkeys(each.rival for each in found):
             signs = Counter(each.difference.sign for each in found if each.rival == rival)
-            lines.append(f"    - Against {rival}: above in {signs[1]}, below in {signs[-1]}, not told in {signs[0]}.")
+            lines.append(
+                f"    - Against {rival}: above in {signs[1]}, below in {signs[-1]}, "
+                f"the interval includes 0 in {signs[0]}."
+            )
     return (
         "## The answer\n\n"
         + "\n".join(lines)
@@ -87,9 +89,9 @@ def _table(levels: Levels, each: QuestionSpec, budget: str) -> str:
         lines.append(
             [
                 name,
-                _interval(levels.start(level.task), ".1f"),
-                *(_interval(levels.mean(each.question.name, name, method, budget), ".1f") for method in each.methods),
-                *(_bold(one) for one in found),
+                cell(levels.start(level.task)),
+                *(cell(levels.mean(each.question.name, name, method, budget)) for method in each.methods),
+                *(difference_cell(one.difference if one else None) for one in found),
             ]
         )
     return table(titles, lines)
@@ -115,30 +117,13 @@ def _sentences(levels: Levels, each: QuestionSpec, budget: str) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _bold(one: Comparison | None) -> str:
-    if one is None:
-        return ""
-    text = _interval(one.difference, "+.1f")
-    return f"**{text}**" if one.difference.sign else text
-
-
-def _interval(each: Interval | None, form: str) -> str:
-    """`mean [low, high]`; the mean alone for a single seed, and nothing without one."""
-    if each is None:
-        return ""
-    return f"{each.mean:{form}}" + (f" [{each.low:{form}}, {each.high:{form}}]" if each.count > 1 else "")
-
-
 def _facts(levels: Levels, outcomes: list[Outcome]) -> str:
     spec = levels.spec
     runs = [each for each in outcomes if each.study == "when"]
-    commits = Counter(each.commit or "unknown" for each in runs)
     early, missing = levels.ended_early(), levels.missing()
     lines = [
         "Command: `make study`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
-        f"Runs: {len(runs)}, of which levels that are another one's default share theirs; commits "
-        + ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
-        + ".",
+        f"Runs: {len(runs)}, of which levels that are another one's default share theirs; {provenance(runs)}.",
         f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
         f"Seeds: {', '.join(map(str, spec.seeds))}, the same for all methods, so that differences are paired. "
         "Intervals: 95%, Student's t over seeds.",

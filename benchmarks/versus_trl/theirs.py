@@ -76,7 +76,7 @@ def run(case: Case, iterations: int) -> list[IterationTime]:
             disable_tqdm=True,
         )
 
-        def score(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+        def score(completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
             pairs = zip(answer, completions, strict=True)
             responses = [Response(Problem("", "", gold), completion) for gold, completion in pairs]
             return [each.reward for each in reward.score(responses)]

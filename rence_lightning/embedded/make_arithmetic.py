@@ -77,7 +77,7 @@ def draw_examples(held_out: Collection[str], rng: random.Random, count: int, slo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the arithmetic policy."""
-    folder, seed = read_options("make_arithmetic", "the embedded arithmetic policy", arguments)
+    folder, seed = read_options("rence_lightning.embedded.make_arithmetic", "the embedded arithmetic policy", arguments)
     chains = held_out_chains()
     held_out = {chain.problem for chain in chains}
     questions = [(TEMPLATE.format(problem=chain.problem), chain.answer) for chain in chains]

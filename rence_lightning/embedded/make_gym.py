@@ -9,9 +9,10 @@ has the answer 4. As in `make_arithmetic`, the policy is warmed up from scratch 
 import random
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rence_lightning.embedded.make_arithmetic import sloppy_response
-from rence_lightning.embedded.warm_up import build_tokenizer, make, read_options
+from rence_lightning.embedded.warm_up import Draw, build_tokenizer, make, read_options
 from rence_lightning.prompts.arithmetic import Chain
 from rence_lightning.prompts.gym import GymProblems, GymTask
 from rence_lightning.prompts.gym_generation import split_of
@@ -84,12 +85,18 @@ def draw_examples(rng: random.Random, count: int, sloppy: bool) -> list[tuple[st
     return [draw_example(rng, sloppy) for _ in range(count)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes the policy."""
-    folder, seed = read_options("make_gym", "the embedded policy of the reasoning-gym example", arguments)
+def make_gym_policy(folder: Path, seed: int, draw: Draw, card: str) -> None:
+    """Makes a policy for the task from examples, and measures it on problems of the test split."""
     held_out = GymProblems({"basic_arithmetic": TASK}, split="test", size=500, instruction="").load()
     questions = [(TEMPLATE.format(problem=problem.problem), problem.answer) for problem in held_out]
-    make(folder, seed, build_tokenizer(CHARACTERS), draw_examples, questions, MODEL_CARD)
+    make(folder, seed, build_tokenizer(CHARACTERS), draw, questions, card)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes the policy."""
+    program = "rence_lightning.embedded.make_gym"
+    folder, seed = read_options(program, "the embedded policy of the reasoning-gym example", arguments)
+    make_gym_policy(folder, seed, draw_examples, MODEL_CARD)
     return 0
 
 

@@ -29,6 +29,9 @@ PASS_AT = 8
 Examples = Sequence[tuple[str, str]]
 """Prompts and their responses."""
 
+Draw = Callable[[random.Random, int, bool], Examples]
+"""Draws so many examples, whose responses are sloppy or not."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -227,7 +230,7 @@ def make(
     folder: Path,
     seed: int,
     tokenizer: PreTrainedTokenizerFast,
-    draw: Callable[[random.Random, int, bool], Examples],
+    draw: Draw,
     questions: Sequence[tuple[str, str]],
     card: str,
 ) -> None:
@@ -265,7 +268,7 @@ def make(
 def read_options(program: str, policy: str, arguments: Sequence[str] | None) -> tuple[Path, int]:
     """The folder and the seed that a command line names; the program ends where they are wrong."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m rence_lightning.embedded.{program}",
+        prog=f"python -m {program}",
         description=f"Warm up {policy} from scratch and save it as a Hugging Face folder (about two minutes on one CPU "
         "core; the same seed gives the same file on the same machine and libraries).",
     )

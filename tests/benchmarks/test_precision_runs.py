@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.command import RunFailed
 from benchmarks.precision.runs import Job, Method, Result, Runner
-from benchmarks.study.runner import RunFailed
 from rence_lightning.errors import UserError
 
 RENCE = Method("ReNCE", "rence", (), trained=True)

@@ -134,7 +134,7 @@ def test_a_block_has_means_and_ends_over_seeds(rows: Rows) -> None:
     demo = replace(BY_FILE["conf/arithmetic.yaml"], seeds=(0, 1, 2))
     some = [replace(RESULT, seed=seed, end=end, cpu_seconds=50.0 + seed) for seed, end in enumerate((0.7, 0.8, 0.78))]
     assert flat(block(demo, some, rows)) == (
-        "Run with seeds 0, 1 and 2 on one thread of a processor, no GPU, commit abc: sampled pass@1 25.0% -> 76.0% "
+        "Run with seeds 0, 1 and 2 on one thread (a processor, no GPU), commit abc: sampled pass@1 25.0% -> 76.0% "
         "(70.0 to 80.0) in 20 iterations, 51 CPU seconds each."
     )
     one = flat(block(demo, some[:1], rows))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from command_line import CONF
 
+from benchmarks.command import RunFailed
 from benchmarks.recipes import runner
 from benchmarks.recipes.results import Result, read_results
 from benchmarks.recipes.runner import run, run_missing, wait
 from benchmarks.recipes.spec import Recipe
-from benchmarks.study.runner import RunFailed
 from rence_lightning.cli.main import main
 from rence_lightning.evaluation.record import read_evaluations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.study.outcome import Outcome, Point, append_outcome, read_outcomes
+from benchmarks.study.outcome import Outcome, Point, append_outcome, provenance, read_outcomes
 from rence_lightning.errors import UserError
 
 LINE: dict[str, Any] = {
@@ -30,6 +30,7 @@ LINE: dict[str, Any] = {
     "command": ["python", "-m", "rence_lightning"],
     "cpu_seconds": 14.2,
     "commit": "abcdef123456",
+    "processor": "Abacus",
 }
 
 
@@ -119,3 +120,11 @@ def test_processes_that_append_at_the_same_time_do_not_mix_their_lines(tmp_path:
     for process in processes:
         process.join()
     assert sorted(each.seed for each in read_outcomes(tmp_path / "b.jsonl")) == [0] * 40 + [1] * 40
+
+
+def test_runs_are_counted_by_commit_and_processor(tmp_path: Path) -> None:
+    lines = [LINE, LINE, {**LINE, "commit": "123456abcdef", "processor": ""}]
+    assert provenance(read_outcomes(write(tmp_path / "a.jsonl", *lines))) == (
+        "commits abcdef123456 (2 runs), 123456abcdef (1 runs); processors Abacus (2 runs), unknown (1 runs), "
+        "one thread a run"
+    )

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from command_line import ROOT
 
+from benchmarks.command import RunFailed
 from benchmarks.study.__main__ import Study, study
 from benchmarks.study.choice import best, choose_learning_rates
-from benchmarks.study.facts import Row, Table
 from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import read_outcomes
 from benchmarks.study.readme import MARKERS, summary
 from benchmarks.study.rows import Rows
-from benchmarks.study.runner import RunFailed, Runner
-from benchmarks.study.spec import load_spec
+from benchmarks.study.runner import Runner
+from benchmarks.study.spec import Row, Table, load_spec
 from rence_lightning.errors import UserError
 
 SPEC = ROOT / "benchmarks" / "study" / "study.yaml"

@@ -83,7 +83,7 @@ def test_sentences_and_counts_follow_the_intervals(tmp_path: Path) -> None:
     levels = Levels(SPEC, OUTCOMES)
     against_grpo = [each for each in levels.comparisons("responses") if each.rival == "GRPO"]
     assert all(each.difference.sign == 1 for each in against_grpo)
-    assert f"Against GRPO: above in {len(against_grpo)}, below in 0, not told in 0." in text
+    assert f"Against GRPO: above in {len(against_grpo)}, below in 0, the interval includes 0 in 0." in text
     first = against_grpo[0].difference
     assert f"{first.mean:.1f} points above at hard ({first.low:+.1f} to {first.high:+.1f})" in text
     assert "not finished" not in text
