@@ -82,6 +82,7 @@ def test_cpu_seconds_are_those_of_a_process_and_its_children(tmp_path: Path) -> 
     assert status == 3 and used > idle + 0.3 and idle < 0.4
 
 
+@pytest.mark.slow
 def test_a_run_has_the_accuracies_of_the_same_command_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONF.parent)
     command = " ".join(["python -m rence_lightning fit --config conf/arithmetic.yaml", *SMALL])
