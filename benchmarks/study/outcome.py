@@ -149,7 +149,7 @@ def append_outcome(path: Path, outcome: Outcome) -> None:
 
 def _outcome(values: Any) -> Outcome:
     """Raises ValueError, whose message names the key."""
-    outcome = Outcome(**_checked(values, Outcome, _OUTCOME, ""))
+    outcome = Outcome(**checked(values, Outcome, _OUTCOME, ""))
     for key, allowed in (("study", STUDIES), ("split", SPLITS)):
         if (value := getattr(outcome, key)) not in allowed:
             raise ValueError(f"{key}: {value!r}; choose from {', '.join(allowed)}")
@@ -172,7 +172,7 @@ def _outcome(values: Any) -> Outcome:
 
 
 def _point(values: Any, where: str) -> Point:
-    point = Point(**_checked(values, Point, _POINT, where))
+    point = Point(**checked(values, Point, _POINT, where))
     if not 0 <= point.accuracy <= 1:
         raise ValueError(f"{where}accuracy: {point.accuracy}; it must be from 0 to 1")
     if min(point.iteration, point.updates, point.responses, point.cpu_seconds) < 0:
@@ -198,8 +198,18 @@ _OUTCOME: dict[str, type | UnionType] = {
 }
 
 
-def _checked(values: Any, kind: type, types: Mapping[str, type | UnionType], where: str) -> dict[str, Any]:
-    """The values of a JSON object, if its keys are the fields of `kind` and the values have the types."""
+def checked(values: Any, kind: type, types: Mapping[str, type | UnionType], where: str) -> dict[str, Any]:
+    """The values of a JSON object, if its keys are the fields of `kind` and the values have the types.
+
+    Args:
+        values: Parsed JSON.
+        kind: Dataclass whose fields are the keys.
+        types: Type of each field.
+        where: Beginning of the names of keys in messages.
+
+    Raises:
+        ValueError: They are not; the message names the key.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{where}{values!r} is not an object with the keys {', '.join(types)}")
     names = [each.name for each in fields(kind)]

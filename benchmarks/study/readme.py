@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from benchmarks.between import replaced
 from benchmarks.markdown import table
 from benchmarks.study.outcome import BUDGETS, Outcome
 from benchmarks.study.rows import Rows
 from benchmarks.study.spec import Spec
 from benchmarks.study.statistics import cell
-from rence_lightning.errors import UserError
 
-MARKERS = ("<!-- by python -m benchmarks.study -->\n", "<!-- end -->\n")
+MARKERS = ("<!-- by python -m benchmarks.study -->", "<!-- end -->")
 
 
 def write(outcomes: list[Outcome], spec: Spec, readme: Path) -> None:
@@ -18,12 +18,7 @@ def write(outcomes: list[Outcome], spec: Spec, readme: Path) -> None:
     Raises:
         UserError: The file has no place for it.
     """
-    start, end = MARKERS
-    before, found, rest = readme.read_text(encoding="utf-8").partition(start)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise UserError(f"{readme}: it has no lines {start.strip()!r} and {end.strip()!r}; add both")
-    readme.write_text(f"{before}{start}{summary(Rows(spec, outcomes))}\n{end}{after}", encoding="utf-8")
+    readme.write_text(replaced(readme, *MARKERS, f"{summary(Rows(spec, outcomes))}\n"), encoding="utf-8")
 
 
 def summary(rows: Rows) -> str:

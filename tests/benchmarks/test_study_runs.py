@@ -300,7 +300,7 @@ def test_a_tiny_study_from_the_command_to_the_results(tmp_path: Path, monkeypatc
     problems = tmp_path / "out" / "tasks"
     problems.mkdir(parents=True)
     monkeypatch.setattr("benchmarks.study.__main__.prepare", lambda folder: write_chains(folder))
-    (tmp_path / "README.md").write_text("".join(MARKERS))
+    (tmp_path / "README.md").write_text("\n".join([*MARKERS, ""]))
     run = lambda **settings: study(  # noqa: E731
         tmp_path / "results", tmp_path / "out", tmp_path / "docs", tmp_path / "tiny.yaml", **settings
     )
@@ -329,7 +329,7 @@ def test_a_tiny_study_from_the_command_to_the_results(tmp_path: Path, monkeypatc
 def test_the_readme_has_the_table_of_the_results() -> None:
     """The results may be of a part of the study."""
     rows = Rows(load_spec(SPEC), read_outcomes(ROOT / "benchmarks" / "study" / "results"))
-    start, end = MARKERS
+    start, end = (f"{marker}\n" for marker in MARKERS)
     assert (ROOT / "README.md").read_text().partition(start)[2].partition(end)[0] == summary(rows) + "\n"
 
 

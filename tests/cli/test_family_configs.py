@@ -67,7 +67,7 @@ def test_every_method_that_is_not_of_the_paper_has_a_file() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_header_names_its_source_and_its_commands(file: Path) -> None:
     header = file.read_text(encoding="utf-8").split("trainer:")[0]
-    assert "arXiv 2" in header and "Not run at the scale of its paper" in header
+    assert "arXiv 2" in header and "Not run yet at the scale of its paper" in header
     for base in ("arithmetic", "rence"):
         command = f"fit --config conf/{base}.yaml --config {file.relative_to(ROOT)}"
         assert command in header, f"{file.name} does not show how it is run on {base}"
