@@ -11,6 +11,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import numpy as np
+
 from rence_lightning.errors import UserError
 
 STUDIES = ("tables", "when")
@@ -85,6 +87,15 @@ class Outcome:
     @property
     def trained(self) -> bool:
         return bool(self.at)
+
+    def interpolated(self, budget: str, size: int) -> float:
+        """The accuracy where exactly so much of a budget is spent, on the line between the evaluations around it.
+
+        It is that of the last evaluation for a run that ended before.
+        """
+        points = [(0, self.start), *((getattr(point, budget), point.accuracy) for point in self.curve)]
+        spent, accuracies = zip(*points, strict=True)
+        return float(np.interp(size, spent, accuracies))
 
     @property
     def short_error(self) -> str:
