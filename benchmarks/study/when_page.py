@@ -42,8 +42,8 @@ def _head(levels: Levels) -> str:
     return (
         f"# When does {REFERENCE} win?\n\n{warning}The paper reports the highest average of its Table 1 for "
         f"{REFERENCE}, with Qwen3-4B on mathematics. Here, one setting at a time is varied on policies of half a "
-        f"million parameters, and {REFERENCE} is compared with its rivals at each level. All figures are percentage points of "
-        f"sampled pass@1: means over {len(levels.spec.seeds)} seeds with 95% intervals in brackets."
+        f"million parameters, and {REFERENCE} is compared with its rivals at each level. All figures are percentage "
+        f"points of sampled pass@1: means over {len(levels.spec.seeds)} seeds with 95% intervals in brackets."
     )
 
 

@@ -17,8 +17,12 @@ REWRITE = "python tests/golden/rewrite.py"
 
 TOLERANCE = 1e-4
 """Largest relative difference of a figure on another machine, while the sampled tokens are the same. Measured with
-another instruction set (ATEN_CPU_CAPABILITY=default, MKL_ENABLE_INSTRUCTIONS=AVX2) and with two threads: 2.2e-7, with
-all tokens the same in ten iterations."""
+another instruction set (ATEN_CPU_CAPABILITY=default, MKL_ENABLE_INSTRUCTIONS=AVX2), with two threads, and on a
+processor of another make (AMD EPYC in place of Intel Xeon): 2.2e-7, with all tokens the same in ten iterations."""
+
+SAME_TOKENS = 5
+"""Iterations in which the sampled tokens must be the same everywhere. They are about 45,000 tokens, of which one
+differs where a random number falls between two sums that differ by a rounding: on less than one machine in a hundred."""
 
 DRIFT = 0.1
 """Largest relative difference of the movement of the weights, and largest difference of a share, after a token
@@ -58,18 +62,22 @@ def first_difference(golden: Record, found: Record, exact: bool) -> str:
         golden: Golden run. Of its iterations, those that `found` has are compared.
         found: Run to compare.
         exact: Whether every figure must be the same to the bit. Otherwise figures may differ by `TOLERANCE` while the
-            sampled tokens are the same, which they must be in the first iteration, and by `DRIFT` afterwards.
+            sampled tokens are the same, which they must be in the first `SAME_TOKENS` iterations, and by `DRIFT`
+            afterwards.
     """
     pairs = list(zip(golden["iterations"], found["iterations"], strict=False))
     same_tokens = True
     for expected, actual in pairs:
         where = f"iteration {expected['iteration']}"
         if exact or same_tokens:
-            same_tokens = exact or expected["iteration"] == 1 or expected["groups"] == actual["groups"]
+            same_tokens = exact or expected["iteration"] <= SAME_TOKENS or expected["groups"] == actual["groups"]
         differences = _figures(expected, actual, exact, where) if same_tokens else _drift(expected, actual, where)
         if difference := next(differences, ""):
             return difference
-    for expected, actual in zip(golden["evaluations"], found["evaluations"], strict=False):
+    evaluations = [each["evaluations"] for each in (golden, found)]
+    if len(found["iterations"]) == len(golden["iterations"]) and len(evaluations[0]) != len(evaluations[1]):
+        return f"{len(evaluations[0])} evaluations in the golden run, {len(evaluations[1])} now"
+    for expected, actual in zip(*evaluations, strict=False):
         where = f"evaluation after iteration {expected['iteration']}"
         if exact and (difference := next(_figures(expected, actual, exact, where), "")):
             return difference
@@ -110,3 +118,10 @@ def _drift(expected: dict[str, Any], actual: dict[str, Any], where: str) -> Iter
         one, other = expected["rollouts"][name], actual["rollouts"][name]
         if abs(one - other) > DRIFT:
             yield f"{where}, rollouts, {name}: {one} in the golden run, {other} now"
+    updates = [each["updates"] for each in (expected, actual)]
+    if len(updates[0]) != len(updates[1]):
+        yield f"{where}, updates: {len(updates[0])} in the golden run, {len(updates[1])} now"
+    for number, (first, second) in enumerate(zip(*updates, strict=False), start=1):
+        for name in ("learning_rate", "kl_coef"):
+            if not math.isclose(first[name], second[name], rel_tol=DRIFT):
+                yield f"{where}, updates {number}, {name}: {first[name]} in the golden run, {second[name]} now"
