@@ -102,7 +102,7 @@ def _about(movement: Sequence[Row], learning: Sequence[Row]) -> str:
     lines += [
         f"- {name}: seeds {distinct(rows, 'seed')}; commits {distinct(rows, 'commit')}" for name, rows in parts.items()
     ]
-    return "\n".join(lines)
+    return "\n".join(["", *lines])  # a list after a line that is not blank would be a paragraph
 
 
 def _sizes(movement: Sequence[Row], _: Sequence[Row]) -> str:

@@ -18,8 +18,11 @@ from threading import Lock
 from typing import Any
 
 from benchmarks.command import RunFailed
-from benchmarks.study.runner import STARVED_OR_DIVERGED, commit, progress_bars
+from benchmarks.study.runner import commit, progress_bars
 from rence_lightning.errors import UserError
+
+STARVED_OR_DIVERGED = 1
+"""Exit code of a run that starved or whose loss or gradient was not finite; both count as results."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,9 @@ class Runner:
             code, cpu_seconds = self._wait(command, log)
         lines = (folder / "log.txt").read_text().splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        # Python also ends with 1 after any uncaught exception; only a line `error: ...` makes exit code 1 a result.
-        if code not in (0, STARVED_OR_DIVERGED) or (code == STARVED_OR_DIVERGED and not errors):
+        # Any error ends a run with 1; those that are not foreseen are printed with their traceback.
+        foreseen = errors and not any(line.startswith("Traceback ") for line in lines)
+        if code not in (0, STARVED_OR_DIVERGED) or (code == STARVED_OR_DIVERGED and not foreseen):
             raise RunFailed(f"{job.name}: exit code {code}\n" + "\n".join(lines[-10:]))
         try:
             figures = read_run(folder, job.method.trained)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -10,12 +11,13 @@ from jsonargparse import ArgumentParser
 from benchmarks.command import run_command
 from benchmarks.study import readme, tables_page, when_page
 from benchmarks.study.choice import best, choose_learning_rates
-from benchmarks.study.jobs import Job, make_job
+from benchmarks.study.jobs import make_job
 from benchmarks.study.outcome import BUDGETS
 from benchmarks.study.runner import Runner
-from benchmarks.study.spec import Level, Spec, load_spec
+from benchmarks.study.spec import Spec, load_spec
 from benchmarks.study.tasks import POOLS, prepare, prepare_pools
 from rence_lightning.errors import UserError
+from rence_lightning.run.lock import Lock
 
 HERE = Path(__file__).parent
 
@@ -26,7 +28,7 @@ class Study:
     def __init__(self, spec: Spec, runner: Runner, problems: Path) -> None:
         self.spec = spec
         self.runner = runner
-        self.problems = problems
+        self._job = partial(make_job, spec, problems)
         self.rates: dict[str, dict[str, float]] = {}
 
     def starts(self, tasks: Iterable[str]) -> None:
@@ -99,19 +101,6 @@ class Study:
         ]
         self.runner.run(jobs, f"{next(iter(tasks))}, when does ReNCE win")
 
-    def _job(
-        self,
-        study: str,
-        task: str,
-        method: str,
-        rate: float | None,
-        split: str,
-        seed: int,
-        question: str = "",
-        level: tuple[str, Level] | None = None,
-    ) -> Job:
-        return make_job(self.spec, self.problems, study, task, method, rate, split, seed, question, level)
-
 
 def study(
     results: Path = HERE / "results",
@@ -143,7 +132,10 @@ def study(
         raise UserError(f"--processes: {processes}; it must be >= 1")
     runner = Runner(experiment, results, out / "runs", processes or len(os.sched_getaffinity(0)))
     if not report_only:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = Lock(out)
         run(experiment, runner, out / "tasks")
+        lock.release()
     for page in (tables_page, when_page):
         page.write(runner.outcomes, experiment, docs)
     readme.write(runner.outcomes, experiment, docs.parent / "README.md")

@@ -12,26 +12,27 @@ from rence_lightning.evaluation import Evaluation, macro_average
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
+POINTS = "points.json"
+
 
 class Budgets(Callback):
     """Evaluates the policy after the iterations in which shares of two budgets are spent, and ends the run after both.
 
     The first evaluation at which a budget is spent is the one at which methods are compared. A run of no iterations is
-    evaluated once. `evaluation.every` should be 0, so that the run is not evaluated at other moments.
+    evaluated once. `evaluation.every` should be 0, so that the run is not evaluated at other moments. The points are in
+    `points.json` in the run directory, as `{"curve": [...], "at": {...}}`.
 
     Args:
         responses: Number of responses that training samples; those of evaluations are not counted.
         updates: Number of optimizer updates.
-        file: File to which the points are written after each evaluation, as `{"curve": [...], "at": {...}}`.
         shares: Shares of a budget at which the policy is evaluated; the last one is 1.
     """
 
-    def __init__(self, responses: int, updates: int, file: str, shares: list[float] | None = None) -> None:
+    def __init__(self, responses: int, updates: int, shares: list[float] | None = None) -> None:
         self.shares = shares or [1.0]
         if min(responses, updates) < 1 or sorted(self.shares)[-1] != 1.0:
             raise UserError(f"Budgets: responses {responses} and updates {updates} must be >= 1, and the last share 1")
         self.budgets = {"responses": responses, "updates": updates}
-        self.file = Path(file)
         self.curve: list[Point] = []
         self.at: dict[str, Point] = {}
         self._accuracy = 0.0
@@ -51,7 +52,7 @@ class Budgets(Callback):
         if not self.curve or len(self.at) < len(BUDGETS):
             self._evaluate(trainer, self._before)
             self.at = {budget: self.at.get(budget, self.curve[-1]) for budget in BUDGETS}
-            self._write()
+            self._write(trainer.run_dir / POINTS)
 
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         self._accuracy = macro_average(evaluation.results)
@@ -69,9 +70,9 @@ class Budgets(Callback):
         for budget in BUDGETS:
             if spent[budget] >= self.budgets[budget]:
                 self.at.setdefault(budget, point)
-        self._write()
+        self._write(trainer.run_dir / POINTS)
         self._evaluating += time.process_time() - begun
 
-    def _write(self) -> None:
+    def _write(self, file: Path) -> None:
         curve, at = [asdict(each) for each in self.curve], {name: asdict(each) for name, each in self.at.items()}
-        self.file.write_text(json.dumps({"curve": curve, "at": at}), encoding="utf-8")
+        file.write_text(json.dumps({"curve": curve, "at": at}), encoding="utf-8")

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from benchmarks.study.spec import Level, Spec
 from rence_lightning.errors import UserError
 
 BENCHMARK = "problems"
+BUDGETS = "benchmarks.study.budgets.Budgets"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Job:
         seed: Seed of the order of the prompts and of sampling.
         question: Setting that is varied; empty in the tables.
         level: Its value.
-        arguments: Arguments of the command line, without the files of the run. Jobs of equal arguments share a run.
+        arguments: Arguments of the command line, without the run directory. Jobs of equal arguments share a run.
+        inputs: Digest of the start policy and the problems, some of which are made by each machine for itself.
     """
 
     study: str
@@ -37,6 +41,7 @@ class Job:
     question: str = ""
     level: str = ""
     arguments: tuple[str, ...] = field(default=(), repr=False)
+    inputs: str = field(default="", repr=False)
 
     @property
     def name(self) -> str:
@@ -47,7 +52,7 @@ class Job:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The command without the files of the run; it identifies a run."""
+        """The command without the run directory; it identifies a run."""
         return ("python", "-m", "rence_lightning", "fit", *self.arguments)
 
 
@@ -96,21 +101,26 @@ def make_job(
         options["model.optimizer.init_args.lr"] = rate
     else:
         options["trainer.max_iterations"] = 0
+    shares = [1.0] if split == "validation" else list(spec.shares)
+    options["trainer.callbacks"] = [{"class_path": BUDGETS, "init_args": {**spec.budgets, "shares": shares}}]
     arguments = (
         *(f"--config={file}" for file in files),
         *(f"--{key}={_text(value)}" for key, value in options.items()),
     )
-    return Job(study, task, method, rate, split, seed, question, level[0] if level else "", arguments)
+    inputs = _digest(problems, about.problems, about.policy)
+    return Job(study, task, method, rate, split, seed, question, level[0] if level else "", arguments, inputs)
 
 
-def files_of_run(spec: Spec, job: Job, folder: Path) -> list[str]:
-    """The arguments that say where a run writes, with its budgets."""
-    shares = [1.0] if job.split == "validation" else list(spec.shares)
-    budgets = {
-        "class_path": "benchmarks.study.budgets.Budgets",
-        "init_args": {**spec.budgets, "file": str(folder / "points.json"), "shares": shares},
-    }
-    return [f"--trainer.run_dir={folder / 'run'}", f"--trainer.callbacks={json.dumps([budgets])}"]
+@cache
+def _digest(folder: Path, problems: str, policy: str) -> str:
+    """A digest of a task's problems and of its start policy, unless that is one of the package's."""
+    files = sorted(folder.glob(f"{problems}-*.jsonl"))
+    if ":" not in policy:
+        files += sorted((folder / policy).glob("*.safetensors"))
+    digest = blake2b(digest_size=6)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _source(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.study.outcome import BUDGETS, Outcome
+from benchmarks.study.rows import Rows
 from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
 from benchmarks.study.statistics import Interval, mean_interval, paired_difference
 
@@ -39,8 +40,11 @@ class Levels:
         self.spec = spec
         self._runs: dict[tuple[str, str, str], dict[int, Outcome]] = {}
         self._starts: dict[str, dict[int, float]] = {}
+        rows = Rows(spec, outcomes)
         for each in outcomes:
             if each.study == "when" and each.seed in spec.seeds:
+                if rows.rate(each.task, each.method) not in (None, each.learning_rate):
+                    continue  # of a rate that was chosen before there were further runs to choose by
                 self._runs.setdefault((each.question, each.level, each.method), {})[each.seed] = each
             elif not each.trained and each.split == "test":
                 self._starts.setdefault(each.task, {})[each.seed] = 100 * each.start
@@ -84,6 +88,14 @@ class Levels:
             for rival in each.methods
             if rival != REFERENCE and (found := self.comparison(each.question.name, level, rival, budget)) is not None
         ]
+
+    def distinct(self, budget: str) -> list[Comparison]:
+        """The comparisons at a budget, each pair of runs once: levels that are another's default share their runs."""
+        found: dict[tuple[tuple[str, ...], ...], Comparison] = {}
+        for each in self.comparisons(budget):
+            runs = [self.of(each.question, each.level, method) for method in (REFERENCE, each.rival)]
+            found.setdefault(tuple(run.command for pair in runs for _, run in sorted(pair.items())), each)
+        return list(found.values())
 
     def missing(self) -> list[str]:
         """What has fewer seeds than are wanted, as text."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import numpy as np
+
 from rence_lightning.errors import UserError
 
 STUDIES = ("tables", "when")
@@ -61,6 +63,7 @@ class Outcome:
         cpu_seconds: User and system seconds of the whole run.
         commit: Commit of the code that ran.
         processor: Name of the processor.
+        inputs: Digest of the start policy and the problems.
     """
 
     study: str
@@ -79,10 +82,20 @@ class Outcome:
     cpu_seconds: float = 0.0
     commit: str = ""
     processor: str = ""
+    inputs: str = ""
 
     @property
     def trained(self) -> bool:
         return bool(self.at)
+
+    def interpolated(self, budget: str, size: int) -> float:
+        """The accuracy where exactly so much of a budget is spent, on the line between the evaluations around it.
+
+        It is that of the last evaluation for a run that ended before.
+        """
+        points = [(0, self.start), *((getattr(point, budget), point.accuracy) for point in self.curve)]
+        spent, accuracies = zip(*points, strict=True)
+        return float(np.interp(size, spent, accuracies))
 
     @property
     def short_error(self) -> str:
@@ -184,7 +197,9 @@ _POINT: dict[str, type | UnionType] = {
     **dict.fromkeys(("cpu_seconds", "accuracy"), _NUMBER),
 }
 _OUTCOME: dict[str, type | UnionType] = {
-    **dict.fromkeys(("study", "task", "method", "split", "question", "level", "error", "commit", "processor"), str),
+    **dict.fromkeys(
+        ("study", "task", "method", "split", "question", "level", "error", "commit", "processor", "inputs"), str
+    ),
     **dict.fromkeys(("start", "cpu_seconds"), _NUMBER),
     "seed": int,
     "learning_rate": _NUMBER | None,

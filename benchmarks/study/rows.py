@@ -78,12 +78,12 @@ class Rows:
         values = self.accuracies(task, method, budget)
         return mean_interval(list(values.values()), 0, 100) if values else None
 
-    def difference(self, task: str, method: str, budget: str) -> Interval | None:
-        """The paired difference to the reference; None for the reference itself, and without a common seed."""
-        if method == REFERENCE:
+    def difference(self, task: str, method: str, budget: str, reference: str = REFERENCE) -> Interval | None:
+        """The paired difference to a reference; None for the reference itself, and without a common seed."""
+        if method == reference:
             return None
         values = self.accuracies(task, method, budget)
-        return paired_difference(values, self.accuracies(task, REFERENCE, budget), -100, 100)
+        return paired_difference(values, self.accuracies(task, reference, budget), -100, 100)
 
     def ended_early(self, task: str, method: str) -> list[str]:
         """The shortened messages of the runs that diverged or starved."""

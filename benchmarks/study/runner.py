@@ -19,12 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.command import RunFailed
 from benchmarks.machine import processor
 from benchmarks.study import worker
-from benchmarks.study.jobs import Job, files_of_run
+from benchmarks.study.budgets import POINTS
+from benchmarks.study.jobs import Job
 from benchmarks.study.outcome import BUDGETS, Outcome, Point, append_outcome, read_outcomes
 from benchmarks.study.spec import Spec
-
-STARVED_OR_DIVERGED = 1
-"""Exit code of a run that starved or whose loss or gradient was not finite; both count as results."""
+from rence_lightning.errors import UserError
 
 
 class Runner:
@@ -69,6 +68,7 @@ class Runner:
             RunFailed: A run neither finished, starved nor diverged.
         """
         jobs = list(dict.fromkeys(jobs))
+        self._refuse_other_inputs(jobs)
         done = {outcome.command: outcome for outcome in self.outcomes}
         waiting: dict[tuple[str, ...], list[Job]] = {}
         for job in jobs:
@@ -104,6 +104,22 @@ class Runner:
             raise RunFailed(f"{title}: {len(failures)} runs failed, the first: {failures[0]}")
         return {job: self._labelled(job, done[job.command]) for job in jobs}
 
+    def _refuse_other_inputs(self, jobs: Iterable[Job]) -> None:
+        """Results of two start policies, or of two sets of problems, do not compare.
+
+        Raises:
+            UserError: A job is to be run, and the results of its task are those of other files.
+        """
+        done = {outcome.command for outcome in self.outcomes}
+        for job in jobs:
+            others = {each.inputs for each in self.outcomes if each.task == job.task} - {job.inputs}
+            if job.command not in done and others:
+                raise UserError(
+                    f"{self.results}: the results of the task {job.task} are of another start policy or other problems "
+                    f"than those made here (digest {job.inputs}, there {', '.join(others) or 'none'}); give another "
+                    "folder as --results, or remove the lines of the task"
+                )
+
     def _labelled(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome of a job, which may have been run as another one with the same command."""
         labels = {name: getattr(job, name) for name in ("study", "task", "method", "split", "question", "level")}
@@ -126,22 +142,18 @@ class Runner:
         folder = self.folder / digest
         shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts from scratch, which costs seconds
         folder.mkdir(parents=True)
-        self._wait([*job.arguments, *files_of_run(self.spec, job, folder)], folder)
-        lines = (folder / "log.txt").read_text(encoding="utf-8").splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        try:
-            ended = json.loads((folder / "ended.json").read_text())
-        except OSError as error:
-            raise RunFailed(f"{job.name}: the process was killed\n" + "\n".join(lines[-10:])) from error
-        code = ended["code"]
-        if code not in (0, STARVED_OR_DIVERGED) or (code == STARVED_OR_DIVERGED and not errors):
-            raise RunFailed(f"{job.name}: exit code {code}, {folder / 'log.txt'}\n" + "\n".join(lines[-10:]))
-        outcome = self._outcome(job, folder, errors[-1] if code else "", ended["cpu_seconds"])
+        code = self._wait([*job.arguments, f"--trainer.run_dir={folder / 'run'}"], folder)
+        if not (folder / "ended.json").exists():
+            log = folder / "log.txt"
+            last = log.read_text(encoding="utf-8").splitlines()[-10:] if log.exists() else []
+            raise RunFailed("\n".join([f"{job.name}: exit code {code}, {log}", *last]))
+        ended = json.loads((folder / "ended.json").read_text())
+        outcome = self._outcome(job, folder, ended["error"], ended["cpu_seconds"])
         shutil.rmtree(folder)
         return outcome
 
     def _outcome(self, job: Job, folder: Path, error: str, cpu_seconds: float) -> Outcome:
-        file = folder / "points.json"
+        file = folder / "run" / POINTS
         points = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"curve": [], "at": {}}
         curve = tuple(Point(**each) for each in points["curve"])
         trained = job.learning_rate is not None
@@ -163,6 +175,7 @@ class Runner:
             cpu_seconds=cpu_seconds,
             commit=self._commit,
             processor=processor(),
+            inputs=job.inputs,
         )
 
     def start_of(self, job: Job) -> float:
@@ -173,7 +186,8 @@ class Runner:
                 return each.start
         raise RunFailed(f"{job.name}: the policy before training was not evaluated with this seed")
 
-    def _wait(self, arguments: Sequence[str], folder: Path) -> None:
+    def _wait(self, arguments: Sequence[str], folder: Path) -> int | None:
+        """Runs a process to its end; returns its exit code, the negative number of the signal that killed it."""
         with self._lock:
             if self._stopped:
                 raise RunFailed("interrupted")
@@ -183,6 +197,7 @@ class Runner:
         process.join()
         with self._lock:
             self._alive.discard(process)
+        return process.exitcode
 
     def _stop(self) -> None:
         """Ends the runs in progress; they start from scratch next time."""

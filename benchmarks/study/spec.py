@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.study.outcome import BUDGETS
 from rence_lightning.errors import UserError
 
 REFERENCE = "ReNCE"
@@ -35,10 +36,12 @@ class Table:
     Attributes:
         title: Title of the table.
         rows: Rows in the order of the table.
+        reference: Method that the rows are compared with.
     """
 
     title: str
     rows: Sequence[Row]
+    reference: str = REFERENCE
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def load_spec(path: Path) -> Spec:
                     for name, each in text["tasks"].items()
                 },
                 "tables": tuple(
-                    Table(each["title"], tuple(Row(**row) for row in each["rows"])) for each in text["tables"]
+                    Table(**{**each, "rows": tuple(Row(**row) for row in each["rows"])}) for each in text["tables"]
                 ),
                 "questions": tuple(_question(name, each) for name, each in text["questions"].items()),
             }
@@ -185,15 +188,22 @@ def _question(name: str, text: Mapping[str, Any]) -> QuestionSpec:
 
 
 def _check(spec: Spec, path: Path) -> None:
+    levels = [level for each in spec.questions for level in each.levels.values()]
     named: Sequence[tuple[str, str, Mapping[str, Any]]] = [
         *(("method", row.method, spec.methods) for table in spec.tables for row in table.rows),
+        *(("method", table.reference, spec.methods) for table in spec.tables),
         *(("method", name, spec.methods) for each in spec.questions for name in each.methods),
+        *(("method", name, spec.methods) for level in levels for name in level.of_method),
+        *(("method", name, spec.methods) for each in spec.tasks.values() for name in each.methods),
         *(("method", name, spec.methods) for name in spec.repeated),
-        *(("task", level.task, spec.tasks) for each in spec.questions for level in each.levels.values()),
+        *(("task", level.task, spec.tasks) for level in levels),
         *(("task", each.rates_of, spec.tasks) for each in spec.tasks.values() if each.rates_of),
+        *(("level", each.question.default, each.levels) for each in spec.questions if each.question.default),
     ]
     for kind, name, known in named:
         if name not in known:
             raise UserError(f"{path}: no {kind} {name!r}; it has {', '.join(known)}")
+    if set(spec.budgets) != set(BUDGETS) or spec.shares[-1:] != (1.0,):
+        raise UserError(f"{path}: budgets must be {' and '.join(BUDGETS)}, and the last of the shares 1")
     if not spec.seeds or not spec.selection_seeds or len(spec.learning_rates) < 2:
         raise UserError(f"{path}: seeds and selection_seeds must not be empty; give at least two learning_rates")

@@ -43,6 +43,15 @@ class Interval:
         return f"{mean} [{self.low:{form}}, {self.high:{form}}]" if self.count > 1 else mean
 
     @property
+    def p_value(self) -> float:
+        """The two-sided p-value of Student's t against a mean of 0; 1 for a single value."""
+        if self.count < 2 or self.mean == 0:
+            return 1.0
+        reach = max(self.high - self.mean, self.mean - self.low)
+        quantile = stats.t.ppf((1 + LEVEL) / 2, self.count - 1)
+        return float(2 * stats.t.sf(abs(self.mean) * quantile / reach, self.count - 1)) if reach else 0.0
+
+    @property
     def sign(self) -> int:
         """1 if the interval is above 0, -1 if it is below, and 0 if it includes 0 or there is none."""
         return int(self.low > 0) - int(self.high < 0)
@@ -79,6 +88,16 @@ def paired_difference(
     """
     differences = [value - reference[seed] for seed, value in sorted(values.items()) if seed in reference]
     return mean_interval(differences, low, high) if differences else None
+
+
+def remaining(differences: Sequence[Interval]) -> int:
+    """How many of some differences remain apart from 0 after Holm's correction for their number.
+
+    The probability that any is called apart although it is 0 is then at most 5%, however they depend on one another.
+    """
+    values = sorted(each.p_value for each in differences)
+    allowed = ((1 - LEVEL) / (len(values) - rank) for rank in range(len(values)))
+    return next((rank for rank, (p, most) in enumerate(zip(values, allowed, strict=True)) if p > most), len(values))
 
 
 def cell(each: Interval | None) -> str:

@@ -25,7 +25,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#9
 """The last one is the reference's in every panel."""
 
 MARKERS = "osD^vP*X"
-ABOVE, BELOW, BETWEEN = "#0072B2", "#D55E00", "#777777"
+AHEAD, BEHIND, OPEN = "#0072B2", "#D55E00", "#777777"
+"""Colours of a difference: where the reference is ahead, where it is behind, and where the interval includes 0."""
 
 
 def draw_curves(rows: Rows, task: str, path: Path) -> None:
@@ -118,7 +119,7 @@ def differences(rows: Rows) -> "Figure":
             panel.axvline(0, color="black", linewidth=0.8)
             panel.grid(axis="x", alpha=0.3)
             for place, each in found[budget]:
-                draw_dot(panel, place, each, end)
+                draw_dot(panel, place, each, end, ahead=-1)
             panel.set_xlim(-1.08 * end, 1.08 * end)
             panel.set_ylim(len(names) - 0.4, -0.6)
         panels[0].set_yticks(range(len(names)), names)
@@ -137,9 +138,12 @@ def clip(found: list[Interval]) -> float:
     return min(max(ends), 2 * float(np.percentile(ends, 75))) or 1.0 if ends else 1.0
 
 
-def draw_dot(panel: Any, place: int, each: Interval, end: float) -> None:
-    """A mean with its interval; beyond the end of the axis, an arrow with the mean."""
-    colour = {1: ABOVE, -1: BELOW, 0: BETWEEN}[each.sign]
+def draw_dot(panel: Any, place: int, each: Interval, end: float, ahead: int) -> None:
+    """A mean with its interval; beyond the end of the axis, an arrow with the mean.
+
+    `ahead` is the sign of differences in which the reference is ahead.
+    """
+    colour = {ahead: AHEAD, -ahead: BEHIND, 0: OPEN}[each.sign]
     if abs(each.mean) > end:
         side = math.copysign(1, each.mean)
         panel.plot([side * end], [place], marker="<" if side < 0 else ">", color=colour, markersize=6)

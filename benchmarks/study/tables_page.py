@@ -8,7 +8,7 @@ from benchmarks.markdown import save, table
 from benchmarks.study.outcome import BUDGETS, Outcome, provenance
 from benchmarks.study.rows import Rows
 from benchmarks.study.spec import REFERENCE, Spec, Table
-from benchmarks.study.statistics import cell, difference_cell, mean_interval
+from benchmarks.study.statistics import cell, difference_cell, mean_interval, remaining
 from benchmarks.study.tables_figures import compared, draw_curves, draw_differences, trained_rows
 
 NAME = "small_tables"
@@ -55,8 +55,13 @@ def _head(rows: Rows) -> str:
 
 def _answer(rows: Rows) -> str:
     found = {(task, budget): _sides(rows, task, budget) for task in rows.tasks for budget in BUDGETS}
-    count = sum(len(compared(rows, task)) for task in rows.tasks) * len(BUDGETS)
-    apart = sum(len(side) for sides in found.values() for side in sides)
+    differences = [
+        each
+        for task, budget in found
+        for name in compared(rows, task)
+        if (each := rows.difference(task, name, budget)) is not None
+    ]
+    count, apart = len(differences), sum(each.sign != 0 for each in differences)
     lines = []
     for (task, budget), (above, below) in found.items():
         total = len(compared(rows, task))
@@ -66,12 +71,15 @@ def _answer(rows: Rows) -> str:
             f"{total - len(above) - len(below)} cannot be told from it."
         )
     return (
-        f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. Where "
-        f"there is no difference, one interval in twenty excludes 0 by chance: {count / 20:.1f} of {count}.\n\n"
+        f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. If none "
+        f"differed, {count / 20:.1f} would on average, and because all share the {len(rows.spec.seeds)} runs of "
+        f"{REFERENCE} on a task, many at once or none. {remaining(differences)} remain after Holm's correction for "
+        f"{count} differences.\n\n"
         + "\n".join(lines)
         + f"\n\n![differences to {REFERENCE} at both budgets]({NAME}_differences.png)\n\n"
-        f"Paired difference to {REFERENCE} over equal seeds in percentage points of pass@1, with its 95% interval: "
-        "blue above 0, red below, grey where it includes 0. An arrow is a mean beyond the axis."
+        f"Each method minus {REFERENCE} over equal seeds, in percentage points of pass@1, with its 95% interval: blue "
+        f"where {REFERENCE} is ahead, red where it is behind, grey where the interval includes 0. An arrow is a mean "
+        "beyond the axis."
     )
 
 
@@ -108,9 +116,11 @@ def _comparison(rows: Rows, task: str, each: Table) -> str:
     """A table of the paper on a task; empty if fewer than two of its rows are trained there."""
     if len(trained_rows(rows, task, each)) < 2:
         return ""
+    reference = next((row.label for row in each.rows if row.method == each.reference), each.reference)
     titles = ["method"]
     for budget in BUDGETS:
-        titles += [f"pass@1 at {_size(rows, budget)}, %", f"above {REFERENCE}"]
+        titles += [f"pass@1 at {_size(rows, budget)}, %", f"minus {reference}"]
+    titles.append("learning rate")
     lines = []
     for row in each.rows:
         if row.method not in rows.spec.methods_of(task):
@@ -118,8 +128,9 @@ def _comparison(rows: Rows, task: str, each: Table) -> str:
         cells = [row.label + _marks(rows, task, row.method)]
         for budget in BUDGETS:
             cells.append(cell(rows.mean(task, row.method, budget)))
-            cells.append(difference_cell(rows.difference(task, row.method, budget)))
-        lines.append(cells)
+            cells.append(difference_cell(rows.difference(task, row.method, budget, each.reference)))
+        rate = rows.rate(task, row.method)
+        lines.append([*cells, "" if rate is None else f"{rate:g}"])
     return f"### {each.title}\n\n{table(titles, lines)}"
 
 
@@ -134,6 +145,7 @@ def _costs(rows: Rows, task: str) -> str:
     titles = ["method", "learning rate"]
     for budget in BUDGETS:
         titles += [f"responses at {_size(rows, budget)}", "updates", "CPU s"]
+    titles.append(f"pass@1 at exactly {_size(rows, 'responses')}, %")
     lines, notes = [], []
     for method in rows.trained(task):
         runs, rate = list(rows.of(task, method).values()), rows.rate(task, method)
@@ -147,12 +159,15 @@ def _costs(rows: Rows, task: str) -> str:
                 f"{fmean(point.updates for point in points):.0f}",
                 f"{fmean(point.cpu_seconds for point in points):.0f}",
             ]
-        lines.append(cells)
+        size = rows.spec.budgets["responses"]
+        lines.append([*cells, f"{100 * fmean(run.interpolated('responses', size) for run in runs):.1f}"])
         if errors := rows.ended_early(task, method):
             notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{errors[0]}`")
     text = (
         "### Costs\n\nMeans over seeds, where each budget is spent. CPU seconds are those of training, without "
-        f"evaluations.\n\n{table(titles, lines)}"
+        "evaluations. Methods that filter spend a budget of responses in steps of whole iterations, and so exceed it; "
+        "the last column is a line between the evaluations before and after the exact number.\n\n"
+        + table(titles, lines)
     )
     return "\n\n".join([text, "\n".join(notes)]) if notes else text
 
@@ -179,7 +194,10 @@ def _choice(rows: Rows) -> str:
         "## The choice of learning rates\n\nPass@1 in % on the validation problems, the mean over both budgets and "
         f"the seeds {_series(rows.spec.selection_seeds)}; the highest is chosen, among equal ones the lowest "
         f"rate. Where it was at an end of the list, the list went on, by at most {rows.spec.extend} at either end. "
-        "† marks a rate with which a run diverged or starved.\n\n" + "\n\n".join(parts)
+        "† marks a rate with which a run diverged or starved. Neighbouring rates are often about a point apart, which "
+        "is less than the seeds differ: a choice between them is partly chance, and no interval of this page covers "
+        "that. Where a row has another rate than its reference, a small difference may be that of the rates.\n\n"
+        + "\n\n".join(parts)
     )
 
 

@@ -52,7 +52,7 @@ def glance(levels: Levels) -> "Figure":
             panel.grid(axis="x", alpha=0.3)
             for place, pair in enumerate(pairs):
                 if pair in found[budget]:
-                    draw_dot(panel, place, found[budget][pair], end)
+                    draw_dot(panel, place, found[budget][pair], end, ahead=1)
             panel.set_xlim(-1.08 * end, 1.08 * end)
             panel.set_ylim(len(pairs) - 0.4, -0.6)
         panels[0].set_yticks(range(len(pairs)), [f"{level}, {rival}" for level, rival in pairs])

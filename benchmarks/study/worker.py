@@ -11,7 +11,8 @@ IMPORTED = ("rence_lightning.cli.lightning_cli", "rence_lightning.callbacks", "r
 
 
 def run(arguments: list[str], folder: str) -> None:
-    """Trains, with the output in `FOLDER/log.txt`, and writes `FOLDER/ended.json`: exit code and CPU seconds.
+    """Trains, with the output in `FOLDER/log.txt`, and writes `FOLDER/ended.json`: its CPU seconds, and the message of
+    a run that starved or diverged, which is a result too. After any other error the process ends without that file.
 
     Processor time of the process and of the grading processes that it has ended is counted from its start, without the
     imports that it shares with others.
@@ -21,15 +22,21 @@ def run(arguments: list[str], folder: str) -> None:
     os.dup2(log, sys.stderr.fileno())
     import torch
 
-    from rence_lightning.cli.main import run as command
+    from rence_lightning.cli.commands import find_command
+    from rence_lightning.errors import NonFiniteError, StarvationError, exit_code, explanation, one_line
 
     torch.set_num_threads(1)
-    code = command(["fit", *arguments])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    result = ""
+    try:
+        find_command(["fit"])(arguments)
+    except (StarvationError, NonFiniteError) as error:
+        result = one_line(error)
+    except BaseException as error:
+        print(explanation(error), file=sys.stderr, flush=True)
+        os._exit(exit_code(error))
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(each.ru_utime + each.ru_stime for each in used)
-    (Path(folder) / "ended.json").write_text(json.dumps({"code": code, "cpu_seconds": round(seconds, 1)}))
+    (Path(folder) / "ended.json").write_text(json.dumps({"error": result, "cpu_seconds": round(seconds, 1)}))
 
 
 for name in IMPORTED if __name__ == "benchmarks.study.worker" else ():

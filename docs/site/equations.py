@@ -11,9 +11,13 @@ from mkdocs.structure.pages import Page
 
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
+SPACE = '<mspace width="0.167em"/>'
+
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Converts what the extension `arithmatex` has marked.
+
+    Primes get a class, for fonts in which they are too small to see, and log gets a little space.
 
     Raises:
         PluginError: An equation has a command that is not known.
@@ -28,6 +32,8 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
             raise PluginError(f"{page.file.src_uri}: {latex!r} is not an equation: {error!r}") from error
         if unknown := re.search(r">\\[A-Za-z]+", result):
             raise PluginError(f"{page.file.src_uri}: {unknown[0][1:]} is not known, in {latex!r}")
+        result = result.replace("<mi>&#x02032;</mi>", '<mi class="prime">&#x02032;</mi>')
+        result = result.replace("<mi>log</mi>", f"<mrow>{SPACE}<mi>log</mi>{SPACE}</mrow>")
         return result if display == "inline" else f'<div class="equation">{result}</div>'
 
     return EQUATION.sub(mathml, content)

@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -23,20 +24,24 @@ CODE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$|`[^`\n]+`", re.M | re.S)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of README, changelog and contribution guide, of the package's code, and of files linked to."""
+    """Adds the pages of README, changelog and contribution guide, of the package's code, and of files linked to.
+
+    Raises:
+        PluginError: A page links to a file outside `docs/` that is not text.
+    """
     for path, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / path).read_text(encoding="utf-8")))
     package = ROOT / "rence_lightning"
     folders = [package, *sorted(folder for folder in package.iterdir() if folder.is_dir())]
     sources = {path for folder in folders[1:] for path in folder.rglob("*.py")} | set(package.glob("*.py"))
-    wanted = {str(path.relative_to(ROOT)) for path in sources}
+    wanted = {str(path.relative_to(ROOT)): "the package" for path in sources}
     for file in files.documentation_pages():
         for link in LINK.finditer(CODE.sub("", file.content_string)):
             target = _in_repository(file.src_uri, link[2])
             if target and _page_of(target) == _source_page(target):
-                wanted.add(target)
-    for path in sorted(wanted):
-        files.append(File.generated(config, _source_page(path), content=_shown(path)))
+                wanted.setdefault(target, file.src_uri)
+    for path, origin in sorted(wanted.items()):
+        files.append(File.generated(config, _source_page(path), content=_shown(path, origin)))
     return files
 
 
@@ -85,9 +90,12 @@ def _source_page(path: str) -> str:
     return f"source/{path}.md"
 
 
-def _shown(path: str) -> str:
-    """A page with the text of a file, which the search does not look through."""
-    text = (ROOT / path).read_text(encoding="utf-8").rstrip()
+def _shown(path: str, origin: str) -> str:
+    """A page with the text of a file that `origin` links to, which the search does not look through."""
+    try:
+        text = (ROOT / path).read_text(encoding="utf-8").rstrip()
+    except UnicodeDecodeError as error:
+        raise PluginError(f"{origin}: the link to {path} leads to a file that is not text; move it to docs/") from error
     language = LANGUAGES.get(Path(path).suffix, "text")
     hidden = "search:\n  exclude: true\nhide:\n  - navigation\n  - toc"
     return f'---\n{hidden}\n---\n\n# `{path}`\n\n~~~~~~ {{.{language} linenums="1"}}\n{text}\n~~~~~~\n'

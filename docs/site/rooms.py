@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
@@ -14,7 +15,11 @@ NAME = re.compile(r"(<(pre|h\d|a|autoref|summary)\b.*?</\2>)|<code>([A-Za-z_][\w
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages."""
+    """Adds the pages.
+
+    Raises:
+        PluginError: The navigation names a room whose module does not exist, or has no docstring.
+    """
     rows = []
     for page in _pages(config.nav):
         room = page.removeprefix("api/").removesuffix(".md")
@@ -30,8 +35,17 @@ def _entries(room: str) -> str:
     """The page of a room: its docstring, then an entry for each public name, wherever it is defined."""
     module = _module(room)
     parts = [f"# {module}", f"::: {module}\n    options: {{members: false}}"]
-    options = "    options: {show_root_heading: true, show_root_toc_entry: true, heading_level: 2}"
-    return "\n\n".join([*parts, *(f"::: {module}.{name}\n{options}" for name in public_names(room))]) + "\n"
+    return "\n\n".join([*parts, *(_entry(module, name) for name in public_names(room))]) + "\n"
+
+
+def _entry(module: str, name: str) -> str:
+    """The entry of a name. A function that has the name of its own file would be taken for the file."""
+    shown = "show_root_heading: true, show_root_toc_entry: true, heading_level: 2"
+    files = (PACKAGE.parent / module.replace(".", "/")).glob("*.py")
+    if name not in {file.stem for file in files}:
+        return f"::: {module}.{name}\n    options: {{{shown}}}"
+    headed = f"{shown}, heading: {module}.{name}, toc_label: {name}"
+    return f"[](){{#{module}.{name}}}\n\n::: {module}.{name}.{name}\n    options: {{{headed}}}"
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -85,9 +99,13 @@ def _module(room: str) -> str:
 
 
 def _about(room: str) -> str:
-    return (ast.get_docstring(_tree(room)) or "").splitlines()[0]
+    if not (docstring := ast.get_docstring(_tree(room))):
+        raise PluginError(f"mkdocs.yml: {_module(room)} has no docstring, whose first line says what is in it")
+    return docstring.splitlines()[0]
 
 
 def _tree(room: str) -> ast.Module:
-    folder = PACKAGE if room == PACKAGE.name else PACKAGE / room
-    return ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    file = (PACKAGE if room == PACKAGE.name else PACKAGE / room) / "__init__.py"
+    if not file.exists():
+        raise PluginError(f"mkdocs.yml: api/{room}.md in the navigation has no module {_module(room)}")
+    return ast.parse(file.read_text(encoding="utf-8"))

@@ -90,6 +90,10 @@ def test_a_crash_is_no_diverged_run_although_python_ends_with_1_too(tmp_path: Pa
     crashes = FINISHES + "raise RuntimeError('out of memory')"
     with pytest.raises(RunFailed, match="RuntimeError: out of memory"):
         Scripted(tmp_path / "a", crashes).run(JOBS[:1], "")
+    ours = "try: {}['reward']\nexcept KeyError as error: print(explanation(error), file=sys.stderr); sys.exit(1)"
+    with pytest.raises(RunFailed, match="error: KeyError: 'reward'"):
+        program = f"{FINISHES}from rence_lightning.errors import explanation\n{ours}"
+        Scripted(tmp_path / "c", program).run(JOBS[:1], "")
     starves = "import sys; print('error: nothing to train on', file=sys.stderr); sys.exit(1)"
     with pytest.raises(RunFailed, match=r"wrote no evaluation\nerror: nothing to train on"):
         Scripted(tmp_path / "b", starves).run(JOBS[:1], "")

@@ -31,6 +31,7 @@ LINE: dict[str, Any] = {
     "cpu_seconds": 14.2,
     "commit": "abcdef123456",
     "processor": "Abacus",
+    "inputs": "0123456789ab",
 }
 
 
@@ -128,3 +129,10 @@ def test_runs_are_counted_by_commit_and_processor(tmp_path: Path) -> None:
         "commits abcdef123456 (2 runs), 123456abcdef (1 runs); processors Abacus (2 runs), unknown (1 runs), "
         "one thread a run"
     )
+
+
+def test_the_accuracy_at_an_exact_budget_is_on_the_line_between_evaluations(tmp_path: Path) -> None:
+    (outcome,) = read_outcomes(write(tmp_path / "a.jsonl", LINE))  # 28.3% before training, 61% after 1,024 responses
+    assert outcome.interpolated("responses", 512) == pytest.approx((0.283 + 0.61) / 2)
+    assert outcome.interpolated("updates", 8) == 0.61
+    assert outcome.interpolated("updates", 100) == 0.61, "the last evaluation"

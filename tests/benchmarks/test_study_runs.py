@@ -2,10 +2,11 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import yaml
@@ -13,13 +14,14 @@ from command_line import ROOT
 
 from benchmarks.command import RunFailed
 from benchmarks.study.__main__ import Study, study
+from benchmarks.study.budgets import POINTS
 from benchmarks.study.choice import best, choose_learning_rates
 from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.outcome import read_outcomes
 from benchmarks.study.readme import MARKERS, summary
 from benchmarks.study.rows import Rows
 from benchmarks.study.runner import Runner
-from benchmarks.study.spec import Row, Table, load_spec
+from benchmarks.study.spec import Level, Row, Table, load_spec
 from rence_lightning.errors import UserError
 
 SPEC = ROOT / "benchmarks" / "study" / "study.yaml"
@@ -30,21 +32,23 @@ Work = Callable[[list[str], str], None]
 
 def finish(arguments: list[str], folder: str) -> None:
     """A run that ends well; one that is not trained has no budgets to spend."""
-    at = {"responses": POINT, "updates": {**POINT, "accuracy": 0.5}}
-    Path(folder, "points.json").write_text(json.dumps({"curve": [POINT], "at": at}))
-    Path(folder, "log.txt").write_text("")
-    Path(folder, "ended.json").write_text(json.dumps({"code": 0, "cpu_seconds": 4.0}))
+    end(folder, {"responses": POINT, "updates": {**POINT, "accuracy": 0.5}})
+
+
+def end(folder: str, at: dict[str, Any], error: str = "", curve: Sequence[Any] = (POINT,)) -> None:
+    """Writes what a run leaves that is a result."""
+    Path(folder, "run").mkdir()
+    Path(folder, "run", POINTS).write_text(json.dumps({"curve": list(curve), "at": at}))
+    Path(folder, "ended.json").write_text(json.dumps({"error": error, "cpu_seconds": 4.0}))
 
 
 def diverge(arguments: list[str], folder: str) -> None:
-    Path(folder, "points.json").write_text(json.dumps({"curve": [POINT], "at": {"updates": POINT}}))
-    Path(folder, "log.txt").write_text("error: iteration 3: the norm is nan\n")
-    Path(folder, "ended.json").write_text(json.dumps({"code": 1, "cpu_seconds": 4.0}))
+    end(folder, {"updates": POINT}, error="iteration 3: the norm is nan")
 
 
 def crash(arguments: list[str], folder: str) -> None:
     Path(folder, "log.txt").write_text("out of luck\n")
-    Path(folder, "ended.json").write_text(json.dumps({"code": 1, "cpu_seconds": 4.0}))
+    sys.exit(1)
 
 
 def vanish(arguments: list[str], folder: str) -> None:
@@ -105,13 +109,63 @@ def test_a_diverged_run_is_a_result_with_its_last_accuracy(tmp_path: Path) -> No
     assert outcome.accuracy("responses") == outcome.accuracy("updates") == 0.75
 
 
-@pytest.mark.parametrize(("work", "words"), [(crash, "exit code 1.*out of luck"), (vanish, "killed.*the last words")])
+@pytest.mark.parametrize(
+    ("work", "words"), [(crash, "exit code 1.*out of luck"), (vanish, "exit code 9.*the last words")]
+)
 def test_another_failure_is_no_result_and_others_still_run(tmp_path: Path, work: Work, words: str) -> None:
     make_runner(tmp_path).run(STARTS, "")
     with pytest.raises(RunFailed, match="2 runs failed") as error:
         make_runner(tmp_path, work=work).run([trained(0), trained(1)], "")
     assert all(word in str(error.value) for word in words.split(".*"))
     assert len(read_outcomes(tmp_path / "results")) == 2, "only the starts"
+
+
+def test_results_of_another_start_policy_are_not_mixed(tmp_path: Path) -> None:
+    make_runner(tmp_path).run([replace(job, inputs="abc") for job in STARTS], "")
+    with pytest.raises(UserError, match=r"the task gym .* \(digest def, there abc\)"):
+        make_runner(tmp_path).run([replace(trained(0), inputs="def")], "")
+    assert make_runner(tmp_path, work=crash).run([replace(untrained(0), inputs="def")], ""), "nothing was to be run"
+
+
+def test_the_budgets_are_a_part_of_a_run(tmp_path: Path) -> None:
+    """Other budgets are another command, so that no results of old budgets are shown as those of new ones."""
+    for name in ("gym-train", "gym-test"):
+        (tmp_path / f"{name}.jsonl").write_text("")
+    spec = load_spec(SPEC)
+    jobs = [
+        make_job(each, tmp_path, "tables", "gym", "ReNCE", 1e-4, "test", 0)
+        for each in (spec, replace(spec, budgets={"responses": 8192, "updates": 64}), replace(spec, shares=(1.0,)))
+    ]
+    assert len({job.command for job in jobs}) == 3
+
+
+@pytest.mark.slow
+def test_only_a_run_that_starved_or_diverged_is_a_result_although_it_failed(tmp_path: Path) -> None:
+    """With the real worker: an unknown option and an error in a part are none, a pool that yields no group is."""
+    write_chains(tmp_path)
+    spec = replace(load_spec(SPEC), budgets={"responses": 40, "updates": 2})
+    small = replace(spec, options={**spec.options, **SMALL})
+
+    def job(**options: Any) -> Job:
+        level = ("", Level("chains", options={key.replace("__", "."): value for key, value in options.items()}))
+        return make_job(small, tmp_path, "tables", "chains", "ReNCE", 1e-4, "test", 0, "", level)
+
+    start = make_job(small, tmp_path, "tables", "chains", "No training", None, "test", 0)
+    runner = Runner(small, tmp_path / "results", tmp_path / "runs", processes=1)
+    runner.run([start], "")
+    raises = {"class_path": "rence_lightning.rewards.FunctionReward", "init_args": {"function": "json.loads"}}
+    for broken in (job(data__nothing=1), job(data__reward=raises)):
+        with pytest.raises(RunFailed):
+            runner.run([broken], "")
+    unearned = {**raises, "init_args": {"function": f"{__name__}.nothing"}}
+    starving = job(data__reward=unearned)
+    outcome = runner.run([starving], "")[starving]
+    assert "can be trained on" in outcome.error and outcome.accuracy("updates") == outcome.start
+
+
+def nothing(response: Any) -> float:
+    """A reward that no response earns."""
+    return 0.0
 
 
 @pytest.mark.parametrize(
@@ -165,11 +219,7 @@ def by_rate(arguments: list[str], folder: str) -> None:
     """A run whose accuracy depends on its arguments in no simple way."""
     value = sum(map(ord, "".join(arguments))) % 97 / 97
     point = {**POINT, "accuracy": value}
-    Path(folder, "points.json").write_text(
-        json.dumps({"curve": [point], "at": {"responses": point, "updates": {**point, "accuracy": value / 2}}})
-    )
-    Path(folder, "log.txt").write_text("")
-    Path(folder, "ended.json").write_text(json.dumps({"code": 0, "cpu_seconds": 4.0}))
+    end(folder, {"responses": point, "updates": {**point, "accuracy": value / 2}}, curve=[point])
 
 
 def test_a_wrong_specification_is_refused(tmp_path: Path) -> None:
@@ -181,10 +231,20 @@ def test_a_wrong_specification_is_refused(tmp_path: Path) -> None:
         ({"seedz": [1]}, "seedz"),
         ({"learning_rates": [1e-4]}, "at least two learning_rates"),
         ({"repeated": ["ReNCEE"]}, "no method 'ReNCEE'"),
+        ({"budgets": {"respones": 40, "updates": 2}}, "budgets must be responses and updates"),
+        ({"shares": [0.5]}, "the last of the shares 1"),
+        ({"questions": with_level(good, {"of_method": {"ReNCEE": {}}})}, "no method 'ReNCEE'"),
+        ({"tasks": {**good["tasks"], "hard": {**good["tasks"]["hard"], "methods": ["GRPPO"]}}}, "no method 'GRPPO'"),
+        ({"tables": [{"title": "T", "rows": [], "reference": "SFT"}]}, "no method 'SFT'"),
     ):
         path.write_text(yaml.safe_dump({**good, **change}))
         with pytest.raises(UserError, match=words):
             load_spec(path)
+
+
+def with_level(specification: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    question = specification["questions"]["noise"]
+    return {"noise": {**question, "levels": {**question["levels"], "0%": {"task": "gym", **change}}}}
 
 
 def test_the_study_has_all_tables_five_seeds_and_no_seed_for_two_purposes() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.study.statistics import mean_interval, paired_difference
+from benchmarks.study.statistics import mean_interval, paired_difference, remaining
 
 FIVE = [0.71, 0.74, 0.725, 0.80, 0.69]
 
@@ -56,3 +56,21 @@ def test_differences_are_those_of_equal_seeds() -> None:
     values, reference = {0: 3.0, 1: 5.0, 2: 4.5, 7: 100.0}, {2: 2.0, 1: 3.0, 0: 0.5, 8: -50.0}
     assert paired_difference(values, reference) == mean_interval([2.5, 2.0, 2.5])
     assert paired_difference(values, {8: 1.0}) is None
+
+
+def test_p_values_are_those_of_a_t_test() -> None:
+    for values in (FIVE, [-each for each in FIVE], [0.1, -0.2, 0.15, 0.3]):
+        assert mean_interval(values).p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert mean_interval([2.0] * 5).p_value == 0 and mean_interval([0.0] * 5).p_value == 1
+    assert mean_interval([3.0]).p_value == 1
+
+
+def test_holm_s_correction_keeps_what_its_definition_keeps() -> None:
+    """By its definition: the k smallest p-values, where each of them is at most 5% / (number - rank)."""
+    random = np.random.default_rng(0)
+    samples = [random.normal(shift, 1, 5) for shift in np.linspace(0, 12, 30)]
+    values = np.sort([stats.ttest_1samp(sample, 0).pvalue for sample in samples])
+    kept = max((k for k in range(31) if all(values[i] <= 0.05 / (30 - i) for i in range(k))), default=0)
+    found = remaining([mean_interval(sample) for sample in samples])
+    assert found == kept and 0 < found < sum(values <= 0.05), "the samples do not tell the correction from none"
+    assert remaining([]) == 0 and remaining([mean_interval([5.0, 5.1, 4.9])] * 3) == 3

@@ -1,4 +1,4 @@
-"""What README.md, CONTRIBUTING.md, CHANGELOG.md and docs/scaling.md say of files, commands, keys and names is so."""
+"""What README.md, CONTRIBUTING.md, CHANGELOG.md and docs/resume.md say of files, commands, keys and names is so."""
 
 import pkgutil
 import re
@@ -16,7 +16,7 @@ from rence_lightning.run.settings import FIXED
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 PAGES |= {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
-README, SCALING = PAGES["README.md"], PAGES["scaling.md"]
+README, RESUME = PAGES["README.md"], PAGES["resume.md"]
 
 
 def anchors(text: str) -> set[str]:
@@ -83,16 +83,14 @@ def test_names_of_the_changelog_can_be_imported() -> None:
 
 
 def test_the_moment_of_a_checkpoint_is_named_as_the_pages_say() -> None:
-    for text in (README, SCALING):
-        assert f"`{SavedAt('run', 6, 3, 0).name}`" in text
+    name = SavedAt("run", 6, 3, 0).name
+    assert f"`{name}`" in RESUME and f"interruption {name}/;" in README
 
 
 def test_all_settings_that_cannot_change_on_resume_are_named() -> None:
-    for text in (README, SCALING):
-        sentence = text.replace("\n", " ").split("refused in one line:")[1].split(". ")[0]
-        if text is SCALING:
-            assert all(f"`{key.removesuffix('.class_path')}`" in sentence for key in FIXED), sentence
-        assert "`model.policy`" in sentence and "`data.weights`" in sentence
+    sentence = RESUME.replace("\n", " ").split("refused in one line:")[1].split(". ")[0]
+    assert all(f"`{key.removesuffix('.class_path')}`" in sentence for key in FIXED), sentence
+    assert "`model.policy`" in sentence and "`data.weights`" in sentence
 
 
 def test_the_python_of_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

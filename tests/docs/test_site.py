@@ -1,5 +1,6 @@
 """The documentation site: it builds without a warning, needs nothing from elsewhere, and has every public name."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import ROOT
 
-pytest.importorskip("material", reason="the site needs the extra `docs`")
-pytest.importorskip("mkdocstrings", reason="the site needs the extra `docs`")
+for needed in ("material", "mkdocstrings", "latex2mathml", "markdown_callouts"):
+    pytest.importorskip(needed, reason="the site needs the extra `docs`")
 
 ROOMS = [
     *("training", "sampling", "rollouts", "prompts", "rewards", "objectives"),
@@ -48,13 +49,11 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 @pytest.mark.slow
 def test_every_public_name_has_an_entry(site: Path) -> None:
-    import importlib
-
-    for room in ROOMS:
-        page = (site / "api" / f"{room}.html").read_text()
-        names = importlib.import_module(f"rence_lightning.{room}").__all__
-        missing = [name for name in names if f'id="rence_lightning.{room}.{name}"' not in page]
-        assert not missing, f"{room}: {missing}"
+    for module in ("rence_lightning", *(f"rence_lightning.{room}" for room in ROOMS)):
+        page = (site / "api" / f"{module.removeprefix('rence_lightning.')}.html").read_text()
+        names = importlib.import_module(module).__all__
+        missing = [name for name in names if f'id="{module}.{name}"' not in page]
+        assert names and not missing, f"{module}: {missing}"
 
 
 @pytest.mark.slow
@@ -69,15 +68,35 @@ def test_equations_and_code_are_in_the_page(site: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[gone](gone.md) and [gone](rence.md#no-such-heading)", ["gone.md", "no-such-heading"]),
-        ('[`gone`](../rence_lightning/errors.py "source")', ["no gone in"]),
+        ("[gone](gone.md)", "index.md' contains a link 'gone.md', but the target is not found"),
+        ("[gone](rence.md#gone)", "does not contain an anchor '#gone'"),
+        ('[`gone`](../rence_lightning/errors.py "source")', "index.md: no gone in ../rence_lightning/errors.py"),
+        ("[weights](../weights.bin)", "index.md: the link to weights.bin leads to a file that is not text"),
     ],
+    ids=["page", "anchor", "code", "binary"],
 )
-def test_a_dead_link_fails_the_build(text: str, words: list[str], tmp_path: Path) -> None:
+def test_a_dead_link_fails_the_build(text: str, words: str, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", docs)
     for each in ("rence_lightning", "callbacks", "conf", "benchmarks", "tests", *map(str, ROOT.glob("*.*"))):
         (tmp_path / Path(each).name).symlink_to(ROOT / each)
+    (tmp_path / "weights.bin").write_bytes(b"\xff\xfe\x00")
     (docs / "index.md").write_text(f"# Home\n\n{text}\n")
     done = build(docs, tmp_path / "site")
-    assert done.returncode and all(word in done.stderr for word in words)
+    assert done.returncode and words in done.stderr, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_room_without_a_docstring_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mkdocs.exceptions import PluginError
+
+    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "site" / "rooms.py")
+    assert spec and spec.loader
+    rooms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rooms)
+    monkeypatch.setattr(rooms, "PACKAGE", tmp_path / "rence_lightning")
+    (tmp_path / "rence_lightning" / "bare").mkdir(parents=True)
+    (tmp_path / "rence_lightning" / "bare" / "__init__.py").touch()
+    for room, words in (("bare", "rence_lightning.bare has no docstring"), ("gone", "has no module")):
+        with pytest.raises(PluginError, match=words):
+            rooms._about(room)

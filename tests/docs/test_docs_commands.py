@@ -1,0 +1,218 @@
+"""Every shell command of README.md and docs/ runs here or in CI, or a line beside it says why not.
+
+The commands of a page run in their order in a folder of their own, as they are written, with a few options behind them
+that make them small. The files that the page shows (`# name.py`, `# name.yaml` in their first line) are in that folder.
+"""
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import CONF, ROOT
+from page_commands import all_commands, commands_of
+from stand_in_hub import StandInHub
+
+from benchmarks.qwen3 import qwen3
+from rence_lightning.cli.main import main
+
+TINY = (
+    *("--trainer.max_iterations=1", "--data.prompts_per_iteration=4", "--data.prompts_per_update=2"),
+    *("--data.prompts_per_draw=8", "--evaluation.limit=8", "--evaluation.repeats=2", "--checkpoint.every=1"),
+)
+ONE_MORE = ("--trainer.max_iterations=2", *TINY[1:])
+FEW = ("--evaluation.limit=8", "--evaluation.repeats=2")
+AS_IT_IS = ()
+DEMO = "python -m rence_lightning fit --config conf/arithmetic.yaml"
+LORA = f"{DEMO} --config conf/small/lora.yaml"
+PLAN = "python -m rence_lightning plan"
+OWN = "python -m rence_lightning fit --config own.yaml --config reward.yaml --config conf/hardware/cpu.yaml"
+COMPARE = "python -m rence_lightning compare"
+EXPORT = "python -m rence_lightning export"
+VALIDATE = "python -m rence_lightning validate"
+
+RUN_HERE: dict[str, tuple[str, ...]] = {
+    "rence-lightning fit --config arithmetic": TINY,
+    f"{DEMO} --data.filter.init_args.t_easy=0.99": TINY,
+    f"{DEMO} --model.objective.init_args.margin=none": TINY,
+    f"{DEMO} --model.objective=rence_lightning.objectives.AllPairs": TINY,
+    f"{DEMO} --model.objective=rence_lightning.objectives.GRPO --data.filter=rence_lightning.sampling.NoFilter": TINY,
+    f"{DEMO} --adaptive_kl.enabled=false --model.trust_region.kl_coef=0.1": TINY,
+    f"{DEMO} --ckpt_path last": ONE_MORE,
+    f"{DEMO} --trainer.devices 2 --trainer.strategy rence_lightning.training.FullyShardStrategy": TINY,
+    f"{DEMO} --export.push_to_hub user/name": TINY,
+    LORA: TINY,
+    f"OMP_NUM_THREADS=1 {LORA}": TINY,
+    "python -m rence_lightning fit --config conf/gym.yaml": TINY,
+    f"{VALIDATE} --config a.yaml --model.policy runs/arithmetic/hf": FEW,
+    f"{VALIDATE} --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf": FEW,
+    f"{VALIDATE} --config conf/arithmetic.yaml --ckpt_path runs/arithmetic": FEW,
+    f"{COMPARE} runs/arithmetic/evaluations/iteration-0000 runs/arithmetic": AS_IT_IS,
+    f"{COMPARE} runs/evaluate-validate runs/evaluate-validate-2": AS_IT_IS,
+    "python -m rence_lightning report runs/arithmetic": AS_IT_IS,
+    f"{EXPORT} runs/arithmetic/checkpoints/best FOLDER": AS_IT_IS,
+    f"{EXPORT} runs/arithmetic/checkpoints/best FOLDER --dtype bfloat16": AS_IT_IS,
+    f"{EXPORT} runs/arithmetic policy": AS_IT_IS,
+    f"{EXPORT} runs/arithmetic adapter --adapter": AS_IT_IS,
+    f"{EXPORT} runs/rence/checkpoints/best qwen3-4b-rence --dtype bfloat16": AS_IT_IS,
+    "python -m rence_lightning push runs/arithmetic user/name": AS_IT_IS,
+    "python -m rence_lightning push FOLDER user/name --public": AS_IT_IS,
+    f"{PLAN} --config conf/rence.yaml --gpu_memory 80": AS_IT_IS,
+    f"{PLAN} --config conf/rence.yaml --config conf/hardware/gpu1_lora.yaml --gpu_memory 80": AS_IT_IS,
+    f"{PLAN} --config conf/rence.yaml --config conf/hardware/gpu1_lora.yaml --gpu_memory 24"
+    " --model.policy Qwen/Qwen3-1.7B --trainer.micro_batch_tokens 16384": AS_IT_IS,
+    # docs/tutorial.md
+    "python make_problems.py": AS_IT_IS,
+    "python train.py": AS_IT_IS,
+    f"{PLAN} --config runs/sums/config.yaml": AS_IT_IS,
+    f"{VALIDATE} --config runs/sums/config.yaml --model.policy runs/sums/hf --evaluation.repeats 16": FEW,
+    "python -m rence_lightning fit --config runs/sums/config.yaml --trainer.run_dir runs/sums-grpo"
+    " --model.objective rence_lightning.objectives.GRPO": AS_IT_IS,
+    f"{COMPARE} runs/sums-grpo runs/sums": AS_IT_IS,
+    f"{EXPORT} runs/sums/checkpoints/best sums-policy": AS_IT_IS,
+    "cp conf/own.yaml own.yaml": AS_IT_IS,
+    f"{OWN} --config rehearsal.yaml": TINY,
+    f"{PLAN} --config own.yaml --config conf/hardware/gpu1.yaml --gpu_memory 80": AS_IT_IS,
+    # docs/objective.md
+    "python -m pytest test_my_objective.py": AS_IT_IS,
+    f"{DEMO} --model.objective my_objective.HardestNegative --trainer.run_dir runs/hardest": TINY,
+    f"{COMPARE} runs/arithmetic runs/hardest": AS_IT_IS,
+}
+"""Commands that this file runs, with the options that are put behind them."""
+
+RUN_BY_MAKE = {"make demo", "make test"}
+"""The first is run by a test of this file, the second is CI."""
+
+SUBSTITUTES = {"train.py": ("max_iterations=10", "max_iterations=1")}
+"""What is shortened in the files of the pages."""
+
+COMMANDS = all_commands()
+
+
+def test_every_command_is_run_or_says_that_it_is_not() -> None:
+    silent = [
+        f"{command.page}: {command.text}"
+        for command in COMMANDS
+        if not command.marked and command.text not in RUN_HERE and command.text not in RUN_BY_MAKE
+    ]
+    assert not silent, "add them to RUN_HERE, or a line such as *Not run: it needs a GPU.* beside their block"
+
+
+def test_no_command_of_the_tables_has_left_the_pages() -> None:
+    gone = {*RUN_HERE, *RUN_BY_MAKE} - {command.text for command in COMMANDS}
+    assert not gone
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_a_mark_is_found_on_either_side_of_a_block_and_nowhere_else() -> None:
+    def marks(page: str) -> list[tuple[str, bool]]:
+        return [(command.text, command.marked) for command in commands_of("page.md", page)]
+
+    block = "```\nmake demo   # trains\npython a.py \\\n  --b 1\nan output\n```\n"
+    both = ["make demo", "python a.py --b 1"]
+    assert marks(f"Text.\n\n{block}\nText.\n") == [(text, False) for text in both]
+    assert marks(f"{block}\n*Not run: it needs a GPU.*\n\nText.\n") == [(text, True) for text in both]
+    assert marks(f"*Run on two cores\nin an hour.*\n\n{block}") == [(text, True) for text in both]
+    assert marks(f"*Not run.*\n\nText.\n\n{block}") == [(text, False) for text in both]
+    assert marks(f"{block}\n*Nothing* is *Run*.\n") == [(text, False) for text in both]
+    assert marks("Text:\n\n    make memory\n\n```python\npython = 1\n```\n") == [("make memory", False)]
+    assert marks("```text\nmake demo\n```\n```\ngit clone <here>\n```\n") == []
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the demo with one iteration."""
+    run_dir = tmp_path_factory.mktemp("demo") / "arithmetic"
+    main(["fit", f"--config={CONF / 'arithmetic.yaml'}", f"--trainer.run_dir={run_dir}", *TINY])
+    return run_dir
+
+
+@pytest.fixture
+def folder(tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a reader has it: the configurations, a run of the demo under the names of the pages, and models."""
+    (tmp_path / "conf").symlink_to(CONF)
+    (tmp_path / "a.yaml").symlink_to(CONF / "arithmetic.yaml")
+    for name in ("arithmetic", "rence", "evaluate-validate", "evaluate-validate-2"):
+        shutil.copytree(demo, tmp_path / "runs" / name, symlinks=True)
+    for name in ("0.6B", "1.7B", "4B"):
+        qwen3(name).save_pretrained(tmp_path / "Qwen" / f"Qwen3-{name}")  # in place of the hub's, which has weights
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("my_objective", "my_reward"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return tmp_path
+
+
+def write_files(page: str, folder: Path) -> None:
+    """Writes the files that a page shows."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, content in re.findall(r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))\n(.*?)```", text, re.S):
+        (folder / name).write_text(content.replace(*SUBSTITUTES.get(name, ("", ""))))
+
+
+def run(command: str, options: tuple[str, ...], folder: Path) -> None:
+    """Runs a command: in this process where it is one of this project, and `--trainer.devices` needs no others."""
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    if words[0] == "rence-lightning" or words[:3] == ["python", "-m", "rence_lightning"]:
+        arguments = [*words[1 if words[0] == "rence-lightning" else 3 :], *options]
+        if "--trainer.devices" in arguments:
+            in_a_process([sys.executable, "-m", "rence_lightning", *arguments], folder)
+            return
+        try:
+            main(arguments)
+        except SystemExit as end:
+            assert not end.code, f"{command}: exit code {end.code}"
+    elif words[0] == "python" and words[1].endswith(".py"):
+        runpy.run_path(words[1], run_name="__main__")
+    else:
+        in_a_process([sys.executable if words[0] == "python" else words[0], *words[1:]], folder)
+
+
+def in_a_process(command: list[str], folder: Path) -> None:
+    path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+
+
+PAGES = list(dict.fromkeys(command.page for command in COMMANDS if command.text in RUN_HERE))
+NEEDED = {"gym.md": "reasoning_gym", "lora.md": "peft"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(page: str, folder: Path, hub: StandInHub) -> None:
+    if page in NEEDED:
+        pytest.importorskip(NEEDED[page], reason=f"the commands of {page} need {NEEDED[page]}")
+    if page == "lora.md":
+        shutil.rmtree(folder / "runs" / "arithmetic")  # the page makes one of its own, with adapters
+    write_files("README.md" if page == "README.md" else f"docs/{page}", folder)
+    for command in COMMANDS:
+        if command.page == page and command.text in RUN_HERE:
+            run(command.text, RUN_HERE[command.text], folder)
+
+
+@pytest.mark.slow
+def test_make_demo_trains(tmp_path: Path) -> None:
+    """In an environment that `make` finds installed, whose Python makes the run small."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    options = shlex.join([*TINY, f"--trainer.run_dir={tmp_path / 'run'}"])
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@" {options}\n')
+    python.chmod(0o755)
+    for stamp in (".torch", ".installed"):
+        (tmp_path / "venv" / stamp).touch()
+    in_a_process(["make", "demo", f"VENV={tmp_path / 'venv'}"], ROOT)
+    assert (tmp_path / "run" / "hf" / "model.safetensors").exists()
