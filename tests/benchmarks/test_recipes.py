@@ -90,6 +90,17 @@ def test_the_demo_in_the_pages_ends_as_in_the_results() -> None:
         assert shown == [f"{first.start:.1%} -> {first.end:.1%}"], page
 
 
+def test_pages_that_repeat_the_results_agree_with_them() -> None:
+    results = read_results(RESULTS)
+    demo, gym, lora = (
+        results_of(BY_FILE[file], results) for file in ("conf/arithmetic.yaml", "conf/gym.yaml", "conf/small/lora.yaml")
+    )
+    rows = re.findall(r"^\| (\d) \| ([\d.]+%) \| ([\d.]+%) \|$", (ROOT / "docs" / "gym.md").read_text(), re.M)
+    assert rows == [(str(each.seed), f"{each.start:.1%}", f"{each.end:.1%}") for each in gym]
+    cells = [", ".join(f"{each.start:.1%} -> {each.end:.1%}" for each in runs) for runs in (demo, lora)]
+    assert f"| sampled pass@1, seeds 0, 1, 2 | {cells[0]} | {cells[1]} |" in (ROOT / "docs" / "lora.md").read_text()
+
+
 def test_runs_were_made_by_a_commit_and_not_by_changed_files() -> None:
     results = read_results(RESULTS)
     assert results and all(re.fullmatch(r"[0-9a-f]{12}", each.commit) for each in results)
