@@ -224,8 +224,8 @@ def _repeat(rows: Rows) -> str:
         f"## The same rows on fresh seeds\n\n{_series(rows.spec.repeated)} were run once more, with the seeds "
         f"{_series(rows.spec.repeat_seeds)} and the same learning rates. {inside} of {len(lines)} fresh means are "
         f"within the interval of the first ones, the others up to {max(outside):.1f} points outside. By theory about "
-        "88% would be within, not 95%, as a fresh mean has its own noise. The rows are not independent: methods share the "
-        "seeds' orders of prompts, and the two figures of GRPO on a task are one.\n\n"
+        "88% would be within, not 95%, as a fresh mean has its own noise. The rows are not independent: methods share "
+        "the seeds' orders of prompts, and the two figures of GRPO on a task are one.\n\n"
         + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within"], lines)
     )
 
