@@ -59,7 +59,7 @@ def load_recipes(path: Path = RECIPES) -> tuple[Recipe, ...]:
         recipes = tuple(
             _recipe(name, file, entry, about or {}) for name, entry in entries.items() for file, about in _files(entry)
         )
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}; see benchmarks/recipes/recipes.yaml") from error
     files = [recipe.file for recipe in recipes]
     for recipe in recipes:
@@ -84,4 +84,6 @@ def _recipe(name: str, file: str, entry: Mapping[str, Any], about: Mapping[str, 
     if not all(isinstance(seed, int) for seed in fields.get("seeds", ())):
         raise TypeError(f"{name}: seeds must be numbers")
     fields["seeds"] = tuple(fields.get("seeds", ()))
-    return Recipe(**{**fields, "name": name, "file": file, "command": fields["command"].format(file=file)})
+    command = fields["command"].format(file=file)
+    shlex.split(command)  # raises ValueError where a quotation mark is not closed
+    return Recipe(**{**fields, "name": name, "file": file, "command": command})

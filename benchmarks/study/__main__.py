@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study`: runs all of the studies that has not been run yet, and writes tables and figures."""
+"""`python -m benchmarks.study`: runs what has not been run yet of the studies, and writes tables and figures."""
 
 import os
 from collections.abc import Collection, Iterable

@@ -17,14 +17,12 @@ class Comparison:
         question: Name of the question.
         level: Name of the level.
         rival: Method that the reference is compared with.
-        budget: Budget at which they are compared.
         difference: Paired difference over equal seeds, reference minus rival, in percentage points.
     """
 
     question: str
     level: str
     rival: str
-    budget: str
     difference: Interval
 
 
@@ -77,7 +75,7 @@ class Levels:
         """The reference against a rival; None without a common seed."""
         values, reference = (self.accuracies(question, level, method, budget) for method in (REFERENCE, rival))
         difference = paired_difference(values, reference, -100, 100)
-        return None if difference is None else Comparison(question, level, rival, budget, difference)
+        return None if difference is None else Comparison(question, level, rival, difference)
 
     def comparisons(self, budget: str, questions: Sequence[QuestionSpec] | None = None) -> list[Comparison]:
         """All comparisons at a budget, in the order of questions, levels and methods."""

@@ -29,7 +29,8 @@ class Point:
         iteration: Number of completed iterations.
         updates: Number of optimizer updates.
         responses: Number of responses sampled in training.
-        cpu_seconds: User and system seconds of the run up to this point, without evaluations.
+        cpu_seconds: User and system seconds of the run's process up to this point, without evaluations and without
+            the processes that grade.
         accuracy: Sampled pass@1, from 0 to 1.
     """
 
@@ -128,9 +129,15 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 def provenance(outcomes: Sequence[Outcome]) -> str:
     """The commits and the processors of runs with their numbers, as text."""
-    counts = (Counter(getattr(each, name) or "unknown" for each in outcomes) for name in ("commit", "processor"))
+    runs = distinct(outcomes)
+    counts = (Counter(getattr(each, name) or "unknown" for each in runs) for name in ("commit", "processor"))
     commits, processors = (", ".join(f"{name} ({count} runs)" for name, count in each.items()) for each in counts)
     return f"commits {commits}; processors {processors}, one thread a run"
+
+
+def distinct(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Each run once: what is the same in several studies, tasks or levels is run once, and has an outcome in each."""
+    return list({each.command: each for each in outcomes}.values())
 
 
 def append_outcome(path: Path, outcome: Outcome) -> None:

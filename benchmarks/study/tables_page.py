@@ -5,7 +5,7 @@ from statistics import fmean
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from benchmarks.study.outcome import BUDGETS, Outcome, provenance
+from benchmarks.study.outcome import BUDGETS, Outcome, distinct, provenance
 from benchmarks.study.rows import Rows
 from benchmarks.study.spec import REFERENCE, Spec, Table
 from benchmarks.study.statistics import cell, difference_cell, mean_interval, remaining
@@ -165,8 +165,8 @@ def _costs(rows: Rows, task: str) -> str:
             notes.append(f"- {method}: {len(errors)} of {len(runs)} runs diverged or starved; the first: `{errors[0]}`")
     text = (
         "### Costs\n\nMeans over seeds, where each budget is spent. CPU seconds are those of training, without "
-        "evaluations. Methods that filter spend a budget of responses in steps of whole iterations, and so exceed it; "
-        "the last column is a line between the evaluations before and after the exact number.\n\n"
+        "evaluations and grading. Methods that filter spend a budget of responses in steps of whole iterations, and so "
+        "exceed it; the last column is a line between the evaluations before and after the exact number.\n\n"
         + table(titles, lines)
     )
     return "\n\n".join([text, "\n".join(notes)]) if notes else text
@@ -241,10 +241,11 @@ def _paper(spec: Spec) -> str:
 def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
     spec = rows.spec
     runs = [each for each in outcomes if each.study == "tables"]
+    once = distinct(runs)
     repeats = spec.options.get("evaluation.repeats", 1)
     lines = [
         "Command: `make study`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
-        f"Runs: {len(runs)}, {sum(each.cpu_seconds for each in runs) / 3600:.1f} CPU hours with evaluations; "
+        f"Runs: {len(once)}, {sum(each.cpu_seconds for each in once) / 3600:.1f} CPU hours with evaluations; "
         f"{provenance(runs)}.",
         f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
         f"Seeds: {_series(spec.selection_seeds)} for the choice of learning rates, {_series(spec.seeds)} for the "

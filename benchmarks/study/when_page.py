@@ -7,7 +7,7 @@ from statistics import fmean
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
 from benchmarks.study.levels import Levels, budgets_of
-from benchmarks.study.outcome import Outcome, provenance
+from benchmarks.study.outcome import Outcome, distinct, provenance
 from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
 from benchmarks.study.statistics import cell, difference_cell, remaining
 from benchmarks.study.when_figures import draw_glance, draw_levels
@@ -132,7 +132,7 @@ def _sentences(levels: Levels, each: QuestionSpec, budget: str) -> str:
         parts = [f"{REFERENCE} against {rival}: " + "; ".join(told)] if told else []
         if open_:
             begin = "" if told else f"{REFERENCE} against {rival}: "
-            parts.append(f"{begin}{'a' if told or begin else 'A'}t {', '.join(open_)} the interval includes 0")
+            parts.append(f"{begin}at {', '.join(open_)} the interval includes 0")
         sentences.append("; ".join(parts) + "." if parts else "")
     return " ".join(filter(None, sentences))
 
@@ -143,7 +143,8 @@ def _facts(levels: Levels, outcomes: list[Outcome]) -> str:
     early, missing = levels.ended_early(), levels.missing()
     lines = [
         "Command: `make study`, which is `python -m benchmarks.study`; it continues where it was interrupted.",
-        f"Runs: {len(runs)}, of which levels that are another one's default share theirs; {provenance(runs)}.",
+        f"Runs: {len(distinct(runs))}, some of which are also those of other levels or of the tables; "
+        f"{provenance(runs)}.",
         f"Page written on: {describe(('torch', 'transformers', 'lightning', 'reasoning-gym', 'scipy'))}",
         f"Seeds: {', '.join(map(str, spec.seeds))}, the same for all methods, so that differences are paired. "
         "Intervals: 95%, Student's t over seeds.",

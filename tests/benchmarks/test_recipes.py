@@ -92,9 +92,11 @@ def test_the_demo_in_the_pages_ends_as_in_the_results() -> None:
 
 def test_pages_that_repeat_the_results_agree_with_them() -> None:
     results = read_results(RESULTS)
-    demo, gym, lora = (
-        results_of(BY_FILE[file], results) for file in ("conf/arithmetic.yaml", "conf/gym.yaml", "conf/small/lora.yaml")
+    demo, gym, lora, (smollm2,) = (
+        results_of(BY_FILE[f"conf/{file}.yaml"], results) for file in ("arithmetic", "gym", "small/lora", "smollm2")
     )
+    about = f"seed {smollm2.seed} went from {smollm2.start:.1%} to {smollm2.end:.1%}"
+    assert smollm2.processor in (page := (ROOT / "docs" / "smollm2.md").read_text()) and about in page
     rows = re.findall(r"^\| (\d) \| ([\d.]+%) \| ([\d.]+%) \|$", (ROOT / "docs" / "gym.md").read_text(), re.M)
     assert rows == [(str(each.seed), f"{each.start:.1%}", f"{each.end:.1%}") for each in gym]
     cells = [", ".join(f"{each.start:.1%} -> {each.end:.1%}" for each in runs) for runs in (demo, lora)]
@@ -239,6 +241,8 @@ def test_a_line_that_is_no_result_is_named(change: dict[str, object], words: str
         ({"a": {"files": {"x": None}, "command": "c", "seeds": [0]}}, "needs a title"),
         ({"a": {"files": {"x": None}, "command": "c", "seeds": [0], "title": "t"}}, "must begin with python -m"),
         ({"a": {"files": {"x": None}, "command": "c", "seeds": ["0"], "title": "t"}}, "seeds must be numbers"),
+        ({"a": {"files": {"x": None}, "command": "c {}", "missing": "m"}}, "IndexError"),
+        ({"a": {"files": {"x": None}, "command": "c 'd", "missing": "m"}}, "No closing quotation"),
         ({key: {"files": {"x": None}, "command": "c", "missing": "m"} for key in "ab"}, "x: the file has 2 recipes"),
     ],
 )

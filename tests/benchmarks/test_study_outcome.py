@@ -124,7 +124,12 @@ def test_processes_that_append_at_the_same_time_do_not_mix_their_lines(tmp_path:
 
 
 def test_runs_are_counted_by_commit_and_processor(tmp_path: Path) -> None:
-    lines = [LINE, LINE, {**LINE, "commit": "123456abcdef", "processor": ""}]
+    lines = [
+        LINE,
+        {**LINE, "task": "graded"},  # the same run
+        {**LINE, "command": ["another"]},
+        {**LINE, "command": ["a third"], "commit": "123456abcdef", "processor": ""},
+    ]
     assert provenance(read_outcomes(write(tmp_path / "a.jsonl", *lines))) == (
         "commits abcdef123456 (2 runs), 123456abcdef (1 runs); processors Abacus (2 runs), unknown (1 runs), "
         "one thread a run"

@@ -125,6 +125,9 @@ def test_results_of_another_start_policy_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the task gym .* \(digest def, there abc\)"):
         make_runner(tmp_path).run([replace(trained(0), inputs="def")], "")
     assert make_runner(tmp_path, work=crash).run([replace(untrained(0), inputs="def")], ""), "nothing was to be run"
+    make_runner(tmp_path / "unknown").run(STARTS, "")
+    with pytest.raises(UserError, match=r"not known of which \(digest def, there none\)"):
+        make_runner(tmp_path / "unknown").run([replace(trained(0), inputs="def")], "")
 
 
 def test_the_budgets_are_a_part_of_a_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ PROGRAMS = (
     *("git", "cp", "mkdir", "sed", "source"),
 )
 COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:\.venv[\w-]*/bin/\S+|{'|'.join(PROGRAMS)}) \S")
-PLACEHOLDER = re.compile(r"<|--key\.sub=value")
+PLACEHOLDER = re.compile(r"<[a-z][a-z ]*>|--key\.sub=value")
 MARK = re.compile(r"\*(?:Not run|Run)\b[^*]*\*")
 
 

@@ -121,6 +121,7 @@ def test_a_mark_is_found_on_either_side_of_a_block_and_nowhere_else() -> None:
     assert marks(f"*Not run.*\n\nText.\n\n{block}") == [(text, False) for text in both]
     assert marks(f"{block}\n*Nothing* is *Run*.\n") == [(text, False) for text in both]
     assert marks("Text:\n\n    make memory\n\n```python\npython = 1\n```\n") == [("make memory", False)]
+    assert marks('```\npip install "torch<3" > log\n```\n') == [('pip install "torch<3" > log', False)]
     assert marks("```text\nmake demo\n```\n```\ngit clone <here>\n```\n") == []
 
 

@@ -21,8 +21,8 @@ another instruction set (ATEN_CPU_CAPABILITY=default, MKL_ENABLE_INSTRUCTIONS=AV
 processor of another make (AMD EPYC in place of Intel Xeon): 2.2e-7, with all tokens the same in ten iterations."""
 
 SAME_TOKENS = 5
-"""Iterations in which the sampled tokens must be the same everywhere. One of their 45,000 tokens differs where a random
-number falls between two sums that differ by a rounding: on fewer than one machine in a hundred."""
+"""Iterations in which the sampled tokens must be the same everywhere. A token differs where a random number falls
+between two sums that differ by a rounding; with 43,000 tokens and 2.2e-7, that is on one machine in a hundred."""
 
 DRIFT = 0.1
 """Largest relative difference of the movement of the weights, and largest difference of a share, after a token
