@@ -66,4 +66,8 @@ def write(
 
 
 if __name__ == "__main__":
-    run_command(lambda: CLI({"run": run, "write": write}, as_positional=False))
+    run_command(
+        lambda: CLI(
+            {"run": run, "write": write}, as_positional=False, prog="python -m benchmarks.recipes", description=__doc__
+        )
+    )

@@ -89,9 +89,9 @@ def _budget(outcomes: Sequence[Outcome], budget: str, size: int) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """A mean in percent and, of several values, the lowest and the highest: `79.1% (78.0 to 80.3)`."""
+    """A mean in percent and, of several values, the lowest and the highest: `79.1% (seeds from 78.0 to 80.3)`."""
     low, high = 100 * min(values), 100 * max(values)
-    return f"{100 * fmean(values):.1f}%" + (f" ({low:.1f} to {high:.1f})" if len(values) > 1 else "")
+    return f"{100 * fmean(values):.1f}%" + (f" (seeds from {low:.1f} to {high:.1f})" if len(values) > 1 else "")
 
 
 def _seeds(seeds: Sequence[int]) -> str:

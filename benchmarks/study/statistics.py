@@ -10,6 +10,7 @@ and 88% of exponential ones.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from scipy import stats
@@ -41,6 +42,15 @@ class Interval:
         """`mean [low, high]`, each in a form such as `+.1f`; the mean alone for a single value."""
         mean = format(self.mean, form)
         return f"{mean} [{self.low:{form}}, {self.high:{form}}]" if self.count > 1 else mean
+
+    def expects(self, mean: float) -> bool:
+        """Whether a mean of as many fresh values is where 95% of such means are expected.
+
+        A fresh mean has noise of its own, so these limits are sqrt(2) times as far from the mean as those of the
+        interval, in which 88% of fresh means are expected if there are five values.
+        """
+        reach = max(self.high - self.mean, self.mean - self.low)
+        return abs(mean - self.mean) <= math.sqrt(2) * reach
 
     @property
     def p_value(self) -> float:
@@ -90,14 +100,16 @@ def paired_difference(
     return mean_interval(differences, low, high) if differences else None
 
 
-def remaining(differences: Sequence[Interval]) -> int:
-    """How many of some differences remain apart from 0 after Holm's correction for their number.
+def remaining(differences: Sequence[Interval]) -> list[int]:
+    """The places of the differences that remain apart from 0 after Holm's correction for their number.
 
     The probability that any is called apart although it is 0 is then at most 5%, however they depend on one another.
     """
-    values = sorted(each.p_value for each in differences)
-    allowed = ((1 - LEVEL) / (len(values) - rank) for rank in range(len(values)))
-    return next((rank for rank, (p, most) in enumerate(zip(values, allowed, strict=True)) if p > most), len(values))
+    order = sorted(range(len(differences)), key=lambda place: differences[place].p_value)
+    kept = takewhile(
+        lambda ranked: differences[ranked[1]].p_value <= (1 - LEVEL) / (len(order) - ranked[0]), enumerate(order)
+    )
+    return sorted(place for _, place in kept)
 
 
 def cell(each: Interval | None) -> str:
@@ -105,8 +117,10 @@ def cell(each: Interval | None) -> str:
     return "" if each is None else f"{each:.1f}"
 
 
-def difference_cell(each: Interval | None) -> str:
-    """A difference in a table, with its sign and in bold where the interval excludes 0; empty without a run."""
+def difference_cell(each: Interval | None, remains: bool = False) -> str:
+    """A difference in a table, with its sign, in bold where the interval excludes 0, and with a dagger where it remains
+    after the correction for all; empty without a run."""
     if each is None:
         return ""
-    return f"**{each:+.1f}**" if each.sign else f"{each:+.1f}"
+    text = f"{each:+.1f}" + "†" * remains
+    return f"**{text}**" if each.sign else text

@@ -1,5 +1,6 @@
 """The page of the paper's tables and the family at small scale."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -8,7 +9,7 @@ from benchmarks.markdown import save, table
 from benchmarks.study.outcome import BUDGETS, Outcome, distinct, provenance
 from benchmarks.study.rows import Rows
 from benchmarks.study.spec import REFERENCE, Spec, Table
-from benchmarks.study.statistics import cell, difference_cell, mean_interval, remaining
+from benchmarks.study.statistics import Interval, cell, difference_cell, mean_interval, remaining
 from benchmarks.study.tables_figures import compared, draw_curves, draw_differences, trained_rows
 
 NAME = "small_tables"
@@ -54,41 +55,60 @@ def _head(rows: Rows) -> str:
 
 
 def _answer(rows: Rows) -> str:
-    found = {(task, budget): _sides(rows, task, budget) for task in rows.tasks for budget in BUDGETS}
-    differences = [
-        each
-        for task, budget in found
+    differences = {
+        (task, budget, name): each
+        for task in rows.tasks
+        for budget in BUDGETS
         for name in compared(rows, task)
         if (each := rows.difference(task, name, budget)) is not None
-    ]
-    count, apart = len(differences), sum(each.sign != 0 for each in differences)
+    }
+    keys = list(differences)
+    kept = {keys[place] for place in remaining(list(differences.values()))}
+    count, apart = len(differences), sum(each.sign != 0 for each in differences.values())
     lines = []
-    for (task, budget), (above, below) in found.items():
-        total = len(compared(rows, task))
-        lines.append(
-            f"- {rows.spec.tasks[task].title}, at {_size(rows, budget)}: of {total} methods, "
-            f"{_listed(above, 'above')}; {_listed(below, 'below')}; "
-            f"{total - len(above) - len(below)} cannot be told from it."
-        )
+    for task in rows.tasks:
+        for budget in BUDGETS:
+            total = len(compared(rows, task))
+            above, below = (_side(differences, kept, task, budget, sign) for sign in (1, -1))
+            lines.append(
+                f"- {rows.spec.tasks[task].title}, at {_size(rows, budget)}: of {total} methods, "
+                f"{_listed(above, 'above')}; {_listed(below, 'below')}; "
+                f"{total - len(above) - len(below)} cannot be told from it."
+            )
     return (
         f"## The answer\n\nOf {count} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0. If none "
         f"differed, {count / 20:.1f} would on average, and because all share the {len(rows.spec.seeds)} runs of "
-        f"{REFERENCE} on a task, many at once or none. {remaining(differences)} remain after Holm's correction for "
-        f"{count} differences.\n\n"
+        f"{REFERENCE} on a task, many at once or none. The {len(kept)} with a † remain after Holm's correction for "
+        f"{count} differences; the others are to be read as hints.\n\n"
         + "\n".join(lines)
         + f"\n\n![differences to {REFERENCE} at both budgets]({NAME}_differences.png)\n\n"
         f"Each method minus {REFERENCE} over equal seeds, in percentage points of pass@1, with its 95% interval: blue "
         f"where {REFERENCE} is ahead, red where it is behind, grey where the interval includes 0. An arrow is a mean "
-        "beyond the axis."
+        f"beyond the axis. In numbers:\n\n{_numbers(rows, differences, kept)}"
     )
 
 
-def _sides(rows: Rows, task: str, budget: str) -> tuple[list[str], list[str]]:
-    """The methods whose interval is above 0, and those whose interval is below, largest differences first."""
-    found = {name: each for name in compared(rows, task) if (each := rows.difference(task, name, budget))}
-    order = sorted(found, key=lambda name: -abs(found[name].mean))
-    above, below = ([f"{name} ({found[name].mean:+.1f})" for name in order if found[name].sign == s] for s in (1, -1))
-    return above, below
+Key = tuple[str, str, str]
+"""A task, a budget and a method."""
+
+
+def _side(differences: Mapping[Key, Interval], kept: set[Key], task: str, budget: str, sign: int) -> list[str]:
+    """The methods whose interval is on one side of 0, largest differences first."""
+    found = {key: each for key, each in differences.items() if key[:2] == (task, budget) and each.sign == sign}
+    order = sorted(found, key=lambda key: -abs(found[key].mean))
+    return [f"{key[2]} ({found[key].mean:+.1f}{'†' * (key in kept)})" for key in order]
+
+
+def _numbers(rows: Rows, differences: Mapping[Key, Interval], kept: set[Key]) -> str:
+    """All differences, a line for each method."""
+    columns = [(task, budget) for task in rows.tasks for budget in BUDGETS]
+    lines = [
+        [name, *(difference_cell(differences.get(key), key in kept) for column in columns for key in [(*column, name)])]
+        for name in dict.fromkeys(name for _, _, name in differences)
+    ]
+    return table(
+        ["method", *(f"{rows.spec.tasks[task].title}, {_size(rows, budget)}" for task, budget in columns)], lines
+    )
 
 
 def _listed(names: list[str], side: str) -> str:
@@ -202,7 +222,7 @@ def _choice(rows: Rows) -> str:
 
 
 def _repeat(rows: Rows) -> str:
-    lines, inside, outside = [], 0, [0.0]
+    lines, inside, expected, outside = [], 0, 0, [0.0]
     for task in rows.tasks:
         for method in rows.spec.repeated:
             for budget in BUDGETS:
@@ -211,22 +231,23 @@ def _repeat(rows: Rows) -> str:
                 if first is None or not fresh:
                     continue
                 again = mean_interval(list(fresh.values()), 0, 100)
-                within = again.mean in first
-                inside += within
+                within, likely = again.mean in first, first.expects(again.mean)
+                inside, expected = inside + within, expected + likely
                 outside.append(max(first.low - again.mean, again.mean - first.high))
                 seeds = "" if len(fresh) == len(rows.spec.repeat_seeds) else f" ({len(fresh)} seeds)"
-                answer = "yes" if within else "no"
+                answers = ["yes" if each else "no" for each in (within, likely)]
                 names = [rows.spec.tasks[task].title, method, _size(rows, budget)]
-                lines.append([*names, cell(first), f"{cell(again)}{seeds}", answer])
+                lines.append([*names, cell(first), f"{cell(again)}{seeds}", *answers])
     if not lines:
         return ""
     return (
         f"## The same rows on fresh seeds\n\n{_series(rows.spec.repeated)} were run once more, with the seeds "
         f"{_series(rows.spec.repeat_seeds)} and the same learning rates. {inside} of {len(lines)} fresh means are "
         f"within the interval of the first ones, the others up to {max(outside):.1f} points outside. By theory about "
-        "88% would be within, not 95%, as a fresh mean has its own noise. The rows are not independent: methods share "
-        "the seeds' orders of prompts, and the two figures of GRPO on a task are one.\n\n"
-        + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within"], lines)
+        "88% would be within, not 95%, as a fresh mean has its own noise; within limits that are sqrt(2) times as "
+        f"wide, 95% would be, and {expected} of {len(lines)} are. The rows are not independent: methods share the "
+        "seeds' orders of prompts, and the two figures of GRPO on a task are one.\n\n"
+        + table(["task", "method", "at", "first mean, %", "fresh mean, %", "within", "within sqrt(2) times"], lines)
     )
 
 
@@ -252,13 +273,16 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
         f"tables, {_series(spec.repeat_seeds)} for the check. Equal seeds have the same order of prompts.",
         f"Budgets: {' or '.join(_size(rows, budget) for budget in BUDGETS)}. A run is evaluated at ends of iterations, "
         "so it may exceed a budget, by as much as the tables of costs show.",
-        f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each problem. The test problems and the "
+        f"Evaluations: sampled pass@1 at temperature 1, {repeats} samples to each of 500 test problems (400 for the "
+        "choice of learning rates). The test problems and the "
         "validation problems are in no training data, neither of the runs nor of the policy's warm-up.",
         "Of the gym's test problems 9% have two numbers, of its validation problems none: figures of the two sets do "
         "not compare.",
         "Intervals: 95%, Student's t over seeds (`benchmarks/study/statistics.py` says why no bootstrap). They cover "
         "the chance of a run's seed, with the test problems and the learning rate as they are.",
-        "An iteration has 4 updates where the paper has 16; Iterative takes all of its updates in few iterations.",
+        "An iteration has 4 updates where the paper has 16. GRPO, 2-GRPO and GRPO with reference have one, a quarter, "
+        "as GRPO in the paper has 4: their likelihood ratios are 1, and nothing is clipped. [When does ReNCE "
+        "win?](when.md) varies the number. Iterative takes all of its updates in few iterations.",
         "A run that diverged or starved counts with the policy of its last evaluation.",
         "The policies have half a million parameters, and the problems are sums: the order is this scale's, not the "
         "paper's.",

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from benchmarks.study.levels import Levels, budgets_of
+from benchmarks.study.levels import Comparison, Levels, budgets_of
 from benchmarks.study.outcome import Outcome, distinct, provenance
 from benchmarks.study.spec import REFERENCE, QuestionSpec, Spec
 from benchmarks.study.statistics import cell, difference_cell, remaining
@@ -52,10 +52,11 @@ def _answer(levels: Levels) -> str:
     for budget, size in budgets_of(levels.spec).items():
         found = levels.distinct(budget)
         signs = Counter(each.difference.sign for each in found)
+        kept = [_named(levels, found[place]) for place in remaining([each.difference for each in found])]
         lines.append(
             f"- At {size}: of {len(found)} comparisons, {REFERENCE} is above its rival in {signs[1]}, below in "
-            f"{signs[-1]}, and the interval includes 0 in {signs[0]}. {remaining([each.difference for each in found])} "
-            f"remain after Holm's correction for {len(found)} comparisons."
+            f"{signs[-1]}, and the interval includes 0 in {signs[0]}. After Holm's correction for {len(found)} "
+            f"comparisons, {len(kept)} remain: {'; '.join(kept)}."
         )
         for rival in dict.fromkeys(each.rival for each in found):
             signs = Counter(each.difference.sign for each in found if each.rival == rival)
@@ -72,6 +73,12 @@ def _answer(levels: Levels) -> str:
         f"{REFERENCE} minus its rival: blue where {REFERENCE} is ahead, red where it is behind, grey where the "
         "interval includes 0."
     )
+
+
+def _named(levels: Levels, each: Comparison) -> str:
+    """A comparison with its question, as text."""
+    title = next(one.question.title for one in levels.questions if one.question.name == each.question)
+    return f"{title}, {each.level}, against {each.rival} ({each.difference.mean:+.1f})"
 
 
 def _question(levels: Levels, each: QuestionSpec) -> str:

@@ -148,7 +148,7 @@ def test_a_block_has_means_and_ends_over_seeds(rows: Rows) -> None:
     some = [replace(RESULT, seed=seed, end=end, cpu_seconds=50.0 + seed) for seed, end in enumerate((0.7, 0.8, 0.78))]
     assert flat(block(demo, some, rows)) == (
         "Run with seeds 0, 1 and 2 on one thread (a processor, no GPU), commit abc: sampled pass@1 25.0% -> 76.0% "
-        "(70.0 to 80.0) in 20 iterations, 51 CPU seconds each."
+        "(seeds from 70.0 to 80.0) in 20 iterations, 51 CPU seconds each."
     )
     one = flat(block(demo, some[:1], rows))
     assert "seed 0 (one seed)" in one and "25.0% -> 70.0% in 20 iterations, 50 CPU seconds." in one
@@ -156,7 +156,7 @@ def test_a_block_has_means_and_ends_over_seeds(rows: Rows) -> None:
     assert flat(block(demo, [], rows)) == "Not run yet: python -m benchmarks.recipes run --only demo runs it."
     assert "commits abc, def" in flat(block(demo, [some[0], replace(some[1], commit="def")], rows))
     assert summary([demo], some).splitlines()[2:] == [
-        "| [the demo](conf/arithmetic.yaml) | 25.0% -> 76.0% (70.0 to 80.0) | 0, 1, 2 | 51 |"
+        "| [the demo](conf/arithmetic.yaml) | 25.0% -> 76.0% (seeds from 70.0 to 80.0) | 0, 1, 2 | 51 |"
     ]
     assert len(summary([BY_FILE["conf/rence.yaml"]], some).splitlines()) == 2, "a recipe that was not run"
 
@@ -170,7 +170,9 @@ def test_a_block_has_the_row_of_the_small_tables(rows: Rows) -> None:
     ]
     assert len(runs) == 5
     start, ends = 100 * fmean(each.start for each in runs), [100 * each.at["responses"].accuracy for each in runs]
-    expected = f"{start:.1f}% -> {fmean(ends):.1f}% ({min(ends):.1f} to {max(ends):.1f}) after 4,096 responses"
+    expected = (
+        f"{start:.1f}% -> {fmean(ends):.1f}% (seeds from {min(ends):.1f} to {max(ends):.1f}) after 4,096 responses"
+    )
     assert text.startswith("Not run yet: it needs eight GPUs") and expected in text
     assert flat(row("DAPO", Rows(SPEC, []))).endswith("has not been run yet: make study.")
 
