@@ -1,6 +1,7 @@
 """The runs of the recipes: what is run, what is run again, and what counts as a result."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def test_a_run_that_fails_is_no_result_and_the_others_are_run(
 def test_cpu_seconds_are_those_of_a_process_and_its_children(tmp_path: Path) -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(40_000_000))']); sys.exit(3)"
     with (tmp_path / "log").open("w") as log:
-        status, used = wait(["python", "-c", program], log.fileno())
-        _, idle = wait(["python", "-c", "import time; time.sleep(0.5)"], log.fileno())
+        status, used = wait([sys.executable, "-c", program], log.fileno())
+        _, idle = wait([sys.executable, "-c", "import time; time.sleep(0.5)"], log.fileno())
     assert status == 3 and used > idle + 0.3 and idle < 0.4
 
 

@@ -84,7 +84,7 @@ def test_every_configuration_is_complete_and_parses_to_itself(
         settings = set(inspect.signature(kind).parameters) - ({"seed"} if section == "data" else set())  # linked
         assert settings <= config[section].keys(), section
     for part in parts(config):
-        settings = set(inspect.signature(class_of(part)).parameters)
+        settings = set(list(inspect.signature(class_of(part).__init__).parameters)[1:])
         assert part.get("init_args", {}).keys() <= settings
         if part["class_path"].startswith("rence_lightning."):
             assert part.get("init_args", {}).keys() == settings, f"{part['class_path']} is not complete"
