@@ -112,12 +112,13 @@ class Runner:
         """
         done = {outcome.command for outcome in self.outcomes}
         for job in jobs:
-            others = {each.inputs or "none" for each in self.outcomes if each.task == job.task} - {job.inputs}
+            others = {each.inputs for each in self.outcomes if each.task == job.task} - {job.inputs}
             if job.command not in done and others:
+                there = ", ".join(sorted(each or "none" for each in others))
                 raise UserError(
                     f"{self.results}: the results of the task {job.task} are of another start policy or other problems "
-                    f"than those made here, or it is not known of which (digest {job.inputs}, there "
-                    f"{', '.join(sorted(others))}); give another folder as --results, or remove the lines of the task"
+                    f"than those made here, or it is not known of which (digest {job.inputs}, there {there}); give "
+                    "another folder as --results, or remove the lines of the task"
                 )
 
     def _labelled(self, job: Job, outcome: Outcome) -> Outcome:
