@@ -82,33 +82,37 @@ def make_job(
         question: Question of the run; empty in the tables.
         level: Name and settings of its level.
     """
-    about, how = spec.tasks[task], spec.methods[method]
-    files = [spec.base, *([how.config] if how.config else []), spec.overlay]
-    part = "validation" if split == "validation" else "test"
-    policy = about.policy if ":" in about.policy else str(problems / about.policy)
-    options: dict[str, Any] = {
-        **spec.options,
-        "model.policy": policy,
-        "data.problems": [_source(problems / f"{about.problems}-train.jsonl")],
-        "evaluation.benchmarks": {BENCHMARK: _source(problems / f"{about.problems}-{part}.jsonl")},
-        **how.options,
-        **about.options,
-        **(level[1].options if level else {}),
-        **(level[1].of_method.get(method, {}) if level else {}),
-        "seed_everything": seed,
-    }
-    if how.config:
-        options["model.optimizer.init_args.lr"] = rate
-    else:
-        options["trainer.max_iterations"] = 0
+    about, config = spec.tasks[task], spec.methods[method].config
+    files = [spec.base, *([config] if config else []), spec.overlay]
     shares = [1.0] if split == "validation" else list(spec.shares)
-    options["trainer.callbacks"] = [{"class_path": BUDGETS, "init_args": {**spec.budgets, "shares": shares}}]
+    options = {
+        **_options(spec, problems, task, method, split, level[1] if level else None),
+        "seed_everything": seed,
+        **({"model.optimizer.init_args.lr": rate} if config else {"trainer.max_iterations": 0}),
+        "trainer.callbacks": [{"class_path": BUDGETS, "init_args": {**spec.budgets, "shares": shares}}],
+    }
     arguments = (
         *(f"--config={file}" for file in files),
         *(f"--{key}={_text(value)}" for key, value in options.items()),
     )
     inputs = _digest(problems, about.problems, about.policy)
     return Job(study, task, method, rate, split, seed, question, level[0] if level else "", arguments, inputs)
+
+
+def _options(spec: Spec, problems: Path, task: str, method: str, split: str, level: Level | None) -> dict[str, Any]:
+    """The options of all runs, of the method, of the task and of the level, in this order."""
+    about = spec.tasks[task]
+    part = "validation" if split == "validation" else "test"
+    return {
+        **spec.options,
+        "model.policy": about.policy if ":" in about.policy else str(problems / about.policy),
+        "data.problems": [_source(problems / f"{about.problems}-train.jsonl")],
+        "evaluation.benchmarks": {BENCHMARK: _source(problems / f"{about.problems}-{part}.jsonl")},
+        **spec.methods[method].options,
+        **about.options,
+        **(level.options if level else {}),
+        **(level.of_method.get(method, {}) if level else {}),
+    }
 
 
 @cache

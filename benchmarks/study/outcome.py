@@ -226,7 +226,7 @@ def checked(values: Any, kind: type, types: Mapping[str, type | UnionType], wher
         where: Beginning of the names of keys in messages.
 
     Raises:
-        ValueError: They are not; the message names the key.
+        ValueError: A key is missing or unknown, or its value has the wrong type; the message names it.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where}{values!r} is not an object with the keys {', '.join(types)}")

@@ -283,6 +283,8 @@ def _facts(rows: Rows, outcomes: list[Outcome]) -> str:
         "An iteration has 4 updates where the paper has 16. GRPO, 2-GRPO and GRPO with reference have one, a quarter, "
         "as GRPO in the paper has 4: their likelihood ratios are 1, and nothing is clipped. [When does ReNCE "
         "win?](when.md) varies the number. Iterative takes all of its updates in few iterations.",
+        "ReNCE (t_easy 0.99) keeps t_master at 0.8, which excludes groups with 7 or 8 of 8 right; the level 0.99 of "
+        "[t_easy](when.md#t_easy-the-filter) has 1.",
         "A run that diverged or starved counts with the policy of its last evaluation.",
         "The policies have half a million parameters, and the problems are sums: the order is this scale's, not the "
         "paper's.",
