@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.distributed import check_same, gather, on_rank_zero, rank_and_world
 from rence_lightning.errors import UserError, calling
 from rence_lightning.evaluation import (

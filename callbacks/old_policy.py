@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.distributed import max_over_ranks, sum_over_ranks
 from rence_lightning.errors import EngineMismatchError, UserError
 from rence_lightning.objectives.trust_region import kl_estimate

@@ -1,6 +1,7 @@
 """The output of a run on the terminal: progress bars, a line for each iteration, and a summary at the end."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from torch import Tensor
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.callbacks.iteration_table import LEGEND, IterationLine, rate
 from rence_lightning.errors import Stopped
 from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
@@ -123,7 +124,7 @@ class Progress(Callback):
             )
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         speed = rate(batch_idx + 1, time.perf_counter() - self._task_start, "update")
         self._advance(1, f"{speed}  loss {outputs['loss']:.3f}  kl {outputs['kl']:.1e}")

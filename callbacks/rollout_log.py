@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import iteration_of
 from rence_lightning.run.loggers import log_table

@@ -2,13 +2,14 @@
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.distributed import sum_over_ranks
 from rence_lightning.errors import UserError
 from rence_lightning.sampling.batch import IterationBatch
@@ -60,7 +61,7 @@ class WeightMovement(Callback):
             self._old = self._read(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         """Logs the figures after the iteration's last update."""
         assert trainer.batch is not None

@@ -17,7 +17,7 @@ from rence_lightning.errors import UserError
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors
 from rence_lightning.rewards import MathReward, Response, Score
 from rence_lightning.rollouts import Request, SampledPolicy, SamplingStep, TransformersEngine
-from rence_lightning.sampling import GradedGroup, IterationBatch, Judgement, PositiveRatioFilter
+from rence_lightning.sampling import FilterDecision, GradedGroup, IterationBatch, PositiveRatioFilter
 from rence_lightning.training import PolicyModule, Trainer
 
 
@@ -122,7 +122,7 @@ class Reward(MathReward):
 
 
 class Filter(PositiveRatioFilter):
-    def judge(self, group: GradedGroup) -> Judgement:
+    def judge(self, group: GradedGroup) -> FilterDecision:
         at("filter")
         return super().judge(group)
 

@@ -1,6 +1,6 @@
 """A short run of the embedded policy in the project's trainer, and what its callbacks see: `short_run`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class Probe(Callback):
         self.log_ratios.append(max_over_ranks(largest))
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         self.updates.append({name: float(outputs[name]) for name in ("loss", "grad_norm")})
 

@@ -8,7 +8,7 @@ from rence_lightning.objectives import Objective
 from rence_lightning.prompts import Cleaning, ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward
 from rence_lightning.rollouts import TransformersEngine
-from rence_lightning.sampling import PromptFilter, PromptSkipping
+from rence_lightning.sampling import PromptFilter
 
 
 class GivenInPython(
@@ -17,7 +17,6 @@ class GivenInPython(
     Objective,
     Reward,
     PromptFilter,
-    PromptSkipping,
     ProblemSource,
     PromptTemplate,
     Cleaning,

@@ -27,8 +27,8 @@ class BenchmarkMetrics(Metric):
       unbiased estimate 1 - C(k - c, m) / C(k, m) of the chance that one of m responses is correct (Chen et al. 2021).
     - `maj`, maj@k: the share of problems whose most frequent answer is correct; where several are equally frequent,
       the share of these that is correct. Responses without an answer do not vote.
-    - `boxed`: the share of responses that give a final answer at all. Both are missing where responses are correct and
-      none has an answer, because the reward names none.
+    - `answered`: the share of responses that give a final answer at all. Both are missing where responses are correct
+      and none has an answer, because the reward names none.
     - `truncated`: the share of responses that reached the length limit.
     - `length`: the mean response length in tokens.
 
@@ -92,7 +92,7 @@ class BenchmarkMetrics(Metric):
         states = (self.correct, self.votes, self.truncated, self.lengths)
         correct, votes, truncated, lengths = (dim_zero_cat(state).cpu().numpy()[rows] for state in states)
         answered = votes >= 0
-        figures = {"maj": float(majority_shares(correct, votes).mean()), "boxed": float(answered.mean())}
+        figures = {"maj": float(majority_shares(correct, votes).mean()), "answered": float(answered.mean())}
         without = bool(
             correct.any() and not answered.any()
         )  # the reward names no answers, so there is nothing to count

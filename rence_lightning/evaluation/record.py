@@ -52,7 +52,7 @@ def _count(value: float) -> str:
 _FIGURES: dict[str, Callable[[float], str]] = {
     "maj": _percent,
     "pass": _percent,
-    "boxed": _percent,
+    "answered": _percent,
     "truncated": _percent,
     "length": _count,
     "tokens_per_second": _count,
@@ -71,7 +71,12 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         title: Title of the table.
     """
     figures = {key: show for key, show in _FIGURES.items() if all(key in result for result in results.values())}
-    headings = {"maj": f"maj@{repeats} %", "pass": f"pass@{repeats} %", "boxed": "boxed %", "truncated": "truncated %"}
+    headings = {
+        "maj": f"maj@{repeats} %",
+        "pass": f"pass@{repeats} %",
+        "answered": "answered %",
+        "truncated": "truncated %",
+    }
     table = Table(title=Text(title))
     table.add_column("benchmark")
     interval = all("avg_low" in result for result in results.values())

@@ -33,7 +33,7 @@ def examine(run: RunRecord, results: Results) -> list[Check]:
 
 def kl_target(run: RunRecord) -> float | None:
     """Limit or target of the KL: the run's own, else the paper's if the KL is a mean over tokens; else None."""
-    limit = run.setting("model.trust_region.limit")
+    limit = run.setting("model.trust_region.delta")
     if isinstance(limit, int | float):
         return float(limit)
     adaptive = run.setting("adaptive_kl") or {}

@@ -15,7 +15,6 @@ FIXED = (
     "model.optimizer.class_path",
     "model.lr_scheduler",
     "data.weights",
-    "data.skipping.class_path",
 )
 """Settings that the checkpoint's state depends on. (Training prompts are compared by content when they are loaded.)"""
 

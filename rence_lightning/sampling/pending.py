@@ -10,7 +10,7 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.sampling.groups import Group
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 from rence_lightning.distributed import agree_on, connect, disconnect, gather
-from rence_lightning.errors import calling, one_line
+from rence_lightning.errors import calling, one_line, returned
 from rence_lightning.training.lightning_callbacks import check_callbacks
 
 LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
@@ -59,23 +59,38 @@ class LightningFacade:
         module: pl.LightningModule = self.lightning_module  # type: ignore[attr-defined]
         return module
 
-    def call(self, hook: str, *args: Any) -> None:
-        """Calls a hook of every callback that has it, in order, then that of the module."""
+    def call(self, hook: str, *args: Any) -> dict[str, float]:
+        """Calls a hook of every callback that has it, in order, then that of the module; returns the figures for the
+        log that the callbacks have returned."""
+        figures: dict[str, float] = {}
         for callback in self.callbacks:
-            if self._call_one(callback, hook, *args) and hook not in LOCAL_HOOKS:
+            if (result := self._call_one(callback, hook, *args)) is None:
+                continue
+            figures |= result
+            if hook not in LOCAL_HOOKS:
                 gather(None)  # what a callback raises on one rank ends all ranks here, where the state can be saved
         own = getattr(self._module, hook, None)
         if own is not None:
             own(*args)
+        return figures
 
-    def _call_one(self, callback: Callback, hook: str, *args: Any) -> bool:
-        """Calls a hook, unless it is the empty one of a base class; returns whether it did."""
+    def _call_one(self, callback: Callback, hook: str, *args: Any) -> dict[str, float] | None:
+        """Calls a hook and returns its figures; None where it is the empty one of a base class.
+
+        Raises:
+            PartError: The hook raised an error, or returned something else than numbers by name.
+        """
         method = getattr(callback, hook, None)
         if method is None or getattr(method, "__qualname__", "").startswith("Callback."):
-            return False
+            return None
         call = functools.partial(method, cast(pl.Trainer, self), self._module, *args)
-        calling(callback, f"{hook}()", call)
-        return True
+        result = calling(callback, f"{hook}()", call)
+        if not isinstance(result, dict):
+            return {}
+        try:
+            return {str(name): float(value) for name, value in result.items()}
+        except (TypeError, ValueError) as error:
+            raise returned(callback, f"{hook}()", result, "None, or figures for the log: numbers by name") from error
 
     @property
     def strategy(self) -> Strategy:

@@ -139,7 +139,7 @@ class PolicyModule(LogsFigures):
         """
         if self.reference is not None:
             self._score_reference(share)
-        limited = self.trust_region.limit is not None and not share.at_old_policy
+        limited = self.trust_region.delta is not None and not share.at_old_policy
         passes, rows = (share.passes, share.rows) if limited else (share.scoring_passes, share.scoring_rows)
         for row in _up_to(passes, rows):
             with torch.no_grad():

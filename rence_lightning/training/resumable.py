@@ -276,7 +276,7 @@ class ResumableTrainer(LightningFacade):
         configured = self.lightning_module.trust_region.kl_coef
         self.lightning_module.on_load_checkpoint(run)
         changed = {change.key for change in self.changed_settings}
-        if changed & {"model.trust_region.kl_coef", "model.trust_region.limit"}:
+        if changed & {"model.trust_region.kl_coef", "model.trust_region.delta"}:
             self.lightning_module.trust_region.kl_coef = configured
         self.datamodule.load_state_dict(run["data"])
         if run["pending"] is not None:

@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
@@ -218,12 +219,12 @@ class Trainer(ResumableTrainer):
         with self.fabric.autocast():  # the engine computes in the trainer's precision
             batch = next(batches, None)
         if batch is not None:
-            self.call("on_rollouts_end", batch)
+            batch.figures |= self.call("on_rollouts_end", batch)
             pool = self.datamodule.pool
             if is_exhausted(batch, pool.left, len(pool.mastered)):
                 self.should_stop = True
             batch.begin_updates()  # from here on, its groups are what is trained on
-            self.call("on_updates_start", batch)
+            batch.figures |= self.call("on_updates_start", batch)
             self.stop_if_requested()  # still in time to discard them
             drop_tokens_of_others(batch.updates, self.micro_batch_tokens, self.global_rank, self.world_size)
         return batch
@@ -257,7 +258,8 @@ class Trainer(ResumableTrainer):
         self.call("on_train_batch_start", groups, index)
         share = self.share_of_update(groups, at_old_policy=index == 0)
         metrics = self._backward(share)
-        self.call("on_passes_end", share)
+        assert self.batch is not None
+        self.batch.figures |= self.call("on_passes_end", share)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = share.totals.responses
         metrics |= self.step.take(
@@ -268,11 +270,10 @@ class Trainer(ResumableTrainer):
             f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
             self.masters(),
         )
-        assert self.batch is not None
         self.global_step += 1
         self.batch.updates_done.append(metrics)
         self.step.under_way = False
-        self.call("on_train_batch_end", metrics, groups, index)
+        metrics |= self.call("on_train_batch_end", MappingProxyType(metrics), groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
 
     def _backward(self, share: UpdateShare) -> dict[str, float]:

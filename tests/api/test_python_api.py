@@ -23,7 +23,7 @@ from rence_lightning.objectives import DAPO, MultiLabelNCE
 from rence_lightning.prompts import ArithmeticProblems, ListProblems, PromptTemplate
 from rence_lightning.rewards import CombinedReward, FunctionReward, MathReward
 from rence_lightning.rollouts import Sampling, TransformersEngine
-from rence_lightning.sampling import Judgement, Outcome, PositiveRatioFilter, PromptFilter
+from rence_lightning.sampling import FilterDecision, Outcome, PositiveRatioFilter, PromptFilter
 
 TIMED = re.compile(r"seconds|tokens_per_second|responses_discarded|engine_|^time/")
 """Figures that depend on the time that something took: when groups are cancelled decides which responses share a batch,
@@ -95,10 +95,10 @@ def test_defaults_are_those_of_the_command_line(tmp_path: Path, capfd: pytest.Ca
 class Shortest(PromptFilter):
     """Takes the shortest responses for the positives."""
 
-    def judge(self, group: Any) -> Judgement:
+    def judge(self, group: Any) -> FilterDecision:
         lengths = [len(response.token_ids) for response in group.responses]
         self.judged = getattr(self, "judged", 0) + 1
-        return Judgement(Outcome.KEPT, tuple(length == min(lengths) for length in lengths))
+        return FilterDecision(Outcome.KEPT, tuple(length == min(lengths) for length in lengths))
 
 
 class Counts(Callback):
@@ -311,6 +311,6 @@ def test_the_package_is_cheap_to_import_and_has_its_names() -> None:
     assert done.stderr.endswith("AttributeError: module 'rence_lightning' has no attribute 'nothing'\n")
     for name in rence_lightning.__all__:
         assert getattr(rence_lightning, name).__name__ == name
-    expected = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "importance_cap": None}
+    expected = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "tis_cap": None}
     assert MultiLabelNCE().arguments() == expected
     assert PositiveRatioFilter(t_easy=0.4).arguments()["t_easy"] == 0.4

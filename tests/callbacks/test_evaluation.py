@@ -19,7 +19,7 @@ from rence_lightning.rollouts import Request, SamplingStep, TransformersEngine
 from rence_lightning.text import last_boxed
 from rence_lightning.training.trainer import Trainer
 
-FIGURES = ("avg", "std", "avg_low", "avg_high", "pass", "maj", "boxed", "truncated", "length", "problems")
+FIGURES = ("avg", "std", "avg_low", "avg_high", "pass", "maj", "answered", "truncated", "length", "problems")
 
 
 def validate(run_dir: Path, engine: Any = None, **settings: Any) -> Trainer:

@@ -31,7 +31,7 @@ DAPO = {
         {
             "clip_low": 0.2,
             "clip_high": 0.28,
-            "importance_cap": None,
+            "tis_cap": None,
             "overlong_buffer": 1331,
             "max_response_tokens": 6656,
         },
@@ -40,7 +40,7 @@ DAPO = {
 
 
 def contrastive(name: str) -> dict[str, Any]:
-    settings = {"beta": 0.1, "alpha": 0.0, "margin": "none", "importance_cap": None}
+    settings = {"beta": 0.1, "alpha": 0.0, "margin": "none", "tis_cap": None}
     return {"model.objective": (name, settings)}
 
 
@@ -49,7 +49,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "table1_grpo": {
         **NO_KL,
         "trainer.max_iterations": 200,
-        "model.objective": ("GRPO", {"clip_low": 0.2, "clip_high": 0.2, "importance_cap": None}),
+        "model.objective": ("GRPO", {"clip_low": 0.2, "clip_high": 0.2, "tis_cap": None}),
         "data.filter": ("NoFilter", {}),
         "data.prompts_per_update": 128,
         "evaluation.every": 20,

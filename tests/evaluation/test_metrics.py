@@ -60,7 +60,7 @@ def reference(values: Arrays) -> dict[str, float]:
         **at,
         "pass": correct.any(axis=1).mean(),
         "maj": float(np.mean([majority(*row) for row in zip(correct, values["votes"], strict=True)])),
-        "boxed": (values["votes"] >= 0).mean(),
+        "answered": (values["votes"] >= 0).mean(),
         "truncated": values["truncated"].mean(),
         "length": values["lengths"].mean(),
     }
@@ -240,6 +240,6 @@ def test_votes_are_left_out_where_the_reward_names_no_answers() -> None:
         )
         return metrics.compute()
 
-    assert {"maj", "boxed"}.isdisjoint(figures(True, -1)), "right answers that the reward does not name"
+    assert {"maj", "answered"}.isdisjoint(figures(True, -1)), "right answers that the reward does not name"
     assert figures(True, 0)["maj"] == 1.0
-    assert figures(False, -1)["boxed"] == 0.0, "no response gave an answer, and none was right"
+    assert figures(False, -1)["answered"] == 0.0, "no response gave an answer, and none was right"

@@ -93,7 +93,7 @@ def test_a_record_is_made_from_the_parts_of_a_group() -> None:
     )
     assert record == EvaluatedProblem("7", "What is 1/2 + 1/2?", "<user>1+1", "1", samples)
     figures = score_problems([record])
-    assert (figures["avg"], figures["boxed"], figures["truncated"]) == pytest.approx((2 / 3, 2 / 3, 1 / 3))
+    assert (figures["avg"], figures["answered"], figures["truncated"]) == pytest.approx((2 / 3, 2 / 3, 1 / 3))
     assert (figures["maj"], figures["pass"], figures["length"], figures["problems"]) == (1, 1, 2, 1)
 
 

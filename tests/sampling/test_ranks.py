@@ -11,7 +11,7 @@ from fake_sampling import FakeEngine, brute_force, iterations, make_data, names,
 
 from rence_lightning import distributed
 from rence_lightning.distributed import Board, board, connect, disconnect, gather
-from rence_lightning.sampling import horizon
+from rence_lightning.sampling import cutoff
 
 
 def free_port() -> int:
@@ -26,7 +26,7 @@ def draw(rank: int, port: int, world: int) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world)
     connect()
     look_at_the_board(rank, world)
-    horizon.POLL_SECONDS = 0.0
+    cutoff.POLL_SECONDS = 0.0
     expected = brute_force(unrelated, 5, 3, 100)
     begun = {}
     for kind in ("board", "none", "lost"):
@@ -81,9 +81,9 @@ def lose(shared: Board | None, rank: int) -> None:
             shared.note("topic", [1])
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_keep_what_one_process_keeps(world: int) -> None:
-    multiprocessing.spawn(draw, args=(free_port(), world), nprocs=world)
+@pytest.mark.slow  # each process imports torch
+def test_processes_keep_what_one_process_keeps() -> None:
+    multiprocessing.spawn(draw, args=(free_port(), 2), nprocs=2)
 
 
 def without_a_board(rank: int, port: int) -> None:
@@ -107,5 +107,6 @@ def without_a_board(rank: int, port: int) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # each process imports torch
 def test_a_board_that_one_rank_cannot_reach_is_used_by_none() -> None:
     multiprocessing.spawn(without_a_board, args=(free_port(),), nprocs=2)

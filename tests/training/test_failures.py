@@ -21,7 +21,7 @@ from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, SampledPolicy, SamplingStep, TransformersEngine
 from rence_lightning.run.lock import Lock
-from rence_lightning.sampling import GradedGroup, Group, Judgement, Outcome, PositiveRatioFilter
+from rence_lightning.sampling import FilterDecision, GradedGroup, Group, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -151,8 +151,8 @@ def test_a_reward_that_fails_is_named_and_nothing_is_lost(
 
 
 class BadFilter(PositiveRatioFilter):
-    def judge(self, group: GradedGroup) -> Judgement:
-        return Judgement(Outcome.KEPT, (True, False))
+    def judge(self, group: GradedGroup) -> FilterDecision:
+        return FilterDecision(Outcome.KEPT, (True, False))
 
 
 class BadEngine(TransformersEngine):
@@ -185,7 +185,10 @@ class BadCallback(Callback):
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ({"filter": BadFilter()}, r"BadFilter, judge\(\), problem .*: returned Judgement.*; expected .* 8 positives"),
+        (
+            {"filter": BadFilter()},
+            r"BadFilter, judge\(\), problem .*: returned FilterDec.*; expected .* 8 positives",
+        ),
         (
             {"engine": BadEngine(with_groups(lambda groups: []))},
             r"BadEngine, generate\(\): .*expected the responses to all problems before it ends; those to problem arith",

@@ -64,7 +64,7 @@ def make_groups(module: PolicyModule) -> list[Group]:
         scores = [Score(float(reward), reward == 1, None) for reward in rewards]
         problem = Prompt(index, Problem(str(index), "", ""), prompt)
         group = Group(problem, rollouts, [""] * len(rollouts), scores, temperature=0.8, seed=7 * index)
-        group.positive = PositiveRatioFilter().judge(group.graded).positive
+        group.judge(PositiveRatioFilter())
         groups.append(group)
     module.score(share_of_update(groups, 10_000, rank=0, world=1))
     for group in groups:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.sampling.curriculum import DrawSize
+from rence_lightning.sampling.curriculum.draws import DrawSize
 
 
 def after(size: DrawSize, kept: int, rejected: int) -> DrawSize:

@@ -3,16 +3,14 @@
 import io
 import random
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from rence_lightning.sampling import PromptPool, PromptSkipping
+from rence_lightning.sampling import PromptPool
 
 
 def play(pool: PromptPool, iterations: int, seed: int) -> list[list[list[int]]]:
@@ -187,156 +185,3 @@ def test_a_mastered_pool_draws_nothing() -> None:
 def test_the_order_is_a_function_of_the_seed() -> None:
     one, same, other = (PromptPool(range(50), seed).draw(50) for seed in (0, 0, 1))
     assert one == same != other
-
-
-class Fixed(PromptSkipping):
-    """Skips the same prompts always, and keeps books."""
-
-    def __init__(self, hopeless: set[int]) -> None:
-        self.hopeless = hopeless
-        self.asked: list[tuple[int, float]] = []
-        self.recorded: list[tuple[int, list[bool]]] = []
-        self.epochs: list[int] = []
-
-    def skips(self, index: int, uniform: float) -> bool:
-        self.asked.append((index, uniform))
-        return index in self.hopeless
-
-    def record(self, index: int, correct: Sequence[bool]) -> None:
-        self.recorded.append((index, list(correct)))
-
-    def end_iteration(self, epoch: int) -> None:
-        self.epochs.append(epoch)
-
-    def figures(self) -> dict[str, float]:
-        return {"books": 1.0}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class CoinSkipping(Fixed):
-    """Skips two of three."""
-
-    def skips(self, index: int, uniform: float) -> bool:
-        super().skips(index, uniform)
-        return uniform < 2 / 3
-
-
-@given(st.integers(1, 12), st.integers(0, 10_000))
-def test_promises_hold_in_any_history_with_skipping(size: int, seed: int) -> None:
-    play(PromptPool(range(100, 100 + size), seed, CoinSkipping(set())), 12, seed)
-
-
-@given(st.integers(1, 15), st.integers(0, 10_000), st.lists(st.integers(1, 6), min_size=1, max_size=8))
-def test_a_draw_is_short_only_when_nothing_is_left(size: int, seed: int, counts: list[int]) -> None:
-    pool = PromptPool(range(size), seed, CoinSkipping(set()))
-    for _ in range(4):
-        pool.start_iteration()
-        drawn: list[int] = []
-        for count in counts:
-            new = pool.draw(count)
-            assert len(new) == min(count, size - len(drawn)), "a draw came up short although prompts were skipped"
-            drawn += new
-            assert len(drawn) == len(set(drawn)), "a prompt was drawn twice in an iteration"
-            assert not set(pool.skipped) & set(drawn)
-
-
-def test_skipped_prompts_lose_their_turn_of_the_epoch() -> None:
-    """Against the order of a pool of the same seed that skips nothing: what is skipped is struck out of it."""
-    hopeless = {1, 4, 7}
-    plain, pool = PromptPool(range(12), 3), PromptPool(range(12), 3, Fixed(hopeless))
-    for _ in range(3):
-        order = []
-        for _ in range(4):
-            plain.start_iteration()
-            order += plain.draw(3)
-        drawn = []
-        for _ in range(3):
-            pool.start_iteration()
-            drawn += pool.draw(3)
-        rest = [index for index in order if index not in hopeless]
-        assert drawn == rest
-        # An epoch that ends in skipped prompts leaves them to the next draw.
-
-
-def test_a_prompt_is_decided_on_once_an_iteration_however_often_it_comes_up() -> None:
-    skipping = Fixed({0, 1, 2})
-    pool = PromptPool(range(6), 0, skipping)
-    for _ in range(5):
-        skipping.asked.clear()
-        pool.start_iteration()
-        drawn = [index for _ in range(3) for index in pool.draw(1)]
-        assert sorted(drawn) == [3, 4, 5]
-        asked = [index for index, _ in skipping.asked]
-        assert len(asked) == len(set(asked)), "a prompt got two chances in an iteration"
-
-
-def test_a_draw_that_would_come_up_short_takes_the_skipped_in_their_order() -> None:
-    order = PromptPool(range(6), 0).draw(6)
-    hopeless = {order[0], order[2], order[3]}
-    pool = PromptPool(range(6), 0, Fixed(hopeless))
-    pool.start_iteration()
-    assert pool.draw(2) == [order[1], order[4]]
-    assert pool.skipped == (order[0], order[2], order[3])
-    assert pool.draw(3) == [order[5], order[0], order[2]]
-    assert pool.skipped == (order[3],)
-    assert pool.draw(3) == [order[3]]
-    assert pool.skipped == ()
-    assert pool.draw(3) == []
-
-
-def test_the_cache_is_never_skipped() -> None:
-    pool = PromptPool(range(6), 0, Fixed({2, 5}))
-    pool.cache([5, 2])
-    pool.start_iteration()
-    assert pool.draw(1) == [5]
-    drawn = pool.draw(4)
-    assert drawn[0] == 2 and set(drawn[1:]) < {0, 1, 3, 4}, "the cached prompts join the next draws"
-    assert sorted([*drawn[1:], *pool.draw(1)]) == [0, 1, 3, 4]
-    assert pool.skipped == ()
-
-
-def test_mastered_prompts_are_neither_skipped_nor_taken_after_all() -> None:
-    pool = PromptPool(range(4), 0, Fixed({0, 1}))
-    pool.start_iteration()
-    assert sorted(pool.draw(2)) == [2, 3]
-    pool.master(0)
-    assert pool.draw(4) == [1]
-
-
-def test_chance_is_uniform_new_each_iteration_and_alike_for_one_seed() -> None:
-    def chances(seed: int, iterations: int) -> list[tuple[int, float]]:
-        skipping = Fixed(set())
-        pool = PromptPool(range(50), seed, skipping)
-        for _ in range(iterations):
-            pool.start_iteration()
-            pool.draw(50)
-        return sorted(skipping.asked)
-
-    one = chances(0, 40)
-    assert one == chances(0, 40) != chances(1, 40)
-    numbers = [number for _, number in one]
-    assert len(set(numbers)) == len(numbers) == 2000
-    assert min(numbers) >= 0 and max(numbers) < 1
-    for tenth in range(10):
-        assert sum(tenth / 10 <= number < (tenth + 1) / 10 for number in numbers) == pytest.approx(200, abs=70)
-
-
-def test_records_and_epochs_reach_the_skipping() -> None:
-    skipping = Fixed(set())
-    pool = PromptPool(range(4), 0, skipping)
-    for _ in range(3):
-        pool.start_iteration()
-        for index in pool.draw(3):
-            pool.record(index, [True, False])
-        assert pool.end_iteration() == {"prompts_skipped": 0.0, "books": 1.0}
-    assert len(skipping.recorded) == 9
-    assert skipping.epochs == [1, 2, 3], "3 of 4, then 6, then 9 prompts drawn"
-    plain = PromptPool(range(4), 0)
-    plain.record(0, [True])
-    assert plain.end_iteration() == {}
-    assert "skipping" not in plain.state_dict()

@@ -13,12 +13,12 @@ POLL_SECONDS = 0.2
 """Time between two looks at what other ranks have kept."""
 
 
-class Horizon:
+class Cutoff:
     """The last position of a draw whose group can still count.
 
     As soon as enough groups before a position are known to be kept, the group at this position cannot be in the batch,
-    whatever the groups that are not finished turn out to be. The horizon therefore only moves towards the start, and
-    where it ends does not depend on the order in which groups finish, nor on when ranks learn of one another's.
+    whatever the unfinished groups turn out to be. The cutoff therefore only moves towards the start, and where it ends
+    does not depend on the order in which groups finish, nor on when ranks learn of one another's.
 
     Args:
         count: Number of prompts of the draw.
@@ -52,7 +52,7 @@ class Horizon:
             self._looked = time.monotonic()
 
     def settle(self) -> None:
-        """Waits for all ranks; from here on, the horizon is final and the same on all of them."""
+        """Waits for all ranks; from here on, the cutoff is final and the same on all of them."""
         self._note()
         for positions in gather(self._own):
             self._add(positions)

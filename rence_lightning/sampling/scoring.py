@@ -1,10 +1,8 @@
-"""Grading: from token ids to scores, on a background thread while the engine samples."""
+"""From token ids to texts and scores, which are checked."""
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
-from queue import Empty, SimpleQueue
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,44 +10,6 @@ from rence_lightning.errors import calling, returned
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Rollout
-from rence_lightning.sampling.groups import Group
-
-
-class Grading:
-    """Grades groups one after another on a background thread.
-
-    Args:
-        grade: Function that grades the group at a position of the draw, called on the background thread.
-    """
-
-    def __init__(self, grade: Callable[[int, list[Rollout]], Group]) -> None:
-        self._grade = grade
-        self._done: SimpleQueue[tuple[int, Future[Group]]] = SimpleQueue()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grading")
-
-    def add(self, position: int, rollouts: list[Rollout]) -> None:
-        """Has a group graded once those before it are."""
-        future = self._executor.submit(self._grade, position, rollouts)
-        future.add_done_callback(lambda done: self._done.put((position, done)))
-
-    def graded(self, seconds: float = 0.0) -> list[tuple[int, Group]]:
-        """The groups that were graded since the last call, with their positions; waits up to `seconds` for the first.
-
-        Raises:
-            BaseException: What grading has raised.
-        """
-        groups = []
-        try:
-            position, future = self._done.get(seconds > 0, seconds)
-            while True:
-                groups.append((position, future.result()))
-                position, future = self._done.get(block=False)
-        except Empty:
-            return groups
-
-    def end(self) -> None:
-        """Drops the groups that are not graded yet; one that is being graded cannot be interrupted."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
