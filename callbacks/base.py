@@ -15,7 +15,7 @@ from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import UpdateShare
+from rence_lightning.training.update import Update
 
 
 class Callback(LightningCallback, Configurable):
@@ -74,13 +74,13 @@ class Callback(LightningCallback, Configurable):
         """Called before the first update, when the policy is pi_old. `batch.groups` are the groups that are trained on,
         without the responses that a filter leaves out; what was sampled beside them is freed."""
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> None:
         """Called when the gradient of an update is complete, before the optimizer's step.
 
         Args:
             trainer: The trainer.
             module: The policy and its objective.
-            share: Groups that this rank trains on in the update, with their log-probabilities under the policy.
+            update: Groups that this rank trains on, with their log-probabilities under the policy.
         """
 
     def on_train_batch_end(

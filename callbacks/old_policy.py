@@ -13,7 +13,7 @@ from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import engine_log_probs
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import UpdateShare
+from rence_lightning.training.update import Update
 
 
 class OldPolicySnapshot(Callback):
@@ -78,15 +78,17 @@ class OldPolicySnapshot(Callback):
                 group.old_log_probs = [engine_log_probs(rollout) for rollout in group.rollouts]
             return
         for groups in batch.updates[1:]:  # the passes of the first update are those of pi_old
-            share = trainer.share_of_update(groups, at_old_policy=True)
+            update = trainer.plan_update(groups, at_old_policy=True)
             with trainer.fabric.autocast():
-                module.score(share)
-            self._sums.add(share)
+                update.score(module, update.micro_batches, entropy=True)
+            keep_as_old(update)
+            self._sums.add(update)
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
-        """Completes the figures with the groups of the first update, before the policy is changed."""
-        if self.source == "recompute" and share.at_old_policy and trainer.batch is not None:
-            self._sums.add(share)
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> None:
+        """Takes the log-probabilities that the passes of the first update recorded, before the policy is changed."""
+        if self.source == "recompute" and update.at_old_policy and trainer.batch is not None:
+            keep_as_old(update)
+            self._sums.add(update)
             self._log(trainer.batch, getattr(module.objective, "beta", None))
 
     def _log(self, batch: IterationBatch, beta: float | None) -> None:
@@ -111,6 +113,13 @@ class OldPolicySnapshot(Callback):
             )
 
 
+def keep_as_old(update: Update) -> None:
+    """Makes the log-probabilities that the passes of an update have recorded those of pi_old."""
+    for group, log_probs in zip(update.groups, update.log_probs, strict=True):
+        # Clones, because a view would keep those of a whole pass in memory, and in checkpoints.
+        group.old_log_probs = [values.cpu().clone() for values in log_probs if values is not None]
+
+
 @dataclass
 class Sums:
     """Sums over the response tokens of an iteration, on one rank.
@@ -131,10 +140,10 @@ class Sums:
     responses: int = 0
     largest: float = 0.0
 
-    def add(self, share: UpdateShare) -> None:
-        """Adds the groups of a share, whose log-probabilities of pi_old are known."""
-        self.entropy += share.entropy
-        for group in share.groups:
+    def add(self, update: Update) -> None:
+        """Adds the groups of an update, whose log-probabilities of pi_old are known."""
+        self.entropy += update.entropy
+        for group in update.groups:
             for trainer, rollout in zip(group.old_log_probs, group.rollouts, strict=True):
                 log_ratio = trainer.double() - engine_log_probs(rollout).double()
                 self.difference += float(log_ratio.abs().sum())

@@ -5,17 +5,15 @@ import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from lightning.fabric.strategies import Strategy
-from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
-from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks, rank_and_world
+from rence_lightning.distributed import check_peers, collectives, max_over_ranks, rank_and_world
 from rence_lightning.errors import Stopped, UserError
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -27,7 +25,7 @@ from rence_lightning.training.optimizer_step import OptimizerStep
 from rence_lightning.training.precision import Precision, Rounding, check_rounding
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest
-from rence_lightning.training.update_share import UpdateShare, drop_tokens_of_others, share_of_update
+from rence_lightning.training.update import Update, drop_tokens_of_others
 
 STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
 """Import path of the standard set: the loop does not import any callback."""
@@ -225,7 +223,8 @@ class Trainer(ResumableTrainer):
             batch.begin_updates()  # from here on, its groups are what is trained on
             self.call("on_updates_start", batch)
             self.stop_if_requested()  # still in time to discard them
-            drop_tokens_of_others(batch.updates, self.micro_batch_tokens, self.global_rank, self.world_size)
+            for groups in batch.updates:
+                drop_tokens_of_others(groups, self.global_rank, self.world_size)
         return batch
 
     def _end_iteration(self, batch: IterationBatch) -> None:
@@ -253,13 +252,15 @@ class Trainer(ResumableTrainer):
 
     def _update(self, groups: list[Group], index: int) -> None:
         """Line 20: one optimizer step on the groups of a mini-batch."""
+        assert self.batch is not None
         self._doing = "updates"
         self.call("on_train_batch_start", groups, index)
-        share = self.share_of_update(groups, at_old_policy=index == 0)
-        metrics = self._backward(share)
-        self.call("on_passes_end", share)
+        update = self.plan_update(groups, at_old_policy=index == 0)
+        with collectives():
+            metrics = update.backward(self.lightning_module, self.fabric)
+        self.call("on_passes_end", update)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
-        metrics["responses"] = share.totals.responses
+        metrics["responses"] = update.totals.responses
         metrics |= self.step.take(
             self.lightning_module.policy,
             self.optimizers[0],
@@ -268,38 +269,15 @@ class Trainer(ResumableTrainer):
             f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
             self.masters(),
         )
-        assert self.batch is not None
         self.global_step += 1
         self.batch.updates_done.append(metrics)
         self.step.under_way = False
         self.call("on_train_batch_end", metrics, groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
 
-    def _backward(self, share: UpdateShare) -> dict[str, float]:
-        """Accumulates the gradient of an update; returns the update's figures, summed over micro-batches and ranks."""
-        with collectives():
-            figures = self._accumulate(share)
-        shares = gather({name: float(value) for name, value in figures.items()})
-        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
-
-    def _accumulate(self, share: UpdateShare) -> dict[str, Tensor]:
-        """The passes of this rank's share of an update; returns its figures."""
-        module = self.lightning_module
-        policy = cast(_FabricModule, module.policy)
-        module.train()
-        with self.fabric.autocast():
-            rows = module.passes(share)
-        for number, row in enumerate(rows, start=1):
-            with self.fabric.no_backward_sync(policy, enabled=number < len(rows)):
-                with self.fabric.autocast():
-                    loss = module.training_step(row, share)
-                # Strategies average gradients over ranks, but the shares of a loss add up.
-                self.fabric.backward(loss * self.world_size)
-        return module.end_passes(share)
-
-    def share_of_update(self, groups: list[Group], at_old_policy: bool) -> UpdateShare:
-        """This rank's share of an update."""
-        return share_of_update(
+    def plan_update(self, groups: list[Group], at_old_policy: bool) -> Update:
+        """The update on the groups of a mini-batch, with this rank's passes."""
+        return Update(
             groups,
             self.micro_batch_tokens,
             self.global_rank,

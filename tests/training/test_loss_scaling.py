@@ -23,7 +23,7 @@ from rence_lightning.training.optimizer_step import OptimizerStep
 from rence_lightning.training.precision import LossScaling
 from rence_lightning.training.strategy import FullyShardStrategy
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 
 def scaling_of(fabric: Fabric | Trainer) -> LossScaling:
@@ -74,7 +74,7 @@ def test_the_gradient_and_its_norm_are_those_of_float32(tokens: int, lora: LoRA 
         if precision == "16-mixed":
             scaling_of(trainer).load_state_dict({"scale": scale, "updates": 0})
         for _ in range(2):  # at the same weights: the learning rate is 0
-            metrics = trainer._backward(share_of_update(groups, tokens, rank=0, world=1))
+            metrics = Update(groups, tokens).backward(module, trainer.fabric)
             gradient = [each.grad for each in module.policy.parameters() if each.requires_grad]
             gradients.append(torch.cat([each.flatten() for each in gradient if each is not None]) / scale)
             figures = trainer.step.take(

@@ -22,7 +22,7 @@ from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.rounding import BLOCK, StochasticRounding, round_stochastically
 from rence_lightning.training.strategy import FullyShardStrategy
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import UpdateShare
+from rence_lightning.training.update import Update
 
 TYPES = [torch.bfloat16, torch.float16]
 PRECISIONS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -119,8 +119,8 @@ class Watch(Callback):
     def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: Any) -> None:
         self.copies.append(self.check(module))
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
-        log_ratios = [part.sequence_log_ratio for part in share.all_tensors()]
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> None:
+        log_ratios = [part.sequence_log_ratio for part in update.responses()]
         self.ratios.append(max(float(each.abs().max()) for each in log_ratios))
 
     def on_train_batch_end(
