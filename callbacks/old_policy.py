@@ -84,33 +84,40 @@ class OldPolicySnapshot(Callback):
             keep_as_old(update)
             self._sums.add(update)
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> None:
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> dict[str, float] | None:
         """Takes the log-probabilities that the passes of the first update recorded, before the policy is changed."""
-        if self.source == "recompute" and update.at_old_policy and trainer.batch is not None:
-            keep_as_old(update)
-            self._sums.add(update)
-            self._log(trainer.batch, getattr(module.objective, "beta", None))
+        if self.source == "engine" or not update.at_old_policy:
+            return None
+        keep_as_old(update)
+        self._sums.add(update)
+        return self._figures(trainer.iteration, getattr(module.objective, "beta", None))
 
-    def _log(self, batch: IterationBatch, beta: float | None) -> None:
+    def _figures(self, iteration: int, beta: float | None) -> dict[str, float]:
+        """The figures of the iteration, over all ranks.
+
+        Raises:
+            EngineMismatchError: Engine and trainer differ by more than `verify_sync`.
+        """
         sums = self._sums
         difference, kl, entropy, tokens, responses = sum_over_ranks(
             sums.difference, sums.kl, sums.entropy, sums.tokens, sums.responses
         )
         largest = max_over_ranks(sums.largest)
-        batch.figures["entropy"] = entropy / tokens
-        batch.figures["engine_log_prob_difference"] = difference / tokens
-        batch.figures["engine_log_prob_difference_max"] = largest
-        batch.figures["engine_kl"] = kl / tokens
-        batch.figures["engine_kl_response"] = kl / responses
-        if beta is not None:
-            batch.figures["engine_score_offset"] = beta * kl / responses
         if self.verify_sync is not None and not difference / tokens <= self.verify_sync:
             raise EngineMismatchError(
-                f"iteration {batch.iteration}: the engine's log-probabilities differ from the trainer's by "
+                f"iteration {iteration}: the engine's log-probabilities differ from the trainer's by "
                 f"{difference / tokens:.1e} per token (at most {largest:.1e}), more than old_policy.verify_sync "
                 f"{self.verify_sync:g}: the engine samples from other weights, or in another precision; check the "
                 "engine's dtype, or raise old_policy.verify_sync"
             )
+        figures = {
+            "entropy": entropy / tokens,
+            "engine_log_prob_difference": difference / tokens,
+            "engine_log_prob_difference_max": largest,
+            "engine_kl": kl / tokens,
+            "engine_kl_response": kl / responses,
+        }
+        return figures if beta is None else {**figures, "engine_score_offset": beta * kl / responses}
 
 
 def keep_as_old(update: Update) -> None:

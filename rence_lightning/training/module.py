@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from rence_lightning.distributed import gather
 from rence_lightning.errors import UserError, calling, returned
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
@@ -15,6 +17,7 @@ from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
 from rence_lightning.training.own_figures import LogsFigures
+from rence_lightning.training.strategy import FullyShardStrategy
 
 
 class PolicyModule(LogsFigures):
@@ -98,6 +101,27 @@ class PolicyModule(LogsFigures):
         if self.reference is not None and self._lora is None and self.reference_policy is None:
             policy = load_policy(self.policy_name, self._dtype, False, self._attn_implementation, empty)
             self.reference_policy = policy.requires_grad_(False)
+
+    def load(self, fabric: Fabric, training: bool) -> None:
+        """Loads the policy, and a training run's reference policy, into main memory. Where the strategy shards them,
+        rank 0 alone reads the weights, and the strategy distributes them from there."""
+        sharded = isinstance(fabric.strategy, FullyShardStrategy)
+        if fabric.is_global_zero or not sharded:
+            self.configure_model()
+        gather(None)  # if rank 0 cannot load it, the other ranks end here as well
+        empty = sharded and not fabric.is_global_zero
+        self.configure_model(empty)  # does nothing where the policy is loaded
+        if training:
+            self.configure_reference(empty)
+
+    def place(self, fabric: Fabric) -> None:
+        """Moves the policies to the device, or shards them."""
+        self.policy = fabric.setup_module(self.policy)  # type: ignore[assignment]
+        if (reference := self.reference_policy) is not None:
+            sharded = isinstance(fabric.strategy, FullyShardStrategy)
+            # Replicas of a policy that is not trained exchange nothing: they need no wrapper.
+            placed = fabric.setup_module(reference) if sharded else fabric.to_device(reference)
+            self.reference_policy = placed  # type: ignore[assignment]
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the (sharded) parameters that are trained, and the learning rate scheduler or None.

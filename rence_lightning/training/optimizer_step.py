@@ -1,7 +1,6 @@
 """The end of an update: its gradient is unscaled and clipped, and the optimizer's step taken if all is finite."""
 
 import math
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from lightning.fabric import Fabric
@@ -50,7 +49,6 @@ class OptimizerStep:
         scheduler: LRScheduler | None,
         loss: float,
         update: str,
-        masters: AbstractContextManager[None],
     ) -> dict[str, float]:
         """Takes a step and frees the gradient; returns the gradient's norm before clipping, and the loss scale.
 
@@ -60,7 +58,6 @@ class OptimizerStep:
             scheduler: Learning rate scheduler, which is not stepped if the update is skipped.
             loss: Loss of the update, over all processes.
             update: Name of the update in an error.
-            masters: Context in which the policy's parameters are those that the optimizer changes.
 
         Raises:
             NonFiniteError: There was a fault and the run is to stop, or too many updates in a row were skipped.
@@ -76,8 +73,7 @@ class OptimizerStep:
         overflow = isinstance(scaling, LossScaling) and scaling.adjust()
         if math.isfinite(total) and math.isfinite(loss):
             self.under_way = True
-            with masters:
-                optimizer.step()
+            optimizer.step()
             self._in_a_row = 0
             if scheduler is not None:
                 scheduler.step()

@@ -104,7 +104,7 @@ def test_an_overflow_is_skipped_and_counted_and_the_next_update_is_taken(tmp_pat
     assert scales.after == [2.0**59, 2.0**10, 2.0**10, 2.0**10, 2.0**59, 2.0**10]
     assert trainer.step.overflowed == 2 and trainer.step.skipped == 0
     assert trainer.global_step == 6, "a skipped update is an update"
-    assert trainer._scheduler is not None and trainer._scheduler.last_epoch == 4
+    assert trainer.scheduler is not None and trainer.scheduler.last_epoch == 4
     logged = trainer.callback_metrics
     assert float(logged["train/updates_overflowed"]) == 2
     assert all(torch.isfinite(value) for name, value in logged.items() if name.startswith("iteration/"))

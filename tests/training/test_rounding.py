@@ -210,7 +210,7 @@ def test_an_iteration_is_not_finished_in_another_precision(change: dict[str, str
     def run(settings: dict[str, str], callbacks: list[Any], ckpt_path: str | None = None) -> None:
         fresh_start()
         trainer = make_trainer(tmp_path / "run", [Checkpoint(every=10), *callbacks], **settings)
-        trainer.config_yaml = yaml.safe_dump({"trainer": settings})
+        trainer.session.config_yaml = yaml.safe_dump({"trainer": settings})
         trainer.fit(make_module(), make_data(), ckpt_path=ckpt_path)
 
     settings = {"precision": "bf16-mixed", "rounding": "stochastic"}
