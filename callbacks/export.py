@@ -80,9 +80,8 @@ class ExportPolicy(Callback):
             on_rank_zero(lambda: export_policy(read_policy(best), folder, dtype=dtype))
         else:
             policy = cast(Policy, cast(_FabricModule, module.policy).module)
-            with trainer.masters():
-                weights = full_state_dict(policy.model) if is_sharded(policy) else None
-                on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
+            weights = full_state_dict(policy.model) if is_sharded(policy) else None
+            on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
         if trainer.is_global_zero:
             self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.saved_at)
         trainer.call("on_export", folder)

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from lightning.fabric import Fabric
@@ -17,7 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import gather, on_rank_zero
 from rence_lightning.errors import UserError, calling, returned
-from rence_lightning.policy import Policy
 from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
 from rence_lightning.run.directory import Run, SavedAt
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
@@ -31,8 +29,7 @@ from rence_lightning.sampling.pending import pending_state, restored
 from rence_lightning.training.lightning_facade import LightningFacade
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
-from rence_lightning.training.precision import COMPUTE_TYPES, Rounding, check_trained
-from rence_lightning.training.rounding import StochasticRounding, check_engine
+from rence_lightning.training.precision import check_trained
 from rence_lightning.training.strategy import FullyShardStrategy
 
 
@@ -56,7 +53,6 @@ class ResumableTrainer(LightningFacade):
     lightning_module: PolicyModule
     datamodule: RolloutDataModule
     max_iterations: int
-    rounding: Rounding
     run: Run
 
     def __init__(
@@ -79,7 +75,6 @@ class ResumableTrainer(LightningFacade):
         self.problem_files: Mapping[str, Sequence[Mapping[str, Any]]] = {}
         self.batch: IterationBatch | None = None
         self._scheduler: LRScheduler | None = None
-        self._rounding: StochasticRounding | None = None
         self._extra_loggers = loggers
         self._lock: Lock | None = None
         self.opened = False
@@ -119,11 +114,6 @@ class ResumableTrainer(LightningFacade):
                 _apply(configured, optimizer, self._scheduler)
         elif checkpoint is not None:
             self.current_epoch = load_policy_weights(self.fabric, checkpoint, module.policy)["iteration"]
-        if self.rounding == "stochastic":
-            policy, dtype = cast(Policy, module.policy.module), COMPUTE_TYPES[self.precision]
-            check_engine(datamodule.engine, dtype)
-            iteration = self.current_epoch + (self.batch is not None)
-            self._rounding = StochasticRounding(policy, dtype, datamodule.seed, iteration)
         self.already_finished = on_rank_zero(lambda: self._is_finished(checkpoint))
         if not self.already_finished:
             self._open_run_directory(checkpoint)
@@ -141,8 +131,6 @@ class ResumableTrainer(LightningFacade):
             self.run = self.run.ended()
 
     def close(self) -> None:
-        if self._rounding is not None:
-            self._rounding.end()
         if self._lock is not None:
             self._lock.release()
 
@@ -235,13 +223,6 @@ class ResumableTrainer(LightningFacade):
         """The current moment, as a checkpoint records it."""
         return SavedAt(self.run.id, *self.moment, self.global_step)
 
-    def masters(self) -> AbstractContextManager[None]:
-        """Context in which the policy's parameters are those that the optimizer changes and checkpoints hold.
-
-        Outside it, with `rounding: stochastic`, they are a rounded copy.
-        """
-        return nullcontext() if self._rounding is None else self._rounding.masters()
-
     def can_be_saved(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank must call it."""
         possible = self.training and self.opened and not self.step.under_way
@@ -252,8 +233,7 @@ class ResumableTrainer(LightningFacade):
         """Saves everything that the next step depends on; every rank must call it. Returns the checkpoint's folder."""
         folder, policy = self.run.folder_of(self.saved_at), self.lightning_module.policy
         state = self._run_state()
-        with self.masters():
-            save_checkpoint(self.fabric, folder, policy, self.optimizers[0], state, self.saved_at, self.config_yaml)
+        save_checkpoint(self.fabric, folder, policy, self.optimizers[0], state, self.saved_at, self.config_yaml)
         return folder
 
     def _run_state(self) -> dict[str, Any]:
@@ -280,11 +260,11 @@ class ResumableTrainer(LightningFacade):
             self.lightning_module.trust_region.kl_coef = configured
         self.datamodule.load_state_dict(run["data"])
         if run["pending"] is not None:
-            if changed & {"trainer.precision", "trainer.rounding"}:
+            if "trainer.precision" in changed:
                 raise UserError(
-                    "trainer: precision or rounding has changed, but the checkpoint is in the middle of an iteration, "
-                    "whose log-probabilities of pi_old were computed in the old one; set it back, or resume a "
-                    "checkpoint at the end of an iteration"
+                    "trainer: precision has changed, but the checkpoint is in the middle of an iteration, whose "
+                    "log-probabilities of pi_old were computed in the old one; set it back, or resume a checkpoint at "
+                    "the end of an iteration"
                 )
             self.batch = restored(run["pending"], self.datamodule.prompts)
         if self._scheduler is not None and run["lr_scheduler"] is not None:

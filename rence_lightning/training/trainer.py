@@ -24,7 +24,7 @@ from rence_lightning.sampling.starvation import is_exhausted
 from rence_lightning.training.fabric import make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
-from rence_lightning.training.precision import Precision, Rounding, check_rounding
+from rence_lightning.training.precision import Precision
 from rence_lightning.training.resumable import ResumableTrainer
 from rence_lightning.training.stop import StopRequest
 from rence_lightning.training.update_share import UpdateShare, drop_tokens_of_others, share_of_update
@@ -50,10 +50,6 @@ class Trainer(ResumableTrainer):
             `bf16-mixed` in bfloat16 with parameters in float32, and `16-mixed` in float16, which has three more bits
             and a smaller range: the loss is scaled, and an update whose gradient overflows is skipped and counted.
             Fabric's `bf16-true` is not supported, because it also rounds the rotary frequencies.
-        rounding: Rounding of the float32 weights to the type of the computation in mixed precision: `nearest` in every
-            cast, or `stochastic` once after each update, to one copy for trainer and engine whose mean is the float32
-            weights, so that small updates are seen. That copy is what is evaluated; exports hold the float32 weights.
-            It takes 4 more bytes for each parameter (sharded, if they are).
         micro_batch_tokens: Largest number of tokens that one forward and backward pass computes on one device. This is
             the only size that is per device; it changes memory and speed, never the gradient. A group that does not fit
             is cut, and with an objective that couples responses scored once more: let it hold a group, if it can.
@@ -77,7 +73,6 @@ class Trainer(ResumableTrainer):
         num_nodes: int = 1,
         strategy: Strategy | str = "auto",
         precision: Precision = "32-true",
-        rounding: Rounding = "nearest",
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
         on_nonfinite: Literal["stop", "skip"] = "stop",
@@ -94,7 +89,6 @@ class Trainer(ResumableTrainer):
             raise UserError(
                 f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
             )
-        check_rounding(rounding, precision)
         if cpu_threads is not None:
             if cpu_threads < 1:
                 raise UserError(f"trainer: cpu_threads is {cpu_threads}; it must be >= 1, or null for torch's choice")
@@ -105,7 +99,6 @@ class Trainer(ResumableTrainer):
         step = OptimizerStep(fabric, gradient_clip_val, on_nonfinite)
         super().__init__(fabric, callbacks, Path(run_dir), loggers or [], step)
         self.max_iterations = max_iterations
-        self.rounding = rounding
         self.micro_batch_tokens = micro_batch_tokens
         self._stop_request = StopRequest(self._what_follows)
         self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
@@ -200,8 +193,6 @@ class Trainer(ResumableTrainer):
         """Undoes an iteration that ends before its first update: no prompt is drawn, mastered or cached."""
         before = self.datamodule.state_dict()
         self._in_iteration = True
-        if self._rounding is not None:
-            self._rounding.draw(self.iteration)
         try:
             yield
         except BaseException:
@@ -261,12 +252,10 @@ class Trainer(ResumableTrainer):
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = share.totals.responses
         metrics |= self.step.take(
-            self.lightning_module.policy,
             self.optimizers[0],
             self._scheduler,
             metrics["loss"],
             f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
-            self.masters(),
         )
         assert self.batch is not None
         self.global_step += 1
