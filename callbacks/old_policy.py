@@ -62,10 +62,10 @@ class OldPolicySnapshot(Callback):
                 "does, so that its log-probabilities differ from the trainer's; set source to recompute"
             )
         data = trainer.datamodule
-        types = [getattr(data.engine, name, None) for name in ("dtype", "copy_dtype")]
-        lower = next((each for each in types if each not in (None, "float32")), None)
-        if self.source == "engine" and (lower is not None or data.sampling.top_p < 1):
-            what = f"computes in {lower}" if lower is not None else f"samples with top_p {data.sampling.top_p}"
+        engine_dtype = getattr(data.engine, "dtype", None)
+        lower = engine_dtype not in (None, "float32")
+        if self.source == "engine" and (lower or data.sampling.top_p < 1):
+            what = f"computes in {engine_dtype}" if lower else f"samples with top_p {data.sampling.top_p}"
             raise UserError(
                 f"old_policy: source is engine, but the engine {what}, so that its log-probabilities differ from the "
                 "trainer's; set source to recompute"

@@ -322,7 +322,6 @@ class Trainer:
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = update.totals.responses
         metrics |= self.step.take(
-            self.lightning_module.policy,
             self.optimizers[0],
             self.scheduler,
             metrics["loss"],

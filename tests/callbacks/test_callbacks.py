@@ -211,10 +211,14 @@ def test_target_and_horizon_must_be_positive() -> None:
             AdaptiveKL(**settings)
 
 
+class BFloat16Engine(TransformersEngine):
+    dtype = "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"engine": TransformersEngine(copy_dtype="bfloat16")}, "the engine computes in bfloat16"),
+        ({"engine": BFloat16Engine()}, "the engine computes in bfloat16"),
         ({"sampling": Sampling(top_p=0.9, max_response_tokens=64)}, "the engine samples with top_p 0.9"),
     ],
 )
