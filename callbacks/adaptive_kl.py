@@ -1,7 +1,7 @@
 """The adaptive KL coefficient (Ziegler et al. 2019), after every update."""
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
 from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import UserError
@@ -38,11 +38,11 @@ class AdaptiveKL(Callback):
             )
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, float], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
     ) -> dict[str, float]:
         region = module.trust_region
         if self.enabled and math.isfinite(outputs["grad_norm"]):  # an update that was skipped measured nothing
             region.kl_coef = adapt_kl_coef(
-                region.kl_coef, outputs["kl"], self.target_kl, self.horizon, int(outputs["responses"])
+                region.kl_coef, outputs["kl"], self.target_kl, self.horizon, outputs["responses"]
             )
         return {"kl_coef": region.kl_coef}
