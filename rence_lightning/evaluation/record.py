@@ -71,16 +71,11 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         title: Title of the table.
     """
     figures = {key: show for key, show in _FIGURES.items() if all(key in result for result in results.values())}
-    headings = {
-        "maj": f"maj@{repeats} %",
-        "pass": f"pass@{repeats} %",
-        "answered": "answered %",
-        "truncated": "truncated %",
-    }
     table = Table(title=Text(title))
     table.add_column("benchmark")
     interval = all("avg_low" in result for result in results.values())
-    named = [headings.get(key, key.replace("_per_", "/")) for key in figures]
+    named = [key.replace("_per_", "/") + f"@{repeats}" * (key in ("maj", "pass")) for key in figures]
+    named = [name + " %" * (show is _percent) for name, show in zip(named, figures.values(), strict=True)]
     for heading in (f"avg@{repeats} %", *(["95% interval"] * interval), *named):
         table.add_column(heading, justify="right")
     for name, result in results.items():

@@ -11,8 +11,9 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer, sm
 
 from rence_lightning.callbacks import Progress
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import SampleFolder, compare, find_samples, score_problems, settings_that_differ
+from rence_lightning.evaluation import SampleFolder, compare, find_samples, settings_that_differ
 from rence_lightning.evaluation.comparison import MACRO
+from rence_lightning.evaluation.figures import BenchmarkMetrics
 from rence_lightning.prompts import ArithmeticProblems, FileProblems
 from rence_lightning.rewards import math_equivalent
 from rence_lightning.rollouts import Request, SamplingStep, TransformersEngine
@@ -56,8 +57,9 @@ def test_the_figures_follow_from_the_saved_samples(whole: Path) -> None:
             right = sample.extracted is not None and math_equivalent(row.answer, sample.extracted)
             assert sample.correct == right
             assert sample.reward == (1.0 if right else 0.0 if sample.extracted is None else 0.1)
-    again = score_problems(list(problems.values()))
-    assert {name: again[name] for name in FIGURES} == figures_of(whole)
+    again = BenchmarkMetrics(3)
+    again.update(dict(enumerate(problems.values())))
+    assert {name: again.compute()[name] for name in FIGURES} == figures_of(whole)
 
 
 class Broken(TransformersEngine):

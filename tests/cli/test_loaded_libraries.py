@@ -13,8 +13,8 @@ from rence_lightning.evaluation import (
     Sample,
     SampleFolder,
     append_evaluation,
-    score_problems,
 )
+from rence_lightning.evaluation.figures import BenchmarkMetrics
 
 TORCH = ["torch", "torchmetrics", "transformers", "lightning", "datasets", "sympy", "pandas", "tensorboard"]
 OTHERS = ["numpy", "matplotlib", "jinja2", "rich", "omegaconf"]
@@ -42,9 +42,12 @@ def run(tmp_path: Path) -> Path:
         sample = Sample("97", "97", bool(vote), 1.0, vote, 3, "stop")
         folder = SampleFolder(tmp_path / "evaluations" / f"iteration-{iteration:04d}")
         folder.open(Description("policy", iteration, "digest", "Engine", {}, {}))
-        problems = [EvaluatedProblem("1", "96+1=?", "96+1=?", "97", (sample, sample))]
-        folder.finish("sums", problems)
-        append_evaluation(tmp_path / "evaluations.jsonl", iteration, {"sums": score_problems(problems)})
+        problem = EvaluatedProblem("1", "96+1=?", "96+1=?", "97", (sample, sample))
+        folder.append("sums", 0, problem)
+        folder.finish("sums", ["1"], ranks=1)
+        metrics = BenchmarkMetrics(2)
+        metrics.update({0: problem})
+        append_evaluation(tmp_path / "evaluations.jsonl", iteration, {"sums": metrics.compute()})
     return tmp_path
 
 

@@ -1,7 +1,6 @@
 """Benchmark figures against NumPy on the whole arrays, in whatever parts the problems are added."""
 
 import time
-import tracemalloc
 from collections import Counter
 from itertools import combinations
 from math import comb
@@ -12,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rence_lightning.evaluation import BenchmarkMetrics, bootstrap, macro_average
+from rence_lightning.evaluation import EvaluatedProblem, Sample, bootstrap, macro_average
 from rence_lightning.evaluation.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
-from rence_lightning.evaluation.metrics import majority_shares, pass_at
+from rence_lightning.evaluation.figures import BenchmarkMetrics, majority_share, pass_at
 
 Arrays = dict[str, np.ndarray]
 
@@ -25,7 +24,6 @@ def arrays(problems: int, repeats: int, seed: int) -> Arrays:
     votes = random.integers(-1, 3, size=(problems, repeats))
     right = random.integers(0, 4, size=(problems, 1))
     return {
-        "index": np.arange(problems),
         "correct": votes == right,
         "votes": votes,
         "truncated": random.uniform(size=(problems, repeats)) < random.uniform(),
@@ -33,8 +31,22 @@ def arrays(problems: int, repeats: int, seed: int) -> Arrays:
     }
 
 
-def update(metrics: BenchmarkMetrics, values: Arrays, rows: slice = slice(None)) -> None:
-    metrics.update(**{name: torch.from_numpy(value[rows]) for name, value in values.items()})
+def problems_of(values: Arrays, rows: slice = slice(None)) -> dict[int, EvaluatedProblem]:
+    columns = (values["correct"], values["votes"], values["truncated"], values["lengths"])
+    whole = {
+        number: EvaluatedProblem(
+            str(number),
+            "",
+            "",
+            "",
+            tuple(
+                Sample("", None, bool(right), 0.0, int(vote), int(length), "length" if cut else "stop")
+                for right, vote, cut, length in zip(*row, strict=True)
+            ),
+        )
+        for number, row in enumerate(zip(*columns, strict=True))
+    }
+    return dict(list(whole.items())[rows])
 
 
 def majority(correct: np.ndarray, votes: np.ndarray) -> float:
@@ -63,6 +75,7 @@ def reference(values: Arrays) -> dict[str, float]:
         "answered": (values["votes"] >= 0).mean(),
         "truncated": values["truncated"].mean(),
         "length": values["lengths"].mean(),
+        "problems": len(correct),
     }
 
 
@@ -75,8 +88,8 @@ def test_figures_are_numpys(problems: int, repeats: int, seed: int, cut: int) ->
     """pass@m against the mean over all choices of m responses."""
     values = arrays(problems, repeats, seed)
     metrics = BenchmarkMetrics(repeats)
-    update(metrics, values, slice(cut))
-    update(metrics, values, slice(cut, None))
+    metrics.update(problems_of(values, slice(cut)))
+    metrics.update(problems_of(values, slice(cut, None)))
     figures = metrics.compute()
     assert figures.pop("avg_low") <= figures["avg"] + 1e-12
     assert figures.pop("avg_high") >= figures["avg"] - 1e-12
@@ -89,41 +102,13 @@ def test_ranks_make_one_process_to_the_bit(problems: int, repeats: int, seed: in
     """The states are joined as torchmetrics does, the second rank's first; some problems are on both ranks."""
     values = arrays(problems, repeats, seed)
     whole, first, second = BenchmarkMetrics(repeats), BenchmarkMetrics(repeats), BenchmarkMetrics(repeats)
-    update(whole, values)
-    update(first, values, slice(cut))
-    update(second, values, slice(max(0, cut - repeated), None))
+    whole.update(problems_of(values))
+    first.update(problems_of(values, slice(cut)))
+    second.update(problems_of(values, slice(max(0, cut - repeated), None)))
     for name in second._defaults:
         gathered = torch.cat([torch.cat(getattr(second, name)), torch.cat(getattr(first, name))])
         setattr(second, name, gathered)
     assert second.compute() == whole.compute()
-
-
-@settings(deadline=None)
-@given(
-    votes=st.integers(1, 6).flatmap(
-        lambda repeats: st.lists(
-            st.lists(st.sampled_from([-1, 0, 1, 2, 2**62]), min_size=repeats, max_size=repeats), max_size=8
-        ).map(lambda rows: np.array(rows, dtype=np.int64).reshape(-1, repeats))
-    ),
-    right=st.sampled_from([0, 1, 2**62]),
-)
-def test_majorities_are_those_of_a_count_for_each_problem(votes: np.ndarray, right: int) -> None:
-    """Ties, problems that nobody answers, no problem at all, and numbers of answers that fill 63 bits."""
-    correct = votes == right
-    expected = [majority(*row) for row in zip(correct, votes, strict=True)]
-    assert majority_shares(correct, votes).tolist() == expected
-
-
-def test_figures_of_many_repeats_take_no_square_of_them() -> None:
-    """A table of all pairs of responses would take 4 GB here."""
-    votes = np.random.default_rng(0).integers(-1, 2000, size=(1000, 2000))
-    start = time.perf_counter()
-    tracemalloc.start()
-    majority_shares(votes == 7, votes)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 20 * votes.nbytes
-    assert time.perf_counter() - start < 20
 
 
 def test_the_chance_of_one_right_in_m() -> None:
@@ -166,13 +151,6 @@ def test_resampled_means_are_those_of_problems_drawn_one_by_one(values: str) -> 
     assert np.quantile(means, tails) == pytest.approx(np.quantile(plain, tails), abs=12 * error)
 
 
-def test_resampled_means_follow_the_seed_alone() -> None:
-    values = np.random.default_rng(1).binomial(4, 0.4, size=200) / 4
-    shuffled = np.random.default_rng(2).permutation(values)
-    assert np.array_equal(resampled_means(values), resampled_means(shuffled))
-    assert not np.array_equal(resampled_means(values), resampled_means(values, seed=1))
-
-
 def test_the_draws_stay_the_same_from_version_to_version() -> None:
     """Published intervals can be repeated: these were drawn by the first release."""
     values = np.random.default_rng(0).binomial(4, 0.4, 1500) / 4
@@ -211,16 +189,6 @@ def test_no_problem_is_an_error() -> None:
         BenchmarkMetrics(4).compute()
 
 
-def test_shapes_must_agree() -> None:
-    metrics = BenchmarkMetrics(2)
-    values = arrays(3, 2, 0)
-    values["lengths"] = values["lengths"][:, :1]
-    with pytest.raises(ValueError, match=r"lengths has shape \(3, 1\), not \(3, 2\)"):
-        update(metrics, values)
-    with pytest.raises(ValueError, match="repeats must be at least 1"):
-        BenchmarkMetrics(0)
-
-
 def test_the_macro_average_weighs_benchmarks_alike() -> None:
     assert macro_average({"a": {"avg": 0.2}, "b": {"avg": 0.6}}) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="no benchmark was evaluated"):
@@ -230,16 +198,16 @@ def test_the_macro_average_weighs_benchmarks_alike() -> None:
 def test_votes_are_left_out_where_the_reward_names_no_answers() -> None:
     def figures(right: bool, vote: int) -> dict[str, float]:
         metrics = BenchmarkMetrics(2)
-        correct = torch.tensor([[right, right]])
-        metrics.update(
-            torch.tensor([0]),
-            correct=correct,
-            votes=torch.full((1, 2), vote),
-            truncated=~correct,
-            lengths=torch.ones(1, 2),
-        )
+        sample = Sample("", None, right, 0.0, vote, 1, "stop")
+        metrics.update({0: EvaluatedProblem("", "", "", "", (sample, sample))})
         return metrics.compute()
 
     assert {"maj", "answered"}.isdisjoint(figures(True, -1)), "right answers that the reward does not name"
     assert figures(True, 0)["maj"] == 1.0
     assert figures(False, -1)["answered"] == 0.0, "no response gave an answer, and none was right"
+
+
+def test_the_majority_of_large_vote_numbers_and_of_none() -> None:
+    assert majority_share(np.array([1, 0, 1]), np.array([2**62, 0, 2**62])) == 1.0
+    assert majority_share(np.array([1, 0]), np.array([3, 0])) == 0.5, "a tie is shared"
+    assert majority_share(np.array([0, 0]), np.array([-1, -1])) == 0.0
