@@ -23,7 +23,7 @@ _FOLDER = re.compile(r"iteration-(\d+)(?:-update-(\d+))?")
 
 @dataclass(frozen=True)
 class SavedAt:
-    """The moment of a checkpoint, and the run that it belongs to; stored as `checkpoint.json` in its folder.
+    """The place of a checkpoint in its run; stored as `checkpoint.json` in its folder.
 
     Attributes:
         run: Identity of the run.
@@ -47,7 +47,7 @@ class SavedAt:
 
     @classmethod
     def read(cls, folder: Path) -> "SavedAt":
-        """Reads the moment of the checkpoint in a folder.
+        """Reads the place of the checkpoint in a folder.
 
         Raises:
             UserError: The folder is not a complete checkpoint.
@@ -92,44 +92,35 @@ class Run:
         return [folder for _, folder in sorted(_numbered(self.directory / CHECKPOINTS))]
 
     def checkpoint(self, link: str) -> Path | None:
-        """The checkpoint that the link `last` or `best` points to; None without the link."""
+        """The checkpoint that `last` or `best` points to; None without the link."""
         path = self.directory / CHECKPOINTS / link
         return path.resolve() if path.exists() else None
 
     def folder_of(self, saved: SavedAt) -> Path:
         return self.directory / CHECKPOINTS / saved.name
 
-    def write(self) -> None:
-        """Writes `run.json` atomically."""
-        content = {key: value for key, value in asdict(self).items() if key != "directory"}
-        draft = self.directory / f".tmp-{IDENTITY}"
-        draft.write_text(json.dumps(content, indent=1) + "\n")
-        draft.replace(self.directory / IDENTITY)
+    def _written(self, **changes: Any) -> "Run":
+        """This run with changes, after its `run.json` is written."""
+        run = replace(self, **changes)
+        content = {key: value for key, value in asdict(run).items() if key != "directory"}
+        with rewritten(run.directory / IDENTITY) as draft:
+            draft.write_text(json.dumps(content, indent=1) + "\n")
+        return run
 
     def with_session(self, checkpoint: Path | None, config: str | None, changed: list[str]) -> "Run":
         """This run with one more session, and not finished any more; written to disk."""
-        session = {
-            "started": time.time(),
-            "checkpoint": checkpoint.name if checkpoint is not None else None,
-            "config": config,
-            "changed": changed,
-            **provenance(Path.cwd()),
-        }
-        run = replace(self, sessions=(*self.sessions, session), finished=False, error=None)
-        run.write()
-        return run
+        name = checkpoint.name if checkpoint is not None else None
+        session = {"started": time.time(), "checkpoint": name, "config": config, "changed": changed}
+        sessions = (*self.sessions, session | provenance(Path.cwd()))
+        return self._written(sessions=sessions, finished=False, error=None)
 
     def failed(self, error: str) -> "Run":
         """This run, ended by an error; written to disk."""
-        run = replace(self, error=error)
-        run.write()
-        return run
+        return self._written(error=error)
 
     def ended(self) -> "Run":
         """This run, finished; written to disk."""
-        run = replace(self, finished=True)
-        run.write()
-        return run
+        return self._written(finished=True)
 
     @classmethod
     def open(cls, directory: Path) -> "Run | None":
@@ -164,9 +155,7 @@ class Run:
                     f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder"
                 ) from error
             number += 1
-        run = cls(path, wanted.name, command, parent=parent)
-        run.write()
-        return run
+        return cls(path, wanted.name, command, parent=parent)._written()
 
 
 # ---- retention ------------------------------------------------------------------------------------------------------

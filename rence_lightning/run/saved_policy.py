@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, load_policy
-from rence_lightning.run.base import Base
+from rence_lightning.run.adapter_base import Base
 from rence_lightning.run.checkpoint import read_policy_weights
 
 

@@ -9,11 +9,11 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from rence_lightning.distributed import gather, on_rank_zero
+from rence_lightning.run.changed_settings import Change, changes
 from rence_lightning.run.directory import Run
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
-from rence_lightning.run.settings import Change, changes
 from rence_lightning.run.written_config import config_in, write_problems
 
 

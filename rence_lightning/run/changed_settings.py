@@ -1,4 +1,4 @@
-"""Comparison of a resumed run's settings with those of its checkpoint: which ones differ, and which may differ."""
+"""The settings of a resumed run that differ from those of its checkpoint, and those that may not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def changes(before: str, now: str) -> list[Change]:
         if old.get(key) != new.get(key) and not key.startswith(IGNORED)
     ]
     for change in differing:
-        if any(change.key == fixed or change.key.startswith(f"{fixed}.") for fixed in FIXED):
+        if f"{change.key}.".startswith(tuple(f"{fixed}." for fixed in FIXED)):
             raise UserError(
                 f"{change.key} is {change.now}, but the checkpoint was made with {change.before}, and its contents "
                 "depend on this setting; set it back, or start a new run"

@@ -1,7 +1,6 @@
-"""The model below the adapters of a checkpoint.
+"""The model below the adapters of a checkpoint, which holds nothing else of the policy.
 
-A checkpoint of adapters holds nothing else of the policy. It names the model to which they were added, and has a digest
-of the model's weights, because the same adapters on other weights are another policy.
+Its weights have a digest, because the same adapters on other weights are another policy.
 """
 
 import json
@@ -34,10 +33,7 @@ class Base:
 
     @classmethod
     def of(cls, policy: Policy) -> "Base | None":
-        """The model below the adapters of a policy; None without adapters.
-
-        Where the policy is sharded, every rank must call it.
-        """
+        """The model below the adapters of a policy; None without adapters. Every rank must call it."""
         if policy.adapters is None:
             return None
         dtype = cast(DType, str(policy.model.dtype).removeprefix("torch."))
@@ -64,9 +60,7 @@ class Base:
 
 
 def check_base(checkpoint: Path, policy: Policy) -> None:
-    """Compares the model below a policy's adapters with the one that a checkpoint was made with.
-
-    Where the policy is sharded, every rank must call it.
+    """Compares the model below a policy's adapters with that of a checkpoint; every rank must call it.
 
     Raises:
         UserError: The two models differ, or only one of policy and checkpoint has adapters.
