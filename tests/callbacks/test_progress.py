@@ -167,26 +167,6 @@ def test_results_are_reported_by_hooks(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"trained policy  {run_dir / 'hf'}" in out
 
 
-def test_progress_knows_any_callback_that_evaluates_and_exports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The results of a callback of another type are shown as well: no type is looked for."""
-
-    class Other(Callback):
-        def on_train_end(self, trainer: Any, module: Any) -> None:
-            figures = {"avg": 0.5, "std": 0.0, "problems": 8.0}
-            first = {"mine": {**figures, "avg": 0.25}}
-            samples: Any = None
-            trainer.call("on_evaluation_end", Evaluation(1, {"mine": figures}, 3, 0.5, samples, first))
-            trainer.call("on_export", tmp_path / "elsewhere")
-
-    fresh_start()
-    make_trainer(tmp_path / "run", [Progress(bars=False), Other()], max_iterations=1).fit(make_module(), make_data())
-    out = capsys.readouterr().out
-    assert "mine: sampled pass@1 25.0% -> 50.0% (avg@3 at temperature 0.5, 8 problems" in out
-    assert f"trained policy  {tmp_path / 'elsewhere'}" in out
-
-
 def test_an_earlier_evaluation_is_compared_with_in_validate_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rence_lightning.evaluation import EvaluatedProblem, Sample, bootstrap, macro_average
 from rence_lightning.evaluation.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
-from rence_lightning.evaluation.figures import BenchmarkMetrics, majority_share, pass_at
+from rence_lightning.evaluation.figures import BenchmarkMetrics, majority_share
 
 Arrays = dict[str, np.ndarray]
 
@@ -109,13 +109,6 @@ def test_ranks_make_one_process_to_the_bit(problems: int, repeats: int, seed: in
         gathered = torch.cat([torch.cat(getattr(second, name)), torch.cat(getattr(first, name))])
         setattr(second, name, gathered)
     assert second.compute() == whole.compute()
-
-
-def test_the_chance_of_one_right_in_m() -> None:
-    assert pass_at(1, 4, 1) == 0.25
-    assert pass_at(2, 4, 1) == 0.5
-    assert pass_at(3, 4, 2) == 1.0
-    assert pass_at(2, 4, 0) == 0.0
 
 
 def test_the_interval_of_a_share_is_the_binomials() -> None:
