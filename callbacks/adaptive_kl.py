@@ -1,6 +1,7 @@
 """The adaptive KL coefficient (Ziegler et al. 2019), after every update."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rence_lightning.callbacks.hooks import Callback
@@ -38,7 +39,7 @@ class AdaptiveKL(Callback):
             )
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> dict[str, float]:
         region = module.trust_region
         if self.enabled and math.isfinite(outputs["grad_norm"]):  # an update that was skipped measured nothing

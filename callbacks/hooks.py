@@ -89,7 +89,7 @@ class Callback(LightningCallback, Configurable):
         """
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> Figures:
         """Called after an update. `outputs` holds its figures over all ranks."""
 

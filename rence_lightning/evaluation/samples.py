@@ -197,11 +197,9 @@ class SampleFolder:
 
     def append(self, name: str, rank: int, problem: EvaluatedProblem) -> None:
         """Appends a problem to this rank's part; it is on the disk when this returns."""
-        file = self._part(name, rank)
-        with file.open("ab+", buffering=0) as part:
-            if part.tell() and _last_byte(file) != b"\n":
-                part.write(b"\n")  # ends an incomplete line, left by a killed process, which reading skips
-            part.write(_line(problem).encode())
+        with self._part(name, rank).open("ab", buffering=0) as part:
+            # The line break comes first, so that it ends an incomplete line, left by a killed process.
+            part.write(f"\n{_line(problem)}".encode())
             os.fsync(part.fileno())
 
     def finish(self, name: str, ids: Sequence[str], ranks: int) -> None:
@@ -218,7 +216,7 @@ class SampleFolder:
                 "system that all processes share"
             )
         draft = self.path / f".tmp-{name}"
-        draft.write_text("".join(_line(done[each]) for each in ids))
+        draft.write_text("".join(f"{_line(done[each])}\n" for each in ids))
         draft.replace(self._whole(name))
         for part in self.path.glob(f"{name}.part-*.jsonl"):
             part.unlink()
@@ -231,19 +229,15 @@ class SampleFolder:
 
 
 def _line(problem: EvaluatedProblem) -> str:
-    return json.dumps(asdict(problem)) + "\n"  # ASCII: model output may hold lone surrogates, which UTF-8 cannot
-
-
-def _last_byte(file: Path) -> bytes:
-    with file.open("rb") as content:
-        content.seek(-1, os.SEEK_END)
-        return content.read(1)
+    return json.dumps(asdict(problem))  # ASCII: model output may hold lone surrogates, which UTF-8 cannot
 
 
 def _read(file: Path) -> Iterable[EvaluatedProblem]:
     if not file.exists():
         return
     for number, line in enumerate(file.read_text().splitlines(), start=1):
+        if not line:
+            continue
         try:
             row = json.loads(line)
             samples = tuple(Sample(**sample) for sample in row.pop("samples"))

@@ -32,6 +32,7 @@ class LocalDraw:
         on_tokens: Function that is told of progress.
 
     Attributes:
+        responses_begun: Number of responses that the engine has begun to sample.
         tail_seconds: Time of the engine that was lost because fewer responses were sampled at a time than it has room
             for: the integral of 1 - running / peak from its last request to the end of the draw.
     """
@@ -53,7 +54,7 @@ class LocalDraw:
         self._grade = grade
         self._on_tokens = on_tokens
         self._group_size = requests[0].group_size if requests else 0
-        self._taken = 0  # number of requests that the engine has taken
+        self.responses_begun = self._taken = 0  # number of requests that the engine has taken
         self._open: set[int] = set()  # numbers of those that are not finished
         self._ended = 0  # number of responses that have ended
         self._ungraded: set[int] = set()  # positions of finished groups
@@ -67,11 +68,6 @@ class LocalDraw:
     def groups(self) -> dict[int, Group]:
         """The graded groups up to the cutoff, by position, once it is final."""
         return {position: self._groups[position] for position in self._positions if position <= self._cutoff.last}
-
-    @property
-    def responses_begun(self) -> int:
-        """Number of responses that the engine has begun to sample."""
-        return self._taken * self._group_size
 
     def sample(self) -> None:
         """Samples and grades until every group up to the cutoff is graded.
@@ -114,6 +110,7 @@ class LocalDraw:
                 break
             self._open.add(number)
             self._taken += 1
+            self.responses_begun += request.group_size
             yield request
         if self._tail_measured is None:
             self._tail_measured = time.perf_counter()

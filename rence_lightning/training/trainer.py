@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -330,7 +331,7 @@ class Trainer:
         self.global_step += 1
         self.batch.updates_done.append(metrics)
         self.step.under_way = False
-        metrics |= self.call("on_train_batch_end", metrics, groups, index)
+        metrics |= self.call("on_train_batch_end", MappingProxyType(metrics), groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
 
     def plan_update(self, groups: list[Group], at_old_policy: bool) -> Update:

@@ -88,7 +88,7 @@ def test_an_interrupted_evaluation_is_continued_with_the_same_result(
     assert f"run the same command again to continue in {folder}" in capsys.readouterr().out
     part = folder / "evaluations" / "iteration-0000" / "arithmetic.part-0.jsonl"
     done = part.read_text()
-    assert 6 <= len(done.splitlines()) <= 9
+    assert 6 <= len(done.split("\n")) - 1 <= 9
     part.write_text(done[:-40])  # a kill in the middle of a line loses only that line
 
     asked: list[Request] = []
@@ -101,7 +101,7 @@ def test_an_interrupted_evaluation_is_continued_with_the_same_result(
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)
     validate(tmp_path / "run")
-    assert len(asked) == 20 - (len(done.splitlines()) - 1)
+    assert len(asked) == 20 - (len(done.split("\n")) - 2)
     assert not (tmp_path / "run-validate-2").exists()
     assert figures_of(folder) == figures_of(whole)
     assert find_samples(folder).read("arithmetic") == find_samples(whole).read("arithmetic")
