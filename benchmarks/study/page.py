@@ -8,7 +8,7 @@ from statistics import fmean
 
 from benchmarks.between import replaced
 from benchmarks.markdown import table
-from benchmarks.study.results import Outcome, distinct
+from benchmarks.study.results import Outcome
 from benchmarks.study.runs import Cell, Runs
 from benchmarks.study.spec import BUDGETS, REFERENCE, Question, Spec
 from benchmarks.study.statistics import Interval, remaining
@@ -205,16 +205,17 @@ def recipes(spec: Spec, recipe_runs: Sequence[RecipeRun]) -> str:
 
 def facts(runs: Runs, outcomes: Sequence[Outcome]) -> str:
     """Where the runs were made, and what is missing of them."""
-    once, wanted = distinct(outcomes), len(runs.spec.seeds)
+    once = {each.command: each for each in outcomes}.values()  # levels and tables share runs
+    wanted = len(runs.spec.seeds)
     hours = sum(each.cpu_seconds for each in once) / 3600
     counts = [Counter(getattr(each, name) or "unknown" for each in once) for name in ("commit", "processor")]
     made = "; ".join(", ".join(f"{name} ({number} runs)" for name, number in each.items()) for each in counts)
     lines = [f"{len(once)} runs of one thread each, {hours:.1f} CPU hours with evaluations: {made}."]
-    for each in once:
-        if each.error:
-            error = textwrap.shorten(each.error.replace("|", "/"), 100, placeholder=" ...")
-            where = " ".join([each.task, each.question, each.level, each.split]).replace("  ", "")
-            lines.append(f"Counted with its last policy: {each.method}, {where}, seed {each.seed}: {error}")
+    if early := [each for each in once if each.error]:
+        names = [" ".join(filter(None, (each.method, each.task, each.question, each.level))) for each in early]
+        where = [f"{name}, {each.split} seed {each.seed}" for name, each in zip(names, early, strict=True)]
+        error = textwrap.shorten(early[0].error.replace("|", "/"), 100, placeholder=" ...")
+        lines.append(f"Starved or diverged, and counted with the last policy: {'; '.join(where)} (the first: {error})")
     if missing := [cell for cell in runs.cells() if len(runs.of(cell)) < wanted]:
         lines.append(f"**Not finished: {len(missing)} cells have fewer than {wanted} seeds**, the first: {missing[0]}.")
     return "\n".join(f"- {line}" for line in lines)

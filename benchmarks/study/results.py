@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.study.spec import BUDGETS
 from rence_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -88,12 +87,6 @@ class Outcome(Label):
     processor: str = ""
     inputs: str = ""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.start <= 1 or (self.at and set(self.at) != set(BUDGETS)):
-            raise ValueError(
-                f"start {self.start}, at {set(self.at)}: it must be from 0 to 1, at have all budgets or none"
-            )
-
     def accuracy(self, budget: str) -> float:
         """The accuracy when a budget is spent; before training, for a run that is not trained."""
         return self.at[budget].accuracy if self.at else self.start
@@ -132,8 +125,3 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
         file.write(json.dumps(values) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def distinct(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Each run once: what is the same in several tasks or levels is run once, and has a line for each."""
-    return list({each.command: each for each in outcomes}.values())

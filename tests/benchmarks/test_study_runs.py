@@ -197,7 +197,7 @@ def test_a_whole_study_chooses_rates_by_the_mean_over_seeds_and_budgets_and_runs
 def test_a_line_that_is_no_result_is_refused_by_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "tables.jsonl").write_text(good := json.dumps(LINE) + "\n")
     assert isinstance(read_outcomes(tmp_path)[0], Outcome) and read_lines(tmp_path / "none.jsonl", dict) == []
-    for line in ({**LINE, "mehtod": 1}, {**LINE, "start": 28}, {**LINE, "curve": [{**POINT, "accuracy": 2}]}, None):
+    for line in ({**LINE, "mehtod": 1}, {**LINE, "curve": [{**POINT, "accuracy": 2}]}, None):
         (tmp_path / "tables.jsonl").write_text(good + (json.dumps(line) if line else good[:40]))
         with pytest.raises(UserError, match=r"tables\.jsonl:2: .*; remove the line"):
             read_outcomes(tmp_path)
