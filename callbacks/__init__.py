@@ -11,12 +11,11 @@ from rence_lightning.callbacks.report import Report
 from rence_lightning.callbacks.rollout_budget import RolloutBudget
 from rence_lightning.callbacks.rollout_log import RolloutLog
 from rence_lightning.callbacks.timing import Timing
-from rence_lightning.callbacks.weight_movement import WeightMovement
 
 
 def standard_callbacks() -> list[Callback]:
     """The callbacks of a run for which none are given: everything that a run needs except benchmarks."""
-    measured = [OldPolicySnapshot(), AdaptiveKL(), WeightMovement(), RolloutLog(), Progress()]
+    measured = [OldPolicySnapshot(), AdaptiveKL(), RolloutLog(), Progress()]
     return [*measured, Checkpoint(), ExportPolicy(), Timing(), Report()]
 
 
@@ -32,6 +31,5 @@ __all__ = [
     "RolloutBudget",
     "RolloutLog",
     "Timing",
-    "WeightMovement",
     "standard_callbacks",
 ]

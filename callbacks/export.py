@@ -80,11 +80,10 @@ class ExportPolicy(Callback):
             on_rank_zero(lambda: export_policy(read_policy(best), folder, dtype=dtype))
         else:
             policy = cast(Policy, cast(_FabricModule, module.policy).module)
-            with trainer.masters():
-                weights = full_state_dict(policy.model) if is_sharded(policy) else None
-                on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
+            weights = full_state_dict(policy.model) if is_sharded(policy) else None
+            on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
         if trainer.is_global_zero:
-            self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.saved_at)
+            self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.checkpoints.saved_at)
         trainer.call("on_export", folder)
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -102,7 +101,7 @@ class ExportPolicy(Callback):
         """The checkpoint to export; None for the policy in memory."""
         if self.which == "last":
             return None
-        best = trainer.run.checkpoint("best")
+        best = trainer.session.run.checkpoint("best")
         if best is None:
             _say(
                 f"export: {trainer.run_dir} has no best checkpoint (checkpoint.every is 0, nothing was evaluated after "

@@ -10,7 +10,6 @@ from rence_lightning.text import nearest
 CALLBACKS = {
     "old_policy": "OldPolicySnapshot",
     "adaptive_kl": "AdaptiveKL",
-    "weight_movement": "WeightMovement",
     "rollout_log": "RolloutLog",
     "progress": "Progress",
     "evaluation": "BenchmarkEvaluation",

@@ -59,8 +59,6 @@ def _changes(plan: Plan) -> Iterator[tuple[list[str], Plan]]:
     """Changes to try, the cheapest first, each as its options and the plan with them."""
     setup = plan.training
     yield [], plan
-    if setup.rounding == "stochastic":
-        yield ["--trainer.rounding nearest"], replace(plan, training=replace(setup, rounding="nearest"))
     if not setup.gradient_checkpointing:
         yield (
             ["--model.gradient_checkpointing true"],
@@ -81,9 +79,8 @@ def _changes(plan: Plan) -> Iterator[tuple[list[str], Plan]]:
             option = "--trainer.strategy.cpu_offload true"
             yield [*shard, option, *checkpointing], replace(plan, training=replace(setup, strategy=offload))
     if setup.lora is None:
-        lora = replace(setup, lora=LoRA(), dtype="bfloat16", rounding="nearest", strategy=plan.training.strategy)
-        nearest = ["--trainer.rounding nearest"] if setup.rounding == "stochastic" else []
-        options = ["--model.lora.r 32", "--model.dtype bfloat16", *nearest, *checkpointing]
+        lora = replace(setup, lora=LoRA(), dtype="bfloat16", strategy=plan.training.strategy)
+        options = ["--model.lora.r 32", "--model.dtype bfloat16", *checkpointing]
         yield options, replace(plan, training=lora)
 
 

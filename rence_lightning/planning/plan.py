@@ -13,8 +13,6 @@ from rence_lightning.planning.sampling_memory import EngineSetup, SamplingMemory
 from rence_lightning.planning.setup import FUSED_ADAMW, TrainingSetup, read_shape
 from rence_lightning.planning.training_memory import TrainingMemory, training_memory
 from rence_lightning.policy import LoRA
-from rence_lightning.training.precision import check_rounding
-from rence_lightning.training.rounding import check_weights
 from rence_lightning.training.strategy import FullyShardStrategy
 
 USABLE = 0.95
@@ -91,7 +89,7 @@ def plan_of(config: Mapping[str, Any], device_bytes: float) -> Plan:
         device_bytes: Memory of each GPU, or of the machine on a CPU.
 
     Raises:
-        UserError: The policy cannot be read, or the trainer does not support the strategy or the rounding.
+        UserError: The policy cannot be read, or the trainer does not support the strategy.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
     shape = read_shape(model["policy"])
@@ -108,7 +106,6 @@ def plan_of(config: Mapping[str, Any], device_bytes: float) -> Plan:
         num_nodes=trainer["num_nodes"],
         strategy=_strategy(trainer["strategy"]),
         precision=trainer["precision"],
-        rounding=trainer["rounding"],
         reference=model["reference"] is not None,
         dtype=model["dtype"],
         gradient_checkpointing=model["gradient_checkpointing"],
@@ -117,9 +114,6 @@ def plan_of(config: Mapping[str, Any], device_bytes: float) -> Plan:
         optimizer=_optimizer(model["optimizer"]),
         gpu=gpu,
     )
-    check_rounding(setup.rounding, setup.precision)
-    if setup.rounding == "stochastic":
-        check_weights(getattr(torch, setup.dtype), setup.lora is not None)
     if setup.world > 1 and setup.strategy == "auto":
         setup = replace(setup, strategy="ddp")  # what Lightning takes for several devices
     return Plan(setup, engine_setup(data["engine"], setup), device_bytes)

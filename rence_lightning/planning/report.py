@@ -78,6 +78,4 @@ def _devices(setup: TrainingSetup) -> str:
     name = "FullyShardStrategy" if isinstance(setup.strategy, FullyShardStrategy) else setup.strategy
     checkpointing = "with" if setup.gradient_checkpointing else "without"
     offload = ", cpu_offload" if setup.cpu_offload else ""
-    rounding = " with stochastic rounding" if setup.rounding == "stochastic" else ""
-    precision = f"{setup.precision}{rounding}"
-    return f"{number}{nodes}, {name}{offload}, {precision}, {checkpointing} gradient checkpointing"
+    return f"{number}{nodes}, {name}{offload}, {setup.precision}, {checkpointing} gradient checkpointing"

@@ -115,7 +115,7 @@ def engine_setup(engine: Mapping[str, Any] | None, setup: TrainingSetup) -> Engi
     vllm = given["class_path"].rpartition(".")[2] == "VLLMEngine"
     return EngineSetup(
         vllm=vllm,
-        dtype=arguments.get("dtype" if vllm else "copy_dtype") or setup.dtype,
+        dtype=(arguments.get("dtype") if vllm else None) or setup.dtype,
         max_sequences=arguments.get("max_sequences", 256),
         gpu_memory_utilization=arguments.get("gpu_memory_utilization", 0.5) if vllm else 0.0,
         tensor_parallel_size=arguments.get("tensor_parallel_size", 1),

@@ -14,7 +14,7 @@ from rence_lightning.errors import UserError
 from rence_lightning.policy import LoRA
 from rence_lightning.policy.load import DType, resolve_policy
 from rence_lightning.policy.packed_row import Segment
-from rence_lightning.training.precision import Precision, Rounding
+from rence_lightning.training.precision import Precision
 from rence_lightning.training.strategy import FullyShardStrategy
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class TrainingSetup:
         num_nodes: Number of machines.
         strategy: `auto` (one device), `ddp`, or the strategy that shards the policy.
         precision: Precision of the computation.
-        rounding: Rounding of the weights to it; `stochastic` keeps the float32 weights as well.
         reference: Whether a frozen copy of the policy computes a penalty (`model.reference`); adapters need no copy.
         dtype: Data type of the parameters; with adapters, that of the frozen ones.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
@@ -58,7 +57,6 @@ class TrainingSetup:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp"] | FullyShardStrategy = "auto"
     precision: Precision = "bf16-mixed"
-    rounding: Rounding = "nearest"
     reference: bool = False
     dtype: DType = "float32"
     gradient_checkpointing: bool = True

@@ -224,8 +224,7 @@ class _Update:
         self.optimizer.step()
 
     def _further_copies(self) -> dict[str, int]:
-        """Bytes of the float32 weights beside their rounded copy, and of the reference policy, sharded alike."""
-        copies = self.trained if self.setup.rounding == "stochastic" else []
+        """Bytes of the reference policy, sharded like the policy."""
         frozen = list(self.policy.parameters()) if self.setup.reference and self.setup.lora is None else []
         model = self.policy.model
         ends = {cast(Tensor, end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings())}
@@ -233,7 +232,7 @@ class _Update:
         gathered = sum(end.numel() for end in ends) if frozen and self.strategy else 0
         itemsize = COMPUTE_TYPES.get(self.setup.precision, getattr(torch, self.setup.dtype)).itemsize
         return {
-            "parameters": sum(_local_bytes(parameter) for parameter in [*copies, *frozen]),
+            "parameters": sum(_local_bytes(parameter) for parameter in frozen),
             "gathered layers": gathered * itemsize,
         }
 

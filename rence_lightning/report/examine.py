@@ -46,7 +46,7 @@ def kl_target(run: RunRecord) -> float | None:
 def computes_in_float32(run: RunRecord) -> bool:
     """Whether trainer, parameters and engine are in float32, as far as the configuration says."""
     engine = run.setting("data.engine.init_args") or {}
-    types = [run.setting("model.dtype"), engine.get("dtype"), engine.get("copy_dtype")]
+    types = [run.setting("model.dtype"), engine.get("dtype")]
     precision = run.setting("trainer.precision")
     return precision in (None, "32-true") and all(each in (None, "float32") for each in types)
 

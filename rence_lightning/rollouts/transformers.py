@@ -7,7 +7,7 @@ token, so that the sampled tokens do not depend on the batch in which they are s
 
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -35,18 +35,12 @@ class TransformersEngine(Configurable):
     Args:
         max_sequences: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
             key-value cache.
-        copy_dtype: Data type of the whole copy that each process keeps of a sharded policy, and of its key-value cache
-            (default: that of the policy). In bfloat16 and float16 both take half the memory of float32. A policy that
-            trains in `precision: 16-mixed` is sampled best in float16.
     """
 
-    def __init__(
-        self, max_sequences: int = 256, copy_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    ) -> None:
+    def __init__(self, max_sequences: int = 256) -> None:
         if max_sequences < 1:
             raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
         self.max_sequences = max_sequences
-        self.copy_dtype = copy_dtype
         self._model: PreTrainedModel | None = None
         self._shares_prompts: bool | None = None  # None: not tried yet
 
@@ -62,13 +56,12 @@ class TransformersEngine(Configurable):
         from transformers import AutoModelForCausalLM
 
         device, model = policy.compute_device, policy.model
-        dtype = model.dtype if self.copy_dtype is None else getattr(torch, self.copy_dtype)
         if self._model is None:
             with torch.device(device):
-                self._model = AutoModelForCausalLM.from_config(model.config, dtype=dtype).requires_grad_(False)
+                self._model = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).requires_grad_(False)
             self._model.generation_config = model.generation_config
         own = dict(self._model.named_parameters(remove_duplicate=False))
-        for name, weight in policy.weights(device, dtype):
+        for name, weight in policy.weights(device, model.dtype):
             own[name].copy_(weight)
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:

@@ -1,17 +1,16 @@
 """The end of an update: its gradient is unscaled and clipped, and the optimizer's step taken if all is finite."""
 
 import math
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricOptimizer
-from torch.nn import Module
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import collectives
 from rence_lightning.errors import NonFiniteError
-from rence_lightning.training.precision import LossScaling
 
 SKIPS_IN_A_ROW = 10
 """Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
@@ -20,8 +19,8 @@ SKIPS_IN_A_ROW = 10
 class OptimizerStep:
     """Takes the optimizer's steps, and counts those that are skipped.
 
-    With loss scaling, a gradient that is not finite though the loss is, has overflowed: its step is skipped, and the
-    next updates have a smaller scale. Any other loss or gradient that is not finite is a fault.
+    In `16-mixed` the loss is scaled: a gradient that is not finite though the loss is, has overflowed. Its step is
+    skipped, and the next updates have half the scale. Any other loss or gradient that is not finite is a fault.
 
     Args:
         fabric: Fabric that has set up policy and optimizer.
@@ -45,74 +44,77 @@ class OptimizerStep:
 
     def take(
         self,
-        policy: Module,
         optimizer: _FabricOptimizer,
         scheduler: LRScheduler | None,
         loss: float,
         update: str,
-        masters: AbstractContextManager[None],
     ) -> dict[str, float]:
         """Takes a step and frees the gradient; returns the gradient's norm before clipping, and the loss scale.
 
         Args:
-            policy: Policy, as Fabric has set it up, with the whole gradient of the update.
-            optimizer: Its optimizer.
+            optimizer: Optimizer of the policy, which has the whole gradient of the update.
             scheduler: Learning rate scheduler, which is not stepped if the update is skipped.
             loss: Loss of the update, over all processes.
             update: Name of the update in an error.
-            masters: Context in which the policy's parameters are those that the optimizer changes.
 
         Raises:
             NonFiniteError: There was a fault and the run is to stop, or too many updates in a row were skipped.
         """
-        scaling = self._fabric.strategy.precision
-        figures = {"loss_scale": scaling.scale} if isinstance(scaling, LossScaling) else {}
+        scaler = self._scaler
+        figures = {"loss_scale": scaler.get_scale()} if scaler is not None else {}
         with collectives():
-            norm = self._fabric.clip_gradients(
-                policy, optimizer, max_norm=self._limit, norm_type=2.0, error_if_nonfinite=False
-            )
-            assert norm is not None
+            if scaler is not None:
+                # Not by Fabric's `clip_gradients`, which refuses fused optimizers. Where the policy is sharded, all
+                # processes learn whether one of them found an overflow.
+                scaler.unscale_(optimizer.optimizer)
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            norm = clip_grad_norm_(parameters, self._limit)
             total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        overflow = isinstance(scaling, LossScaling) and scaling.adjust()
         if math.isfinite(total) and math.isfinite(loss):
             self.under_way = True
-            with masters:
-                optimizer.step()
+            optimizer.step()
             self._in_a_row = 0
             if scheduler is not None:
                 scheduler.step()
         else:
+            if scaler is not None:
+                scaler.update()
+            overflow = scaler is not None and scaler.get_scale() < figures["loss_scale"]
             self._skip(loss, total, overflow and math.isfinite(loss), update)
         optimizer.zero_grad(set_to_none=True)
         return {"grad_norm": total, **figures}
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """The scaler of the loss in `16-mixed`."""
+        return getattr(self._fabric.strategy.precision, "scaler", None)
 
     def _skip(self, loss: float, norm: float, overflow: bool, update: str) -> None:
         self._in_a_row += 1
         self.overflowed += overflow
         self.skipped += not overflow
         found = f"{update}: the loss is {loss}, the gradient's norm {norm}"
-        scaling = self._fabric.strategy.precision
+        scaler = self._scaler
         if self._in_a_row == SKIPS_IN_A_ROW:
-            scale = f" down to a loss scale of {scaling.scale:g}" if isinstance(scaling, LossScaling) else ""
+            scale = f" down to a loss scale of {scaler.get_scale():g}" if scaler is not None else ""
             other = "; if it is not, set trainer.precision to bf16-mixed or 32-true" if scale else ""
             raise NonFiniteError(
                 f"{found}, and {SKIPS_IN_A_ROW} updates in a row were skipped{scale}: the policy may be broken (resume "
                 f"an earlier checkpoint with a lower learning rate{other})"
             )
         if not overflow and self._on_nonfinite == "stop":
-            other = ", set trainer.precision to bf16-mixed" if isinstance(scaling, LossScaling) else ""
+            other = ", set trainer.precision to bf16-mixed" if scaler is not None else ""
             raise NonFiniteError(
                 f"{found} (lower the learning rate{other}, or set trainer.on_nonfinite to skip if this is rare)"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, and the loss scale if there is one."""
-        scaling = self._fabric.strategy.precision
         return {
             "updates_skipped": self.skipped,
             "updates_overflowed": self.overflowed,
             "skipped_in_a_row": self._in_a_row,
-            "loss_scaling": scaling.state_dict() if isinstance(scaling, LossScaling) else None,
+            "precision": self._fabric.strategy.precision.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -120,6 +122,5 @@ class OptimizerStep:
         self.skipped = state["updates_skipped"]
         self.overflowed = state.get("updates_overflowed", 0)
         self._in_a_row = state.get("skipped_in_a_row", 0)
-        scaling = self._fabric.strategy.precision
-        if isinstance(scaling, LossScaling) and state.get("loss_scaling") is not None:
-            scaling.load_state_dict(state["loss_scaling"])
+        if state["precision"]:
+            self._fabric.strategy.precision.load_state_dict(state["precision"])

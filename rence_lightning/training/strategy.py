@@ -1,6 +1,5 @@
 """Sharding the policy over processes: FSDP2 through Fabric, the same class on GPUs and, with gloo, on CPUs."""
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal, cast
@@ -15,7 +14,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn import Module
 
 from rence_lightning.configurable import Configurable
@@ -146,16 +144,6 @@ class _ReduceEachPass(_BackwardSyncControl):
 def is_sharded(module: Module) -> bool:
     """Whether a module's parameters are sharded over processes."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def local_part(parameter: Tensor) -> tuple[Tensor, int]:
-    """This process's part of a parameter, in place and flat, and its first element's index in the whole one."""
-    parameter = parameter.detach()
-    if not isinstance(parameter, DTensor):
-        return parameter.view(-1), 0
-    _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    assert not any(offset[1:]), "the strategy shards the first dimension"
-    return parameter.to_local().view(-1), offset[0] * math.prod(parameter.shape[1:])
 
 
 def full_state_dict(module: Module) -> dict[str, Tensor]:

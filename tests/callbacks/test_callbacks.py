@@ -30,7 +30,7 @@ from rence_lightning.objectives import GRPO, MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.training.lightning_callbacks import INSTEAD, SUPPORTED
+from rence_lightning.training.hooks import INSTEAD, SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -211,10 +211,14 @@ def test_target_and_horizon_must_be_positive() -> None:
             AdaptiveKL(**settings)
 
 
+class BFloat16Engine(TransformersEngine):
+    dtype = "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"engine": TransformersEngine(copy_dtype="bfloat16")}, "the engine computes in bfloat16"),
+        ({"engine": BFloat16Engine()}, "the engine computes in bfloat16"),
         ({"sampling": Sampling(top_p=0.9, max_response_tokens=64)}, "the engine samples with top_p 0.9"),
     ],
 )

@@ -334,7 +334,7 @@ def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [type(callback).__name__ for callback in changed["trainer"].callbacks]
     assert kinds.count("EarlyStopping") == 1
     assert [kind for kind in kinds if kind != EarlyStopping.__name__] == [
-        *("OldPolicySnapshot", "AdaptiveKL", "WeightMovement", "RolloutLog", "Progress", "BenchmarkEvaluation"),
+        *("OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation"),
         *("Checkpoint", "ExportPolicy", "Timing", "Report"),
     ]
 

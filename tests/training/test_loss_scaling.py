@@ -1,16 +1,17 @@
 """float16 with a scaled loss: true gradients and norms, and an overflow costs one update and nothing else."""
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from arithmetic_run import assert_same, fresh_start, make_data, make_module, make_trainer, state_of
 from lightning.fabric import Fabric
 from test_update_gradient import make_groups
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from two_processes import in_two_processes, whole
 
 from rence_lightning.callbacks import Callback, Checkpoint
@@ -20,16 +21,20 @@ from rence_lightning.policy import LoRA, PackedRow, Segment, load_policy
 from rence_lightning.training.fabric import make_fabric
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
-from rence_lightning.training.precision import LossScaling
 from rence_lightning.training.strategy import FullyShardStrategy
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 
-def scaling_of(fabric: Fabric | Trainer) -> LossScaling:
-    scaling = fabric.strategy.precision
-    assert isinstance(scaling, LossScaling)
-    return scaling
+def scaler_of(fabric: Fabric | Trainer) -> GradScaler:
+    scaler = fabric.strategy.precision.scaler  # type: ignore[attr-defined]
+    assert isinstance(scaler, GradScaler) and scaler.get_growth_interval() == 100
+    return scaler
+
+
+def set_scale(fabric: Fabric | Trainer, scale: float) -> None:
+    scaler = scaler_of(fabric)
+    scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": 0})
 
 
 class SetsScale(Callback):
@@ -44,7 +49,7 @@ class SetsScale(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: PolicyModule, batch: Any, batch_idx: int) -> None:
         if (scale := self.scales.get(trainer.global_step + 1)) is not None:
-            scaling_of(trainer).load_state_dict({"scale": scale, "updates": 0})
+            set_scale(trainer, scale)
         self.before = [parameter.detach().clone() for parameter in module.policy.parameters()]
 
     def on_train_batch_end(
@@ -52,12 +57,11 @@ class SetsScale(Callback):
     ) -> None:
         pairs = zip(self.before, module.policy.parameters(), strict=True)
         self.moved.append(not all(torch.equal(one, other) for one, other in pairs))
-        self.after.append(scaling_of(trainer).scale)
+        self.after.append(scaler_of(trainer).get_scale())
         self.finite.append(math.isfinite(outputs["grad_norm"]))
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(r=4)], ids=["all-weights", "adapters"])
-@pytest.mark.parametrize("tokens", [10_000, 60], ids=["one-pass", "pieces"])
+@pytest.mark.parametrize(("tokens", "lora"), [(60, None), (10_000, LoRA(r=4))], ids=["all-weights", "adapters"])
 def test_the_gradient_and_its_norm_are_those_of_float32(tokens: int, lora: LoRA | None, tmp_path: Path) -> None:
     gradients, norms = [], []
     for precision in ("32-true", "16-mixed"):
@@ -72,14 +76,12 @@ def test_the_gradient_and_its_norm_are_those_of_float32(tokens: int, lora: LoRA 
         groups = make_groups(module)
         scale = 2.0**10 if precision == "16-mixed" else 1.0
         if precision == "16-mixed":
-            scaling_of(trainer).load_state_dict({"scale": scale, "updates": 0})
+            set_scale(trainer, scale)
         for _ in range(2):  # at the same weights: the learning rate is 0
-            metrics = trainer._backward(share_of_update(groups, tokens, rank=0, world=1))
+            metrics = Update(groups, tokens).backward(module, trainer.fabric)
             gradient = [each.grad for each in module.policy.parameters() if each.requires_grad]
             gradients.append(torch.cat([each.flatten() for each in gradient if each is not None]) / scale)
-            figures = trainer.step.take(
-                module.policy, trainer.optimizers[0], None, metrics["loss"], "update", trainer.masters()
-            )
+            figures = trainer.step.take(trainer.optimizers[0], None, metrics["loss"], "update")
             norms.append(figures["grad_norm"])
         assert trainer.step.overflowed == trainer.step.skipped == 0
         assert figures.get("loss_scale", 1.0) == scale
@@ -104,7 +106,7 @@ def test_an_overflow_is_skipped_and_counted_and_the_next_update_is_taken(tmp_pat
     assert scales.after == [2.0**59, 2.0**10, 2.0**10, 2.0**10, 2.0**59, 2.0**10]
     assert trainer.step.overflowed == 2 and trainer.step.skipped == 0
     assert trainer.global_step == 6, "a skipped update is an update"
-    assert trainer._scheduler is not None and trainer._scheduler.last_epoch == 4
+    assert trainer.scheduler is not None and trainer.scheduler.last_epoch == 4
     logged = trainer.callback_metrics
     assert float(logged["train/updates_overflowed"]) == 2
     assert all(torch.isfinite(value) for name, value in logged.items() if name.startswith("iteration/"))
@@ -179,10 +181,33 @@ def test_a_run_in_float16_can_continue_one_in_bfloat16(tmp_path: Path) -> None:
     fresh_start()
     trainer = make_trainer(tmp_path / "run", precision="16-mixed", max_iterations=2)
     trainer.fit(make_module(), make_data(), ckpt_path="last")
-    assert trainer.global_step == 4 and scaling_of(trainer).scale <= 2**16
+    assert trainer.global_step == 4 and scaler_of(trainer).get_scale() <= 2**16
 
 
-def compare_with_one_process(rank: int, kind: str) -> None:
+def test_an_iteration_is_not_finished_in_another_precision(tmp_path: Path) -> None:
+    class Interrupts(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+            raise RuntimeError("stopped")
+
+    def run(precision: str, callbacks: list[Any], ckpt_path: str | None = None) -> None:
+        fresh_start()
+        trainer = make_trainer(tmp_path / "run", [Checkpoint(every=10), *callbacks], precision=precision)
+        trainer.config_yaml = yaml.safe_dump({"trainer": {"precision": precision}})
+        trainer.fit(make_module(), make_data(), ckpt_path=ckpt_path)
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        run("bf16-mixed", [Interrupts()])
+    with pytest.raises(UserError, match="in the middle of an iteration"):
+        run("16-mixed", [], ckpt_path="last")
+
+
+def test_sums_of_float16_products_are_not_in_float16() -> None:
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    make_fabric("cpu", 1, 1, "auto", "16-mixed")
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+
+
+def compare_with_one_process(rank: int, offload: bool) -> None:
     """Runs in each of two processes: each has a row of its own, and the update is that of both rows."""
     rows = [
         PackedRow([Segment([5, 6], [[6, 7, 8], [9, 4]])], torch.device("cpu")),
@@ -191,31 +216,30 @@ def compare_with_one_process(rank: int, kind: str) -> None:
     reference = load_policy("embedded:arithmetic")
     sum(reference(row).log_probs.sum() for row in rows).backward()
     expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    strategy = kind if kind == "ddp" else FullyShardStrategy(cpu_offload=kind == "offload")
-    fabric = make_fabric("cpu", 2, 1, strategy, "16-mixed")
+    fabric = make_fabric("cpu", 2, 1, FullyShardStrategy(cpu_offload=offload), "16-mixed")
     fabric.launch()
-    policy = load_policy("embedded:arithmetic", empty=kind != "ddp" and rank > 0)
+    policy = load_policy("embedded:arithmetic", empty=rank > 0)
     before = {name: parameter.detach().clone() for name, parameter in reference.named_parameters()}
     wrapped = fabric.setup_module(policy)
-    # The learning rate makes the step the gradient itself.
-    optimizer = fabric.setup_optimizers(torch.optim.SGD(policy.parameters(), lr=1.0))
+    # With such settings the step g x lr / (|g| + eps) is the gradient itself.
+    adam = torch.optim.AdamW(policy.parameters(), lr=1e6, eps=1e6, betas=(0.0, 0.0), weight_decay=0.0, fused=True)
+    optimizer = fabric.setup_optimizers(adam)
     step = OptimizerStep(fabric, None, "stop")
 
-    def update(factor: float) -> dict[str, float]:
+    def update(overflows: bool) -> dict[str, float]:
         with fabric.autocast():
             loss = wrapped(rows[rank]).log_probs.sum()
-        if factor != 1:
-            loss.register_hook(lambda gradient: gradient * factor)
         fabric.backward(loss * 2)
-        return step.take(wrapped, optimizer, None, 0.0, "update", nullcontext())
+        if overflows:
+            next(policy.parameters()).grad.to_local()[0, 0] = float("inf")  # type: ignore[union-attr]
+        return step.take(optimizer, None, 0.0, "update")
 
-    assert scaling_of(fabric).scale == 2**16
-    scaling_of(fabric).load_state_dict({"scale": 2.0**10, "updates": 0})
-    update(float("inf") if rank == 1 else 1.0)  # on one process alone
-    assert step.overflowed == 1 and scaling_of(fabric).scale == 2**9, "the processes must skip together"
+    set_scale(fabric, 2.0**10)
+    update(overflows=rank == 1)  # in the shard of one process alone
+    assert step.overflowed == 1 and scaler_of(fabric).get_scale() == 2**9, "the processes must skip together"
     for name, parameter in policy.named_parameters():
         assert torch.equal(whole(parameter.detach()), before[name]), "a skipped update moved the weights"
-    figures = update(1.0)
+    figures = update(overflows=False)
     assert step.overflowed == 1 and figures["loss_scale"] == 2**9
     norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()  # type: ignore[union-attr]
     assert figures["grad_norm"] == pytest.approx(float(norm), rel=0.01)
@@ -226,6 +250,6 @@ def compare_with_one_process(rank: int, kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "shards", "offload"])
-def test_two_processes_skip_together_and_take_the_step_of_one(kind: str) -> None:
-    in_two_processes(compare_with_one_process, kind)
+@pytest.mark.parametrize("offload", [False, True], ids=["shards", "offload"])
+def test_two_processes_skip_together_and_take_the_step_of_one(offload: bool) -> None:
+    in_two_processes(compare_with_one_process, offload)

@@ -126,7 +126,7 @@ def compare_with_one_process(rank: int, port: int) -> None:
         merged = dict(reference.weights(torch.device("cpu"), torch.float32))
         for name, weight in policy.weights(torch.device("cpu"), torch.float32):
             assert torch.equal(weight, merged[name]), name
-        engine = TransformersEngine(copy_dtype="float32")
+        engine = TransformersEngine()
         with fabric.autocast():  # as a run samples
             engine.sync(policy)
         assert engine._model is not None
