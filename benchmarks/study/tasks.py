@@ -129,7 +129,7 @@ def chain_pools() -> dict[str, list[Chain]]:
 def count_solved(chains: Sequence[Chain]) -> list[int]:
     """The number of right answers among `POOL_SAMPLES` responses of the embedded policy to each chain."""
     policy = load_policy("embedded:arithmetic")
-    engine = TransformersEngine(max_sequences=512)
+    engine = TransformersEngine(max_num_seqs=512)
     engine.sync(policy)
     sampling = Sampling(temperature=1.0, max_response_tokens=64)
     requests = [

@@ -13,7 +13,7 @@ from rence_lightning.distributed import sum_over_ranks
 from rence_lightning.errors import UserError, calling, returned
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
-from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy, warn_of_padding
+from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
 from rence_lightning.training.batching import Row
@@ -123,10 +123,8 @@ class PolicyModule(LogsFigures):
 
     def forward(self, row: PackedRow, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """Scores of the response tokens of a row."""
-        if not self._compared:
-            warn_of_padding(self.policy, row.input_ids.device.type)
-            if self.policy.packed:
-                compare_paths(self.policy, row)
+        if not self._compared and self.policy.packed:
+            compare_paths(self.policy, row)
         self._compared = True
         scores: TokenScores = self.policy(row, temperature, entropy)
         return scores

@@ -8,10 +8,11 @@ from tiny_models import VOCABULARY, NoTokenizer, in_float64, tiny_model, tiny_po
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
+from rence_lightning.attention import special_attention
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths, packed_row
-from rence_lightning.policy.attention import attends_plainly, packed_attention
 from rence_lightning.policy.load import activation_checkpointing
+from rence_lightning.policy.packed_attention import packed_attention
 from rence_lightning.policy.packed_row import like_shapes
 
 CPU = torch.device("cpu")
@@ -75,10 +76,6 @@ def test_blocks_hold_segments_of_like_shape(shapes: list[tuple[int, tuple[int, .
             for n in block
         )
         assert padded <= 1.25 * exact
-
-
-def test_equal_shapes_are_one_block() -> None:
-    assert like_shapes([(5, (8, 8))] * 6) == [list(range(6))]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -172,11 +169,10 @@ def test_a_sample_of_a_row_is_its_first_segments_and_responses() -> None:
 
 
 def test_models_with_sliding_windows_or_soft_capped_scores_are_padded() -> None:
-    assert attends_plainly(tiny_model("qwen3-tied")) and attends_plainly(tiny_model("gpt2-tied"))
-    assert not attends_plainly(tiny_model("gemma2-tied"))
+    assert special_attention(tiny_model("qwen3-tied")) == special_attention(tiny_model("gpt2-tied")) == ""
+    assert "sliding_attention" in special_attention(tiny_model("gemma2-tied"))
     windowed = tiny_model("qwen3-tied")
     windowed.config.layer_types = ["full_attention", "sliding_attention"]
-    assert not attends_plainly(windowed)
     assert not Policy(windowed, NoTokenizer()).packed  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_streams import finished, requests, sampled
+from engine_streams import finished, sampled
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import EOS, PAD, SHAPE, VOCABULARY, NoTokenizer, tiny_model, tiny_policy
@@ -18,9 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
 from rence_lightning.rollouts import slots as slots_module
-from rence_lightning.rollouts.attention import PromptPass, ResponsePass
 from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, can_share_prompts
 from rence_lightning.rollouts.draw import uniforms
+from rence_lightning.rollouts.shared_prompts import PromptPass, ResponsePass
 
 MIXED = [
     Request([5, 6, 7], 3, Sampling(max_response_tokens=12), 1),
@@ -103,8 +103,8 @@ def assert_same(groups: list[list[Rollout]], expected: list[list[Rollout]]) -> N
             )
 
 
-def engine_for(model: PreTrainedModel, max_sequences: int = 64) -> TransformersEngine:
-    engine = TransformersEngine(max_sequences)
+def engine_for(model: PreTrainedModel, max_num_seqs: int = 64) -> TransformersEngine:
+    engine = TransformersEngine(max_num_seqs)
     engine.sync(Policy(model, NoTokenizer()))  # type: ignore[arg-type]
     return engine
 
@@ -116,8 +116,8 @@ def test_a_mixed_stream_is_what_brute_force_samples(name: str) -> None:
     expected = [by_brute_force(model, request) for request in MIXED]
     assert {rollout.finish_reason for group in expected for rollout in group} == {"stop", "length"}
     with warnings.catch_warnings(action="ignore"):
-        for max_sequences in (1, 4, 8, 11, 64):
-            assert_same(finished(engine_for(model, max_sequences), MIXED), expected)
+        for max_num_seqs in (1, 4, 8, 11, 64):
+            assert_same(finished(engine_for(model, max_num_seqs), MIXED), expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -141,11 +141,11 @@ REQUESTS = st.builds(
 )
 
 
-@given(stream=st.lists(REQUESTS, max_size=8), max_sequences=st.integers(1, 20), shared=st.booleans())
+@given(stream=st.lists(REQUESTS, max_size=8), max_num_seqs=st.integers(1, 20), shared=st.booleans())
 def test_any_stream_in_any_number_of_slots_is_each_request_alone(
-    stream: list[Request], max_sequences: int, shared: bool
+    stream: list[Request], max_num_seqs: int, shared: bool
 ) -> None:
-    engine = engine_for(POLICY.model, max_sequences)
+    engine = engine_for(POLICY.model, max_num_seqs)
     engine._shares_prompts = shared
     alone = [finished(engine_for(POLICY.model), [request])[0] for request in stream]
     assert_same(finished(engine, stream), alone)
@@ -164,26 +164,6 @@ def test_a_model_that_trains_on_packed_rows_is_sampled_with_masks() -> None:
         engine = engine_for(policy.model)
         engine._shares_prompts = shared
         assert_same(finished(engine, stream), expected)
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_requests_are_taken_as_there_is_room(shared: bool) -> None:
-    """Groups of 4 in 8 slots: two are taken first, and never more than two are unfinished."""
-    engine = engine_for(POLICY.model, 8)
-    engine._shares_prompts = shared
-    taken, ended = 0, 0
-
-    def source() -> Iterator[Request]:
-        nonlocal taken
-        for request in requests([[5, 6, 7]] * 10, 4, Sampling(max_response_tokens=12), range(10)):
-            taken += 1
-            yield request
-
-    for number, step in enumerate(engine.generate(source())):
-        assert number > 0 or taken == 2
-        assert taken - ended <= 2 + 1, "the caller learns of the end of a group one step after its slots are free"
-        ended += len(step.finished)
-    assert taken == ended == 10
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -222,12 +202,6 @@ def test_what_is_cancelled_uses_no_slots_and_nothing_is_taken_that_is_not_starte
 def never_ending(model: PreTrainedModel) -> PreTrainedModel:
     model.generation_config.eos_token_id = -1
     return model
-
-
-def test_order_of_the_stream_does_not_matter() -> None:
-    expected = finished(engine_for(POLICY.model, 8), MIXED)
-    backwards = finished(engine_for(POLICY.model, 8), MIXED[::-1])
-    assert_same(backwards[::-1], expected)
 
 
 class _Error(Exception):
