@@ -116,14 +116,6 @@ def test_padding_falls_back_on_eos_and_needs_one_of_them(copy: Path) -> None:
     assert_refused(copy, "neither a pad nor an EOS token")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_parameters_have_the_dtype_asked_for(dtype: str) -> None:
-    policy = load_policy("embedded:arithmetic", dtype=dtype, gradient_checkpointing=True)  # type: ignore[arg-type]
-    assert {parameter.dtype for parameter in policy.parameters()} == {getattr(torch, dtype)}
-    assert policy.model.model.gradient_checkpointing
-    assert not load_policy("embedded:arithmetic").model.model.gradient_checkpointing
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_exported_policy_is_the_policy(tmp_path: Path, dtype: str) -> None:
     policy = load_policy("embedded:arithmetic", dtype=dtype)  # type: ignore[arg-type]

@@ -1,5 +1,8 @@
 """The packed row: its layout, and its attention against padded rows and against FlexAttention's mask."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,6 +119,19 @@ def test_flex_attention_gives_the_same(segments: list[Segment]) -> None:
     ours, _ = packed_attention(torch.nn.Identity(), q, k, v, None, packed_row=row)
     flex = flex_attention(q, k, v, block_mask=row.block_mask, enable_gqa=True)
     torch.testing.assert_close(ours, flex.transpose(1, 2), rtol=0, atol=1e-5)
+
+
+def test_on_a_gpu_a_short_row_is_not_left_to_the_kernel_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def forward(*_: object, **settings: Any) -> tuple[None, None]:
+        given.update(settings)
+        return None, None
+
+    monkeypatch.setattr("transformers.integrations.flex_attention.flex_attention_forward", forward)
+    query: Any = SimpleNamespace(is_cuda=True)
+    packed_attention(torch.nn.Identity(), query, query, query, None, packed_row=PackedRow(UNEVEN, CPU))
+    assert given["kernel_options"] == {"FORCE_USE_FLEX_ATTENTION": True}
 
 
 @pytest.mark.parametrize("lengths", [[(100, [28])], [(300, [400, 129, 7]), (1, [1]), (250, [384])]])

@@ -25,15 +25,6 @@ def generate(policy: Policy, sampling: Sampling = SAMPLING, group_size: int = 6)
     return sampled(engine, PROMPTS, group_size, sampling, SEEDS)
 
 
-def test_the_seed_is_the_prompts_own() -> None:
-    """Two copies of a prompt in a batch: answered alike with one seed, differently with two."""
-    engine = TransformersEngine()
-    engine.sync(tiny_policy())
-    first, same, other = sampled(engine, [[5, 6, 7]] * 3, 4, SAMPLING, [7, 7, 8])
-    tokens = [[rollout.token_ids for rollout in group] for group in (first, same, other)]
-    assert tokens[0] == tokens[1] != tokens[2]
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_temperature_zero_is_greedy_generate(architecture: str) -> None:
     policy = tiny_policy(architecture)

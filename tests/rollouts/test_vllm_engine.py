@@ -116,29 +116,6 @@ def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
         assert group[0].token_ids.tolist() == group[1].token_ids.tolist() == reference[0, len(prompt) :].tolist()
 
 
-def test_requests_are_taken_as_there_is_room_and_none_after_the_cancellation() -> None:
-    """Room for one group of 8 and a reserve: of 40 requests, few are taken by the time that the rest is cancelled."""
-    engine = make_engine(max_num_seqs=8)
-    engine.sync(big_enough("qwen3-tied"))
-    taken: list[int] = []
-
-    def source() -> Iterator[Request]:
-        for number, request in enumerate(requests(PROMPTS * 10, 8, SAMPLING, range(40))):
-            taken.append(number)
-            yield request
-
-    cancelled: set[int] = set()
-    finished = []
-    for step in engine.generate(source(), cancelled):
-        finished += [group.index for group in step.finished]
-        if len(finished) >= 3 and not cancelled:
-            known = len(taken)
-            cancelled |= set(range(40)) - {known - 1}
-    assert known < 10
-    assert known - 1 in finished, "what is not cancelled is finished"
-    assert len(set(finished)) == len(finished) <= known
-
-
 @to_the_bit
 def test_after_closing_the_next_call_starts_afresh(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
@@ -201,21 +178,6 @@ def test_in_half_precision_it_is_as_far_from_the_trainer_as_rounding_takes_it(ar
         difference = (engine_log_probs(groups) - reference).abs()
         assert 0 < difference.mean() < 1.5 * noise.mean(), f"push {step + 1}: {difference.mean()} and {noise.mean()}"
         assert difference.max() < 3 * noise.max(), f"push {step + 1}: {difference.max()} and {noise.max()}"
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_output_projection_in_float32_brings_it_nearer_to_the_trainer(dtype: Any) -> None:
-    policy = big_enough("qwen3-tied")
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.copy_(parameter.to(getattr(torch, dtype)))
-    distances = []
-    for settings in ({}, {"hf_overrides": {"head_dtype": "model"}}):
-        engine = make_engine(dtype=dtype, settings=settings)
-        engine.sync(policy)
-        groups = sampled(engine, PROMPTS, 32, SAMPLING, SEEDS)
-        distances.append(float((engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().mean()))
-    assert 0 < distances[0] < 0.8 * distances[1], distances
 
 
 def test_a_change_of_any_one_weight_reaches_the_engine(pair: tuple[VLLMEngine, Policy]) -> None:
