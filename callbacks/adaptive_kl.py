@@ -39,10 +39,10 @@ class AdaptiveKL(Callback):
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
-    ) -> None:
+    ) -> dict[str, float]:
         region = module.trust_region
         if self.enabled and math.isfinite(outputs["grad_norm"]):  # an update that was skipped measured nothing
             region.kl_coef = adapt_kl_coef(
                 region.kl_coef, outputs["kl"], self.target_kl, self.horizon, outputs["responses"]
             )
-        outputs["kl_coef"] = region.kl_coef
+        return {"kl_coef": region.kl_coef}

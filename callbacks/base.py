@@ -3,6 +3,7 @@
 An *iteration* is Lightning's epoch; an *update* is its training batch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,10 @@ from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import UpdateShare
+from rence_lightning.training.update import Update
+
+Figures = Mapping[str, float] | None
+"""Figures to log that a hook returns: those of the iteration, `rollouts/NAME`, or of the update, `train/NAME`."""
 
 
 class Callback(LightningCallback, Configurable):
@@ -23,13 +27,14 @@ class Callback(LightningCallback, Configurable):
 
     The hooks, in the order of a run: `setup`, `on_fit_start`, `on_train_start`, then for each iteration
     `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`,
-    `on_updates_start`, for each update
-    `on_train_batch_start`, `on_passes_end` and `on_train_batch_end`, and `on_train_epoch_end`; finally `on_train_end`,
-    `on_export`, `on_fit_end` and `teardown`. An evaluation is `on_validation_start`, `on_evaluate` (in which
-    `on_benchmark_start`, `on_tokens` and `on_evaluation_end` are called) and `on_validation_end`.
+    `on_updates_start`, for each update `on_train_batch_start`, `on_passes_end` and `on_train_batch_end`, and
+    `on_train_epoch_end`; finally `on_train_end`, `on_export`, `on_fit_end` and `teardown`. An evaluation is
+    `on_validation_start`, `on_evaluate` (in which `on_benchmark_start`, `on_tokens` and `on_evaluation_end` are called)
+    and `on_validation_end`.
 
-    A callback passes information to other callbacks by calling a hook, such as `trainer.call("on_export", folder)`; no
-    callback searches `trainer.callbacks` for another.
+    Hooks whose result is `Figures` may return figures to log: those of `on_train_batch_end` belong to the update, those
+    of the others to the iteration. A callback passes information to other callbacks by calling a hook, such as
+    `trainer.call("on_export", folder)`; no callback searches `trainer.callbacks` for another.
     """
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
@@ -67,26 +72,26 @@ class Callback(LightningCallback, Configurable):
             tokens: Number of tokens sampled on this rank since the last call.
         """
 
-    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> Figures:
         """Called when the groups of an iteration are complete; `batch.sampled` has all that were sampled."""
 
-    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> Figures:
         """Called before the first update, when the policy is pi_old. `batch.groups` are the groups that are trained on,
         without the responses that a filter leaves out; what was sampled beside them is freed."""
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> Figures:
         """Called when the gradient of an update is complete, before the optimizer's step.
 
         Args:
             trainer: The trainer.
             module: The policy and its objective.
-            share: Groups that this rank trains on in the update, with their log-probabilities under the policy.
+            update: Groups that this rank trains on, with their log-probabilities under the policy.
         """
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
-    ) -> None:
-        """Called after an update. `outputs` holds its figures over all ranks; figures added to it are also logged."""
+    ) -> Figures:
+        """Called after an update. `outputs` holds its figures over all ranks."""
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         """Called at the end of an iteration; its figures are in `trainer.callback_metrics`."""

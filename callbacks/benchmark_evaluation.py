@@ -101,9 +101,9 @@ class BenchmarkEvaluation(Callback):
             data.hold_out({name: load_benchmark(name, source) for name, source in self.held_out.items()})
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        if trainer.resumed_from is not None and trainer.is_global_zero:
+        if trainer.session.resumed_from is not None and trainer.is_global_zero:
             forget_evaluations_after(trainer.run_dir / "evaluations.jsonl", trainer.current_epoch)
-        iteration, updates = trainer.moment
+        iteration, updates = trainer.progress
         if not updates and (not iteration or (self.every and iteration % self.every == 0)):
             self._evaluate_once(trainer)  # an interrupted run may have left this evaluation undone
 
@@ -148,7 +148,7 @@ class BenchmarkEvaluation(Callback):
     def _description(self, trainer: Trainer, module: PolicyModule) -> Description:
         data, template = trainer.datamodule, trainer.datamodule.template
         return Description(
-            policy=str(trainer.resumed_from or module.policy_name),
+            policy=str(trainer.session.resumed_from or module.policy_name),
             iteration=trainer.current_epoch,
             weights=weights_digest(module.policy),
             engine=type(data.engine).__name__,

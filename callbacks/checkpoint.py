@@ -34,9 +34,9 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
         """Saves the evaluation of a resumed run that had been interrupted between an iteration and its evaluation."""
-        if trainer.resumed_in_place and not self._evaluated:
-            self._saved = trainer.moment
-        if trainer.resumed_from is not None and self._evaluated:
+        if trainer.session.resumed_in_place and not self._evaluated:
+            self._saved = trainer.progress
+        if trainer.session.resumed_from is not None and self._evaluated:
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -46,10 +46,10 @@ class Checkpoint(Callback):
             return
         self._saved, self._evaluated = None, True  # a checkpoint of this moment does not contain the evaluation yet
         if trainer.current_epoch and (self._best is None or float(average) > self._best):
-            self._best, self._best_at = float(average), trainer.moment
+            self._best, self._best_at = float(average), trainer.progress
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        if self._best_at == trainer.moment or (self.every and trainer.current_epoch % self.every == 0):
+        if self._best_at == trainer.progress or (self.every and trainer.current_epoch % self.every == 0):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -58,20 +58,20 @@ class Checkpoint(Callback):
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         """Saves the training done since the last checkpoint."""
         in_doubt = isinstance(exception, NonFiniteError | EngineMismatchError | CheckpointError)
-        if isinstance(exception, Exception) and not in_doubt and trainer.can_be_saved():
+        if isinstance(exception, Exception) and not in_doubt and trainer.checkpoints.can_save():
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         """Saves the current state, unless it has been saved already."""
-        if not self.every or self._saved == trainer.moment:
+        if not self.every or self._saved == trainer.progress:
             return
-        self._saved, self._evaluated = trainer.moment, False
-        folder = trainer.save_checkpoint()
+        self._saved, self._evaluated = trainer.progress, False
+        folder = trainer.checkpoints.save()
         if trainer.is_global_zero:
-            point(trainer.run, "last", folder)
-            if self._best_at == trainer.moment:
-                point(trainer.run, "best", folder)
-            prune(trainer.run, self.keep_last)
+            point(trainer.session.run, "last", folder)
+            if self._best_at == trainer.progress:
+                point(trainer.session.run, "best", folder)
+            prune(trainer.session.run, self.keep_last)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "best_at": self._best_at}

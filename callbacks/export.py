@@ -83,7 +83,7 @@ class ExportPolicy(Callback):
             weights = full_state_dict(policy.model) if is_sharded(policy) else None
             on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
         if trainer.is_global_zero:
-            self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.saved_at)
+            self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.checkpoints.saved_at)
         trainer.call("on_export", folder)
 
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -101,7 +101,7 @@ class ExportPolicy(Callback):
         """The checkpoint to export; None for the policy in memory."""
         if self.which == "last":
             return None
-        best = trainer.run.checkpoint("best")
+        best = trainer.session.run.checkpoint("best")
         if best is None:
             _say(
                 f"export: {trainer.run_dir} has no best checkpoint (checkpoint.every is 0, nothing was evaluated after "

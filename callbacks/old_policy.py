@@ -13,7 +13,7 @@ from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import engine_log_probs
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import UpdateShare
+from rence_lightning.training.update import Update
 
 
 class OldPolicySnapshot(Callback):
@@ -78,37 +78,53 @@ class OldPolicySnapshot(Callback):
                 group.old_log_probs = [engine_log_probs(rollout) for rollout in group.rollouts]
             return
         for groups in batch.updates[1:]:  # the passes of the first update are those of pi_old
-            share = trainer.share_of_update(groups, at_old_policy=True)
+            update = trainer.plan_update(groups, at_old_policy=True)
             with trainer.fabric.autocast():
-                module.score(share)
-            self._sums.add(share)
+                update.score(module, update.micro_batches, entropy=True)
+            keep_as_old(update)
+            self._sums.add(update)
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
-        """Completes the figures with the groups of the first update, before the policy is changed."""
-        if self.source == "recompute" and share.at_old_policy and trainer.batch is not None:
-            self._sums.add(share)
-            self._log(trainer.batch, getattr(module.objective, "beta", None))
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> dict[str, float] | None:
+        """Takes the log-probabilities that the passes of the first update recorded, before the policy is changed."""
+        if self.source == "engine" or not update.at_old_policy:
+            return None
+        keep_as_old(update)
+        self._sums.add(update)
+        return self._figures(trainer.iteration, getattr(module.objective, "beta", None))
 
-    def _log(self, batch: IterationBatch, beta: float | None) -> None:
+    def _figures(self, iteration: int, beta: float | None) -> dict[str, float]:
+        """The figures of the iteration, over all ranks.
+
+        Raises:
+            EngineMismatchError: Engine and trainer differ by more than `max_mismatch`.
+        """
         sums = self._sums
         difference, kl, entropy, tokens, responses = sum_over_ranks(
             sums.difference, sums.kl, sums.entropy, sums.tokens, sums.responses
         )
         largest = max_over_ranks(sums.largest)
-        batch.figures["entropy"] = entropy / tokens
-        batch.figures["mismatch_abs"] = difference / tokens
-        batch.figures["mismatch_abs_max"] = largest
-        batch.figures["mismatch_kl"] = kl / tokens
-        batch.figures["mismatch_kl_response"] = kl / responses
-        if beta is not None:
-            batch.figures["engine_score_offset"] = beta * kl / responses
         if self.max_mismatch is not None and not difference / tokens <= self.max_mismatch:
             raise EngineMismatchError(
-                f"iteration {batch.iteration}: the engine's log-probabilities differ from the trainer's by "
+                f"iteration {iteration}: the engine's log-probabilities differ from the trainer's by "
                 f"{difference / tokens:.1e} per token (at most {largest:.1e}), more than old_policy.max_mismatch "
                 f"{self.max_mismatch:g}: the engine samples from other weights, or in another precision; check the "
                 "engine's dtype, or raise old_policy.max_mismatch"
             )
+        figures = {
+            "entropy": entropy / tokens,
+            "mismatch_abs": difference / tokens,
+            "mismatch_abs_max": largest,
+            "mismatch_kl": kl / tokens,
+            "mismatch_kl_response": kl / responses,
+        }
+        return figures if beta is None else {**figures, "engine_score_offset": beta * kl / responses}
+
+
+def keep_as_old(update: Update) -> None:
+    """Makes the log-probabilities that the passes of an update have recorded those of pi_old."""
+    for group, log_probs in zip(update.groups, update.log_probs, strict=True):
+        # Clones, because a view would keep those of a whole pass in memory, and in checkpoints.
+        group.old_log_probs = [values.cpu().clone() for values in log_probs if values is not None]
 
 
 @dataclass
@@ -131,10 +147,10 @@ class Sums:
     responses: int = 0
     largest: float = 0.0
 
-    def add(self, share: UpdateShare) -> None:
-        """Adds the groups of a share, whose log-probabilities of pi_old are known."""
-        self.entropy += share.entropy
-        for group in share.groups:
+    def add(self, update: Update) -> None:
+        """Adds the groups of an update, whose log-probabilities of pi_old are known."""
+        self.entropy += update.entropy
+        for group in update.groups:
             for trainer, rollout in zip(group.old_log_probs, group.rollouts, strict=True):
                 log_ratio = trainer.double() - engine_log_probs(rollout).double()
                 self.difference += float(log_ratio.abs().sum())

@@ -77,19 +77,19 @@ class Progress(Callback):
             f"{module.policy_name}: {parameters:,} parameters{of_them}, {len(trainer.datamodule.prompts):,} training "
             f"prompts; run directory {trainer.run_dir}"
         )
-        if trainer.resumed_from is not None:
-            done, updates = trainer.moment
+        if trainer.session.resumed_from is not None:
+            done, updates = trainer.progress
             within = f", and {updates} updates of the next" if updates else ""
-            self._say(f"resumed from {trainer.resumed_from}: {done} iterations are done{within}")
-            if trainer.branch_reason:
-                self._say(f"a new run, because {trainer.branch_reason}")
-            for change in trainer.changed_settings:
+            self._say(f"resumed from {trainer.session.resumed_from}: {done} iterations are done{within}")
+            if trainer.session.branch_reason:
+                self._say(f"a new run, because {trainer.session.branch_reason}")
+            for change in trainer.session.changed_settings:
                 self._warn(f"changed since the checkpoint: {change}")
 
     def on_already_finished(self, trainer: Trainer, module: PolicyModule) -> None:
         self._say(
-            f"{trainer.resumed_from} has all {trainer.max_iterations} iterations of the run: nothing is left to train; "
-            "raise trainer.max_iterations to continue it"
+            f"{trainer.session.resumed_from} has all {trainer.max_iterations} iterations of the run: nothing is left "
+            "to train; raise trainer.max_iterations to continue it"
         )
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -206,11 +206,11 @@ class Progress(Callback):
         if self._stopped_by is None:
             return
         if stage == str(TrainerFn.VALIDATING):
-            if not trainer.opened:  # the settings were wrong
+            if not trainer.session.opened:  # the settings were wrong
                 return
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         # Not in on_exception: only now have all callbacks been called, and a checkpoint is saved.
-        elif trainer.opened and (last := trainer.run.checkpoint("last")) is not None:
+        elif trainer.session.opened and (last := trainer.session.run.checkpoint("last")) is not None:
             self._say(
                 f"stopped by {self._stopped_by}; the last checkpoint is {last.name}: continue with "
                 f"--ckpt_path {trainer.run_dir}"
@@ -265,7 +265,7 @@ def _outcomes(batch: IterationBatch) -> str:
 
 
 def _policy(trainer: Trainer, module: PolicyModule) -> str:
-    return str(trainer.resumed_from or module.policy_name)
+    return str(trainer.session.resumed_from or module.policy_name)
 
 
 def _before_and_after(evaluation: Evaluation) -> list[str]:

@@ -29,8 +29,8 @@ class Report(Callback):
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         """Writes the error to `run.json`, for the report of a run that failed."""
         interrupted = isinstance(exception, Stopped | KeyboardInterrupt)
-        if trainer.training and trainer.opened and trainer.is_global_zero and not interrupted:
-            trainer.run = trainer.run.failed(f"{type(exception).__name__}: {one_line(exception)}")
+        if trainer.training and trainer.session.opened and trainer.is_global_zero and not interrupted:
+            trainer.session.run = trainer.session.run.failed(f"{type(exception).__name__}: {one_line(exception)}")
             if trainer.current_epoch:
                 self._write(trainer)
 
@@ -39,7 +39,7 @@ class Report(Callback):
             return
         console = Console(highlight=False, soft_wrap=True, markup=False)
         try:
-            console.print(f"report          {write_report(trainer.run_dir, at_end=trainer.run.error is None)}")
+            console.print(f"report          {write_report(trainer.run_dir, at_end=trainer.session.run.error is None)}")
         except Exception as error:  # the run is complete and saved: the report can be written later
             console.print(
                 f"the report was not written ({error}); try again with python -m rence_lightning report "

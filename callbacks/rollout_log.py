@@ -34,8 +34,8 @@ class RolloutLog(Callback):
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
         """Removes the files of iterations that a killed run had begun after its checkpoint: they are sampled again."""
-        done, updates = trainer.moment
-        if trainer.resumed_in_place and trainer.is_global_zero:
+        done, updates = trainer.progress
+        if trainer.session.resumed_in_place and trainer.is_global_zero:
             for file in (trainer.run_dir / "rollouts").glob("iteration-*.jsonl"):
                 if (number := iteration_of(file)) is not None and number > done + bool(updates):
                     file.unlink()

@@ -62,7 +62,7 @@ class Timing(Callback):
         self._log(trainer)
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        if trainer.training and trainer.opened:
+        if trainer.training and trainer.session.opened:
             self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:

@@ -18,7 +18,7 @@ from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import FullyShardStrategy
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import UpdateShare
+from rence_lightning.training.update import Update
 
 SHORT_RUN = "benchmarks.gpu_check.short_run:short_run"
 """Import path of `short_run`, for `launch.call`."""
@@ -63,9 +63,9 @@ class Probe(Callback):
         self.engine_differences: list[float] = []
         self.greedy: list[list[int]] = []
 
-    def on_passes_end(self, trainer: Trainer, module: PolicyModule, share: UpdateShare) -> None:
+    def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> None:
         largest = 0.0
-        for group, current in zip(share.groups, share.current, strict=True):
+        for group, current in zip(update.groups, update.log_probs, strict=True):
             for old, new in zip(group.old_log_probs, current, strict=True):
                 assert new is not None
                 largest = max(largest, float((new.cpu() - old.cpu()).abs().max()))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.paper_scale.padded_planner import padded_passes
-from rence_lightning.training.batching import Shape, assign, computed_tokens, cut, plan_rows
+from rence_lightning.training.batching import Shape, assign, computed_tokens, cut, plan_micro_batches
 
 
 @dataclass
@@ -44,7 +44,7 @@ def packed_update(work: Work, shapes: Sequence[Shape], budget: int, ranks: int) 
     by_rank, scored = [], 0
     for indices in assign([prompt + sum(responses) for prompt, responses in shapes], ranks):
         own = [shapes[index] for index in indices]
-        by_rank.append([computed_tokens(own, row) for row in plan_rows(own, budget)])
+        by_rank.append([computed_tokens(own, row) for row in plan_micro_batches(own, budget)])
         pieces = [cut(own, group, budget) for group in range(len(own))]
         scored += sum(computed_tokens(own, [piece]) for parts in pieces if len(parts) > 1 for piece in parts)
     work.add(real, by_rank, scored, budget)

@@ -64,7 +64,7 @@ def missing_methods(class_path: str, protocol: str) -> str:
 
 def _is_refused(kind: type) -> bool:
     """Whether a class is one of Lightning's callbacks that do not run here."""
-    supported = import_module("rence_lightning.training.lightning_callbacks").SUPPORTED
+    supported = import_module("rence_lightning.training.hooks").SUPPORTED
     return kind.__module__.startswith("lightning.pytorch.callbacks.") and kind.__name__ not in supported
 
 

@@ -156,7 +156,7 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Hands the configuration to the trainer, which saves it in the run directory."""
         trainer = cast(Trainer, self.trainer)
-        trainer.config_yaml, trainer.problem_files = self._config_yaml, self._problems
+        trainer.session.config_yaml, trainer.session.problem_files = self._config_yaml, self._problems
 
 
 def run(command: str, arguments: list[str], files: ConfigFiles, cls: type[CLI] = CLI, **given: Any) -> CLI:

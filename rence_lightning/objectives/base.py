@@ -65,19 +65,21 @@ class ResponseTensors:
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts over a whole update, on all ranks and in all micro-batches: the denominators of its means.
+    """Sums over a whole update, on all ranks and in all micro-batches: the denominators of its means, and its KL.
 
     Attributes:
         prompts: Number of prompts.
         responses: Number of responses.
         tokens: Number of response tokens.
         positives: Number of responses in P.
+        kl: KL divergence of the update before its gradient passes, where the trust region has a limit; else 0.
     """
 
     prompts: int
     responses: int
     tokens: int
     positives: int
+    kl: float = 0.0
 
     @property
     def negatives(self) -> int:

@@ -1,4 +1,4 @@
-"""From the groups of an update to its forward passes, by lengths alone: assignment to ranks, rows by token budget.
+"""From the groups of an update to its micro-batches, by lengths alone: assignment to ranks, passes by token budget.
 
 A group stays whole where it fits into the budget. One that does not is cut into pieces of some of its responses.
 """
@@ -22,44 +22,44 @@ class Piece(NamedTuple):
     responses: range
 
 
-Row = list[Piece]
+MicroBatch = list[Piece]
 """The pieces of one forward pass."""
 
 
-def plan_rows(shapes: Sequence[Shape], budget: int, packed: bool = True) -> list[Row]:
+def plan_micro_batches(shapes: Sequence[Shape], budget: int, packed: bool = True) -> list[MicroBatch]:
     """Divides groups into forward passes of at most `budget` tokens.
 
-    The largest piece is placed first, each into the first row that has room for it. A single response that exceeds the
-    budget together with its prompt has a row of its own, because a sequence cannot be cut.
+    The largest piece is placed first, each into the first micro-batch that has room for it. A single response that
+    exceeds the budget together with its prompt has a micro-batch of its own, because a sequence cannot be cut.
 
     Args:
         shapes: Lengths of the groups.
-        budget: Largest number of tokens that a row computes, `micro_batch_tokens`.
-        packed: Whether rows are packed; otherwise each response counts as long as the longest of its row, with prompt.
+        budget: Largest number of tokens of a forward pass, `micro_batch_tokens`.
+        packed: Whether rows are packed; otherwise each response counts, with its prompt, as long as the longest.
     """
     pieces = [piece for group in range(len(shapes)) for piece in cut(shapes, group, budget, packed)]
-    rows: list[Row] = []
+    micro_batches: list[MicroBatch] = []
     costs = [computed_tokens(shapes, [piece], packed) for piece in pieces]
     for i in sorted(range(len(pieces)), key=lambda i: (-costs[i], i)):
-        for row in rows:
-            if computed_tokens(shapes, [*row, pieces[i]], packed) <= budget:
-                row.append(pieces[i])
+        for chosen in micro_batches:
+            if computed_tokens(shapes, [*chosen, pieces[i]], packed) <= budget:
+                chosen.append(pieces[i])
                 break
         else:
-            rows.append([pieces[i]])
-    return rows
+            micro_batches.append([pieces[i]])
+    return micro_batches
 
 
-def computed_tokens(shapes: Sequence[Shape], row: Row, packed: bool = True) -> int:
-    """Number of tokens that the forward pass of a row computes: a packed row has each prompt once and no padding."""
-    lengths = [(shapes[group][0], [shapes[group][1][i] for i in responses]) for group, responses in row]
+def computed_tokens(shapes: Sequence[Shape], pieces: MicroBatch, packed: bool = True) -> int:
+    """Number of tokens that the forward pass computes: a packed row has each prompt once and no padding."""
+    lengths = [(shapes[group][0], [shapes[group][1][i] for i in responses]) for group, responses in pieces]
     if packed:
         return sum(prompt + sum(responses) for prompt, responses in lengths)
     longest = max(prompt + max(responses) for prompt, responses in lengths)
     return longest * sum(len(responses) for _, responses in lengths)
 
 
-def cut(shapes: Sequence[Shape], group: int, budget: int, packed: bool = True) -> Row:
+def cut(shapes: Sequence[Shape], group: int, budget: int, packed: bool = True) -> MicroBatch:
     """The pieces of a group, each as large as the budget allows, in the order of its responses."""
     pieces = [Piece(group, range(1))]
     for response in range(1, len(shapes[group][1])):

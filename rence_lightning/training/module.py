@@ -1,24 +1,23 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rence_lightning.distributed import sum_over_ranks
+from rence_lightning.distributed import gather
 from rence_lightning.errors import UserError, calling, returned
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
 from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
-from rence_lightning.training.batching import Row
 from rence_lightning.training.own_figures import LogsFigures
-from rence_lightning.training.update_share import UpdateShare, idle_row
+from rence_lightning.training.strategy import FullyShardStrategy
 
 
 class PolicyModule(LogsFigures):
@@ -103,6 +102,27 @@ class PolicyModule(LogsFigures):
             policy = load_policy(self.policy_name, self._dtype, False, self._attn_implementation, empty)
             self.reference_policy = policy.requires_grad_(False)
 
+    def load(self, fabric: Fabric, training: bool) -> None:
+        """Loads the policy, and a training run's reference policy, into main memory. Where the strategy shards them,
+        rank 0 alone reads the weights, and the strategy distributes them from there."""
+        sharded = isinstance(fabric.strategy, FullyShardStrategy)
+        if fabric.is_global_zero or not sharded:
+            self.configure_model()
+        gather(None)  # if rank 0 cannot load it, the other ranks end here as well
+        empty = sharded and not fabric.is_global_zero
+        self.configure_model(empty)  # does nothing where the policy is loaded
+        if training:
+            self.configure_reference(empty)
+
+    def place(self, fabric: Fabric) -> None:
+        """Moves the policies to the device, or shards them."""
+        self.policy = fabric.setup_module(self.policy)  # type: ignore[assignment]
+        if (reference := self.reference_policy) is not None:
+            sharded = isinstance(fabric.strategy, FullyShardStrategy)
+            # Replicas of a policy that is not trained exchange nothing: they need no wrapper.
+            placed = fabric.setup_module(reference) if sharded else fabric.to_device(reference)
+            self.reference_policy = placed  # type: ignore[assignment]
+
     def configure_optimizers(self) -> Any:
         """The optimizer of the (sharded) parameters that are trained, and the learning rate scheduler or None.
 
@@ -121,77 +141,47 @@ class PolicyModule(LogsFigures):
             )
         return optimizer, scheduler
 
-    def forward(self, row: PackedRow, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
-        """Scores of the response tokens of a row."""
+    def log_probs(
+        self, row: PackedRow, temperature: float = 1.0, entropy: bool = False, reference: bool = False
+    ) -> TokenScores:
+        """Log-probabilities of the response tokens of a row, under the policy or the reference policy.
+
+        Args:
+            row: Prompts and responses.
+            temperature: Sampling temperature of the responses, which divides the logits.
+            entropy: Whether to return the entropy at each response token as well.
+            reference: Whether to take the reference policy: the policy without its adapters, or a second copy.
+        """
         if not self._compared and self.policy.packed:
             compare_paths(self.policy, row)
         self._compared = True
-        scores: TokenScores = self.policy(row, temperature, entropy)
+        scores: TokenScores
+        if not reference:
+            scores = self.policy(row, temperature, entropy)
+        elif self.reference_policy is None:
+            with without_adapters(self.policy):
+                scores = self.policy(row, temperature, entropy)
+        else:
+            scores = self.reference_policy(row, temperature, entropy, self.policy.packed)
         return scores
 
-    def passes(self, share: UpdateShare) -> list[Row]:
-        """The rows of this rank's gradient passes in an update, after the scoring of groups that are cut.
+    def loss(self, responses: list[ResponseTensors], totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+        """The given groups' part of the update's loss, Eq. (1), as a scalar, and of the figures to log.
 
-        Where the trust region has a limit, all groups are scored, because the penalty depends on the KL of the update.
-        Every rank gets as many rows as any of them; an idle pass is an empty row.
+        Args:
+            responses: Whole groups, one element for each group size.
+            totals: Counts over the whole update.
         """
-        if self.reference is not None:
-            self._score_reference(share)
-        limited = self.trust_region.limit is not None and not share.at_old_policy
-        passes, rows = (share.passes, share.rows) if limited else (share.scoring_passes, share.scoring_rows)
-        for row in _up_to(passes, rows):
-            with torch.no_grad():
-                scores = self._scores(row, share)
-            share.record(row, scores)
-        share.kl_weight = self.trust_region.weight(self._kl(share) if limited else 0.0)
-        return _up_to(share.passes, share.rows)
-
-    @torch.no_grad()
-    def _score_reference(self, share: UpdateShare) -> None:
-        """Takes the log-probabilities of all responses of an update under the reference policy."""
-        policy = self.reference_policy
-        with without_adapters(self.policy) if policy is None else nullcontext():
-            for row in _up_to(share.passes, share.rows):
-                share.record_reference(row, self._scores(row, share, policy=policy))
-
-    def _kl(self, share: UpdateShare) -> float:
-        """The KL divergence of the whole update, from the current log-probabilities of all groups."""
-        parts = share.all_tensors() if share.groups else []
-        (kl,) = sum_over_ranks(sum(float(self.trust_region.kl(part, share.totals)) for part in parts))
-        return kl
-
-    def training_step(self, row: Row, share: UpdateShare) -> Tensor:
-        """A scalar whose gradient is the row's part of the update's gradient; where all groups are whole, it is the
-        row's part of the loss. In the first update of an iteration, the row's log-probabilities become those of pi_old.
-        """
-        takes_old = share.at_old_policy and not share.has_old_log_probs
-        scores = self._scores(row, share, entropy=takes_old)
-        share.record(row, scores)
-        if not row:
-            return scores.log_probs.sum() * 0.0
-        return self.loss(share.tensors(row, scores.log_probs), share)[0]
-
-    @torch.no_grad()
-    def end_passes(self, share: UpdateShare) -> dict[str, Tensor]:
-        """The share's part of the update's loss and of the figures to log, after all of its passes."""
-        if not share.groups:
-            return {}
-        if share.at_old_policy and not share.has_old_log_probs:
-            share.current_is_old()
-        return self.loss(share.all_tensors(), share)[1]
-
-    def loss(self, parts: list[ResponseTensors], share: UpdateShare) -> tuple[Tensor, dict[str, Tensor]]:
-        """The given groups' share of the update's loss, Eq. (1), as a scalar, and of the figures to log."""
-        losses, figures = zip(*(self._loss(part, share.totals, share.kl_weight) for part in parts), strict=True)
+        losses, figures = zip(*(self._loss(part, totals) for part in responses), strict=True)
         return sum(losses), {name: sum(each[name] for each in figures) for name in figures[0]}
 
-    def _loss(self, responses: ResponseTensors, totals: Totals, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
         objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
         scalar = isinstance(objective, Tensor) and objective.ndim == 0
         if not scalar or (torch.is_grad_enabled() and not objective.requires_grad):
             raise returned(self.objective, "loss()", objective, "a scalar that depends on responses.log_probs")
         kl = self.trust_region.kl(responses, totals)
-        loss, further = objective + kl_weight * kl, {}
+        loss, further = objective + self.trust_region.weight(totals.kl) * kl, {}
         if self.reference is not None:
             further["reference_kl"] = self.reference.kl(responses, totals)
             loss = loss + self.reference.kl_coef * further["reference_kl"]
@@ -208,32 +198,8 @@ class PolicyModule(LogsFigures):
             }
         return loss, {name: value.detach() for name, value in metrics.items()}
 
-    @torch.no_grad()
-    def score(self, share: UpdateShare) -> None:
-        """Takes the log-probabilities of all responses of an update, under the current policy, as those of pi_old."""
-        for row in _up_to(share.passes, share.rows):
-            share.record(row, self._scores(row, share, entropy=True))
-        share.current_is_old()
-
-    def _scores(self, row: Row, share: UpdateShare, entropy: bool = False, policy: Policy | None = None) -> TokenScores:
-        """Scores of a row under the policy, or under another one."""
-        device, temperature = self.policy.compute_device, 1.0
-        if row:
-            packed, temperature = PackedRow(share.segments(row), device), share.groups[0].temperature
-        else:
-            packed = idle_row(int(self.policy.tokenizer.pad_token_id), device)
-        if policy is None:
-            return self.forward(packed, temperature, entropy)
-        scores: TokenScores = policy(packed, temperature, entropy, self.policy.packed)
-        return scores
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["kl_coef"] = self.trust_region.kl_coef
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trust_region.kl_coef = checkpoint["kl_coef"]
-
-
-def _up_to(passes: int, rows: list[Row]) -> list[Row]:
-    """The rows, and empty ones up to the number of passes that every rank makes."""
-    return rows + [[] for _ in range(passes - len(rows))]

@@ -16,8 +16,8 @@ IGNORED = {"prog_bar", "logger", "on_step", "enable_graph", "add_dataloader_idx"
 class LogsFigures(pl.LightningModule):
     """A LightningModule whose `log` and `log_dict` send figures to the loggers of this project's trainer at once.
 
-    Each call writes a row to `metrics.csv` at the current update, and sets `trainer.callback_metrics`. Figures of an
-    update that are added to `outputs` in `on_train_batch_end` get into the row of the update instead.
+    Each call writes a row to `metrics.csv` at the current update, and sets `trainer.callback_metrics`. Figures that a
+    callback returns from `on_train_batch_end` get into the row of the update instead.
     """
 
     def log(self, name: str, value: Any, *args: Any, **settings: Any) -> None:
@@ -39,7 +39,7 @@ class LogsFigures(pl.LightningModule):
             UserError: A mean over an iteration is asked for, or a value is no number.
             RuntimeError: No run is in progress.
         """
-        figures = {name: _number(name, value) for name, value in dictionary.items()}
+        figures = {name: number(name, value) for name, value in dictionary.items()}
         if len(args) > 3 or settings.get("on_epoch") or settings.keys() - IGNORED - {"on_epoch", "sync_dist"}:
             raise UserError(
                 "log: each call logs its value at once, so that on_epoch, reduce_fx and metric_attribute have no "
@@ -52,7 +52,7 @@ class LogsFigures(pl.LightningModule):
         trainer.log_metrics(figures, trainer.iteration)
 
 
-def _number(name: str, value: Any) -> float:
+def number(name: str, value: Any) -> float:
     """A figure as a number.
 
     Raises:

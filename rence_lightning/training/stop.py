@@ -6,6 +6,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rence_lightning.training.trainer import Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -66,3 +70,20 @@ class StopRequest:
         with suppress(OSError, AttributeError):
             if text := self._what_follows():
                 print(f"{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
+
+
+def what_follows(trainer: "Trainer") -> str:
+    """What the run still does after a first signal, and what a second signal would lose; empty on ranks but zero."""
+    if not trainer.is_global_zero:
+        return ""
+    done, again = trainer.current_epoch, "again to stop now"
+    if not trainer.training:
+        return f"ending the evaluation; the finished samples are kept ({again})"
+    if trainer.doing == "rollouts":
+        return f"ending the rollouts of iteration {done + 1}, then saving iteration {done} ({again})"
+    if trainer.doing == "updates" and trainer.batch is not None:
+        of = f"{trainer.progress[1] + 1} of {len(trainer.batch.updates)}"
+        return f"finishing update {of} of iteration {done + 1}, then saving ({again} and lose the iteration)"
+    if trainer.doing == "evaluation":
+        return f"ending the evaluation, then saving iteration {done} ({again})"
+    return f"ending the run, after saving what it has learned ({again})"

@@ -5,35 +5,45 @@ import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.strategies import Strategy
-from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from torch.optim.lr_scheduler import LRScheduler
 
-from rence_lightning.distributed import check_peers, collectives, gather, max_over_ranks, rank_and_world
+from rence_lightning.distributed import (
+    agree_on,
+    check_peers,
+    collectives,
+    connect,
+    disconnect,
+    gather,
+    max_over_ranks,
+    rank_and_world,
+)
 from rence_lightning.errors import Stopped, UserError
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.starvation import is_exhausted
+from rence_lightning.training.checkpoints import Checkpoints
 from rence_lightning.training.fabric import make_fabric
+from rence_lightning.training.hooks import Hooks, check_callbacks
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
-from rence_lightning.training.precision import Precision
-from rence_lightning.training.resumable import ResumableTrainer
-from rence_lightning.training.stop import StopRequest
-from rence_lightning.training.update_share import UpdateShare, drop_tokens_of_others, share_of_update
+from rence_lightning.training.precision import Precision, check_trained
+from rence_lightning.training.session import Session
+from rence_lightning.training.stop import StopRequest, what_follows
+from rence_lightning.training.update import Update, drop_tokens_of_others
 
 STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
 """Import path of the standard set: the loop does not import any callback."""
 
 
-class Trainer(ResumableTrainer):
+class Trainer:
     """Runs iterations of rollouts and updates, and calls Lightning's callbacks around them.
 
     Args:
@@ -52,7 +62,7 @@ class Trainer(ResumableTrainer):
             Fabric's `bf16-true` is not supported, because it also rounds the rotary frequencies.
         micro_batch_tokens: Largest number of tokens that one forward and backward pass computes on one device. This is
             the only size that is per device; it changes memory and speed, never the gradient. A group that does not fit
-            is cut, and with an objective that couples responses scored once more: let it hold a group, if it can.
+            is cut, and with an objective that couples responses scored once more: choose it so that a group fits.
         gradient_clip_val: Largest norm of an update's gradient; null disables clipping.
         on_nonfinite: Action when an update's loss or gradient is not finite: `stop` the run, or `skip` the update (and
             stop after ten skipped updates in a row). It does not concern overflows of the scaled gradient in
@@ -62,6 +72,15 @@ class Trainer(ResumableTrainer):
         loggers: Further loggers, each given by `class_path`.
         callbacks: Further callbacks, each given by `class_path`, in addition to those that have keys of their own. In
             Python, null takes the standard set: everything a run needs except benchmarks.
+
+    Attributes:
+        session: Run directory of the command, its lock, configuration and loggers.
+        checkpoints: What a checkpoint holds of this run, saved and restored.
+        step: Optimizer step, which counts skipped updates.
+        doing: Phase that the run is in, empty between phases.
+        batch: Batch of the iteration whose updates are being taken; None between iterations.
+        global_step: Number of updates done.
+        current_epoch: Number of iterations done, Lightning's epochs.
     """
 
     def __init__(
@@ -95,24 +114,25 @@ class Trainer(ResumableTrainer):
             torch.set_num_threads(cpu_threads)
         if callbacks is None:
             callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
-        fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision)
-        step = OptimizerStep(fabric, gradient_clip_val, on_nonfinite)
-        super().__init__(fabric, callbacks, Path(run_dir), loggers or [], step)
+        check_callbacks(callbacks)
+        self.fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision)
         self.max_iterations = max_iterations
         self.micro_batch_tokens = micro_batch_tokens
-        self._stop_request = StopRequest(self._what_follows)
-        self._doing: Literal["rollouts", "updates", "evaluation", ""] = ""
+        self.callbacks = callbacks
+        self.call = Hooks(self)
+        self.session = Session(Path(run_dir), loggers or [])
+        self.checkpoints = Checkpoints(self)
+        self.step = OptimizerStep(self.fabric, gradient_clip_val, on_nonfinite)
+        self.batch: IterationBatch | None = None
+        self.scheduler: LRScheduler | None = None
+        self.optimizers: list[Any] = []
+        self.callback_metrics: dict[str, Any] = {}
+        self.state = TrainerState(status=TrainerStatus.INITIALIZING)
+        self.global_step = self.current_epoch = 0
+        self.should_stop = False
+        self._stop_request = StopRequest(lambda: what_follows(self))
+        self.doing: Literal["rollouts", "updates", "evaluation", ""] = ""
         self._in_iteration = False
-
-    @property
-    def max_epochs(self) -> int:
-        """Lightning's name for `max_iterations`."""
-        return self.max_iterations
-
-    @property
-    def iteration(self) -> int:
-        """Number of the iteration in progress, counted from 1; between iterations, the number of those done."""
-        return self.current_epoch + self._in_iteration
 
     # ---- the two commands -------------------------------------------------------------------------------------------
 
@@ -124,8 +144,8 @@ class Trainer(ResumableTrainer):
             datamodule: Source of the rollouts, graded and filtered.
             ckpt_path: Checkpoint to resume from: `last`, `best`, a run directory or a checkpoint in one.
         """
-        with self._session(model, datamodule, TrainerFn.FITTING, ckpt_path):
-            if self.already_finished:
+        with self._running(model, datamodule, TrainerFn.FITTING, ckpt_path):
+            if self.session.already_finished:
                 self.call("on_already_finished")
                 return
             self.call("on_fit_start")
@@ -144,31 +164,38 @@ class Trainer(ResumableTrainer):
                 self.call("on_train_epoch_end")
             self.call("on_train_end")
             self.call("on_fit_end")
-            self.finish()
+            if self.is_global_zero:
+                self.session.finish()
 
     def validate(self, model: PolicyModule, datamodule: RolloutDataModule, ckpt_path: str | None = None) -> None:
         """Evaluates the policy, or that of a checkpoint, on the configured benchmarks, without training."""
-        with self._session(model, datamodule, TrainerFn.VALIDATING, ckpt_path):
+        with self._running(model, datamodule, TrainerFn.VALIDATING, ckpt_path):
             self.evaluate()
 
     def evaluate(self) -> None:
         """Calls every callback's `on_evaluate`, during training or for `validate`."""
-        before, self._doing = self._doing, "evaluation"
+        before, self.doing = self.doing, "evaluation"
         self.lightning_module.eval()
         self.call("on_validation_start")
         self.call("on_evaluate")
         self.call("on_validation_end")
         self.lightning_module.train()
-        self._doing = before
+        self.doing = before
 
     @contextmanager
-    def _session(
+    def _running(
         self, model: PolicyModule, datamodule: RolloutDataModule, function: TrainerFn, ckpt_path: str | None
     ) -> Iterator[None]:
-        """Sets the run up, then runs the loop; a signal or a failure on any rank ends all ranks in an orderly way."""
+        """Sets the run up, then runs the loop; a signal or a failure on any rank ends all ranks in the same way.
+
+        Raises:
+            BaseException: The error that all ranks end with, if one of them has failed.
+        """
         if self.state.fn is not None:
             raise UserError("trainer: a Trainer runs once; make another one for the next fit or validate")
-        self.enter(function)
+        training = function == TrainerFn.FITTING
+        self.state.fn, self.state.status = function, TrainerStatus.RUNNING
+        self.state.stage = RunningStage.TRAINING if training else RunningStage.VALIDATING
         self.fabric.launch()
         if (met := rank_and_world()[1]) not in (1, self.world_size):
             raise UserError(
@@ -176,15 +203,55 @@ class Trainer(ResumableTrainer):
                 f"to {met - 1} others; give {met} again, or start another Python process"
             )
         self.lightning_module, self.datamodule = model, datamodule
-        with self.running():
-            if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
-                raise UserError(
-                    "trainer: no callback takes the log-probabilities of pi_old; add "
-                    "rence_lightning.callbacks.OldPolicySnapshot, or omit `callbacks` to get the standard set"
-                )
-            self._set_up(model, datamodule, function, ckpt_path)
+        connect()
+        status: TrainerStatus = TrainerStatus.INTERRUPTED
+        agreed = None
+        try:
+            self._set_up(str(function.value), ckpt_path)
             with self._stop_request.listening():
                 yield
+            gather(None)  # a failure in the last step of another rank ends this rank as well
+            status = TrainerStatus.FINISHED
+        except BaseException as error:
+            agreed = agree_on(error)
+            self.call.after(agreed, "on_exception", agreed)
+            if agreed is error:
+                raise
+            raise agreed from error
+        finally:
+            self.state.status = status
+            try:
+                for logger in self.loggers if self.is_global_zero else ():
+                    logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")
+                self.call.after(agreed, "teardown", str(function.value))
+            finally:
+                self.session.close()
+                disconnect()
+
+    def _set_up(self, stage: str, ckpt_path: str | None) -> None:
+        """Loads policy, data and checkpoint, and opens the run directory last, so that bad settings leave no files."""
+        module, datamodule = self.lightning_module, self.datamodule
+        if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
+            raise UserError(
+                "trainer: no callback takes the log-probabilities of pi_old; add "
+                "rence_lightning.callbacks.OldPolicySnapshot, or omit `callbacks` to get the standard set"
+            )
+        module.trainer = datamodule.trainer = self  # type: ignore[assignment]
+        checkpoint = self.session.find(ckpt_path, self.training)
+        module.load(self.fabric, self.training)
+        datamodule.connect(module.policy)
+        module.place(self.fabric)
+        self.call("setup", stage)  # callbacks check their settings
+        datamodule.setup(stage)  # afterwards, because the callbacks name the problems to hold out
+        if self.training:
+            check_trained(self.precision, module.policy.parameters())
+            optimizer, self.scheduler = module.configure_optimizers()  # of the shards, where the strategy has made them
+            self.optimizers = [self.fabric.setup_optimizers(optimizer)]
+        if checkpoint is not None:
+            (self.checkpoints.load if self.training else self.checkpoints.load_policy)(checkpoint)
+        problems = {**datamodule.cleaned.record(), "too_long": datamodule.dropped_too_long} if self.training else None
+        done = self.batch is None and self.current_epoch >= self.max_iterations
+        self.session.open(done, self.global_step, problems, self.is_global_zero)
 
     # ---- one iteration ----------------------------------------------------------------------------------------------
 
@@ -196,27 +263,28 @@ class Trainer(ResumableTrainer):
         try:
             yield
         except BaseException:
-            if not self.moment[1] and not self.step.under_way:
+            if not self.progress[1] and not self.step.under_way:
                 self.datamodule.load_state_dict(before)
                 self.batch = None
             raise
         finally:
-            self._doing, self._in_iteration = "", False
+            self.doing, self._in_iteration = "", False
 
     def _rollouts(self, batches: Iterator[IterationBatch]) -> IterationBatch | None:
         """The next batch, sampled from the current policy, with log pi_old of the groups to train on."""
-        self._doing = "rollouts"
+        self.doing = "rollouts"
         with self.fabric.autocast():  # the engine computes in the trainer's precision
             batch = next(batches, None)
         if batch is not None:
-            self.call("on_rollouts_end", batch)
+            batch.figures |= self.call("on_rollouts_end", batch)
             pool = self.datamodule.pool
             if is_exhausted(batch, pool.left, len(pool.mastered)):
                 self.should_stop = True
             batch.begin_updates()  # from here on, its groups are what is trained on
-            self.call("on_updates_start", batch)
+            batch.figures |= self.call("on_updates_start", batch)
             self.stop_if_requested()  # still in time to discard them
-            drop_tokens_of_others(batch.updates, self.micro_batch_tokens, self.global_rank, self.world_size)
+            for groups in batch.updates:
+                drop_tokens_of_others(groups, self.global_rank, self.world_size)
         return batch
 
     def _end_iteration(self, batch: IterationBatch) -> None:
@@ -244,51 +312,30 @@ class Trainer(ResumableTrainer):
 
     def _update(self, groups: list[Group], index: int) -> None:
         """Line 20: one optimizer step on the groups of a mini-batch."""
-        self._doing = "updates"
+        assert self.batch is not None
+        self.doing = "updates"
         self.call("on_train_batch_start", groups, index)
-        share = self.share_of_update(groups, at_old_policy=index == 0)
-        metrics = self._backward(share)
-        self.call("on_passes_end", share)
+        update = self.plan_update(groups, at_old_policy=index == 0)
+        with collectives():
+            metrics = update.backward(self.lightning_module, self.fabric)
+        self.batch.figures |= self.call("on_passes_end", update)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
-        metrics["responses"] = share.totals.responses
+        metrics["responses"] = update.totals.responses
         metrics |= self.step.take(
             self.optimizers[0],
-            self._scheduler,
+            self.scheduler,
             metrics["loss"],
             f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
         )
-        assert self.batch is not None
         self.global_step += 1
         self.batch.updates_done.append(metrics)
         self.step.under_way = False
-        self.call("on_train_batch_end", metrics, groups, index)
+        metrics |= self.call("on_train_batch_end", metrics, groups, index)
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()}, self.current_epoch + 1)
 
-    def _backward(self, share: UpdateShare) -> dict[str, float]:
-        """Accumulates the gradient of an update; returns the update's figures, summed over micro-batches and ranks."""
-        with collectives():
-            figures = self._accumulate(share)
-        shares = gather({name: float(value) for name, value in figures.items()})
-        return {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
-
-    def _accumulate(self, share: UpdateShare) -> dict[str, Tensor]:
-        """The passes of this rank's share of an update; returns its figures."""
-        module = self.lightning_module
-        policy = cast(_FabricModule, module.policy)
-        module.train()
-        with self.fabric.autocast():
-            rows = module.passes(share)
-        for number, row in enumerate(rows, start=1):
-            with self.fabric.no_backward_sync(policy, enabled=number < len(rows)):
-                with self.fabric.autocast():
-                    loss = module.training_step(row, share)
-                # Strategies average gradients over ranks, but the shares of a loss add up.
-                self.fabric.backward(loss * self.world_size)
-        return module.end_passes(share)
-
-    def share_of_update(self, groups: list[Group], at_old_policy: bool) -> UpdateShare:
-        """This rank's share of an update."""
-        return share_of_update(
+    def plan_update(self, groups: list[Group], at_old_policy: bool) -> Update:
+        """The update on the groups of a mini-batch, with this rank's passes."""
+        return Update(
             groups,
             self.micro_batch_tokens,
             self.global_rank,
@@ -318,18 +365,58 @@ class Trainer(ResumableTrainer):
         if number := int(max_over_ranks(float(self._stop_request.signal))):
             raise Stopped(number)
 
-    def _what_follows(self) -> str:
-        """What the run still does after a first signal, and what a second signal would lose."""
-        if not self.is_global_zero:
-            return ""
-        iteration, again = self.current_epoch + 1, "again to stop now"
-        if not self.training:
-            return f"ending the evaluation; the finished samples are kept ({again})"
-        if self._doing == "rollouts":
-            return f"ending the rollouts of iteration {iteration}, then saving iteration {self.current_epoch} ({again})"
-        if self._doing == "updates" and self.batch is not None:
-            of = f"{self.moment[1] + 1} of {len(self.batch.updates)}"
-            return f"finishing update {of} of iteration {iteration}, then saving ({again} and lose the iteration)"
-        if self._doing == "evaluation":
-            return f"ending the evaluation, then saving iteration {self.current_epoch} ({again})"
-        return f"ending the run, after saving what it has learned ({again})"
+    # ---- where the run stands ---------------------------------------------------------------------------------------
+
+    @property
+    def iteration(self) -> int:
+        """Number of the iteration in progress, counted from 1; between iterations, the number of those done."""
+        return self.current_epoch + self._in_iteration
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Number of iterations done, and number of updates done in the iteration after them."""
+        return self.current_epoch, len(self.batch.updates_done) if self.batch is not None else 0
+
+    @property
+    def training(self) -> bool:
+        """Whether the command is `fit`."""
+        return self.state.fn == TrainerFn.FITTING
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run."""
+        return self.session.run_dir
+
+    def log_metrics(self, metrics: dict[str, float], iteration: int) -> None:
+        """Sends figures to the loggers, at the current update, and to `callback_metrics` for other callbacks.
+
+        Args:
+            metrics: Figures by name.
+            iteration: Iteration that the figures belong to, counted from 1; 0 is before training.
+        """
+        self.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        if self.is_global_zero:
+            for logger in self.loggers:
+                logger.log_metrics({**metrics, "iteration": iteration}, step=self.global_step)
+
+    # ---- what else Lightning's callbacks and loggers read of a trainer ----------------------------------------------
+
+    fast_dev_run = False
+    sanity_checking = False
+    enable_validation = True
+    val_check_interval = 1.0
+    check_val_every_n_epoch = None
+    """Not 1, so that EarlyStopping checks its metric after evaluations by default: not every iteration has one."""
+    num_sanity_val_batches = 0
+    lr_scheduler_configs = ()
+
+    max_epochs = property(lambda self: self.max_iterations)
+    strategy = property(lambda self: self.fabric.strategy)
+    loggers = property(lambda self: self.session.loggers)
+    logger = property(lambda self: self.loggers[0] if self.loggers else None)
+    log_dir = default_root_dir = property(lambda self: str(self.run_dir))
+    is_global_zero = property(lambda self: self.fabric.is_global_zero)
+    global_rank = property(lambda self: self.fabric.global_rank)
+    local_rank = property(lambda self: self.fabric.local_rank)
+    world_size = property(lambda self: self.fabric.world_size)
+    precision = property(lambda self: str(self.fabric.strategy.precision.precision))

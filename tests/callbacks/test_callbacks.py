@@ -30,7 +30,7 @@ from rence_lightning.objectives import GRPO, MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.training.lightning_callbacks import INSTEAD, SUPPORTED
+from rence_lightning.training.hooks import INSTEAD, SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 

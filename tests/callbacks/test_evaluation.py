@@ -26,7 +26,7 @@ def validate(run_dir: Path, engine: Any = None, **settings: Any) -> Trainer:
     """Evaluate with a configuration set, as the command line does."""
     fresh_start()
     trainer = make_trainer(run_dir, [Progress(bars=False), small_evaluation(repeats=3, **settings)])
-    trainer.config_yaml = "the same: configuration\n"
+    trainer.session.config_yaml = "the same: configuration\n"
     trainer.validate(make_module(), make_data(engine=engine or TransformersEngine(max_num_seqs=24)))
     return trainer
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command_line import ROOT
 
-from rence_lightning.training.lightning_callbacks import SUPPORTED
+from rence_lightning.training.hooks import SUPPORTED
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("incomplete") / "run"
     fresh_start()
     trainer = make_trainer(run_dir, [*finishing_callbacks(), Timing(), Report()], max_iterations=3)
-    trainer.config_yaml = CONFIG
+    trainer.session.config_yaml = CONFIG
     trainer.fit(make_module(), make_data())
     return run_dir
 
@@ -128,7 +128,7 @@ def test_a_resumed_run_is_judged_by_its_new_settings(tmp_path: Path) -> None:
     for iterations, checkpoint in ((1, None), (2, "last")):
         fresh_start()
         trainer = make_trainer(tmp_path / "run", [*finishing_callbacks(), Report()], max_iterations=iterations)
-        trainer.config_yaml = CONFIG.replace("3", str(iterations), 1)
+        trainer.session.config_yaml = CONFIG.replace("3", str(iterations), 1)
         trainer.fit(make_module(), make_data(), ckpt_path=checkpoint)
     assert "2 of 2 iterations are done." in html_of(tmp_path / "run")
 
@@ -136,7 +136,7 @@ def test_a_resumed_run_is_judged_by_its_new_settings(tmp_path: Path) -> None:
 def test_a_run_that_fails_is_reported_with_its_error(tmp_path: Path) -> None:
     fresh_start()
     trainer = make_trainer(tmp_path / "run", [*finishing_callbacks(), Fails(), Report()], max_iterations=5)
-    trainer.config_yaml = CONFIG.replace("3", "5", 1)
+    trainer.session.config_yaml = CONFIG.replace("3", "5", 1)
     with pytest.raises(StarvationError):
         trainer.fit(make_module(), make_data())
     html = (tmp_path / "run" / "report.html").read_text()

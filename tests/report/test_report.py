@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("report") / "run"
     fresh_start()
     trainer = make_trainer(run_dir, [*finishing_callbacks(), Report()], max_iterations=4)
-    trainer.config_yaml = "seed_everything: 7\nmodel:\n  policy: embedded:arithmetic\n"
+    trainer.session.config_yaml = "seed_everything: 7\nmodel:\n  policy: embedded:arithmetic\n"
     trainer.fit(make_module(), make_data())
     return run_dir
 
@@ -238,7 +238,7 @@ def test_the_page_gives_the_command_that_made_the_run(tmp_path: Path) -> None:
     for name, settings in (("a run", {}), ("a run", {"ckpt_path": str(tmp_path / "a run")})):
         fresh_start()
         trainer = make_trainer(tmp_path / name, [small_evaluation(limit=4, every=0), Checkpoint(), Report()])
-        trainer.config_yaml = CONFIG
+        trainer.session.config_yaml = CONFIG
         if not settings:
             trainer.fit(make_module(), make_data())
         else:
@@ -254,7 +254,7 @@ def test_the_page_gives_the_command_that_made_the_run(tmp_path: Path) -> None:
 def test_the_command_of_a_validated_policy_names_no_checkpoint(tmp_path: Path) -> None:
     fresh_start()
     trainer = make_trainer(tmp_path / "run", [small_evaluation(limit=4), Report()])
-    trainer.config_yaml = CONFIG
+    trainer.session.config_yaml = CONFIG
     trainer.validate(make_module(), make_data())
     folder = tmp_path / "run-validate"
     command = ["python", "-m", "rence_lightning", "validate", "--config", str(folder / "config.yaml")]

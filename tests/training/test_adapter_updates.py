@@ -17,7 +17,7 @@ from rence_lightning.evaluation import read_evaluations
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy import LoRA
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 
 def trainer_of(run_dir: Path, **settings: Any) -> Trainer:
@@ -52,7 +52,7 @@ def test_the_gradient_of_an_update_is_that_of_the_merged_policy(
         module.zero_grad()
         groups = make_groups(module)
         couples = module.objective.couples_responses
-        metrics = trainer._backward(share_of_update(groups, budget, rank=0, world=1, couples=couples))
+        metrics = Update(groups, budget, couples=couples).backward(module, trainer.fabric)
         assert all(isfinite(value) for value in metrics.values())
     adapters, (adapted, plain) = 0, (trainer.lightning_module.policy.model for trainer in trainers)
     parameters = dict(adapted.named_parameters())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.policy import PackedRow, Segment
-from rence_lightning.training.batching import Piece, Shape, assign, computed_tokens, plan_rows
+from rence_lightning.training.batching import Piece, Shape, assign, computed_tokens, plan_micro_batches
 
 shapes = st.lists(
     st.tuples(st.integers(1, 30), st.lists(st.integers(1, 60), min_size=1, max_size=8)), min_size=1, max_size=10
@@ -16,7 +16,7 @@ shapes = st.lists(
 
 @given(shapes, st.integers(1, 400), st.booleans())
 def test_every_response_is_in_one_row_within_the_budget(shapes: list[Shape], budget: int, packed: bool) -> None:
-    rows = plan_rows(shapes, budget, packed)
+    rows = plan_micro_batches(shapes, budget, packed)
     places = [(piece.group, response) for row in rows for piece in row for response in piece.responses]
     assert sorted(places) == [
         (i, response) for i, (_, lengths) in enumerate(shapes) for response in range(len(lengths))
@@ -28,7 +28,7 @@ def test_every_response_is_in_one_row_within_the_budget(shapes: list[Shape], bud
 
 @given(shapes, st.integers(1, 400), st.booleans())
 def test_groups_are_cut_only_where_they_alone_exceed_the_budget(shapes: list[Shape], budget: int, packed: bool) -> None:
-    pieces = [piece for row in plan_rows(shapes, budget, packed) for piece in row]
+    pieces = [piece for row in plan_micro_batches(shapes, budget, packed) for piece in row]
     for group, (_, lengths) in enumerate(shapes):
         parts = [piece for piece in pieces if piece.group == group]
         whole = computed_tokens(shapes, [Piece(group, range(len(lengths)))], packed)
@@ -47,18 +47,18 @@ def test_computed_tokens_are_those_of_the_rows_that_are_built(shapes: list[Shape
 @given(shapes, st.integers(300, 1000))
 def test_rows_are_few(shapes: list[Shape], budget: int) -> None:
     """First fit leaves at most one row less than half full."""
-    rows = plan_rows(shapes, budget)
+    rows = plan_micro_batches(shapes, budget)
     if all(computed_tokens(shapes, [Piece(i, range(len(x)))]) <= budget for i, (_, x) in enumerate(shapes)):
         assert sum(2 * computed_tokens(shapes, row) <= budget for row in rows) <= 1
         assert sum(computed_tokens(shapes, row) for row in rows) == sum(p + sum(lengths) for p, lengths in shapes)
 
 
 def test_equal_groups_fill_the_budget() -> None:
-    assert [len(row) for row in plan_rows([(4, [9] * 4)] * 9, budget=120)] == [3, 3, 3]
+    assert [len(row) for row in plan_micro_batches([(4, [9] * 4)] * 9, budget=120)] == [3, 3, 3]
 
 
 def test_short_responses_of_a_cut_group_fill_the_budget() -> None:
-    rows = plan_rows([(0, [100, 10, 10, 10, 10, 10, 10])], budget=100)
+    rows = plan_micro_batches([(0, [100, 10, 10, 10, 10, 10, 10])], budget=100)
     assert rows == [[Piece(0, range(1))], [Piece(0, range(1, 7))]]
 
 

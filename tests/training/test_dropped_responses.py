@@ -26,7 +26,7 @@ from rence_lightning.sampling import (
 )
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import count, share_of_update
+from rence_lightning.training.update import Update
 
 KEPT = [(0, 2, 3), (0, 1, 2, 3), (1, 2)]
 """Responses of each group that are trained on: groups of three sizes in one update."""
@@ -53,13 +53,14 @@ def test_the_gradient_is_that_of_the_groups_one_by_one(objective: type) -> None:
 
 def alone(module: PolicyModule, groups: list[Group]) -> torch.Tensor:
     """The sum of the gradients of the groups, each as one rectangle of responses, by the objective's own contract."""
-    totals = count(groups)
+    totals = Update(groups, WHOLE).totals
     assert (totals.prompts, totals.responses) == (3, 9)
     for group in groups:
-        share = share_of_update([group], WHOLE, 0, 1, packed=False)
-        share.totals = totals
-        [row] = module.passes(share)
-        module.training_step(row, share).backward()
+        own = Update([group], WHOLE, packed=False)
+        own.totals = totals
+        own.prepare(module)
+        [pieces] = own.micro_batches
+        own.loss(module, pieces).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in module.policy.parameters()])
     module.zero_grad()
     return gradient

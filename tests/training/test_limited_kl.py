@@ -19,7 +19,7 @@ from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 COEF = 5.0
 
@@ -68,7 +68,7 @@ def test_the_gradient_is_that_of_the_squared_hinge(share_of_kl: float, trainer: 
     loss.backward()
     expected = gradient_of(module)
     for budget in (10_000, 100, 40, 1):
-        metrics = trainer._backward(share_of_update(groups, budget, rank=0, world=1))
+        metrics = Update(groups, budget).backward(module, trainer.fabric)
         assert metrics["kl"] == pytest.approx(kl, rel=1e-6)
         linearised = metrics["objective"] + COEF * max(kl - limit, 0) * kl
         assert metrics["loss"] == pytest.approx(linearised, rel=1e-6)
@@ -83,10 +83,10 @@ def test_all_groups_are_scored_first_but_at_pi_old(budget: int) -> None:
     module.trust_region.limit = 0.01
     for known, first in ((True, False), (False, True)):
         groups = tiny_groups(noise=0.3 if known else 0)
-        share = share_of_update(groups, budget, rank=0, world=1, couples=False, at_old_policy=first)
+        share = Update(groups, budget, couples=False, at_old_policy=first)
         trained, scored = passes_of(module, share)
         assert scored == (trained if known else 0)
-        assert (share.kl_weight > 0) == known
+        assert (module.trust_region.weight(share.totals.kl) > 0) == known
 
 
 def test_a_limit_and_an_adaptive_coefficient_exclude_each_other(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
 from rence_lightning.training.strategy import FullyShardStrategy
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 
 def scaler_of(fabric: Fabric | Trainer) -> GradScaler:
@@ -78,7 +78,7 @@ def test_the_gradient_and_its_norm_are_those_of_float32(tokens: int, lora: LoRA 
         if precision == "16-mixed":
             set_scale(trainer, scale)
         for _ in range(2):  # at the same weights: the learning rate is 0
-            metrics = trainer._backward(share_of_update(groups, tokens, rank=0, world=1))
+            metrics = Update(groups, tokens).backward(module, trainer.fabric)
             gradient = [each.grad for each in module.policy.parameters() if each.requires_grad]
             gradients.append(torch.cat([each.flatten() for each in gradient if each is not None]) / scale)
             figures = trainer.step.take(trainer.optimizers[0], None, metrics["loss"], "update")
@@ -106,7 +106,7 @@ def test_an_overflow_is_skipped_and_counted_and_the_next_update_is_taken(tmp_pat
     assert scales.after == [2.0**59, 2.0**10, 2.0**10, 2.0**10, 2.0**59, 2.0**10]
     assert trainer.step.overflowed == 2 and trainer.step.skipped == 0
     assert trainer.global_step == 6, "a skipped update is an update"
-    assert trainer._scheduler is not None and trainer._scheduler.last_epoch == 4
+    assert trainer.scheduler is not None and trainer.scheduler.last_epoch == 4
     logged = trainer.callback_metrics
     assert float(logged["train/updates_overflowed"]) == 2
     assert all(torch.isfinite(value) for name, value in logged.items() if name.startswith("iteration/"))

@@ -12,6 +12,7 @@ from objective_groups import ALL, SETTINGS, build
 from tiny_models import VOCABULARY, in_float64, tiny_policy
 from torch import Tensor
 
+from rence_lightning.callbacks.old_policy import keep_as_old
 from rence_lightning.objectives import GRPO, MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy.load import activation_checkpointing
@@ -21,7 +22,7 @@ from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling import PositiveRatioFilter
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.update_share import UpdateShare, share_of_update
+from rence_lightning.training.update import Update
 
 ARCHITECTURES = ["qwen3-tied", "llama-untied", "gpt2-tied"]
 REWARDS = [[1, 1, 0.1, 0], [1, 0.1, 0.1, 0], [0, 1, 1, 0.1]]
@@ -80,12 +81,12 @@ def update(
     figures: dict[str, float] = {}
     passes = set()
     for rank in range(world):
-        share = share_of_update(groups, budget, rank, world, packed, couples)
-        rows = module.passes(share)
-        passes.add(len(rows))
-        for row in rows:
-            module.training_step(row, share).backward()
-        for name, value in module.end_passes(share).items():
+        share = Update(groups, budget, rank, world, packed, couples)
+        passes.add(len(share.micro_batches))
+        share.prepare(module)
+        for pieces in share.micro_batches:
+            share.loss(module, pieces).backward()
+        for name, value in share.figures(module).items():
             figures[name] = figures.get(name, 0.0) + float(value)
     assert len(passes) == 1, f"ranks of {world} make different numbers of passes: collectives would hang"
     gradient = torch.cat([parameter.grad.flatten() for parameter in module.policy.parameters()])
@@ -139,7 +140,7 @@ def test_any_lengths_give_the_same_gradient(lengths: list[tuple[int, list[int]]]
 # ---- the first update, and groups that are cut ----------------------------------------------------------------------
 
 
-def passes_of(module: PolicyModule, share: UpdateShare) -> tuple[int, int]:
+def passes_of(module: PolicyModule, share: Update) -> tuple[int, int]:
     """Number of tokens that an update computes with and without a gradient."""
     counted = {True: 0, False: 0}
 
@@ -147,10 +148,11 @@ def passes_of(module: PolicyModule, share: UpdateShare) -> tuple[int, int]:
         counted[torch.is_grad_enabled()] += len(arguments[0].input_ids)  # type: ignore[attr-defined]
 
     handle = module.policy.register_forward_pre_hook(count)
-    for row in module.passes(share):
-        module.training_step(row, share).backward()
+    share.prepare(module)
+    for pieces in share.micro_batches:
+        share.loss(module, pieces).backward()
     handle.remove()
-    module.end_passes(share)
+    share.figures(module)
     module.zero_grad()
     return counted[True], counted[False]
 
@@ -159,26 +161,30 @@ def passes_of(module: PolicyModule, share: UpdateShare) -> tuple[int, int]:
 def test_the_first_update_takes_the_log_probs_of_pi_old_itself(budget: int) -> None:
     """They are those that a pass of their own would take, and the gradient is the one that follows from them."""
     scored = make_groups(noise=0)
-    MODULE.score(share_of_update(scored, WHOLE, rank=0, world=1))
+    take_old(scored)
     expected, _ = update(MODULE, scored, budget)
     groups = make_groups(noise=0)
-    share = share_of_update(groups, budget, rank=0, world=1, at_old_policy=True)
-    for row in MODULE.passes(share):
-        MODULE.training_step(row, share).backward()
+    share = Update(groups, budget, at_old_policy=True)
+    share.prepare(MODULE)
+    for pieces in share.micro_batches:
+        share.loss(MODULE, pieces).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in MODULE.policy.parameters()])
     MODULE.zero_grad()
-    figures = MODULE.end_passes(share)
+    figures = share.figures(MODULE)
+    keep_as_old(share)
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
     assert float(figures["kl"]) == 0
     for group, other in zip(groups, scored, strict=True):
         for old, separate in zip(group.old_log_probs, other.old_log_probs, strict=True):
             torch.testing.assert_close(old, separate, rtol=0, atol=1e-12)
-    assert share.entropy == pytest.approx(entropy_of(scored))
+    assert share.entropy == pytest.approx(take_old(scored))
 
 
-def entropy_of(groups: list[Group]) -> float:
-    share = share_of_update(groups, WHOLE, rank=0, world=1)
-    MODULE.score(share)
+def take_old(groups: list[Group]) -> float:
+    """Sets pi_old by passes of their own; returns the sum of its entropies."""
+    share = Update(groups, WHOLE)
+    share.score(MODULE, share.micro_batches, entropy=True)
+    keep_as_old(share)
     return share.entropy
 
 
@@ -187,7 +193,7 @@ def test_no_token_is_computed_twice_where_groups_fit() -> None:
     module = make_module("qwen3-tied")
     module._compared = True  # the comparison of packed and padded rows computes a few tokens once in a run
     for groups, first in ((make_groups(noise=0), True), (make_groups(), False)):
-        share = share_of_update(groups, 50, rank=0, world=1, at_old_policy=first)
+        share = Update(groups, 50, at_old_policy=first)
         assert passes_of(module, share) == (real, 0)
 
 
@@ -206,5 +212,5 @@ def test_groups_that_are_cut_are_scored_only_where_responses_are_coupled_and_unk
         module._compared = True
         groups = make_groups(noise=0.1 if known else 0)
         couples = module.objective.couples_responses
-        share = share_of_update(groups, SINGLE, rank=0, world=1, couples=couples, at_old_policy=first)
+        share = Update(groups, SINGLE, couples=couples, at_old_policy=first)
         assert passes_of(module, share) == (tokens, scored)

@@ -24,7 +24,7 @@ from rence_lightning.policy import LoRA
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 COEF = 0.7
 
@@ -157,7 +157,7 @@ def test_the_gradient_of_an_update_has_the_penalty(objective: Objective, lora: L
         figures, gradients = [], []
         for reference in (module.reference, None):
             module.reference = reference
-            figures.append(trainer._backward(share_of_update(groups, budget, 0, 1, couples=couples)))
+            figures.append(Update(groups, budget, couples=couples).backward(module, trainer.fabric))
             gradients.append(trained_gradient(module))
             module.reference = ReferencePenalty(COEF)
         assert figures[0]["reference_kl"] == pytest.approx(kl.item(), rel=1e-6)
@@ -184,11 +184,11 @@ def test_a_rank_without_groups_takes_part_in_every_pass(tmp_path: Path) -> None:
     module.reference_policy.register_forward_pre_hook(lambda *_: passes.append(1))
     counts = []
     for rank in (0, 1):
-        share = share_of_update(groups, 20, rank, world=2)
-        rows = module.passes(share)
-        assert len(rows) == share.passes and bool(share.groups) == (rank == 0)
-        for row in rows:
-            assert module.training_step(row, share).isfinite()
+        share = Update(groups, 20, rank, world=2)
+        assert len(share.micro_batches) > 1 and bool(share.groups) == (rank == 0)
+        share.prepare(module)
+        for pieces in share.micro_batches:
+            assert share.loss(module, pieces).isfinite()
         counts.append(len(passes))
     assert counts[1] == 2 * counts[0] > 2
 

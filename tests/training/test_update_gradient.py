@@ -25,6 +25,7 @@ from objective_groups import (
 from tiny_models import in_float64
 from torch import Tensor
 
+from rence_lightning.callbacks.old_policy import keep_as_old
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.prompts import Problem, Prompt
 from rence_lightning.rewards import Score
@@ -33,7 +34,7 @@ from rence_lightning.sampling import PositiveRatioFilter
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update
 
 BETA, ALPHA, KL_COEF = 0.1, 0.5, 0.3
 REWARDS = [[1, 1, 0.1, 0], [1, 0.1, 0.1, 0], [0.1, 0.1, 1, 0.1], [0, 1, 1, 0.1], [0, 0, 0, 1]]
@@ -66,7 +67,9 @@ def make_groups(module: PolicyModule) -> list[Group]:
         group = Group(problem, rollouts, [""] * len(rollouts), scores, temperature=0.8, seed=7 * index)
         group.positive = PositiveRatioFilter().judge(group.graded).positive
         groups.append(group)
-    module.score(share_of_update(groups, 10_000, rank=0, world=1))
+    at_old = Update(groups, 10_000)
+    at_old.score(module, at_old.micro_batches)
+    keep_as_old(at_old)
     for group in groups:
         noise = [0.3 * torch.randn(length, generator=generator, dtype=torch.float64) for length in group.lengths]
         group.old_log_probs = [old + each for old, each in zip(group.old_log_probs, noise, strict=True)]
@@ -109,7 +112,7 @@ def test_gradient_of_an_update_is_that_of_the_equation(trainer: Trainer) -> None
     loss = naive_loss(module, groups)
     loss.backward()
     expected = gradient_of(module)
-    metrics = trainer._backward(share_of_update(groups, 10_000, rank=0, world=1))
+    metrics = Update(groups, 10_000).backward(module, trainer.fabric)
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-7), "the logged loss is not Eq. (1)"
     torch.testing.assert_close(gradient_of(module), expected, rtol=1e-9, atol=1e-11)
 
@@ -123,9 +126,9 @@ def update(request: pytest.FixtureRequest, trainer: Trainer, monkeypatch: pytest
 
 
 def backward(trainer: Trainer, groups: list[Group], budget: int = 10_000) -> tuple[Tensor, dict[str, float]]:
-    couples = trainer.lightning_module.objective.couples_responses
-    metrics = trainer._backward(share_of_update(groups, budget, rank=0, world=1, couples=couples))
-    return gradient_of(trainer.lightning_module), metrics
+    module = trainer.lightning_module
+    metrics = Update(groups, budget, couples=module.objective.couples_responses).backward(module, trainer.fabric)
+    return gradient_of(module), metrics
 
 
 def test_gradient_does_not_depend_on_the_micro_batch(trainer: Trainer, update: list[Group]) -> None:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from benchmarks.gpu_check.findings import Findings
 from benchmarks.gpu_check.settings import Settings
+from rence_lightning.callbacks.old_policy import keep_as_old
 from rence_lightning.prompts import Problem, Prompt
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.update_share import share_of_update
+from rence_lightning.training.update import Update as OneUpdate
 
 BUDGET = 2048
 """Token budget of a forward pass; the groups need several passes of this size."""
@@ -70,7 +71,9 @@ def make_groups(module: PolicyModule, count: int = 6, size: int = 8) -> list[Gro
         scores = [Score(1.0, True, None) if (index + i) % 3 == 0 else Score(0.1, False, None) for i in range(size)]
         prompt = Prompt(index, Problem(str(index), "", ""), tuple(tokens(5, 40)))
         groups.append(Group(prompt, rollouts, [""] * size, scores, 1.0, positive=tuple(s.correct for s in scores)))
-    module.score(share_of_update(groups, BUDGET, rank=0, world=1))
+    at_old = OneUpdate(groups, BUDGET)
+    at_old.score(module, at_old.micro_batches)
+    keep_as_old(at_old)
     for group in groups:
         noise = [0.02 * torch.randn(length, generator=generator) for length in group.lengths]
         group.old_log_probs = [old + each for old, each in zip(group.old_log_probs, noise, strict=True)]
@@ -90,12 +93,13 @@ def update(
     """
     module.policy.to(device)
     module.policy.zero_grad()
-    share = share_of_update(groups, BUDGET, rank=0, world=1)
+    share = OneUpdate(groups, BUDGET)
     scale = LOSS_SCALE if dtype == torch.float16 else 1.0  # small gradients would be zero in float16
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
-        for row in module.passes(share):
-            (scale * module.training_step(row, share)).backward()
-    loss = float(module.end_passes(share)["loss"])
+        share.prepare(module)
+        for pieces in share.micro_batches:
+            (scale * share.loss(module, pieces)).backward()
+    loss = float(share.figures(module)["loss"])
     gradients = [parameter.grad for parameter in module.policy.parameters()]
     return Update(loss, torch.cat([g.double().cpu().flatten() / scale for g in gradients if g is not None]))
 

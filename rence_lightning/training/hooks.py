@@ -1,0 +1,94 @@
+"""The callbacks of a run: how their hooks are called, and which of Lightning's own run in this loop."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from rence_lightning.distributed import gather
+from rence_lightning.errors import UserError, calling, one_line
+from rence_lightning.training.own_figures import number
+
+LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
+"""Hooks that are not called on every rank alike."""
+
+
+class Hooks:
+    """Calls the hooks of callbacks in their order, each as `callback.hook(trainer, module, *args)`.
+
+    Args:
+        trainer: Trainer that the hooks are given, with its `callbacks` and `lightning_module`.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def __call__(self, hook: str, *args: Any) -> dict[str, float]:
+        """Calls a hook of every callback that has it, then that of the module; returns the figures they return."""
+        figures: dict[str, float] = {}
+        for callback in self._trainer.callbacks:
+            method = getattr(callback, hook, None)
+            if method is None or getattr(method, "__qualname__", "").startswith("Callback."):
+                continue  # the empty hook of a base class
+            returned = self._call(callback, hook, *args)
+            if isinstance(returned, Mapping):
+                figures |= {name: number(name, value) for name, value in returned.items()}
+            if hook not in LOCAL_HOOKS:
+                gather(None)  # what a callback raises on one rank ends all ranks here, where the state can be saved
+        own = getattr(self._trainer.lightning_module, hook, None)
+        if own is not None:
+            own(*args)
+        return figures
+
+    def after(self, error: BaseException | None, hook: str, *args: Any) -> None:
+        """Calls a hook of every callback, whatever another one raises; adds that to the error that ends the run."""
+        for callback in self._trainer.callbacks:
+            try:
+                self._call(callback, hook, *args)
+            except Exception as second:
+                if error is None:
+                    raise
+                error.add_note(f"then, in {hook}(): {one_line(second)}")
+
+    def _call(self, callback: Callback, hook: str, *args: Any) -> Any:
+        if (method := getattr(callback, hook, None)) is None:
+            return None
+        trainer = self._trainer
+        return calling(callback, f"{hook}()", functools.partial(method, trainer, trainer.lightning_module, *args))
+
+
+SUPPORTED = ("EarlyStopping", "LambdaCallback", "ModelSummary", "RichModelSummary", "Timer")
+"""Classes of `lightning.pytorch.callbacks` that run as they do in Lightning; an iteration is their epoch."""
+
+PROGRESS = "the section `progress` prints the progress of a run"
+INSTEAD = {
+    "ModelCheckpoint": "it does not save the prompt pool; use the section `checkpoint`",
+    "OnExceptionCheckpoint": "the section `checkpoint` also saves a run that fails",
+    "LearningRateMonitor": "the learning rate is in metrics.csv and every logger as `train/learning_rate`",
+    "TQDMProgressBar": PROGRESS,
+    "RichProgressBar": PROGRESS,
+    "ProgressBar": PROGRESS,
+}
+"""Callbacks that are refused, and what to use for their purpose."""
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Refuses what would fail in the middle of a run, or quietly do nothing; callbacks of one's own are free.
+
+    Raises:
+        UserError: One of Lightning's callbacks, or a subclass of it, does not run in this loop.
+    """
+    for callback in callbacks:
+        lightnings = {getattr(lightning_callbacks, name) for name in lightning_callbacks.__all__}
+        base = next((kind for kind in type(callback).__mro__ if kind in lightnings), Callback)
+        if base is not Callback and base.__name__ not in SUPPORTED:
+            reason = INSTEAD.get(base.__name__, "it needs parts of Lightning's own Trainer")
+            raise UserError(
+                f"trainer.callbacks: Lightning's {base.__name__} is not supported: {reason} (of Lightning's callbacks, "
+                f"{', '.join(SUPPORTED)} are)"
+            )
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+            # The figures of evaluations exist after evaluations; all others exist at the end of an iteration.
+            callback._check_on_train_epoch_end = not callback.monitor.startswith("evaluation/")

@@ -1,0 +1,146 @@
+"""One command on a run: its directory, new or resumed, the lock on it, its configuration and its loggers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import Logger
+
+from rence_lightning.distributed import gather, on_rank_zero
+from rence_lightning.run.directory import Run
+from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
+from rence_lightning.run.lock import Lock
+from rence_lightning.run.loggers import run_loggers
+from rence_lightning.run.settings import Change, changes
+from rence_lightning.run.written_config import config_in, write_problems
+
+
+class Session:
+    """Opens a run directory, and keeps it until the command ends.
+
+    Args:
+        wanted: Configured run directory.
+        loggers: Loggers of the user, in addition to those of the run directory.
+
+    Attributes:
+        run: Identity and directory of the run.
+        run_dir: Directory of the run; the wanted one until it is opened.
+        resumed_from: Checkpoint that the run started from, None for a new run.
+        resumed_in_place: Whether the run continues in the directory of that checkpoint.
+        branch_reason: Reason why a resumed run does not continue in place, as shown to the user.
+        changed_settings: Settings that differ from those of the checkpoint.
+        config_yaml: Complete configuration of the run; None for a run that was started without one.
+        problem_files: Rows of problems by the name of the file that holds them in `problems/` of the run directory.
+        already_finished: Whether a resumed run has all of its iterations and files, so that no file is touched.
+        opened: Whether the run directory has been created or opened.
+        loggers: All loggers of the run.
+    """
+
+    run: Run
+
+    def __init__(self, wanted: Path, loggers: list[Logger]) -> None:
+        self.run_dir = self._wanted = wanted
+        self.resumed_from: Path | None = None
+        self.resumed_in_place = False
+        self.branch_reason = ""
+        self.changed_settings: list[Change] = []
+        self.config_yaml: str | None = None
+        self.problem_files: Mapping[str, Sequence[Mapping[str, Any]]] = {}
+        self.already_finished = False
+        self.opened = False
+        self.loggers: list[Logger] = []
+        self._extra_loggers = loggers
+        self._lock: Lock | None = None
+
+    def find(self, ckpt_path: str | None, training: bool) -> Path | None:
+        """The checkpoint to start from, the same on every rank."""
+        self._training = training
+        if ckpt_path is not None:
+            self.resumed_from = on_rank_zero(lambda: find_checkpoint(ckpt_path, self._wanted))
+        if self.resumed_from is not None and training and self.config_yaml is not None:
+            saved = self.resumed_from / "config.yaml"
+            if saved.exists():
+                own = config_in(self.resumed_from.parents[1], self.config_yaml)
+                self.changed_settings = changes(saved.read_text(), own)
+        return self.resumed_from
+
+    def open(self, done: bool, step: int, problems: dict[str, Any] | None, is_global_zero: bool) -> None:
+        """Opens the run directory on every rank, unless the run is finished and has nothing left to do.
+
+        Args:
+            done: Whether all iterations are done.
+            step: Number of updates done, at which the figures of a resumed run continue.
+            problems: Account of the training problems, for `training_problems.json`; None for no training.
+            is_global_zero: Whether this rank writes.
+        """
+        if done and self._training and self.resumed_from is not None:
+            owner = Run.open(self.resumed_from.parents[1])
+            self.already_finished = on_rank_zero(lambda: owner is not None and owner.finished)
+            if self.already_finished:
+                self.run_dir = self.resumed_from.parents[1]
+                return
+        self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(self._open_run)
+        self.run_dir = self.run.directory
+        if self.config_yaml is not None:
+            self.config_yaml = config_in(self.run_dir, self.config_yaml)
+        if is_global_zero:
+            if problems is not None:
+                (self.run_dir / "training_problems.json").write_text(json.dumps(problems, indent=1) + "\n")
+            write_problems(self.run_dir, self.problem_files)
+            changed = [str(change) for change in self.changed_settings]
+            self.run = self.run.with_session(self.resumed_from, self._write_config(), changed)
+        self.loggers = run_loggers(self.run_dir, step, self._extra_loggers, is_global_zero)
+        if is_global_zero and self.config_yaml is not None:
+            for logger in self._extra_loggers:
+                logger.log_hyperparams(yaml.safe_load(self.config_yaml))
+        gather(None)  # a rank that could not open the run ends all of them, and nothing is saved
+        self.opened = True
+
+    def finish(self) -> None:
+        """Writes down that the run has all of its files; called on rank zero."""
+        self.run = self.run.ended()
+
+    def close(self) -> None:
+        """Releases the lock on the run directory."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _open_run(self) -> tuple[Run, bool, str]:
+        """The run to write to, locked; whether it is the checkpoint's own run, and the reason if it is not."""
+        checkpoint = self.resumed_from
+        if not self._training:
+            wanted = self._wanted.with_name(f"{self._wanted.name}-validate")
+            unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
+            return self._locked(unfinished or Run.create(wanted, "validate")), False, ""
+        if checkpoint is None:
+            return self._locked(Run.create(self._wanted, "fit")), False, ""
+        if (run := resume(checkpoint, self._wanted).run) is not None:
+            self._locked(run)
+        resumption = resume(checkpoint, self._wanted)  # again, because nobody can save into the run any more
+        if resumption.run is not None:
+            return resumption.run, True, ""
+        self.close()
+        branch = self._locked(Run.create(self._wanted, "fit", resumption.parent))
+        if resumption.parent and resumption.parent["directory"]:
+            inherit(Path(resumption.parent["directory"]), branch.directory)
+        return branch, False, resumption.reason
+
+    def _locked(self, run: Run) -> Run:
+        self._lock = Lock(run.directory)
+        return run
+
+    def _write_config(self) -> str | None:
+        """Writes the configuration, a changed one to a separate file; returns the name of the file."""
+        if self.config_yaml is None:
+            return None
+        file = self.run_dir / "config.yaml"
+        if self.resumed_from is not None and file.exists() and file.read_text() != self.config_yaml:
+            stem, number = f"config-from-{self.resumed_from.name}", 1
+            file = self.run_dir / f"{stem}.yaml"
+            while file.exists() and file.read_text() != self.config_yaml:
+                number += 1
+                file = self.run_dir / f"{stem}-{number}.yaml"
+        file.write_text(self.config_yaml)
+        return file.name
