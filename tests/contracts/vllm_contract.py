@@ -96,7 +96,7 @@ CONTRACT = [
     ),
     Has(WORKER, "Worker.reload_weights", "reload_weights"),
     Has(RELOAD, "reload_weights", LEFT_OUT),
-    Has(RELOAD, "logger", "init_logger(__name__)"),
+    Has(RELOAD, "logger", "__name__"),
     # sleep
     *(Has(EXECUTOR, "SLEEP_TAGS", tag) for tag in TAGS),
     *(Has(WORKER, f"Worker.{name}", argument) for name, argument in (("sleep", "level"), ("wake_up", "tags"))),

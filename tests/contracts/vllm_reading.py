@@ -27,7 +27,7 @@ class Requirement:
         if not file.is_file():
             return f"{self.path} is missing (its {self.of} should say {self.name})"
         code = _code(_parsed(file.read_text()), self.of)
-        if code is not None and re.search(rf"(?<!\w){re.escape(self.name)}(?!\w)", code):
+        if code is not None and re.search(rf"(?<![\w\\]){re.escape(self.name)}(?!\w)", code):
             return None
         return f"{self.path}: {self.of} " + ("is missing" if code is None else f"does not say {self.name}")
 
