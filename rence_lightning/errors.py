@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent
 
 OUT_OF_MEMORY = (
     "While training: lower trainer.micro_batch_tokens, set model.gradient_checkpointing, or shard over more devices. "
-    "While sampling: lower the engine's gpu_memory_utilization or max_sequences. docs/scaling.md has the arithmetic."
+    "While sampling: lower the engine's gpu_memory_utilization or max_num_seqs. docs/scaling.md has the arithmetic."
 )
 
 
