@@ -1,43 +1,60 @@
-"""Exchanges of values and failures between the processes of a run, so that all processes fail together.
+"""Exchanges of values and errors between the processes of a run, so that all processes fail together.
 
 A rank that has failed takes part in the next exchange of the others with its error instead of a value, and all ranks
-end with that error at the same place. Exchanges use a separate process group, so that they never mix with a collective
-of the strategy. Ranks that wait in such a collective do not reach an exchange; `lifeline` ends them after a grace
-period. In a run of one process, the functions return the process's own values.
+end with that error at the same place. A rank that cannot reach the others ends alone: that a process has ended is the
+business of what started it (torch's elastic agent, torchrun, srun), which then ends the others. Exchanges use a
+separate process group, so that they never mix with a collective of the strategy. In a run of one process, the functions
+return the process's own values.
 """
 
 import os
 import threading
-import warnings
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import AuthenticationError
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch.distributed as dist
 
-from rence_lightning import errors, lifeline
-from rence_lightning.errors import PeerError, PeerFailed, Stopped, UserError, exit_code, explanation, one_line
-from rence_lightning.lifeline import Failure, Lifeline
+from rence_lightning.errors import (
+    OURS,
+    PartError,
+    PeerError,
+    PeerFailed,
+    PeerLost,
+    Stopped,
+    UserError,
+    exit_code,
+    one_line,
+    report,
+)
 
 T = TypeVar("T")
 
-PEER_SECONDS = 2.0
-"""Time that a rank with an error waits for the failure of another rank, of which its error may be a consequence (a
-broken connection, for example)."""
+TIMEOUT = timedelta(hours=2)
+"""Default of `trainer.timeout_minutes`: longest time that a rank waits for the others."""
+
+AGREE_SECONDS = 30.0
+"""Time for all ranks to come to the exchange after an error; the others may be grading, for example."""
 
 COLLECTIVE_SECONDS = 5.0
-"""Time to agree on a failure among collectives of the strategy; it is enough if all ranks have the same failure."""
+"""The same for an error among collectives of the strategy; it is enough if all ranks have the same error."""
 
-EXCHANGE_TIMEOUT = timedelta(days=7)
-"""A rank may wait long for a slower one; that another is gone, the lifeline notices."""
+LAUNCHER_SECONDS = 2.0
+"""Time for the launcher to end a rank that has lost another: it knows which process ended first, and how."""
 
-BOARD_TIMEOUT = timedelta(seconds=10)
-"""Time for a rank to reach the board."""
+POLL_SECONDS = 0.2
+"""Time between two looks at whether another rank has failed."""
 
-_line: Lifeline | None = None
+LATE = "another process hangs, or needs longer than trainer.timeout_minutes; continue with --ckpt_path last"
+LOST = "another process was killed, perhaps because the machine ran out of memory; continue with --ckpt_path last"
+
 _board: "Board | None" = None
+_looked = 0.0
+_sessions = 0
+_timeout = TIMEOUT
 _in_collectives = False
 _group: tuple[Any, Any] | None = None
 
@@ -54,6 +71,7 @@ def gather(value: T) -> list[T]:
 
     Raises:
         PeerFailed: Another rank has failed; raised on every rank that has not failed itself.
+        PeerLost: Another rank has ended, or did not come within `trainer.timeout_minutes`.
     """
     return _exchange(value, None) if rank_and_world()[1] > 1 else [value]
 
@@ -81,9 +99,6 @@ def on_rank_zero(work: Callable[[], T]) -> T:
     return broadcast(work() if rank == 0 else cast(T, None))
 
 
-# ---- reading without waiting ----------------------------------------------------------------------------------------
-
-
 def check_same(value: object, what: str) -> None:
     """Compares a value that all ranks must have alike.
 
@@ -104,107 +119,59 @@ def check_same(value: object, what: str) -> None:
 class Board:
     """Numbers that all ranks note and read at any time, without waiting for one another.
 
-    It carries hints only: a number may arrive late or, after a failure of the network, never.
-
     Args:
-        store: Connection to the store in rank 0.
+        store: Store of the process group, in which the topics have a place of their own.
     """
 
-    def __init__(self, store: dist.TCPStore) -> None:
-        self._store: dist.TCPStore | None = store
+    def __init__(self, store: dist.Store) -> None:
+        self._store = store
 
     def note(self, topic: str, numbers: Iterable[int]) -> None:
         """Adds numbers to a topic."""
         text = "".join(f"{number} " for number in numbers)
-        self._try(lambda store: store.append(topic, text))  # type: ignore[attr-defined]  # not in torch's stubs
+        self._store.append(topic, text)  # type: ignore[attr-defined]  # not in torch's stubs
 
     def read(self, topic: str) -> list[int]:
         """The numbers that any rank, this one included, has noted on a topic so far."""
-        text = self._try(lambda store: store.get(topic) if store.check([topic]) else b"")
-        return [int(number) for number in (text or b"").split()]
+        return [int(number) for number in self._store.get(topic).split()] if self._store.check([topic]) else []
 
     def remove(self, topic: str) -> None:
         """Forgets a topic that no rank reads any more."""
-        self._try(lambda store: store.delete_key(topic))
-
-    def _try(self, work: Callable[[dist.TCPStore], T]) -> T | None:
-        """Works on the store; after its first failure, which is reported, it is never used again."""
-        if self._store is None:
-            return None
-        try:
-            return work(self._store)
-        except RuntimeError as error:
-            self._store = None
-            warnings.warn(f"lost the board of the ranks ({one_line(error)}): {WITHOUT_BOARD}", stacklevel=4)
-            return None
-
-
-WITHOUT_BOARD = "ranks also sample groups that turn out not to be needed, which takes time and changes no result"
+        self._store.delete_key(topic)
 
 
 def board() -> Board | None:
-    """The board of this run's ranks; None for a run of one process, or where the ranks cannot reach it."""
+    """The board of this run's ranks; None for a run of one process."""
     return _board
 
 
 # ---- failing together -----------------------------------------------------------------------------------------------
 
 
-def connect() -> None:
-    """Opens the lifeline and the board; every rank must call it.
+def connect(timeout: timedelta = TIMEOUT) -> None:
+    """Opens the board, in the store of the process group; every rank must call it.
 
-    Without a lifeline, ranks learn of failures in exchanges only.
+    Args:
+        timeout: Longest time that a rank waits for the others in an exchange.
     """
-    global _line, _board
-    rank, world = rank_and_world()
-    if world == 1 or _line is not None:
+    global _board, _sessions, _timeout
+    if rank_and_world()[1] == 1:
         return
-    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    _line = _open(
-        lambda: Lifeline(rank, world, gather, host),
-        "no connection between the ranks beside the collectives",
-        "a rank that fails within a collective ends the others only after its timeout",
+    _timeout, _sessions = timeout, _sessions + 1
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
     )
-    _board = _open(lambda: _open_board(rank, host), "no board of the ranks", WITHOUT_BOARD)
-
-
-def _open(make: Callable[[], T], problem: str, consequence: str) -> T | None:
-    """Makes something on every rank; where one rank cannot, none has it, and rank 0 warns."""
-    made, failure = None, None
-    try:
-        made = make()
-    except (OSError, EOFError, AuthenticationError, dist.DistError) as error:
-        failure = f"rank {rank_and_world()[0]}: {one_line(error)}"
-    failures = [each for each in gather(failure) if each is not None]
-    if not failures:
-        return made
-    if rank_and_world()[0] == 0:
-        warnings.warn(f"{problem} ({failures[0]}): {consequence}", stacklevel=3)
-    return None
-
-
-def _open_board(rank: int, host: str) -> Board:
-    """Starts the store in rank 0, on a free port, and connects every rank to it."""
-    store, port = None, 0
-    if rank == 0:
-        with suppress(dist.DistError):
-            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=BOARD_TIMEOUT)
-            port = store.port
-    port = broadcast(port)
-    if not port:
-        raise OSError("rank 0 has no port for it")
-    if store is None:
-        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=BOARD_TIMEOUT)
-    return Board(store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the agent's store outlives the processes
+    _board = Board(dist.PrefixStore(f"rence/{attempt}/{_sessions}", store))
 
 
 def disconnect() -> None:
-    """Closes the lifeline after this rank has finished."""
-    global _line, _board, _group
-    if _line is not None:
-        _line.close()
-        _line = None
-    _board = None  # its server ends in rank 0, after all ranks have finished
+    """Waits until all ranks have finished, because a launcher ends the others when one exits; closes the exchanges."""
+    global _board, _group
+    if rank_and_world()[1] > 1:
+        with suppress(RuntimeError):
+            dist.monitored_barrier(_control_group(), timedelta(seconds=AGREE_SECONDS))
+    _board = None
     _group = None  # a process group that is still referred to when the interpreter ends aborts the process
 
 
@@ -223,8 +190,11 @@ def check_peers() -> None:
     Raises:
         PeerFailed: Another rank has failed.
     """
-    if _line is not None and _line.failed.is_set():
-        raise PeerFailed
+    global _looked
+    if _board is not None and time.monotonic() - _looked >= POLL_SECONDS:
+        if _board.read("failed"):
+            raise PeerFailed
+        _looked = time.monotonic()
 
 
 def agree_on(error: BaseException) -> BaseException:
@@ -232,74 +202,69 @@ def agree_on(error: BaseException) -> BaseException:
 
     The result is this rank's own error; or that of another rank, with the rank's number and of the same class, or a
     `PeerError` if the class is not one of this project's. The function does not return if the other ranks cannot be
-    reached, because the lifeline then ends the process.
+    reached: it then reports the error and ends the process.
 
     Args:
         error: Error that this rank's work has raised.
     """
     global _in_collectives
-    seconds = COLLECTIVE_SECONDS if _in_collectives else lifeline.GRACE_SECONDS
+    seconds = COLLECTIVE_SECONDS if _in_collectives else AGREE_SECONDS
     _in_collectives = False
     rank, world = rank_and_world()
     if world == 1:
         return error
-    if isinstance(error, PeerFailed) and error.failure is not None:  # an exchange has brought it: all know of it
-        return _agreed(error)
-    own = None if isinstance(error, PeerFailed) else failure_of(error, rank)
-    if _line is not None and own is not None:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            _line.announce(own, 0.0)
-        else:
-            if not isinstance(error, Stopped):
-                _line.failed.wait(PEER_SECONDS)
-            _line.announce(own, seconds)
+    if isinstance(error, PeerFailed) and error.error is not None:  # an exchange has brought it: all know of it
+        return error.error
+    own = None if isinstance(error, PeerFailed) else _for_others(error, rank)
+    alarm = threading.Timer(seconds, _end_alone, [error])
+    alarm.daemon = True
     try:
+        if isinstance(error, PeerLost):
+            raise error
+        alarm.start()
+        if own is not None and _board is not None:
+            _board.note("failed", [rank])
         _exchange(None, own)
     except PeerFailed as agreed:
-        other = _agreed(agreed)
-        return error if agreed.failure == own else other
-    except RuntimeError:  # the exchange itself failed, because a rank has ended; the lifeline ends this process
-        if _line is not None:
-            threading.Event().wait(2 * lifeline.GRACE_SECONDS)
-    return error
+        alarm.cancel()
+        return error if agreed.rank == rank or agreed.error is None else agreed.error
+    except RuntimeError:  # another rank has ended, of which this rank's error may be a consequence
+        alarm.cancel()
+        time.sleep(LAUNCHER_SECONDS)
+    return _end_alone(error)
 
 
-def failure_of(error: BaseException, rank: int) -> Failure:
-    """The failure that describes this rank's error to the other ranks, with the text to print."""
-    message = one_line(error)
-    named = f"rank {rank}: {message}"
-    text = explanation(error)
-    if text:
-        text = text.replace(f"error: {message}", f"error: {named}", 1)
-    return Failure(rank, type(error).__name__, named, text, exit_code(error))
-
-
-def _agreed(error: PeerFailed) -> BaseException:
-    """The error that all ranks have agreed on, of the class that it has on the rank that failed."""
-    if _line is not None:
-        _line.agreed()
-    assert error.failure is not None
-    failure = error.failure
-    if failure.kind == "Stopped":
-        return Stopped(failure.code - 128)
-    if failure.kind == "KeyboardInterrupt":
+def _for_others(error: BaseException, rank: int) -> BaseException:
+    """The error that the other ranks end with, which can be sent to them."""
+    if isinstance(error, Stopped):
+        return Stopped(error.signal)
+    if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt()
-    kind = getattr(errors, failure.kind, None)
-    trace = "\n".join(line for line in failure.text.splitlines() if not line.startswith("error: "))
-    if kind in (errors.PartError, errors.PeerError):
-        return kind(failure.message, trace)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        return kind(failure.message)
-    return PeerError(f"{failure.message} ({failure.kind})", trace)
+    message = f"rank {rank}: {one_line(error)}"
+    if isinstance(error, PartError | PeerError):
+        return type(error)(message, error.trace)
+    if type(error) in OURS:
+        return type(error)(message)
+    return PeerError(f"{message} ({type(error).__name__})", "".join(traceback.format_exception(error)))
 
 
-def _exchange(value: T, failure: Failure | None) -> list[T]:
-    _, world = rank_and_world()
-    envelopes: list[Any] = [None] * world
-    dist.all_gather_object(envelopes, (failure, value), group=_control_group())
-    failures = [each for each, _ in envelopes if each is not None]
-    if failures:
-        raise PeerFailed(failures[0])
+def _end_alone(error: BaseException) -> NoReturn:
+    """Ends this process at once, even if its other threads are waiting."""
+    try:
+        report(error, aloud=True)
+    finally:  # also where nobody reads the output any more
+        os._exit(exit_code(error))
+
+
+def _exchange(value: T, failure: BaseException | None) -> list[T]:
+    envelopes: list[Any] = [None] * rank_and_world()[1]
+    try:
+        dist.all_gather_object(envelopes, (failure, value), group=_control_group())
+    except RuntimeError as error:
+        raise PeerLost(LATE if "timed out" in str(error).lower() else LOST) from error
+    for rank, (failed, _) in enumerate(envelopes):
+        if failed is not None:
+            raise PeerFailed(rank, failed)
     return [each for _, each in envelopes]
 
 
@@ -308,5 +273,5 @@ def _control_group() -> Any:
     global _group
     world = dist.group.WORLD
     if _group is None or _group[0] is not world:
-        _group = (world, dist.new_group(backend="gloo", timeout=EXCHANGE_TIMEOUT))
+        _group = (world, dist.new_group(backend="gloo", timeout=_timeout))
     return _group[1]

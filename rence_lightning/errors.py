@@ -1,11 +1,15 @@
 """The errors that end a run, and the text that is printed for each: one line if the user can fix it."""
 
 import inspect
+import json
+import os
+import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM, Signals
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -41,32 +45,33 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient was not finite, and the run is configured to stop rather than skip."""
 
 
-class PartError(RuntimeError):
+class TracedError(RuntimeError):
+    """An error with a traceback that another place, or another process, has recorded.
+
+    Args:
+        message: Message in one line.
+        trace: Traceback; empty if nothing was raised.
+    """
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class PartError(TracedError):
     """A part that the configuration names (reward, filter, engine, objective, callback) failed.
 
-    It raised an error, or it returned something invalid.
-
-    Args:
-        message: Message in one line: the part's class, the problem it worked on, what it did and what is expected.
-        trace: Traceback within the part, if it raised an error; empty if it returned something invalid.
+    It raised an error, or it returned something invalid. The message names the part's class, the problem it worked on,
+    what it did and what is expected.
     """
 
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.trace = trace
+
+class PeerError(TracedError):
+    """Another rank ended with an error whose class is not one of this project's."""
 
 
-class PeerError(RuntimeError):
-    """Another rank ended with an error whose class is not one of this project's.
-
-    Args:
-        message: Error of that rank, in one line.
-        trace: Traceback of that error.
-    """
-
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.trace = trace
+class PeerLost(RuntimeError):
+    """Another rank has ended without a word, or did not come to an exchange of values in time."""
 
 
 class Stopped(Exception):
@@ -80,20 +85,24 @@ class Stopped(Exception):
         super().__init__(Signals(number).name if number else "another process")
         self.signal = number
 
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[int]]:
+        return Stopped, (self.signal,)  # to be sent to other ranks
+
 
 class PeerFailed(Exception):
     """Another rank has failed; `distributed.agree_on` turns this into the error that all ranks end with.
 
     Args:
-        failure: Failure that the other rank reported; None if it is not known yet.
+        rank: Number of the rank that has failed; None if its error is not known yet.
+        error: Error that the other ranks end with.
     """
 
-    def __init__(self, failure: Any = None) -> None:
-        super().__init__(failure.message if failure is not None else "another rank has failed")
-        self.failure = failure
+    def __init__(self, rank: int | None = None, error: BaseException | None = None) -> None:
+        super().__init__(str(error or "another rank has failed"))
+        self.rank, self.error = rank, error
 
 
-LINES = (StarvationError, CheckpointError, EngineError, EngineMismatchError, NonFiniteError)
+LINES = (StarvationError, CheckpointError, EngineError, EngineMismatchError, NonFiniteError, PeerLost)
 """Errors whose message is sufficient, so that no traceback is printed."""
 
 
@@ -128,13 +137,30 @@ def explanation(error: BaseException) -> str:
     return f"{trace}\nerror: {type(error).__name__}: {message}"
 
 
+def report(error: BaseException, aloud: bool) -> None:
+    """Hands an error to torch's elastic agent, which prints the first failure of all its processes, once and last.
+
+    Without an agent, or where the agent starts the processes again and therefore prints nothing, prints it here.
+
+    Args:
+        error: Error that ends this process.
+        aloud: Whether this process prints what no agent does; one of several processes is enough.
+    """
+    text, file = explanation(error), os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if text and file:
+        Path(file).write_text(json.dumps({"message": text, "timestamp": int(time.time())}))
+    last = os.environ.get("TORCHELASTIC_RESTART_COUNT") == os.environ.get("TORCHELASTIC_MAX_RESTARTS")
+    if text and aloud and not (file and last):
+        print(text, file=sys.stderr, flush=True)
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error, its lines joined; the name of its class if it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join([*lines, *getattr(error, "__notes__", ())]) or type(error).__name__
 
 
-def calling(part: object, doing: str, work: Callable[[], T]) -> T:
+def call_plugin(part: object, doing: str, work: Callable[[], T]) -> T:
     """Calls a part that the configuration names, so that the message of an error names the part.
 
     Args:
@@ -157,7 +183,7 @@ def calling(part: object, doing: str, work: Callable[[], T]) -> T:
         ) from error
 
 
-def returned(part: object, doing: str, what: object, expected: str) -> PartError:
+def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:
     """The error of a part that returned something invalid."""
     shown = repr(what)
     return PartError(f"{_name(part)}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")

@@ -1,10 +1,12 @@
 """Fabric with the settings that this project supports; what cannot work is refused at the start, in one line."""
 
 import os
+from datetime import timedelta
 
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
+from rence_lightning.distributed import TIMEOUT
 from rence_lightning.errors import UserError
 from rence_lightning.training.precision import LossScaling, Precision
 from rence_lightning.training.strategy import FullyShardStrategy
@@ -14,7 +16,12 @@ PROCESSES_PER_CORE = 4
 
 
 def make_fabric(
-    accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
+    accelerator: str,
+    devices: list[int] | str | int,
+    num_nodes: int,
+    strategy: Strategy | str,
+    precision: Precision,
+    timeout: timedelta = TIMEOUT,
 ) -> Fabric:
     """Creates Fabric; turns its errors about impossible settings into a message of one line."""
     scaling = LossScaling() if precision == "16-mixed" else None
@@ -35,6 +42,8 @@ def make_fabric(
             f"trainer: strategy {type(fabric.strategy).__name__} is not supported, because its weights can neither be "
             "given to an engine nor saved; use auto, ddp or rence_lightning.training.FullyShardStrategy"
         )
+    if not isinstance(fabric.strategy, SingleDeviceStrategy):
+        fabric.strategy._timeout = timeout
     processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
     if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
         raise UserError(

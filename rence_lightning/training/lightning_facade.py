@@ -6,6 +6,7 @@ An iteration (rollouts and all updates on them) is Lightning's epoch; an update 
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 from rence_lightning.distributed import agree_on, connect, disconnect, gather
-from rence_lightning.errors import calling, one_line
+from rence_lightning.errors import call_plugin, one_line
 from rence_lightning.training.lightning_callbacks import check_callbacks
 
 LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
@@ -40,6 +41,7 @@ class LightningFacade:
     num_sanity_val_batches = 0
 
     run_dir: Path
+    timeout: timedelta
 
     def __init__(self, fabric: Fabric, callbacks: list[Callback]) -> None:
         check_callbacks(callbacks)
@@ -74,7 +76,7 @@ class LightningFacade:
         if method is None or getattr(method, "__qualname__", "").startswith("Callback."):
             return False
         call = functools.partial(method, cast(pl.Trainer, self), self._module, *args)
-        calling(callback, f"{hook}()", call)
+        call_plugin(callback, f"{hook}()", call)
         return True
 
     @property
@@ -121,7 +123,7 @@ class LightningFacade:
         Raises:
             BaseException: The error that all ranks end with, if one of them has failed.
         """
-        connect()
+        connect(self.timeout)
         status, agreed = TrainerStatus.INTERRUPTED, None
         try:
             yield

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import gather, on_rank_zero
-from rence_lightning.errors import UserError, calling, returned
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.policy import Policy
 from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
 from rence_lightning.run.directory import Run, SavedAt
@@ -28,6 +28,7 @@ from rence_lightning.run.written_config import config_in, write_problems
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.pending import pending_state, restored
+from rence_lightning.training.launch import continued
 from rence_lightning.training.lightning_facade import LightningFacade
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
@@ -93,6 +94,8 @@ class ResumableTrainer(LightningFacade):
         self.lightning_module, self.datamodule = module, datamodule
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
         checkpoint = None
+        if self.training:
+            ckpt_path = on_rank_zero(lambda: continued(ckpt_path, self.wanted_run_dir))
         if ckpt_path is not None:
             checkpoint = on_rank_zero(lambda: find_checkpoint(ckpt_path, self.wanted_run_dir))
         self.resumed_from = checkpoint
@@ -320,9 +323,11 @@ def _state_of(callback: Callback) -> dict[str, Any]:
     Raises:
         PartError: The state raises, or holds something else than plain values.
     """
-    state: dict[str, Any] = calling(callback, "state_dict()", callback.state_dict)
+    state: dict[str, Any] = call_plugin(callback, "state_dict()", callback.state_dict)
     if (strange := _not_plain(state)) is not None:
-        raise returned(callback, "state_dict()", strange, "numbers, texts, tensors, and lists or dictionaries of them")
+        raise invalid_return(
+            callback, "state_dict()", strange, "numbers, texts, tensors, and lists or dictionaries of them"
+        )
     return state
 
 
