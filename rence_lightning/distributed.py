@@ -1,10 +1,9 @@
 """Exchanges of values and errors between the processes of a run, so that all processes fail together.
 
 A rank that has failed takes part in the next exchange of the others with its error instead of a value, and all ranks
-end with that error at the same place. A rank that cannot reach the others ends alone: that a process has ended is the
-business of what started it (torch's elastic agent, torchrun, srun), which then ends the others. Exchanges use a
-separate process group, so that they never mix with a collective of the strategy. In a run of one process, the functions
-return the process's own values.
+end with that error at the same place. A rank that cannot reach the others ends alone, and what started the processes
+(torch's elastic agent, torchrun, srun) ends the others. Exchanges have a process group of their own, so that they never
+mix with collectives of the strategy. A run of one process gets its own values.
 """
 
 import os
@@ -20,11 +19,11 @@ import torch.distributed as dist
 
 from rence_lightning.errors import (
     OURS,
-    PartError,
     PeerError,
     PeerFailed,
     PeerLost,
     Stopped,
+    TracedError,
     UserError,
     exit_code,
     one_line,
@@ -36,17 +35,10 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
 """Default of `trainer.timeout_minutes`: longest time that a rank waits for the others."""
 
-AGREE_SECONDS = 30.0
-"""Time for all ranks to come to the exchange after an error; the others may be grading, for example."""
-
-COLLECTIVE_SECONDS = 5.0
-"""The same for an error among collectives of the strategy; it is enough if all ranks have the same error."""
-
-LAUNCHER_SECONDS = 2.0
-"""Time for the launcher to end a rank that has lost another: it knows which process ended first, and how."""
-
-POLL_SECONDS = 0.2
-"""Time between two looks at whether another rank has failed."""
+AGREE_SECONDS = 30.0  # for all ranks to come to an exchange after an error: they may be grading, for example
+COLLECTIVE_SECONDS = 5.0  # the same after an error among the strategy's collectives, where the others may be stuck
+LAUNCHER_SECONDS = 2.0  # for the launcher to end a rank that has lost another: it knows which ended first, and how
+POLL_SECONDS = 0.2  # between two looks at whether another rank has failed
 
 LATE = "another process hangs, or needs longer than trainer.timeout_minutes; continue with --ckpt_path last"
 LOST = "another process was killed, perhaps because the machine ran out of memory; continue with --ckpt_path last"
@@ -56,7 +48,7 @@ _looked = 0.0
 _sessions = 0
 _timeout = TIMEOUT
 _in_collectives = False
-_group: tuple[Any, Any] | None = None
+_group: Any = None
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -70,17 +62,10 @@ def gather(value: T) -> list[T]:
     """Gives the values of all ranks, in the order of the ranks, to every rank.
 
     Raises:
-        PeerFailed: Another rank has failed; raised on every rank that has not failed itself.
+        PeerFailed: Another rank has failed.
         PeerLost: Another rank has ended, or did not come within `trainer.timeout_minutes`.
     """
     return _exchange(value, None) if rank_and_world()[1] > 1 else [value]
-
-
-def broadcast(value: T) -> T:
-    """Gives the value of rank 0 to every rank."""
-    rank, _ = rank_and_world()
-    first: Any = gather(value if rank == 0 else None)[0]
-    return cast(T, first)
 
 
 def sum_over_ranks(*values: float) -> list[float]:
@@ -95,33 +80,18 @@ def max_over_ranks(value: float) -> float:
 
 def on_rank_zero(work: Callable[[], T]) -> T:
     """Does the work on rank 0 alone, and returns its result on every rank; the other ranks wait for it."""
-    rank, _ = rank_and_world()
-    return broadcast(work() if rank == 0 else cast(T, None))
+    return gather(work() if rank_and_world()[0] == 0 else cast(T, None))[0]
 
 
 def check_same(value: object, what: str) -> None:
-    """Compares a value that all ranks must have alike.
-
-    Args:
-        value: Value of this rank, which can be compared and sent.
-        what: What it describes, for the error.
-
-    Raises:
-        UserError: The ranks have different values.
-    """
+    """Refuses a value that differs between ranks; `what` names it in the error."""
     if any(other != value for other in gather(value)):
-        raise UserError(
-            f"{what} differ between processes; make them the same in each, for example with random.Random(0) in "
-            "place of the unseeded random"
-        )
+        fix = "make them the same in each, for example with random.Random(0) in place of the unseeded random"
+        raise UserError(f"{what} differ between processes; {fix}")
 
 
 class Board:
-    """Numbers that all ranks note and read at any time, without waiting for one another.
-
-    Args:
-        store: Store of the process group, in which the topics have a place of their own.
-    """
+    """Numbers in a store that all ranks note and read at any time, without waiting for one another."""
 
     def __init__(self, store: dist.Store) -> None:
         self._store = store
@@ -149,30 +119,23 @@ def board() -> Board | None:
 
 
 def connect(timeout: timedelta = TIMEOUT) -> None:
-    """Opens the board, in the store of the process group; every rank must call it.
-
-    Args:
-        timeout: Longest time that a rank waits for the others in an exchange.
-    """
+    """Opens the board, and sets how long a rank waits for the others in an exchange; every rank must call it."""
     global _board, _sessions, _timeout
     if rank_and_world()[1] == 1:
         return
     _timeout, _sessions = timeout, _sessions + 1
-    store = dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
-    )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the agent's store outlives the processes
-    _board = Board(dist.PrefixStore(f"rence/{attempt}/{_sessions}", store))
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    _board = Board(dist.PrefixStore(f"rence/{_sessions}", store))
 
 
 def disconnect() -> None:
     """Waits until all ranks have finished, because a launcher ends the others when one exits; closes the exchanges."""
     global _board, _group
-    if rank_and_world()[1] > 1:
+    if _group is not None:
         with suppress(RuntimeError):
-            dist.monitored_barrier(_control_group(), timedelta(seconds=AGREE_SECONDS))
-    _board = None
-    _group = None  # a process group that is still referred to when the interpreter ends aborts the process
+            dist.monitored_barrier(_group, timedelta(seconds=AGREE_SECONDS))
+    _board = _group = None  # a process group that is still referred to when the interpreter ends aborts the process
 
 
 @contextmanager
@@ -180,16 +143,17 @@ def collectives() -> Iterator[None]:
     """Work in which ranks meet in the strategy's own collectives: where one raises, the others cannot agree with it."""
     global _in_collectives
     _in_collectives = True
-    yield
+    try:
+        yield
+    except RuntimeError as error:
+        if _timed_out(error):
+            raise PeerLost(LATE) from error
+        raise
     _in_collectives = False  # stays set where an error leaves the block: `agree_on` looks at it
 
 
 def check_peers() -> None:
-    """Interrupts work that has no use after the failure of another rank; cheap enough for every step of sampling.
-
-    Raises:
-        PeerFailed: Another rank has failed.
-    """
+    """Raises `PeerFailed` if another rank has failed; cheap enough for every step of sampling."""
     global _looked
     if _board is not None and time.monotonic() - _looked >= POLL_SECONDS:
         if _board.read("failed"):
@@ -200,12 +164,8 @@ def check_peers() -> None:
 def agree_on(error: BaseException) -> BaseException:
     """Exchanges this rank's error with the others, and returns the error that all ranks end with.
 
-    The result is this rank's own error; or that of another rank, with the rank's number and of the same class, or a
-    `PeerError` if the class is not one of this project's. The function does not return if the other ranks cannot be
-    reached: it then reports the error and ends the process.
-
-    Args:
-        error: Error that this rank's work has raised.
+    That is this rank's own error; or that of another rank, with the rank's number and of the same class, or a
+    `PeerError` if the class is not one of this project's. Where the others cannot be reached, the process ends here.
     """
     global _in_collectives
     seconds = COLLECTIVE_SECONDS if _in_collectives else AGREE_SECONDS
@@ -241,7 +201,7 @@ def _for_others(error: BaseException, rank: int) -> BaseException:
     if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt()
     message = f"rank {rank}: {one_line(error)}"
-    if isinstance(error, PartError | PeerError):
+    if isinstance(error, TracedError):
         return type(error)(message, error.trace)
     if type(error) in OURS:
         return type(error)(message)
@@ -257,21 +217,19 @@ def _end_alone(error: BaseException) -> NoReturn:
 
 
 def _exchange(value: T, failure: BaseException | None) -> list[T]:
+    global _group
+    if _group is None:  # it works in main memory, also where the strategy's works on GPUs
+        _group = dist.new_group(backend="gloo", timeout=_timeout)
     envelopes: list[Any] = [None] * rank_and_world()[1]
     try:
-        dist.all_gather_object(envelopes, (failure, value), group=_control_group())
+        dist.all_gather_object(envelopes, (failure, value), group=_group)
     except RuntimeError as error:
-        raise PeerLost(LATE if "timed out" in str(error).lower() else LOST) from error
+        raise PeerLost(LATE if _timed_out(error) else LOST) from error
     for rank, (failed, _) in enumerate(envelopes):
         if failed is not None:
             raise PeerFailed(rank, failed)
     return [each for _, each in envelopes]
 
 
-def _control_group() -> Any:
-    """The process group of the exchanges, which works in main memory."""
-    global _group
-    world = dist.group.WORLD
-    if _group is None or _group[0] is not world:
-        _group = (world, dist.new_group(backend="gloo", timeout=_timeout))
-    return _group[1]
+def _timed_out(error: RuntimeError) -> bool:
+    return type(error) is RuntimeError and "timed out" in str(error).lower()  # gloo's errors have no class of their own

@@ -12,7 +12,6 @@ import torch.multiprocessing as multiprocessing
 from rence_lightning.distributed import (
     agree_on,
     board,
-    broadcast,
     check_peers,
     connect,
     disconnect,
@@ -51,7 +50,6 @@ def talk(rank: int, port: int, world: int) -> None:
     assert gather({"rank": rank}) == [{"rank": each} for each in range(world)]
     assert sum_over_ranks(rank, 0.5) == [sum(range(world)), 0.5 * world]
     assert max_over_ranks(-float(rank)) == 0
-    assert broadcast(f"from {rank}") == "from 0"
     assert on_rank_zero(lambda: f"work of {rank}") == "work of 0"
     for error, kind, message in (
         (UserError("bad"), UserError, "bad"),
@@ -94,6 +92,6 @@ def test_all_ranks_receive_values_and_failures() -> None:
 def test_a_single_process_gets_its_own_values() -> None:
     assert rank_and_world() == (0, 1)
     assert gather("x") == ["x"] and sum_over_ranks(1.5, 2) == [1.5, 2] and max_over_ranks(3) == 3
-    assert broadcast(4) == 4 and on_rank_zero(lambda: 7) == 7
+    assert on_rank_zero(lambda: 7) == 7
     error = ValueError("alone")
     assert agree_on(error) is error
