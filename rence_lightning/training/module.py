@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rence_lightning.distributed import gather
-from rence_lightning.errors import UserError, calling, returned
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
 from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
@@ -176,10 +176,10 @@ class PolicyModule(LogsFigures):
         return sum(losses), {name: sum(each[name] for each in figures) for name in figures[0]}
 
     def _loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-        objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
+        objective = call_plugin(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
         scalar = isinstance(objective, Tensor) and objective.ndim == 0
         if not scalar or (torch.is_grad_enabled() and not objective.requires_grad):
-            raise returned(self.objective, "loss()", objective, "a scalar that depends on responses.log_probs")
+            raise invalid_return(self.objective, "loss()", objective, "a scalar that depends on responses.log_probs")
         kl = self.trust_region.kl(responses, totals)
         loss, further = objective + self.trust_region.weight(totals.kl) * kl, {}
         if self.reference is not None:
