@@ -6,16 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.hooks import Callback
-from rence_lightning.distributed import (
-    broadcast,
-    check_same,
-    collectives,
-    gather,
-    on_rank_zero,
-    rank_and_world,
-    sum_over_ranks,
-)
-from rence_lightning.errors import UserError, calling
+from rence_lightning.distributed import check_same, collectives, gather, on_rank_zero, rank_and_world, sum_over_ranks
+from rence_lightning.errors import UserError, call_plugin
 from rence_lightning.evaluation import (
     Description,
     EvaluatedProblem,
@@ -178,13 +170,13 @@ class BenchmarkEvaluation(Callback):
         data, prompts = trainer.datamodule, self._prompts[name]
         rank, world = rank_and_world()
         done = samples.read(name) if rank == 0 else {}
-        complete = broadcast(set(done))
+        complete = on_rank_zero(lambda: set(done))
         missing = [prompt for prompt in prompts if prompt.problem.id not in complete]
         trainer.call("on_benchmark_start", name, len(missing) * self.repeats)
         mine: list[EvaluatedProblem] = []
 
         def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
-            return calling(data.reward, "same()", lambda: data.reward.same(answers))
+            return call_plugin(data.reward, "same()", lambda: data.reward.same(answers))
 
         def keep(group: Group) -> None:
             problem, text = group.prompt.problem, str(data.tokenizer.decode(list(group.prompt.token_ids)))

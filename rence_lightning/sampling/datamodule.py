@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import check_same, sum_over_ranks
-from rence_lightning.errors import UserError, calling, check_parameters
+from rence_lightning.errors import UserError, call_plugin, check_parameters
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
     Cleaned,
@@ -247,7 +247,7 @@ class RolloutDataModule(LightningDataModule):
     def end_iteration(self) -> dict[str, float]:
         """Adapts the sizes of draws to the iteration; returns figures for the log, the same on every rank."""
         self.draw_size.end_iteration()
-        counts = calling(self.reward, "figures()", self.reward.figures)
+        counts = call_plugin(self.reward, "figures()", self.reward.figures)
         totals = dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return {"prompts_cached": float(len(self.pool.cached)), **totals}
 

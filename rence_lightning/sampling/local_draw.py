@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
-from rence_lightning.errors import calling, returned
+from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep
 from rence_lightning.sampling.curriculum.filtering import Outcome
@@ -85,9 +85,11 @@ class LocalDraw:
             self._grader.shutdown(wait=False, cancel_futures=True)  # a group that is being graded goes on to its end
 
     def _sample(self) -> None:
-        stream = calling(self._engine, "generate()", lambda: self._engine.generate(self._stream(), _Cancelled(self)))
+        stream = call_plugin(
+            self._engine, "generate()", lambda: self._engine.generate(self._stream(), _Cancelled(self))
+        )
         try:
-            while (step := calling(self._engine, "generate()", lambda: next(stream, None))) is not None:
+            while (step := call_plugin(self._engine, "generate()", lambda: next(stream, None))) is not None:
                 self._take(step)
                 self._on_tokens(step.responses, step.tokens)
         finally:
@@ -97,7 +99,7 @@ class LocalDraw:
         if missing := [number for number in missing if not self.is_cancelled(number)]:
             problem = self._prompts[self._positions[missing[0]]].problem.id
             expected = f"the responses to all problems before it ends; those to problem {problem} are missing"
-            raise returned(self._engine, "generate()", StopIteration(), expected)
+            raise invalid_return(self._engine, "generate()", StopIteration(), expected)
 
     def is_cancelled(self, number: int) -> bool:
         """Whether the group of a request, counted from 0, can no longer count."""
@@ -118,7 +120,7 @@ class LocalDraw:
     def _take(self, step: SamplingStep) -> None:
         """Has finished groups graded, and moves the cutoff by those that are."""
         if not isinstance(step, SamplingStep):
-            raise returned(self._engine, "generate()", step, "an iterator of SamplingStep")
+            raise invalid_return(self._engine, "generate()", step, "an iterator of SamplingStep")
         for group in step.finished:
             self._finish(group)
         self._ended += step.responses
@@ -129,7 +131,7 @@ class LocalDraw:
     def _finish(self, group: FinishedGroup) -> None:
         if not isinstance(group, FinishedGroup) or group.index not in self._open:
             expected = "a FinishedGroup for each request that it has taken, once"
-            raise returned(self._engine, "generate()", group, expected)
+            raise invalid_return(self._engine, "generate()", group, expected)
         position = self._positions[group.index]
         prompt = self._prompts[position]
         _check_rollouts(self._engine, prompt, group.rollouts, self._group_size)
@@ -175,7 +177,9 @@ class _Cancelled:
 def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
     doing = f"generate(), problem {prompt.problem.id}"
     if not isinstance(rollouts, list) or len(rollouts) != group_size:
-        raise returned(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
+        raise invalid_return(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
     for rollout in rollouts:
         if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
-            raise returned(engine, doing, rollout, "a Rollout with at least one token and a log-probability for each")
+            raise invalid_return(
+                engine, doing, rollout, "a Rollout with at least one token and a log-probability for each"
+            )

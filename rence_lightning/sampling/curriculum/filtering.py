@@ -13,7 +13,7 @@ from itertools import compress
 from typing import Literal
 
 from rence_lightning.configurable import Configurable
-from rence_lightning.errors import UserError, calling, returned
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.problem import Problem
 from rence_lightning.rewards import Response, Score
 
@@ -208,9 +208,9 @@ def decision_of(chosen: PromptFilter, group: GradedGroup) -> FilterDecision:
         PartError: The filter raised an error or returned something invalid.
     """
     doing = f"judge(), problem {group.problem.id}"
-    decision = calling(chosen, doing, lambda: chosen.judge(group))
+    decision = call_plugin(chosen, doing, lambda: chosen.judge(group))
     if fault := _fault(decision, group.size):
-        raise returned(chosen, doing, decision, fault)
+        raise invalid_return(chosen, doing, decision, fault)
     positive, dropped = (tuple(bool(each) for each in flags) for flags in (decision.positive, decision.dropped))
     return FilterDecision(Outcome(decision.outcome), positive, dropped)
 
