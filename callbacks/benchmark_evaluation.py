@@ -21,11 +21,9 @@ from rence_lightning.evaluation import (
     macro_average,
     score_problems,
 )
-from rence_lightning.evaluation.history import history_table
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
 from rence_lightning.rollouts import Sampling
-from rence_lightning.run.loggers import log_table
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -139,8 +137,6 @@ class BenchmarkEvaluation(Callback):
         figures["evaluation/average"] = macro_average(results)
         figures["evaluation/iteration"] = float(iteration)
         trainer.log_metrics(figures, iteration)
-        if trainer.is_global_zero:
-            log_table(trainer.loggers, "evaluations", *history_table(self.history), trainer.global_step)
         against = None if trainer.training else self.against
         evaluation = Evaluation(iteration, results, self.repeats, self.sampling.temperature, samples, first, against)
         trainer.call("on_evaluation_end", evaluation)

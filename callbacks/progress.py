@@ -14,6 +14,7 @@ from rence_lightning.callbacks.base import Callback
 from rence_lightning.callbacks.iteration_table import LEGEND, IterationLine, rate
 from rence_lightning.errors import Stopped
 from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
+from rence_lightning.report.checks import FALLING_ITERATIONS
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -24,9 +25,6 @@ LOG_WIDTH = 120
 
 LINES_PER_HEADING = 20
 """Number of iterations after which the headings of their lines are printed again."""
-
-ALARM_AFTER = 3
-"""Number of consecutive iterations with falling log-probability of correct responses that leads to a warning."""
 
 
 class Progress(Callback):
@@ -221,9 +219,9 @@ class Progress(Callback):
     def _watch_positives(self, log_ratio: Tensor | None) -> None:
         """Warn of likelihood displacement: the policy moves away from the answers that it should learn."""
         self._falling = self._falling + 1 if log_ratio is not None and float(log_ratio) < 0 else 0
-        if self._falling == ALARM_AFTER:
+        if self._falling == FALLING_ITERATIONS:
             self._warn(
-                f"the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
+                f"the log-probability of correct responses has fallen for {FALLING_ITERATIONS} iterations; the run "
                 "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
             )
 
