@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from rence_lightning.evaluation import EvaluatedProblem
 from rence_lightning.prompts.cleaning import REASONS
@@ -11,6 +12,42 @@ from rence_lightning.report.run_record import RunRecord
 
 PHASES = ("rollouts", "old_policy", "updates", "evaluation", "other")
 """The phases that the callback `Timing` measures."""
+
+
+METHOD = {
+    "objective": "model.objective",
+    "trust region": "model.trust_region",
+    "reference policy": "model.reference",
+    "low-rank adapters": "model.lora",
+    "problems": "data.problems",
+    "filter of prompts": "data.filter",
+    "reward": "data.reward",
+    "responses to a prompt (K)": "data.group_size",
+    "prompts per iteration (B)": "data.prompts_per_iteration",
+    "prompts per update": "data.prompts_per_update",
+    "sampling": "data.sampling",
+    "learning rate": "model.optimizer.init_args.lr",
+    "precision": "trainer.precision",
+    "seed": "seed_everything",
+}
+"""The settings that define the method of a run, by their names on the page and in the card."""
+
+
+def method(run: RunRecord) -> dict[str, str]:
+    """The settings that define the method, in words; those that are null are left out."""
+    return {name: text for name, key in METHOD.items() if (text := in_words(run.setting(key)))}
+
+
+def in_words(setting: Any) -> str:
+    """A setting in a line: a class with its arguments, a list or group of settings, or a value; empty for null."""
+    if isinstance(setting, list):
+        return ", ".join(map(in_words, setting))
+    if not isinstance(setting, dict):
+        return "" if setting is None else str(setting)
+    if "class_path" in setting:
+        name, arguments = setting["class_path"].rpartition(".")[2], in_words(setting.get("init_args"))
+        return f"{name} ({arguments})" if arguments else name
+    return ", ".join(f"{key} {in_words(value)}" for key, value in setting.items() if value is not None)
 
 
 def learned(run: RunRecord) -> str:
@@ -85,8 +122,10 @@ def problems_kept(run: RunRecord) -> str:
     reasons = {REASONS.get(reason, reason): count for reason, count in problems["dropped"].items()}
     reasons["longer than data.max_prompt_tokens"] = too_long = problems.get("too_long", 0)
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+    found = sum(each["problems"] for each in problems.get("contamination", {}).values())
     kept = f"{problems['kept'] - too_long:,} of {problems['problems']:,} training problems were kept"
-    return f"{kept}; left out were {listed}." if listed else f"{kept}."
+    kept += f"; left out were {listed}." if listed else "."
+    return kept + (f" {found:,} benchmark problems were found among all." if found else "")
 
 
 def what_next(run: RunRecord, findings: Sequence[Finding]) -> str:

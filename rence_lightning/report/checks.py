@@ -150,7 +150,7 @@ CHECKS = (
 
 def examine(run: RunRecord) -> list[Finding]:
     """The checks for which the run has figures, those that were raised first; none for a run of `validate`."""
-    findings = [_completion(run), _contamination(run), *(check(run) for check in CHECKS)] if run.is_fit else []
+    findings = [_completion(run), *(check(run) for check in CHECKS)] if run.is_fit else []
     return sorted((each for each in findings if each is not None), key=lambda each: -each.level)
 
 
@@ -165,18 +165,6 @@ def _completion(run: RunRecord) -> Finding:
         return Finding("completion", Level.fine, f"{done}; the run is in progress")
     advice = f"Continue it with --ckpt_path {run.path}."
     return Finding("completion", Level.watch, f"{done}; the run was interrupted", advice)
-
-
-def _contamination(run: RunRecord) -> Finding | None:
-    """Benchmark problems in the training data; they are worth a look where they were not left out."""
-    if not (problems := run.training_problems):
-        return None
-    found = sum(int(counts["problems"]) for counts in problems.get("contamination", {}).values())
-    left_out = problems.get("dropped", {}).get("contaminated", 0)
-    text = f"{found:,} benchmark problems were found in the training data; {left_out:,} problems were left out for it"
-    if not found or left_out:
-        return Finding("contamination", Level.fine, text)
-    return Finding("contamination", Level.watch, text, "The accuracy on these problems does not show what was learned.")
 
 
 def verdict(findings: Sequence[Finding]) -> str:

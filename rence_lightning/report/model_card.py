@@ -6,29 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.evaluation import BENCHMARKS
-from rence_lightning.report.answers import problems_kept
+from rence_lightning.prompts.template import PAPER_TEMPLATE
+from rence_lightning.report.answers import in_words, method, problems_kept
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run, SavedAt
 
 if TYPE_CHECKING:  # `huggingface_hub` takes half a second to import
     from huggingface_hub import ModelCard, ModelCardData
-
-METHOD = {
-    "objective": "model.objective",
-    "trust region": "model.trust_region",
-    "reference policy": "model.reference",
-    "low-rank adapters": "model.lora",
-    "problems": "data.problems",
-    "filter of prompts": "data.filter",
-    "reward": "data.reward",
-    "responses to a prompt (K)": "data.group_size",
-    "prompts per iteration (B)": "data.prompts_per_iteration",
-    "sampling": "data.sampling",
-    "learning rate": "model.optimizer.init_args.lr",
-    "precision": "trainer.precision",
-    "seed": "seed_everything",
-}
-"""The settings that define the method, by their names in the card."""
 
 
 def write_model_card(folder: Path, run_dir: Path, saved: SavedAt) -> Path:
@@ -67,10 +51,10 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
     figures = {line["iteration"]: line["benchmarks"] for line in run.evaluations}
     evaluated = figures.get(saved.iteration, {}) if not saved.update else {}
     trained, chosen = [iteration for iteration in figures if iteration], run.setting("export.which") == "best"
-    template = {"template": "{problem}", "chat": False, **(run.described.settings if run.described is not None else {})}
+    template = run.described.settings if run.described is not None else _configured_template(run, folder)
     problems = [each.problem for name in evaluated for each in run.samples(saved.iteration).read(name).values()]
-    made_with = [_in_words(session.get("versions", {})) for session in run.sessions]
-    commits = [_in_words(session.get("commits", {})) for session in run.sessions]
+    made_with = [in_words(session.get("versions", {})) for session in run.sessions]
+    commits = [in_words(session.get("commits", {})) for session in run.sessions]
     ticks = re.findall(r"`+", f"{run.config_yaml} {template} {problems[:1]}")
     return ModelCard.from_template(
         _card_data(run, adapter, base if on_hub else None, evaluated),
@@ -83,10 +67,10 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
         before=figures.get(0, {}) if saved.updates_total else {},
         changes=run.changes(0, saved.iteration),
         chosen_from=len(trained) if max(figures, default=0) > saved.iteration or chosen else 0,
-        fence="`" * max(3, *(len(each) + 1 for each in ticks), 3),
-        template={name: repr(value) for name, value in template.items()},
+        fence="`" * max([3, *(len(each) + 1 for each in ticks)]),
+        template={name: repr(template.get(name)) for name in ("template", "chat", "thinking", "system")},
         problem=repr(problems[0] if problems else "What is 7 times 8?"),
-        method={name: _in_words(run.setting(key)) for name, key in METHOD.items()},
+        method=method(run),
         data=problems_kept(run),
         held_out=list(dict.fromkeys([*run.benchmarks, *(run.setting("evaluation.held_out") or {})])),
         made_with=list(dict.fromkeys(filter(None, made_with))),
@@ -95,11 +79,19 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
     )
 
 
+def _configured_template(run: RunRecord, folder: Path) -> dict[str, Any]:
+    """The template of the prompts in the words of an evaluation's settings; the problem alone where it is not known."""
+    given = run.setting("data.template") or {"text": "{problem}", "chat": False}
+    given = given.get("init_args", given)
+    chat = given.get("chat") if given.get("chat") is not None else (folder / "chat_template.jinja").exists()
+    return {"thinking": False, **given, "template": given.get("text", PAPER_TEMPLATE), "chat": chat}
+
+
 def _card_data(run: RunRecord, adapter: bool, base: str | None, evaluated: Mapping[str, Any]) -> "ModelCardData":
     """The front matter: what the hub indexes and shows beside the card."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    problems = run.setting("data.problems") or []
+    sources = run.setting("data.problems") or []
     results = []
     for name, row in evaluated.items():
         known = BENCHMARKS.get(name)
@@ -115,21 +107,8 @@ def _card_data(run: RunRecord, adapter: bool, base: str | None, evaluated: Mappi
         pipeline_tag="text-generation",
         base_model=base,
         base_model_relation=None if base is None else "adapter" if adapter else "finetune",
-        datasets=[each["init_args"]["name"] for each in problems if str(each["class_path"]).endswith("HubProblems")]
+        datasets=[each["init_args"]["name"] for each in sources if str(each["class_path"]).endswith("HubProblems")]
         or None,
         tags=["rence-lightning", "reinforcement-learning", "rlvr"],
         eval_results=results or None,
     )
-
-
-def _in_words(setting: Any) -> str:
-    """A setting in a line: a class with its arguments, a list or group of settings, or a value; empty for null."""
-    if isinstance(setting, list):
-        return "; ".join(map(_in_words, setting))
-    if not isinstance(setting, dict):
-        return "" if setting is None else str(setting)
-    if "class_path" in setting:
-        return f"{setting['class_path'].rpartition('.')[2]} ({_in_words(setting.get('init_args') or {})})".replace(
-            " ()", ""
-        )
-    return ", ".join(f"{key} {_in_words(value)}" for key, value in setting.items() if value is not None)

@@ -20,18 +20,6 @@ LONGEST_TEXT = 6_000
 PROBLEMS_SHOWN = 8
 """Number of problems of each benchmark whose responses are shown."""
 
-FACTS = {
-    "policy": "model.policy",
-    "objective": "model.objective.class_path",
-    "group size (K)": "data.group_size",
-    "prompts per iteration (B)": "data.prompts_per_iteration",
-    "prompts per update": "data.prompts_per_update",
-    "iterations": "trainer.max_iterations",
-    "learning rate": "model.optimizer.init_args.lr",
-    "seed": "seed_everything",
-}
-"""The settings that say what a run was, by their names on the page."""
-
 
 def write_report(*run_dirs: Path, file: Path | None = None, at_end: bool = False) -> Path:
     """Writes the report of a run, or of several runs side by side.
@@ -73,7 +61,6 @@ def render(runs: Mapping[str, RunRecord]) -> str:
     changes, not_compared = _changes(runs) if others else (first.changes(), "")
     return environment.get_template("page.html.j2").render(
         runs={name: (run, examine(run)) for name, run in runs.items()},
-        facts=FACTS,
         colours=COLOURS,
         answers=answers,
         verdict=verdict,

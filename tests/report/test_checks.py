@@ -1,6 +1,5 @@
 """The checks of the report's verdict: each is raised by a series made for it, and not by a healthy one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +122,6 @@ def test_the_end_of_the_run(iterations: int, settings: dict[str, Any], level: Le
     Run(tmp_path, "run", **settings).write()
     (found,) = [each for each in examine(run) if each.name == "completion"]
     assert found.level == level and text in found.text
-
-
-@pytest.mark.parametrize(("left_out", "level"), [(7, FINE), (0, WATCH)])
-def test_benchmark_problems_in_the_training_data(left_out: int, level: Level, tmp_path: Path) -> None:
-    run = record(tmp_path, "rollouts/correct", [0.5] * 20, CONFIG)
-    account = {"dropped": {"contaminated": left_out}, "contamination": {"math500": {"problems": 7}}}
-    (tmp_path / "training_problems.json").write_text(json.dumps(account))
-    (found,) = [each for each in examine(run) if each.name == "contamination"]
-    assert found.level == level and found.text.startswith("7 benchmark problems")
 
 
 def test_the_verdict_counts_what_was_raised() -> None:

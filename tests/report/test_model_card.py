@@ -94,14 +94,27 @@ def test_the_configuration_in_the_card_is_that_of_the_run(run: Path) -> None:
     assert yaml.safe_load(text) == yaml.safe_load((run / "config.yaml").read_text())
 
 
-@pytest.mark.parametrize("chat", [False, True])
-def test_the_code_in_the_card_prompts_as_in_training(chat: bool, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: dict[str, Any] = {"text": 'Sum: {problem}\n"quoted"', "chat": chat, "system": "Add." if chat else None}
+@pytest.mark.parametrize(("chat", "evaluated"), [(False, True), (True, True), (False, False), (None, False)])
+def test_the_code_in_the_card_prompts_as_in_training(
+    chat: bool | None, evaluated: bool, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an evaluation describes it, or the configuration, where the tokenizer decides if `chat` is null."""
+    settings: dict[str, Any] = {
+        "text": 'Sum: {problem}\n"quoted"',
+        "chat": chat,
+        "system": None if chat is False else "Add.",
+    }
+    problem = next(iter(find_samples(copy).read("arithmetic").values())).problem if evaluated else "What is 7 times 8?"
     file = copy / "evaluations" / "iteration-0002" / "evaluation.json"
     description = json.loads(file.read_text())
     description["settings"] |= {"template": settings["text"], "chat": chat, "system": settings["system"]}
     file.write_text(json.dumps(description))
-    if chat:
+    if not evaluated:
+        config = yaml.safe_load((copy / "config.yaml").read_text())
+        config["data"]["template"]["init_args"] = settings
+        (copy / "config.yaml").write_text(yaml.safe_dump(config))
+        shutil.rmtree(copy / "evaluations")
+    if chat is not False:
         tokenizer = AutoTokenizer.from_pretrained(copy / "hf")
         tokenizer.chat_template = "{% for m in messages %}{{ m.role }}+{{ m.content }}={% endfor %}?\n"
         tokenizer.save_pretrained(copy / "hf")
@@ -118,7 +131,6 @@ def test_the_code_in_the_card_prompts_as_in_training(chat: bool, copy: Path, mon
     monkeypatch.setattr("transformers.Qwen3ForCausalLM.generate", watched)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
-    problem = next(iter(find_samples(copy).read("arithmetic").values())).problem
     tokenizer = AutoTokenizer.from_pretrained(".")
     assert prompts == [PromptTemplate(**settings).encode(tokenizer, Problem("1", problem, "2"))]
     assert printed.getvalue().strip()

@@ -94,7 +94,7 @@ def test_the_page_answers_every_question(run: Path) -> None:
     assert f"accuracy on arithmetic went from {before:.1f}% to {after:.1f}% in 4 iterations" in page.text
     difference = compare(*(find_samples(run / "evaluations" / f"iteration-000{n}") for n in (0, 4)))["arithmetic"]
     assert f"95% interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}" in page.text
-    assert "policy embedded:arithmetic" in page.text and "seed 7" in page.text
+    assert "Training of embedded:arithmetic, in" in page.text and "seed 7" in page.text
     assert "4 of 4 iterations are done" in page.text, "the run is not in progress while it writes its report"
     for question in ("Did it learn?", "Is it healthy?", "Where did the time go?", "What did it sample?", "What next?"):
         assert question in page.text
@@ -197,10 +197,11 @@ def test_what_was_sampled_is_counted(copy: Path) -> None:
     for outcome in ("too easy", "too hard", "mastered"):
         assert f" {outcomes[outcome.replace(' ', '_')]} {outcome}" in sampled(record)
     account = {"problems": 2000, "kept": 1990, "dropped": {"duplicate": 7, "contaminated": 3}, "too_long": 5}
+    account["contamination"] = {"math500": {"problems": 2}}
     (copy / "training_problems.json").write_text(json.dumps(account))
     assert problems_kept(RunRecord(copy)) == (
         "1,985 of 2,000 training problems were kept; left out were 7 duplicates, 3 found in a benchmark, 5 longer than "
-        "data.max_prompt_tokens."
+        "data.max_prompt_tokens. 2 benchmark problems were found among all."
     )
 
 
