@@ -1,4 +1,4 @@
-"""Export of the trained policy in Hugging Face format, at the end of a run, with a model card, and to the hub."""
+"""Export of the trained policy in Hugging Face format, with a model card, at the end of a run."""
 
 from pathlib import Path
 from typing import Literal, cast
@@ -15,7 +15,6 @@ from rence_lightning.policy import Policy, export_policy
 from rence_lightning.policy.load import DType
 from rence_lightning.report.model_card import write_model_card
 from rence_lightning.run.directory import SavedAt
-from rence_lightning.run.hub import check_repository_name, prepare_repository, push_folder
 from rence_lightning.run.saved_policy import read_policy
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import full_state_dict, is_sharded
@@ -30,9 +29,6 @@ class ExportPolicy(Callback):
         which: Policy to export: `last`, the one at the end of training, or `best`, the checkpoint with the highest
             average over the benchmarks.
         dtype: Data type of the exported parameters; null for the one in which the policy was trained.
-        push_to_hub: Repository on the Hugging Face hub, as `user/name`, to which the folder is uploaded at the end of
-            the run. The token is checked and the repository created at the start.
-        private: Whether a repository that is created on the hub is private.
     """
 
     def __init__(
@@ -40,23 +36,10 @@ class ExportPolicy(Callback):
         enabled: bool = True,
         which: Literal["last", "best"] = "last",
         dtype: DType | None = None,
-        push_to_hub: str | None = None,
-        private: bool = True,
     ) -> None:
-        if push_to_hub is not None:
-            if not enabled:
-                raise UserError("export: push_to_hub is set, but enabled is false; set it to true")
-            check_repository_name(push_to_hub)
         self.enabled = enabled
         self.which = which
         self.dtype = dtype
-        self.push_to_hub = push_to_hub
-        self.private = private
-
-    def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        """Creates the repository, so that a run does not end with a token that may not write."""
-        if (name := self.push_to_hub) is not None and stage == "fit":
-            on_rank_zero(lambda: prepare_repository(name, self.private))
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
         """Refuses `best` in a run that has not evaluated its policy before the first iteration.
@@ -84,18 +67,8 @@ class ExportPolicy(Callback):
             on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
         if trainer.is_global_zero:
             self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.checkpoints.saved_at)
+            _say(f"exported to     {folder}; publish it with: hf upload USER/NAME {folder}")
         trainer.call("on_export", folder)
-
-    def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        """Uploads the folder, when everything else of the run is written."""
-        if self.push_to_hub is None or not trainer.is_global_zero:
-            return
-        try:
-            _say(f"pushed to       {push_folder(trainer.run_dir / 'hf', self.push_to_hub, self.private)}")
-        except UserError as error:  # the run is complete and saved: the policy can be pushed later
-            again = f"python -m rence_lightning push {trainer.run_dir} {self.push_to_hub}"
-            again += "" if self.private else " --public"
-            _say(f"hf/ was not pushed: {one_line(error)}; push it with {again}", style="yellow")
 
     def _best(self, trainer: Trainer) -> Path | None:
         """The checkpoint to export; None for the policy in memory."""
@@ -112,7 +85,7 @@ class ExportPolicy(Callback):
 
     def _describe(self, trainer: Trainer, folder: Path, saved: SavedAt) -> None:
         try:
-            write_model_card(folder, trainer.run_dir, saved, self.push_to_hub)
+            write_model_card(folder, trainer.run_dir, saved)
         except Exception as error:  # the policy is exported: a card is no reason to lose the end of the run
             _say(f"the model card was not written ({one_line(error)})", style="yellow")
 

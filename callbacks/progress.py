@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import Stopped
 from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
+from rence_lightning.report.checks import FALLING_ITERATIONS
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -22,9 +23,6 @@ LOG_WIDTH = 120
 
 LINES_PER_HEADING = 20
 """Number of iterations after which the headings of their lines are printed again."""
-
-ALARM_AFTER = 3
-"""Number of consecutive iterations with falling log-probability of correct responses that leads to a warning."""
 
 
 LEGEND = "kept: groups trained on / groups sampled; rollouts, updates: time spent; left: time left, estimated"
@@ -144,9 +142,11 @@ class Progress(Callback):
         self._say(iteration_line(label, figures, self._sampling_seconds, updates, left))
         if figures["rollouts/groups_trained"]:  # else, the figures of updates are an earlier iteration's
             self._falling = self._falling + 1 if figures.get("iteration/positive_log_ratio", 0.0) < 0 else 0
-        if self._falling == ALARM_AFTER:  # likelihood displacement: the policy moves away from what it should learn
+        if (
+            self._falling == FALLING_ITERATIONS
+        ):  # likelihood displacement: the policy moves away from what it should learn
             self._warn(
-                f"the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
+                f"the log-probability of correct responses has fallen for {FALLING_ITERATIONS} iterations; the run "
                 "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
             )
 

@@ -2,13 +2,11 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
-from stand_in_hub import TOKEN, StandInHub, stand_in_hub
 
 # Times differ between machines, and between runs on a busy machine.
 settings.register_profile("any machine", deadline=None)
@@ -30,12 +28,3 @@ def data_folder() -> Path:
 def no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces `sys.argv`, which Lightning's command line reads in addition to the arguments that it is given."""
     monkeypatch.setattr(sys, "argv", ["rence_lightning"])
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    """A stand-in for the Hugging Face hub, with a token that it knows."""
-    with stand_in_hub() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub

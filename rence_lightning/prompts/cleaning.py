@@ -15,6 +15,14 @@ from rence_lightning.prompts.overlap import Overlap, OverlapIndex, normal_form
 What = Literal["drop", "keep"]
 Reason = Literal["script", "duplicate", "conflict", "contaminated"]
 
+REASONS: dict[Reason, str] = {
+    "script": "in another script",
+    "duplicate": "duplicates",
+    "conflict": "copies with different answers",
+    "contaminated": "found in a benchmark",
+}
+"""The reasons in words, to follow a number."""
+
 _MATHEMATICAL = ("GREEK", "MATHEMATICAL")
 """First words of the Unicode names of letters that occur in problems of any language."""
 
@@ -59,7 +67,7 @@ class Cleaned:
     reported: list[Dropped] = field(default_factory=list)
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Reason, int]:
         """The number of problems left out for each reason."""
         return dict(Counter(dropped.reason for dropped in self.dropped))
 
@@ -83,9 +91,7 @@ class Cleaned:
         total = len(self.kept) + len(self.dropped)
         lines = []
         if self.dropped:
-            names = {"script": "in another script", "conflict": "copies with different answers"}
-            names |= {"duplicate": "duplicates", "contaminated": "found in a benchmark"}
-            why = ", ".join(f"{count:,} {names[reason]}" for reason, count in self.counts.items())
+            why = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in self.counts.items())
             lines.append(f"training problems: {len(self.kept):,} of {total:,}; left out: {why}")
         if self.overlaps:
             verb = "left out" if not self.reported else "NOT left out (data.cleaning.contaminated: keep)"

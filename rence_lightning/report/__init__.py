@@ -1,5 +1,5 @@
-"""The report: a run directory as one HTML page that opens without a server."""
+"""The report: run directories as one HTML page that opens without a server, and the model card of a policy."""
 
-from rence_lightning.report.page import REPORT, write_report
+from rence_lightning.report.page import write_report
 
-__all__ = ["REPORT", "write_report"]
+__all__ = ["write_report"]

@@ -1,28 +1,27 @@
 """The model card of an exported policy: what it was trained from, how, on what, and what it solves."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rence_lightning.evaluation import BENCHMARKS, Difference
-from rence_lightning.report.card_facts import CardFacts
+from rence_lightning.evaluation import BENCHMARKS
+from rence_lightning.prompts.template import PAPER_TEMPLATE
+from rence_lightning.report.answers import in_words, method, problems_kept
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run, SavedAt
 
-if TYPE_CHECKING:  # `huggingface_hub` takes half a second to import: a report needs none of it
-    from huggingface_hub import EvalResult, ModelCardData
-
-CARD = "README.md"
+if TYPE_CHECKING:  # `huggingface_hub` takes half a second to import
+    from huggingface_hub import ModelCard, ModelCardData
 
 
-def write_model_card(folder: Path, run_dir: Path, saved: SavedAt, repository: str | None = None) -> Path:
+def write_model_card(folder: Path, run_dir: Path, saved: SavedAt) -> Path:
     """Writes the model card of an exported policy, from what its run directory holds.
 
     Args:
         folder: Folder with the exported policy.
         run_dir: Run directory of `fit`.
         saved: Moment of training that the policy is from.
-        repository: Repository on the Hugging Face hub that the folder is meant for, as `user/name`.
 
     Returns:
         The file written.
@@ -30,105 +29,86 @@ def write_model_card(folder: Path, run_dir: Path, saved: SavedAt, repository: st
     Raises:
         UserError: `run_dir` is not a run directory, or a file in it cannot be read.
     """
-    file = folder / CARD
-    text = model_card(CardFacts(RunRecord(run_dir), saved, folder), repository)
+    file = folder / "README.md"
+    text = str(model_card(folder, RunRecord(run_dir), saved))
     file.write_text(text, encoding="utf-8", errors="replace")  # a problem may hold lone surrogates, as JSON can
     return file
 
 
 def describe_checkpoint(folder: Path, checkpoint: Path) -> Path | None:
-    """Writes the model card of a policy that was exported from a checkpoint, from the run that it is in.
-
-    Args:
-        folder: Folder with the exported policy.
-        checkpoint: Folder of the checkpoint.
-
-    Returns:
-        The file written; None if the checkpoint is a copy outside of its run.
-
-    Raises:
-        UserError: A file of the run cannot be read.
-    """
+    """Writes the model card of a policy that was exported from a checkpoint; None for a copy outside of its run."""
     saved, run = SavedAt.read(checkpoint), Run.open(checkpoint.parents[1])
-    if run is None or run.id != saved.run:
-        return None
-    return write_model_card(folder, run.directory, saved)
+    return write_model_card(folder, run.directory, saved) if run is not None and run.id == saved.run else None
 
 
-def model_card(facts: CardFacts, repository: str | None = None) -> str:
-    """The text of a model card: front matter for the hub, and Markdown."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
+    """The model card of a policy: front matter for the hub, and Markdown."""
+    from huggingface_hub import ModelCard
 
-    environment = Environment(
-        loader=PackageLoader("rence_lightning.report", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    adapter = (folder / "adapter_config.json").exists()
+    base = str(run.setting("model.policy") or "unknown")
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
+    figures = {line["iteration"]: line["benchmarks"] for line in run.evaluations}
+    evaluated = figures.get(saved.iteration, {}) if not saved.update else {}
+    trained, chosen = [iteration for iteration in figures if iteration], run.setting("export.which") == "best"
+    template = run.described.settings if run.described is not None else _configured_template(run, folder)
+    problems = [each.problem for name in evaluated for each in run.samples(saved.iteration).read(name).values()]
+    made_with = [in_words(session.get("versions", {})) for session in run.sessions]
+    commits = [in_words(session.get("commits", {})) for session in run.sessions]
+    ticks = re.findall(r"`+", f"{run.config_yaml} {template} {problems[:1]}")
+    return ModelCard.from_template(
+        _card_data(run, adapter, base if on_hub else None, evaluated),
+        template_path=str(Path(__file__).with_name("model_card.md.j2")),
+        run=run,
+        adapter=adapter,
+        base=f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{base}`",
+        saved=saved,
+        evaluated=evaluated,
+        before=figures.get(0, {}) if saved.updates_total else {},
+        changes=run.changes(0, saved.iteration),
+        chosen_from=len(trained) if max(figures, default=0) > saved.iteration or chosen else 0,
+        fence="`" * max([3, *(len(each) + 1 for each in ticks)]),
+        template={name: repr(template.get(name)) for name in ("template", "chat", "thinking", "system")},
+        problem=repr(problems[0] if problems else "What is 7 times 8?"),
+        method=method(run),
+        data=problems_kept(run),
+        held_out=list(dict.fromkeys([*run.benchmarks, *(run.setting("evaluation.held_out") or {})])),
+        made_with=list(dict.fromkeys(filter(None, made_with))),
+        commits=list(dict.fromkeys(filter(None, commits))),
+        changed=[change for each in run.sessions for change in each.get("changed", [])],
     )
-    environment.filters |= {
-        "percent": _percent,
-        "cell": _cell,
-        "accuracy": _accuracy,
-        "change": _change,
-        "python": repr,
-    }
-    text = environment.get_template("model_card.md.j2").render(facts=facts, repository=repository)
-    return f"---\n{card_data(facts).to_yaml()}\n---\n\n{text}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _configured_template(run: RunRecord, folder: Path) -> dict[str, Any]:
+    """The template of the prompts in the words of an evaluation's settings; the problem alone where it is not known."""
+    given = run.setting("data.template") or {"text": "{problem}", "chat": False}
+    given = given.get("init_args", given)
+    chat = given.get("chat") if given.get("chat") is not None else (folder / "chat_template.jinja").exists()
+    return {"thinking": False, **given, "template": given.get("text", PAPER_TEMPLATE), "chat": chat}
 
 
-def _accuracy(figures: Mapping[str, float]) -> str:
-    """avg@k and its interval, in percent."""
-    interval = f" ({_percent(figures['avg_low'])} to {_percent(figures['avg_high'])})" if "avg_low" in figures else ""
-    return _percent(figures["avg"]) + interval
-
-
-def _change(difference: Difference) -> str:
-    """A difference and its interval, in points."""
-    shown = [f"{100 * share:+.1f}" for share in (difference.b - difference.a, difference.low, difference.high)]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
-
-
-def _cell(text: str) -> str:
-    """Text that does not end a cell of a table."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def card_data(facts: CardFacts) -> "ModelCardData":
+def _card_data(run: RunRecord, adapter: bool, base: str | None, evaluated: Mapping[str, Any]) -> "ModelCardData":
     """The front matter: what the hub indexes and shows beside the card."""
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
-    base = facts.base if facts.base is not None and facts.base_on_hub else None
+    sources = run.setting("data.problems") or []
+    results = []
+    for name, row in evaluated.items():
+        known = BENCHMARKS.get(name)
+        interval = [round(row[end], 4) for end in ("avg_low", "avg_high") if end in row]
+        results.append(EvalResult(
+            task_type="text-generation", dataset_type=known.hub if known is not None else name, dataset_name=name,
+            dataset_split=known.split if known is not None else None, metric_type="accuracy", metric_name="avg@k",
+            metric_value=round(row["avg"], 4), metric_args={"interval_95": interval, "sampling": run.how_evaluated},
+        ))  # fmt: skip
     return ModelCardData(
-        model_name=facts.name,
-        library_name="peft" if facts.is_adapter else "transformers",
+        model_name=run.name,
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         base_model=base,
-        base_model_relation=None if base is None else "adapter" if facts.is_adapter else "finetune",
-        datasets=facts.hub_data_sets or None,
+        base_model_relation=None if base is None else "adapter" if adapter else "finetune",
+        datasets=[each["init_args"]["name"] for each in sources if str(each["class_path"]).endswith("HubProblems")]
+        or None,
         tags=["rence-lightning", "reinforcement-learning", "rlvr"],
-        eval_results=[_eval_result(facts, name, figures) for name, figures in (facts.after or {}).items()] or None,
-    )
-
-
-def _eval_result(facts: CardFacts, name: str, figures: Mapping[str, float]) -> "EvalResult":
-    from huggingface_hub import EvalResult
-
-    known = BENCHMARKS.get(name)
-    how: dict[str, Any] = {"repeats": facts.repeats, "temperature": facts.temperature}
-    if "avg_low" in figures:
-        how["interval_95"] = [round(figures[end], 4) for end in ("avg_low", "avg_high")]
-    return EvalResult(
-        task_type="text-generation",
-        dataset_type=known.hub if known is not None else name,
-        dataset_name=name,
-        dataset_split=known.split if known is not None else None,
-        metric_type="accuracy",
-        metric_name=facts.accuracy,
-        metric_value=round(figures["avg"], 4),
-        metric_args={key: value for key, value in how.items() if value is not None} or None,
+        eval_results=results or None,
     )

@@ -1,59 +1,54 @@
-"""The report page: the contents of a run directory, for readers who did not make the run."""
+"""The page: the contents of one run directory or several, for readers who did not make the runs."""
 
-import base64
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rence_lightning.errors import UserError
-from rence_lightning.report import charts, times
-from rence_lightning.report.dropped import account
-from rence_lightning.report.examine import examine, kl_target
-from rence_lightning.report.figures import COLOURS, Plot
-from rence_lightning.report.numbers import clock, percent
-from rence_lightning.report.results import Results
+from rence_lightning.evaluation import Difference, EvaluatedProblem, compare
+from rence_lightning.report import answers
+from rence_lightning.report.checks import examine, verdict
+from rence_lightning.report.curves import COLOURS, figures
 from rence_lightning.report.run_record import RunRecord
-from rence_lightning.report.samples import comparisons, groups_of_each_outcome, same_prompt
-from rence_lightning.report.verdict import Level, verdict, worst
 
-REPORT = "report.html"
 LONGEST_TEXT = 6_000
 """Number of characters of a response that are shown; a longer one is shortened in the middle."""
 
-GLIMPSE = 200
-"""Number of characters of a response that are shown at the top of the page."""
-
-SYMBOLS = {Level.FINE: ("✓", "fine"), Level.WATCH: ("!", "watch"), Level.WRONG: ("✗", "wrong")}
-"""Symbol and word of each level: colour is never the only sign."""
+PROBLEMS_SHOWN = 8
+"""Number of problems of each benchmark whose responses are shown."""
 
 
-def write_report(run_dir: Path, file: Path | None = None, at_end: bool = False) -> Path:
-    """Write the report of a run.
+def write_report(*run_dirs: Path, file: Path | None = None, at_end: bool = False) -> Path:
+    """Writes the report of a run, or of several runs side by side.
 
     Args:
-        run_dir: Run directory of `fit` or of `validate`.
-        file: File to write (default: `report.html` in the run directory).
+        run_dirs: Run directories of `fit` or `validate`; all others are compared with the first.
+        file: File to write (default: `report.html` in the first run directory).
         at_end: Whether the run itself writes it, at its end.
 
     Returns:
         The file written.
 
     Raises:
-        UserError: `run_dir` is not a run directory, or the page cannot be written.
+        UserError: A folder is not a run directory, or the page cannot be written.
     """
-    page = render(RunRecord(run_dir, at_end))
-    file = file if file is not None else run_dir / REPORT
+    runs = {run.name: run for run in (RunRecord(path, at_end) for path in run_dirs)}
+    if len(runs) < len(run_dirs):
+        runs = {str(path): RunRecord(path) for path in run_dirs}
+    file = file if file is not None else run_dirs[0] / "report.html"
     try:
         # Model output may contain lone surrogates, which cannot be encoded in UTF-8.
-        file.write_text(page, encoding="utf-8", errors="replace")
+        file.write_text(render(runs), encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"report: {file} cannot be written ({error.strerror})") from error
     return file
 
 
-def render(run: RunRecord) -> str:
-    """The HTML of the report."""
+def render(runs: Mapping[str, RunRecord]) -> str:
+    """The HTML of the report of runs, given by name."""
     environment = Environment(
         loader=PackageLoader("rence_lightning.report", "."),
         autoescape=True,  # model output is text, even where it looks like HTML
@@ -61,76 +56,64 @@ def render(run: RunRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "shorten": _shorten,
-        "image": _image,
-        "clock": clock,
-        "glimpse": _glimpse,
-    }
-    results, dropped = Results(run), account(run)
-    spent = times.time_spent(run) if run.command == "fit" else []  # an evaluation has one phase
-    checks = examine(run, results)
-    compared = comparisons(run)
-    example = next((pair for each in compared for pair in each.problems if pair[0] is not None), None)
+    environment.filters |= {"shorten": _shorten, "correct": answers.correct}
+    first, *others = runs.values()
+    changes, not_compared = _changes(runs) if others else (first.changes(), "")
     return environment.get_template("page.html.j2").render(
-        run=run,
-        facts=_facts(run),
+        runs={name: (run, examine(run)) for name, run in runs.items()},
         colours=COLOURS,
-        results=results,
-        learned=charts.present([charts.accuracy_curve(run)]) + charts.curves(run, charts.LEARNED),
-        checks=checks,
-        verdict=verdict(checks) if checks else "",
-        level=SYMBOLS[worst(checks)],
-        symbols=SYMBOLS,
-        health=charts.present([charts.kl_curve(run, kl_target(run))]) + charts.curves(run, charts.HEALTH),
-        spent=spent,
-        time_summary=times.summary(spent),
-        lost=times.lost_seconds(run),
-        time_plots=charts.present([charts.time_plot(run)]) if spent else [],
-        dropped=dropped,
-        dropped_plots=charts.present([charts.outcome_plot(run), charts.pool_curve(run)]),
-        comparisons=compared,
-        example=example,
-        same_prompt=None if compared and results.trained else same_prompt(run),
-        distributions=charts.distributions(run),
-        groups=groups_of_each_outcome(run),
-        further=charts.curves(run, charts.FURTHER),
+        answers=answers,
+        verdict=verdict,
+        changes=changes,
+        not_compared=not_compared,
+        figures=figures(runs),
+        problems=[] if others else list(_problems(first)),
+        groups=[] if others else list(_groups(first)),
+        settings={name: _settings_that_differ(first, run) for name, run in runs.items()},
     )
 
 
-def _facts(run: RunRecord) -> dict[str, str]:
-    """The main settings and sizes of the run, by name."""
-    objective = run.setting("model.objective.class_path")
-    fit = run.command == "fit"
-    facts: dict[str, Any] = {
-        "policy": run.setting("model.policy"),
-        "objective": str(objective).rpartition(".")[2] if objective and fit else None,
-        "iterations": f"{run.iterations} of {run.planned or '?'}" if fit else None,
-        "updates": run.updates or None,
-        "group size (K)": run.setting("data.group_size") if fit else None,
-        "prompts per iteration (B)": run.setting("data.prompts_per_iteration") if fit else None,
-        "training prompts": run.training_problems.get("kept"),
-        "seed": run.setting("seed_everything"),
+def _changes(runs: Mapping[str, RunRecord]) -> tuple[dict[str, Difference], str]:
+    """The paired differences between the last evaluations of the first run and the others, and why some are missing."""
+    folders = {
+        name: run.samples(run.evaluations[-1]["iteration"] if run.evaluations else 0) for name, run in runs.items()
     }
-    if run.evaluations:
-        repeats, temperature = run.evaluation_setting("repeats"), run.evaluation_setting("temperature")
-        facts["evaluation"] = f"{repeats or '?'} samples per problem at temperature {temperature}"
-    return {name: str(value) for name, value in facts.items() if value is not None}
+    first, *others = folders.items()
+    changes: dict[str, Difference] = {}
+    missing = []
+    for name, folder in others:
+        try:
+            changes |= {f"{name}: {benchmark}": change for benchmark, change in compare(first[1], folder).items()}
+        except UserError as error:
+            missing.append(str(error))
+    return changes, "; ".join(missing)
+
+
+def _settings_that_differ(first: RunRecord, other: RunRecord) -> str:
+    before, after = first.config_yaml.splitlines(), other.config_yaml.splitlines()
+    return "\n".join(list(difflib.unified_diff(before, after, n=2, lineterm=""))[2:])
+
+
+def _problems(run: RunRecord) -> Iterator[tuple[str, EvaluatedProblem | None, EvaluatedProblem]]:
+    """Benchmark, and a problem in the first and the last evaluation; those solved more or less often come first."""
+    for benchmark in run.benchmarks:
+        before, after = (run.samples(run.evaluations[at]["iteration"]).read(benchmark) for at in (0, -1))
+        same = len(run.evaluations) == 1
+        pairs = [(None if same else before.get(key), problem) for key, problem in after.items()]
+        pairs.sort(key=lambda pair: pair[0] is None or answers.correct(pair[0]) == answers.correct(pair[1]))
+        yield from ((benchmark, *pair) for pair in pairs[:PROBLEMS_SHOWN])
+
+
+def _groups(run: RunRecord) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Iteration and first group of each outcome, from the first and the last logged iteration."""
+    logged: Sequence[int] = list(run.rollout_files)
+    for iteration in dict.fromkeys((*logged[:1], *logged[-1:])):
+        examples = {group["outcome"]: group for group in reversed(list(run.groups(iteration)))}
+        yield from ((iteration, examples[outcome]) for outcome in sorted(examples))
 
 
 def _shorten(text: str) -> str:
-    if len(text) <= LONGEST_TEXT:
-        return text
     left_out = len(text) - LONGEST_TEXT
+    if left_out <= 0:
+        return text
     return f"{text[: LONGEST_TEXT // 2]}\n\n[... {left_out:,} characters ...]\n\n{text[-LONGEST_TEXT // 2 :]}"
-
-
-def _glimpse(text: str) -> str:
-    """The end of a response, where its answer is."""
-    return text if len(text) <= GLIMPSE else f"... {text[-GLIMPSE:]}"
-
-
-def _image(plot: Plot) -> str:
-    """The figure as a data URI, which isolates it from the page."""
-    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()

@@ -1,4 +1,4 @@
-"""A run directory as the report reads it; every file is optional, except that there is an evaluation or a metric."""
+"""A run directory as reports and model cards read it; any file may be missing, but not metrics and evaluations both."""
 
 import csv
 import json
@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import Description, EvaluatedProblem, SampleFolder, iteration_of, read_evaluations
+from rence_lightning.evaluation import Description, Difference, SampleFolder, compare, iteration_of, read_evaluations
+from rence_lightning.evaluation.comparison import MACRO
 from rence_lightning.run.directory import Run
 from rence_lightning.run.lock import is_locked
 
@@ -42,22 +43,29 @@ class RunRecord:
         if not self.evaluations and not self._rows:
             raise UserError(f"report: {self.path} holds neither metrics.csv nor evaluations.jsonl with any content")
 
-    @cached_property
-    def config_yaml(self) -> str:
-        """The text of the configuration of the last session, empty where there is none."""
-        sessions = self.identity.sessions if self.identity is not None else ()
-        file = self.path / ((sessions[-1]["config"] if sessions else None) or "config.yaml")
-        return file.read_text() if file.exists() else ""
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
 
     @cached_property
     def identity(self) -> Run | None:
-        """The contents of `run.json`, None in a directory of an earlier version."""
+        """The contents of `run.json`, None where there is none."""
         return Run.open(self.path)
 
     @property
-    def finished(self) -> bool | None:
-        """Whether the run reached its end, None where that is not known."""
-        return self.at_end or (self.identity.finished if self.identity is not None else None)
+    def sessions(self) -> tuple[dict[str, Any], ...]:
+        """The records of each start and resume of the run."""
+        return self.identity.sessions if self.identity is not None else ()
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether `fit` made the run directory, and not `validate`."""
+        trained = bool(self.training_problems or self.iterations)
+        return trained if self.identity is None else self.identity.command == "fit"
+
+    @property
+    def finished(self) -> bool:
+        return self.at_end or (self.identity is not None and self.identity.finished)
 
     @cached_property
     def running(self) -> bool:
@@ -67,46 +75,15 @@ class RunRecord:
         except OSError:  # a directory that this user cannot write to
             return False
 
-    @property
-    def planned(self) -> int | None:
-        """The configured number of iterations, None where it is not known."""
-        planned = self.setting("trainer.max_iterations")
-        return planned if isinstance(planned, int) else None
-
     @cached_property
-    def command(self) -> str:
-        """The command that made the run directory, `fit` or `validate`.
-
-        `run.json` names it. In a directory without one, the account of the training problems and the figures of
-        rollouts are signs of training.
-        """
-        file = self.path / "run.json"
-        try:
-            return str(json.loads(file.read_text())["command"])
-        except (OSError, ValueError, TypeError, KeyError):
-            trained = (self.path / "training_problems.json").exists() or self.iterations
-            return "fit" if trained else "validate"
-
-    @property
-    def command_line(self) -> str:
-        """The command line that repeats the run from its configuration, quoted for a shell."""
-        arguments = ["python", "-m", "rence_lightning", self.command, "--config", str(self.path / "config.yaml")]
-        if self.command == "validate" and (checkpoint := self._validated_checkpoint):
-            arguments.append(f"--ckpt_path={checkpoint}")
-        return shlex.join(arguments)
-
-    @property
-    def _validated_checkpoint(self) -> str | None:
-        """The checkpoint that was evaluated instead of the configured policy; the saved configuration omits it."""
-        policy = self._described.policy if self._described is not None else ""
-        return policy if policy and (Path(policy) / "state").exists() else None
+    def config_yaml(self) -> str:
+        """The text of the configuration of the last session, empty where there is none."""
+        file = self.path / ((self.sessions[-1]["config"] if self.sessions else None) or "config.yaml")
+        return file.read_text() if file.exists() else ""
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        try:
-            return yaml.safe_load(self.config_yaml) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.path / 'config.yaml'}: not YAML ({error})") from error
+        return yaml.safe_load(self.config_yaml) or {}
 
     def setting(self, key: str) -> Any:
         """The value at a dotted key of the configuration, None where the key is missing."""
@@ -115,34 +92,13 @@ class RunRecord:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
-    @cached_property
-    def evaluations(self) -> list[dict[str, Any]]:
-        """The lines of `evaluations.jsonl` by ascending iteration, the last one of each iteration."""
-        lines = read_evaluations(self.path / "evaluations.jsonl")
-        return [{line["iteration"]: line for line in lines}[n] for n in sorted({line["iteration"] for line in lines})]
-
-    @cached_property
-    def benchmarks(self) -> list[str]:
-        return list(dict.fromkeys(name for line in self.evaluations for name in line["benchmarks"]))
-
-    def evaluation_setting(self, name: str) -> Any:
-        """A setting of the last evaluation, such as `repeats`, None where it is not known."""
-        described = self._described
-        if described is not None and name in described.settings:
-            return described.settings[name]
-        return self.setting(f"evaluation.{name}") or self.setting(f"evaluation.sampling.{name}")
-
     @property
-    def evaluated_policy(self) -> str | None:
-        """Name or checkpoint of the policy that was evaluated last, None where it is not known."""
-        return self._described.policy if self._described is not None else self.setting("model.policy")
-
-    @cached_property
-    def _described(self) -> Description | None:
-        try:
-            return self.sample_folder(self.evaluations[-1]["iteration"]).description() if self.evaluations else None
-        except UserError:  # the samples were removed
-            return None
+    def command_line(self) -> str:
+        """The command line that repeats the run from its configuration, quoted for a shell."""
+        command = ["fit" if self.is_fit else "validate", "--config", str(self.path / "config.yaml")]
+        if not self.is_fit and (Path(self.policy) / "state").exists():  # config.yaml leaves it out
+            command.append(f"--ckpt_path={self.policy}")
+        return shlex.join(["python", "-m", "rence_lightning", *command])
 
     @cached_property
     def _rows(self) -> list[dict[str, float]]:
@@ -162,36 +118,20 @@ class RunRecord:
         """The values of `series`."""
         return [value for _, value in self.series(name)]
 
-    def total(self, name: str) -> float | None:
-        """The sum of a figure over all rows, None where no row has it."""
-        values = [row[name] for row in self._rows if name in row]
-        return sum(values) if values else None
-
-    @property
-    def updates_skipped(self) -> int:
-        """Number of updates that were skipped for a fault: as counted by the trainer, or without a finite gradient."""
-        counted = self.values("train/updates_skipped")
-        norms = [row["train/grad_norm"] for row in self._rows if "train/grad_norm" in row]
-        return int(max([*counted, sum(not math.isfinite(norm) for norm in norms) - self.updates_overflowed]))
-
-    @property
-    def updates_overflowed(self) -> int:
-        """Number of updates that were skipped because their scaled gradient overflowed (`16-mixed`)."""
-        return int(max(self.values("train/updates_overflowed"), default=0))
-
-    @property
-    def grading_failures(self) -> float:
-        """Number of responses whose grading crashed or took too long."""
-        return sum(self.total(f"rollouts/grading_{how}") or 0.0 for how in ("crashes", "timeouts"))
+    def total(self, name: str) -> float:
+        """The sum of a figure over all rows."""
+        return sum(row[name] for row in self._rows if name in row)
 
     @property
     def iterations(self) -> int:
         """Number of completed iterations."""
         return int(max((x for x, _ in self.series("rollouts/correct")), default=0))
 
-    @property
-    def updates(self) -> int:
-        return int(max((row["step"] for row in self._rows if "train/loss" in row and "step" in row), default=0))
+    @cached_property
+    def training_problems(self) -> dict[str, Any]:
+        """The result of cleaning the training problems, empty where there is none."""
+        file = self.path / "training_problems.json"
+        return json.loads(file.read_text()) if file.exists() else {}
 
     @cached_property
     def rollout_files(self) -> dict[int, Path]:
@@ -201,22 +141,70 @@ class RunRecord:
 
     def groups(self, iteration: int) -> Iterator[dict[str, Any]]:
         """The groups sampled in an iteration, as `RolloutLog` writes them; an incomplete last line is skipped."""
-        with self.rollout_files[iteration].open() as lines:
-            for line in lines:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+        for line in self.rollout_files[iteration].read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
 
-    def samples(self, iteration: int, benchmark: str) -> dict[str, EvaluatedProblem]:
-        """The samples of an evaluation by problem id; empty where there are none."""
-        return self.sample_folder(iteration).read(benchmark)
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of `evaluations.jsonl` by ascending iteration, the last one of each iteration."""
+        lines = {line["iteration"]: line for line in read_evaluations(self.path / "evaluations.jsonl")}
+        return [lines[iteration] for iteration in sorted(lines)]
 
-    def sample_folder(self, iteration: int) -> SampleFolder:
+    @cached_property
+    def benchmarks(self) -> list[str]:
+        return list(dict.fromkeys(name for line in self.evaluations for name in line["benchmarks"]))
+
+    def samples(self, iteration: int) -> SampleFolder:
+        """The samples of the evaluation after an iteration."""
         return SampleFolder(self.path / "evaluations" / f"iteration-{iteration:04d}")
 
     @cached_property
-    def training_problems(self) -> dict[str, Any]:
-        """The result of cleaning the training problems, empty where there is none."""
-        file = self.path / "training_problems.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+    def described(self) -> Description | None:
+        """What was evaluated last, and how; None where there are no samples."""
+        try:
+            return self.samples(self.evaluations[-1]["iteration"]).description()
+        except (UserError, IndexError):
+            return None
+
+    @property
+    def policy(self) -> str:
+        """Name or checkpoint of the policy that was evaluated last, else of the one that was trained."""
+        name = self.described.policy if self.described is not None else self.setting("model.policy")
+        return str(name or "the policy")
+
+    @property
+    def how_evaluated(self) -> str:
+        """How the responses of evaluations were sampled."""
+        settings = self.described.settings if self.described is not None else {}
+        temperature = settings.get("temperature", self.setting("evaluation.sampling.temperature"))
+        repeats = settings.get("repeats", self.setting("evaluation.repeats"))
+        return f"{repeats or 'several'} samples of each problem at temperature {temperature}"
+
+    def changes(self, before: int | None = None, after: int | None = None) -> dict[str, Difference]:
+        """The changes between two evaluations by benchmark; empty where they are one, or lack samples.
+
+        Args:
+            before: Iteration of the earlier evaluation (default: the first).
+            after: Iteration of the later evaluation (default: the last).
+        """
+        if not (evaluated := [line["iteration"] for line in self.evaluations]):
+            return {}
+        before, after = evaluated[0] if before is None else before, evaluated[-1] if after is None else after
+        try:
+            return compare(self.samples(before), self.samples(after)) if before != after else {}
+        except UserError:  # samples were removed, or the benchmarks changed during the run
+            return {}
+
+    def change(self, before: int | None = None) -> Difference | None:
+        """The change to the last evaluation over all benchmarks; None where there is none."""
+        changes = self.changes(before)
+        return changes.get(MACRO) or next(iter(changes.values()), None)
+
+    @property
+    def best(self) -> int | None:
+        """Iteration of the evaluation with the highest average; None without evaluations."""
+        best = max(self.evaluations, key=lambda line: line["average"], default=None)
+        return best["iteration"] if best is not None else None

@@ -1,9 +1,7 @@
-"""The loggers of every run, `metrics.csv` and TensorBoard events, and tables for loggers that take them."""
+"""The loggers of every run: `metrics.csv` and TensorBoard events."""
 
 import csv
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -62,41 +60,3 @@ def run_loggers(run_dir: Path, steps_done: int, extra: list[Logger], is_global_z
     # Updates that an earlier session logged after its last checkpoint are taken again, perhaps with other results.
     events = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=steps_done + 1)
     return [metrics, events, *extra]
-
-
-@runtime_checkable
-class TableLogger(Protocol):
-    """A logger that takes tables, such as Lightning's `WandbLogger` and `rence_lightning.run.TrackioLogger`."""
-
-    def log_table(self, key: str, columns: list[str], data: list[list[Any]], *, step: int | None) -> None:
-        """Sends a table.
-
-        Args:
-            key: Name of the table.
-            columns: Headings of the columns.
-            data: Rows, each with a number, a text, a Boolean or None for each column.
-            step: Number of updates done.
-        """
-
-
-def log_table(
-    loggers: Iterable[Logger], key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], step: int
-) -> None:
-    """Sends a table to those of the loggers that take tables; call it on rank zero only.
-
-    Args:
-        loggers: Loggers of the run.
-        key: Name of the table.
-        columns: Headings of the columns.
-        rows: Rows, each with a number, a text, a Boolean or None for each column.
-        step: Number of updates done.
-    """
-    takers = [logger for logger in loggers if isinstance(logger, TableLogger)]
-    data = [[_printable(cell) for cell in row] for row in rows] if takers else []
-    for taker in takers:
-        taker.log_table(key=key, columns=list(columns), data=data, step=step)
-
-
-def _printable(cell: Any) -> Any:
-    """A cell without lone surrogates, which model output may contain and UTF-8 cannot represent."""
-    return cell.encode("utf-8", "replace").decode() if isinstance(cell, str) else cell

@@ -1,35 +1,30 @@
-"""Trackio as a logger of Lightning: figures, tables and the configuration, in a local folder or a Space of the hub."""
+"""Trackio as a logger of Lightning, because neither of the two brings one."""
 
-import importlib.util
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rence_lightning.errors import UserError
 from rence_lightning.text import install_extra
 
-if TYPE_CHECKING:
-    from trackio import Run
-
 
 class TrackioLogger(Logger):
-    """Writes figures and tables to Trackio, the local-first experiment tracker (extra `trackio`).
+    """Writes figures and the configuration to Trackio, the local-first experiment tracker (extra `trackio`).
 
     Args:
         project: Name of the project.
         name: Name of the run; null lets Trackio make one up.
         group: Name of a group of runs within the project.
-        space_id: Space on the Hugging Face hub, as `user/name`, that shows the project; null keeps it on this machine
-            (`TRACKIO_DIR`).
+        space_id: Space on the Hugging Face hub, as `user/name`, that shows the project; null keeps it on this machine.
         private: Whether a Space that is created is private.
-        resume: What to do with an existing run of this name: `never` starts another, `allow` continues it if there is
-            one, `must` requires it.
+        resume: Treatment of an existing run of this name: `never` starts another, `allow` continues it if there is one,
+            `must` requires it.
 
     Raises:
-        UserError: Trackio is not installed, or a run is to be continued that has no name.
+        UserError: Trackio is not installed.
     """
 
     def __init__(
@@ -42,10 +37,10 @@ class TrackioLogger(Logger):
         resume: Literal["never", "allow", "must"] = "never",
     ) -> None:
         super().__init__()
-        if importlib.util.find_spec("trackio") is None:
-            raise UserError(f"trainer.loggers: TrackioLogger needs trackio; {install_extra('trackio')}")
-        if resume != "never" and name is None:
-            raise UserError(f"trainer.loggers: TrackioLogger has resume: {resume}, but no name; name the run")
+        try:
+            import trackio
+        except ImportError as error:
+            raise UserError(f"trainer.loggers: TrackioLogger needs trackio; {install_extra('trackio')}") from error
         self._settings: dict[str, Any] = {
             "project": project,
             "name": name,
@@ -55,7 +50,8 @@ class TrackioLogger(Logger):
             "resume": resume,
         }
         self._config: dict[str, Any] = {}
-        self._run: Run | None = None
+        self._init = trackio.init
+        self._run: trackio.Run | None = None
 
     @property
     def name(self) -> str:
@@ -63,19 +59,7 @@ class TrackioLogger(Logger):
 
     @property
     def version(self) -> str | None:
-        """The name of the run; None until the run is started, where Trackio makes one up."""
-        name = self._run.name if self._run is not None else self._settings["name"]
-        return None if name is None else str(name)
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "Run":
-        """Trackio's run, which is started when it is first used."""
-        if self._run is None:
-            import trackio
-
-            self._run = trackio.init(**self._settings, config=self._config)
-        return self._run
+        return self._settings["name"]
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -84,14 +68,9 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.experiment.log(dict(metrics), step=step)
-
-    @rank_zero_only
-    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
-        """Sends a table; see `rence_lightning.run.loggers.TableLogger`."""
-        import trackio
-
-        self.experiment.log({key: trackio.Table(columns=columns, data=data)}, step=step)
+        if self._run is None:
+            self._run = self._init(**self._settings, config=self._config)
+        self._run.log(dict(metrics), step=step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -1,4 +1,4 @@
-"""Export at the end of a run: the last or the best policy, its data type, and the push to a stand-in for the hub."""
+"""Export at the end of a run: the last or the best policy, its data type, and its model card."""
 
 import json
 import subprocess
@@ -12,13 +12,10 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer, sm
 from command_line import CONF
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from stand_in_hub import StandInHub
 from transformers import AutoModelForCausalLM
 
 from rence_lightning.callbacks import Callback, Checkpoint, ExportPolicy
-from rence_lightning.cli.main import main
 from rence_lightning.errors import UserError
-from rence_lightning.run.directory import Run
 from rence_lightning.run.saved_policy import read_policy
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -56,25 +53,24 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("which", "iteration"), [("last", 2), ("best", 1)])
-def test_the_last_or_the_best_policy_is_exported(which: Any, iteration: int, tmp_path: Path) -> None:
-    trainer = fit(tmp_path / "run", ExportPolicy(which=which))
-    assert_equal(exported(tmp_path / "run"), checkpointed(tmp_path / "run", iteration))
+@pytest.mark.parametrize(("which", "iteration", "dtype"), [("last", 2, None), ("best", 1, "bfloat16")])
+def test_the_last_or_the_best_policy_is_exported(
+    which: Any, iteration: int, dtype: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer = fit(tmp_path / "run", ExportPolicy(which=which, dtype=dtype))
+    saved = checkpointed(tmp_path / "run", iteration)
+    assert_equal(
+        exported(tmp_path / "run"),
+        {name: weight.to(getattr(torch, dtype or "float32")) for name, weight in saved.items()},
+    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "hf").dtype == getattr(torch, dtype or "float32")
     card = ModelCard.load(tmp_path / "run" / "hf" / "README.md")
     assert f"after iteration {iteration}," in card.text
     assert ("chosen among 2 evaluations" in card.text) == (which == "best")
     in_memory = trainer.lightning_module.policy.module.model.state_dict()  # type: ignore[operator, union-attr]
     last = checkpointed(tmp_path / "run", 2)
     assert_equal({name: in_memory[name] for name in last}, last)
-
-
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_the_data_type_of_the_exported_parameters(which: Any, tmp_path: Path) -> None:
-    trainer = fit(tmp_path / "run", ExportPolicy(which=which, dtype="bfloat16"), averages=(0.1, 0.2, 0.3))
-    expected = {name: weight.bfloat16() for name, weight in checkpointed(tmp_path / "run", 2).items()}
-    assert_equal(exported(tmp_path / "run"), expected)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "hf").dtype == torch.bfloat16
-    assert next(trainer.lightning_module.policy.parameters()).dtype == torch.float32, "the run's policy was changed"
+    assert f"publish it with: hf upload USER/NAME {tmp_path / 'run' / 'hf'}" in capfd.readouterr().out
 
 
 def test_best_is_refused_at_the_start_of_a_run_without_evaluations(tmp_path: Path) -> None:
@@ -91,54 +87,6 @@ def test_without_a_best_checkpoint_the_last_policy_is_exported_and_it_says_so(
     assert "has no best checkpoint (checkpoint.every is 0" in capfd.readouterr().out
     in_memory = trainer.lightning_module.policy.module.model.state_dict()  # type: ignore[operator, union-attr]
     assert_equal(exported(tmp_path / "run"), {name: in_memory[name] for name in exported(tmp_path / "run")})
-
-
-def test_the_policy_is_pushed_at_the_end(hub: StandInHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fit(tmp_path / "run", ExportPolicy(push_to_hub="me/sums"))
-    folder = tmp_path / "run" / "hf"
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} | {".gitattributes": b""} == hub.repositories[
-        "me/sums"
-    ]
-    assert hub.private == {"me/sums": True}
-    assert 'name = "me/sums"' in (folder / "README.md").read_text()
-    assert f"pushed to       {hub.address}/me/sums" in capfd.readouterr().out
-
-
-@pytest.mark.parametrize(("token", "repository"), [("hf_wrong", "me/sums"), ("hf_stand_in", "you/sums")])
-def test_a_push_that_will_not_be_possible_is_refused_before_training(
-    token: str, repository: str, hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(UserError, match=r"push_to_hub: the hub (does not know the token|has no user)"):
-        fit(tmp_path / "run", ExportPolicy(push_to_hub=repository))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_push_that_fails_does_not_lose_the_run(
-    hub: StandInHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    hub.fails_on = "/commit/"
-    fit(tmp_path / "run", ExportPolicy(push_to_hub="me/sums", private=False))
-    again = f"push {tmp_path / 'run'} me/sums --public"
-    (line,) = [line for line in capfd.readouterr().out.splitlines() if "was not pushed" in line]
-    assert line.endswith(f"push it with python -m rence_lightning {again}")
-    run = Run.open(tmp_path / "run")
-    assert run is not None and run.finished
-    hub.fails_on = None
-    main(again.split())
-    assert hub.repositories["me/sums"]["README.md"] == (tmp_path / "run" / "hf" / "README.md").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"push_to_hub": "sums"}, "'sums' is not the name of a repository; give it as user/name"),
-        ({"push_to_hub": "me/sums", "enabled": False}, "push_to_hub is set, but enabled is false"),
-    ],
-)
-def test_settings_that_contradict_each_other(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        ExportPolicy(**settings)
 
 
 @pytest.mark.slow

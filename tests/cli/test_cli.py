@@ -198,7 +198,7 @@ def test_help_of_a_key_lists_the_classes_that_it_takes(
 
 
 def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.CaptureFixture[str]) -> None:
-    assert {*COMMANDS} == {"fit", "validate", "plan", "export", "push", "compare", "report"}
+    assert {*COMMANDS} == {"fit", "validate", "plan", "export", "compare", "report"}
     for arguments in (["--help"], ["nonsense"], []):
         with pytest.raises(SystemExit):
             main(arguments)

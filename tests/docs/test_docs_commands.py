@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from command_line import CONF, ROOT
 from page_commands import all_commands, commands_of
-from stand_in_hub import StandInHub
 
 from benchmarks.qwen3 import qwen3
 from rence_lightning.cli.main import main
@@ -45,7 +44,6 @@ RUN_HERE: dict[str, tuple[str, ...]] = {
     f"{DEMO} --adaptive_kl.enabled=false --model.trust_region.kl_coef=0.1": TINY,
     f"{DEMO} --ckpt_path last": ONE_MORE,
     f"{DEMO} --trainer.devices 2 --trainer.strategy rence_lightning.training.FullyShardStrategy": TINY,
-    f"{DEMO} --export.push_to_hub user/name": TINY,
     LORA: TINY,
     f"OMP_NUM_THREADS=1 {LORA}": TINY,
     "python -m rence_lightning fit --config conf/gym.yaml": TINY,
@@ -60,8 +58,6 @@ RUN_HERE: dict[str, tuple[str, ...]] = {
     f"{EXPORT} runs/arithmetic policy": AS_IT_IS,
     f"{EXPORT} runs/arithmetic adapter --adapter": AS_IT_IS,
     f"{EXPORT} runs/rence/checkpoints/best qwen3-4b-rence --dtype bfloat16": AS_IT_IS,
-    "python -m rence_lightning push runs/arithmetic user/name": AS_IT_IS,
-    "python -m rence_lightning push FOLDER user/name --public": AS_IT_IS,
     f"{PLAN} --config conf/rence.yaml --gpu_memory 80": AS_IT_IS,
     f"{PLAN} --config conf/rence.yaml --config conf/hardware/gpu1_lora.yaml --gpu_memory 80": AS_IT_IS,
     f"{PLAN} --config conf/rence.yaml --config conf/hardware/gpu1_lora.yaml --gpu_memory 24"
@@ -198,12 +194,11 @@ NEEDED = {"gym.md": "reasoning_gym", "lora.md": "peft"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run(page: str, folder: Path, hub: StandInHub) -> None:
+def test_the_commands_of_a_page_run(page: str, folder: Path) -> None:
     if page in NEEDED:
         pytest.importorskip(NEEDED[page], reason=f"the commands of {page} need {NEEDED[page]}")
     if page == "lora.md":
         shutil.rmtree(folder / "runs" / "arithmetic")  # the page makes one of its own, with adapters
-    hub.users = ("user",)
     write_files("README.md" if page == "README.md" else f"docs/{page}", folder)
     for command in COMMANDS:
         if command.page == page and command.text in RUN_HERE:

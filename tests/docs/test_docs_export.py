@@ -12,7 +12,6 @@ from command_line import CONF, ROOT, printed_config
 from test_docs import value_of
 
 from rence_lightning.callbacks import ExportPolicy
-from rence_lightning.callbacks.rollout_log import COLUMNS
 from rence_lightning.evaluation import EvaluatedProblem
 from rence_lightning.text import last_boxed
 
@@ -35,11 +34,6 @@ def test_keys_that_are_named_exist(page: str, capfd: pytest.CaptureFixture[str])
     for key in keys:
         value_of(config, key)
     assert config["export"]["which"] == "best", "as the page says of conf/rence.yaml"
-
-
-def test_the_columns_of_the_samples_are_those_that_are_named() -> None:
-    (cell,) = re.findall(r"^\| `rollouts/samples` .*: (iteration, .*) \|$", LOGGERS, re.M)
-    assert tuple(cell.split(", ")) == COLUMNS
 
 
 @pytest.mark.parametrize("settings", re.findall(r"```yaml\n(.*?)```", LOGGERS, re.S))

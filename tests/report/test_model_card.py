@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rence_lightning.cli.main import main
 from rence_lightning.evaluation import compare, find_samples, read_evaluations
 from rence_lightning.prompts import Problem, PromptTemplate
-from rence_lightning.report.card_facts import CardFacts
 from rence_lightning.report.model_card import describe_checkpoint, model_card, write_model_card
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import SavedAt
@@ -48,8 +47,8 @@ def saved(iteration: int, update: int = 0) -> SavedAt:
     return SavedAt("run", iteration, update, 2 * iteration + update)
 
 
-def card_of(run_dir: Path, moment: SavedAt, repository: str | None = None) -> ModelCard:
-    return ModelCard(model_card(CardFacts(RunRecord(run_dir), moment, run_dir / "hf"), repository))
+def card_of(run_dir: Path, moment: SavedAt) -> ModelCard:
+    return model_card(run_dir / "hf", RunRecord(run_dir), moment)
 
 
 def results(card: ModelCard) -> dict[str, EvalResult]:
@@ -68,17 +67,15 @@ def test_the_figures_are_those_of_the_evaluations(run: Path) -> None:
     before, after = (lines[which]["benchmarks"]["arithmetic"] for which in (0, -1))
     result = results(card)["arithmetic"]
     assert result.metric_value == pytest.approx(after["avg"], abs=5e-5)
-    assert result.metric_name == "avg@4"
+    assert result.metric_name == "avg@k"
     assert result.metric_args is not None
     assert result.metric_args["interval_95"] == pytest.approx([after["avg_low"], after["avg_high"]], abs=5e-5)
-    problems, *figures = cells(card, "arithmetic")
-    numbers = [[float(number) for number in re.findall(r"[+-]?[\d.]+", figure)] for figure in figures]
+    numbers = [[float(each) for each in re.findall(r"[+-]?[\d.]+", cell)] for cell in cells(card, "arithmetic")]
     difference = compare(*(find_samples(run / "evaluations" / f"iteration-000{n}") for n in (0, 2)))["arithmetic"]
     expected = [
         *([100 * row[key] for key in ("avg", "avg_low", "avg_high")] for row in (before, after)),
         [100 * value for value in (difference.b - difference.a, difference.low, difference.high)],
     ]
-    assert problems == "20"
     for shown, computed in zip(numbers, expected, strict=True):
         assert shown == pytest.approx(computed, abs=0.051)
 
@@ -97,13 +94,27 @@ def test_the_configuration_in_the_card_is_that_of_the_run(run: Path) -> None:
     assert yaml.safe_load(text) == yaml.safe_load((run / "config.yaml").read_text())
 
 
-@pytest.mark.parametrize("chat", [False, True])
-def test_the_code_in_the_card_prompts_as_in_training(chat: bool, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: dict[str, Any] = {"text": 'Sum: {problem}\n"quoted"', "chat": chat, "system": "Add." if chat else None}
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["data"]["template"]["init_args"] = settings
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    if chat:
+@pytest.mark.parametrize(("chat", "evaluated"), [(False, True), (True, True), (False, False), (None, False)])
+def test_the_code_in_the_card_prompts_as_in_training(
+    chat: bool | None, evaluated: bool, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an evaluation describes it, or the configuration, where the tokenizer decides if `chat` is null."""
+    settings: dict[str, Any] = {
+        "text": 'Sum: {problem}\n"quoted"',
+        "chat": chat,
+        "system": None if chat is False else "Add.",
+    }
+    problem = next(iter(find_samples(copy).read("arithmetic").values())).problem if evaluated else "What is 7 times 8?"
+    file = copy / "evaluations" / "iteration-0002" / "evaluation.json"
+    description = json.loads(file.read_text())
+    description["settings"] |= {"template": settings["text"], "chat": chat, "system": settings["system"]}
+    file.write_text(json.dumps(description))
+    if not evaluated:
+        config = yaml.safe_load((copy / "config.yaml").read_text())
+        config["data"]["template"]["init_args"] = settings
+        (copy / "config.yaml").write_text(yaml.safe_dump(config))
+        shutil.rmtree(copy / "evaluations")
+    if chat is not False:
         tokenizer = AutoTokenizer.from_pretrained(copy / "hf")
         tokenizer.chat_template = "{% for m in messages %}{{ m.role }}+{{ m.content }}={% endfor %}?\n"
         tokenizer.save_pretrained(copy / "hf")
@@ -120,7 +131,6 @@ def test_the_code_in_the_card_prompts_as_in_training(chat: bool, copy: Path, mon
     monkeypatch.setattr("transformers.Qwen3ForCausalLM.generate", watched)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
-    problem = next(iter(find_samples(copy).read("arithmetic").values())).problem
     tokenizer = AutoTokenizer.from_pretrained(".")
     assert prompts == [PromptTemplate(**settings).encode(tokenizer, Problem("1", problem, "2"))]
     assert printed.getvalue().strip()
@@ -144,10 +154,14 @@ def test_a_policy_between_two_evaluations_claims_no_figures(run: Path) -> None:
     assert "was not evaluated" in card.text and "| arithmetic |" not in card.text
 
 
-def test_a_copy_of_a_checkpoint_has_no_run_to_describe(run: Path, tmp_path: Path) -> None:
+def test_an_export_of_a_copied_checkpoint_says_that_it_has_no_card(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(run / "checkpoints" / "iteration-0001", tmp_path / "copies" / "iteration-0001")
-    assert describe_checkpoint(tmp_path, tmp_path / "copies" / "iteration-0001") is None
-    assert not (tmp_path / "README.md").exists()
+    main(["export", str(tmp_path / "copies" / "iteration-0001"), str(tmp_path / "policy")])
+    out = capfd.readouterr().out
+    assert "without a model card, because" in out and "hf upload USER/NAME" in out
+    assert (tmp_path / "policy" / "model.safetensors").exists() and not (tmp_path / "policy" / "README.md").exists()
 
 
 def test_names_on_the_hub_are_linked(copy: Path) -> None:
@@ -161,47 +175,36 @@ def test_names_on_the_hub_are_linked(copy: Path) -> None:
     lines = [{"iteration": n, "average": 0.5, "benchmarks": {"math500": {"avg": 0.5}}} for n in (0, 2)]
     (copy / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (copy / "hf" / "adapter_config.json").write_text("{}")
-    card = card_of(copy, saved(2), "me/sums")
+    card = card_of(copy, saved(2))
     assert card.data.base_model == "Qwen/Qwen3-4B"
     assert card.data.datasets == ["BytedTsinghua-SIA/DAPO-Math-17k"]
     assert results(card)["math500"].dataset_type == "HuggingFaceH4/MATH-500"
     assert card.data.library_name == "peft" and card.data.get("base_model_relation") == "adapter"
-    assert 'name = "me/sums"' in card.text and "AutoPeftModelForCausalLM" in card.text
+    assert "[Qwen/Qwen3-4B](https://huggingface.co/Qwen/Qwen3-4B)" in card.text
     assert "FileProblems (path /home/me/own.jsonl)" in card.text
 
 
-def test_a_limit_and_a_reference_policy_are_named(copy: Path) -> None:
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    assert cells(card_of(copy, saved(2)), "trust region") == [
-        "KL to the policy of the iteration's start, coefficient 0.001, adapted to a KL of 0.01"
-    ]
-    config["model"]["trust_region"] |= {"kl_coef": 1000.0, "limit": 0.0001}
-    config["model"]["reference"] = {"kl_coef": 0.04}
-    config["adaptive_kl"]["enabled"] = False
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    assert cells(card_of(copy, saved(2)), "trust region") == [
-        "KL to the policy of the iteration's start, coefficient 1000.0, squared beyond 0.0001; KL to the first policy, "
-        "coefficient 0.04"
-    ]
-
-
-def test_data_counts_versions_and_commits_are_named(copy: Path) -> None:
+def test_method_data_versions_and_commits_are_named(copy: Path) -> None:
     account = {"problems": 2000, "kept": 1990, "dropped": {"duplicate": 7, "contaminated": 3}}
     (copy / "training_problems.json").write_text(json.dumps(account))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["model"]["reference"] = {"kl_coef": 0.04}
+    (copy / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     record = json.loads((copy / "run.json").read_text())
     first = {**record["sessions"][0], "versions": {"torch": "1.2"}, "commits": {"working_directory": "abc-dirty"}}
     again = {**first, "checkpoint": "iteration-0001", "changed": ["data.group_size: 8 -> 4"]}
     (copy / "run.json").write_text(json.dumps({**record, "sessions": [first, again]}))
     text = card_of(copy, saved(2)).text
-    assert "1,990 of 2,000 problems were kept for training; left out were 7 duplicates, 3 found in a benchmark." in text
-    assert text.count("- torch 1.2; commit abc-dirty of the working directory") == 1
-    assert "continued once, with changed settings: data.group_size: 8 -> 4" in text
+    assert "- objective: MultiLabelNCE (beta 0.1, alpha 0.5, margin adaptive)" in text
+    assert "- reference policy: kl_coef 0.04" in text
+    assert "1,990 of 2,000 training problems were kept; left out were 7 duplicates, 3 found in a benchmark." in text
+    assert text.count("Made with torch 1.2; commits: working_directory abc-dirty.") == 1
+    assert "Settings changed when the run was resumed: data.group_size: 8 -> 4." in text
     assert "Held out from training: arithmetic." in text
 
 
 def test_hostile_text_ends_neither_the_code_nor_the_configuration(copy: Path) -> None:
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["data"]["template"]["init_args"]["text"] = "```\n</details>\n{problem}"
+    config = {"seed_everything": "```\n</details>\n", "data": {"problems": None}}
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     file = copy / "evaluations" / "iteration-0002" / "arithmetic.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -223,7 +226,7 @@ def test_a_run_without_configuration_or_samples_still_has_a_card(copy: Path) -> 
     assert results(card)["arithmetic"].metric_value == pytest.approx(
         read_evaluations(copy / "evaluations.jsonl")[-1]["average"], abs=5e-5
     )
-    assert "without a configuration file" in card.text
+    assert "config.yaml" not in card.text and "`unknown`" in card.text
 
 
 def test_the_card_of_an_adapter_loads_it_with_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +247,6 @@ def test_the_card_of_an_adapter_loads_it_with_peft(tmp_path: Path, monkeypatch: 
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code.replace("max_new_tokens=1024", "max_new_tokens=40, do_sample=False"), {})
         outputs[card.data.library_name] = printed.getvalue()
-        assert "| low-rank adapters | r 4" in card.text
+        assert "- low-rank adapters: r 4" in card.text
     assert outputs.keys() == {"transformers", "peft"}
     assert outputs["transformers"] == outputs["peft"] and "boxed" in outputs["peft"]

@@ -1,9 +1,20 @@
-"""metrics.csv across a resume, and for a reader who looks at any moment."""
+"""metrics.csv across a resume and for a reader who looks at any moment; what W&B and Trackio keep on the disk."""
 
 import csv
+import json
+import os
+import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
+from command_line import CONF, ROOT
+
+from rence_lightning.errors import UserError
+from rence_lightning.run import TrackioLogger
 from rence_lightning.run.loggers import ResumableCSVLogger
 
 
@@ -57,3 +68,50 @@ def test_a_reader_never_finds_the_file_absent_or_empty(tmp_path: Path) -> None:
     reader.join()
     assert not bad, f"{len(bad)} times: {set(bad)}"
     assert len(rows(tmp_path)) == 200
+
+
+def fit_with(folder: Path, class_path: str, iterations: int, **init_args: Any) -> None:
+    """A short run with a logger, in a process of its own: trackers read their environment when they are imported."""
+    folder.mkdir(exist_ok=True)
+    logger = {"class_path": class_path, "init_args": {"project": "sums", **init_args}}
+    (folder / "logger.yaml").write_text(json.dumps({"trainer": {"loggers": [logger]}}))
+    options = [
+        *(f"--config={CONF / 'arithmetic.yaml'}", f"--config={folder / 'logger.yaml'}", "--report.enabled=false"),
+        *(f"--trainer.run_dir={folder / 'run'}", f"--trainer.max_iterations={iterations}", "--checkpoint.every=1"),
+        *("--data.prompts_per_iteration=4", "--data.prompts_per_update=2", "--evaluation.limit=8"),
+        *(["--ckpt_path=last"] if iterations > 1 else []),
+    ]
+    command = [sys.executable, "-m", "rence_lightning", "fit", *options]
+    offline = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, env={**os.environ, **offline}, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_and_its_continuation_are_one_run_of_trackio(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    for iterations in (1, 2):
+        fit_with(tmp_path / "t", "rence_lightning.run.TrackioLogger", iterations, name="first", resume="allow")
+    with sqlite3.connect(tmp_path / "t" / "sums.db") as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+        configs = [json.loads(config) for (config,) in database.execute("select config from configs")]
+    assert {name for name, *_ in rows} == {"first"}
+    assert [step for _, step, metrics in rows if "train/loss" in json.loads(metrics)] == [1, 2, 3, 4]
+    assert configs[0]["model"]["policy"] == "embedded:arithmetic"
+
+
+@pytest.mark.slow
+def test_a_run_is_kept_by_wandb(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    fit_with(tmp_path / "w", "lightning.pytorch.loggers.WandbLogger", 1, save_dir=str(tmp_path / "w"))
+    (kept,) = (tmp_path / "w").glob("wandb/offline-run-*/*.wandb")
+    content = kept.read_bytes()
+    assert b"train/loss" in content and b"embedded:arithmetic" in content
+
+
+def test_a_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match=r"TrackioLogger needs trackio; .*\[trackio\]"):
+        TrackioLogger()

@@ -54,15 +54,12 @@ COMMANDS = {
         "write a checkpoint's policy as a Hugging Face folder",
         "export runs/arithmetic/checkpoints/best FOLDER",
     ),
-    "push": Command(
-        "push:push_command", "upload an exported policy to the Hugging Face hub", "push runs/arithmetic user/name"
-    ),
     "compare": Command(
         "compare:compare_command",
         "compare two evaluations of the same problems",
         "compare runs/before-validate runs/after-validate",
     ),
-    "report": Command("report:report_command", "write a run as one HTML page", "report runs/arithmetic"),
+    "report": Command("report:report_command", "write one or more runs as one HTML page", "report runs/arithmetic"),
 }
 """The commands by name, in the order in which the help lists them."""
 
@@ -72,6 +69,7 @@ ELSEWHERE = {
     "predict": "validate samples responses to any problems, and keeps them in evaluations/ of its run directory",
     "train": "fit trains a policy",
     "evaluate": "validate evaluates a policy on benchmarks",
+    "push": "export writes a policy's folder, which `hf upload USER/NAME FOLDER` of huggingface_hub publishes",
 }
 """Commands that one may expect from other programs, and what does their work here."""
 

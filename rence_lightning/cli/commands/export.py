@@ -60,6 +60,6 @@ def export_command(arguments: list[str]) -> None:
         export_adapters(policy, chosen.folder)
     else:
         export_policy(policy, chosen.folder, dtype=None if chosen.dtype is None else getattr(torch, chosen.dtype))
-    print(f"{checkpoint} written to {chosen.folder}")
+    print(f"{checkpoint} written to {chosen.folder}; publish it with: hf upload USER/NAME {chosen.folder}")
     if describe_checkpoint(chosen.folder, checkpoint) is None:
         print(f"without a model card, because {checkpoint} is a copy outside of its run")
