@@ -192,7 +192,7 @@ def test_an_iteration_is_not_finished_in_another_precision(tmp_path: Path) -> No
     def run(precision: str, callbacks: list[Any], ckpt_path: str | None = None) -> None:
         fresh_start()
         trainer = make_trainer(tmp_path / "run", [Checkpoint(every=10), *callbacks], precision=precision)
-        trainer.config_yaml = yaml.safe_dump({"trainer": {"precision": precision}})
+        trainer.session.config_yaml = yaml.safe_dump({"trainer": {"precision": precision}})
         trainer.fit(make_module(), make_data(), ckpt_path=ckpt_path)
 
     with pytest.raises(RuntimeError, match="stopped"):
