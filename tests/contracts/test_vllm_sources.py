@@ -39,6 +39,7 @@ def test_the_installed_release_has_what_the_engine_uses() -> None:
     assert [problem for each in CONTRACT if (problem := each.problem(sources))] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requirement", CONTRACT, ids=lambda each: f"{each.of} {each.name}")
 def test_a_changed_name_is_noticed(requirement: Requirement, tmp_path: Path) -> None:
     """In a copy of the file, what is required becomes something else."""
