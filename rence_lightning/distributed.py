@@ -175,7 +175,7 @@ def agree_on(error: BaseException) -> BaseException:
         return error
     if isinstance(error, PeerFailed) and error.error is not None:  # an exchange has brought it: all know of it
         return error.error
-    own = None if isinstance(error, PeerFailed) else _for_others(error, rank)
+    own = None if isinstance(error, PeerFailed) else _for_others(error)
     alarm = threading.Timer(seconds, _end_alone, [error])
     alarm.daemon = True
     try:
@@ -194,16 +194,16 @@ def agree_on(error: BaseException) -> BaseException:
     return _end_alone(error)
 
 
-def _for_others(error: BaseException, rank: int) -> BaseException:
-    """The error that the other ranks end with, which can be sent to them."""
+def _for_others(error: BaseException) -> BaseException:
+    """The error that the other ranks end with, which names this rank and can be sent to them."""
     if isinstance(error, Stopped):
         return Stopped(error.signal)
     if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt()
-    message = f"rank {rank}: {one_line(error)}"
+    message = f"rank {rank_and_world()[0]}: {one_line(error)}"
     if isinstance(error, TracedError):
         return type(error)(message, error.trace)
-    if type(error) in OURS:
+    if type(error) in OURS and not isinstance(error, PeerFailed):
         return type(error)(message)
     return PeerError(f"{message} ({type(error).__name__})", "".join(traceback.format_exception(error)))
 
@@ -211,7 +211,7 @@ def _for_others(error: BaseException, rank: int) -> BaseException:
 def _end_alone(error: BaseException) -> NoReturn:
     """Ends this process at once, even if its other threads are waiting."""
     try:
-        report(error, aloud=True)
+        report(_for_others(error), aloud=True)
     finally:  # also where nobody reads the output any more
         os._exit(exit_code(error))
 
