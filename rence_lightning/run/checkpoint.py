@@ -42,7 +42,7 @@ from torch.optim import Optimizer
 from rence_lightning.distributed import gather
 from rence_lightning.errors import CheckpointError, one_line
 from rence_lightning.policy import Policy
-from rence_lightning.run.base import Base, check_base
+from rence_lightning.run.adapter_base import AdapterBase, check_base
 from rence_lightning.run.directory import SavedAt
 
 
@@ -78,7 +78,7 @@ def save_checkpoint(
             draft.mkdir(parents=True)
 
     def write() -> None:
-        base = Base.of(_unwrapped(policy))
+        base = AdapterBase.of(_unwrapped(policy))
         part = _unwrapped(policy).trained_part()
         fabric.save(draft / "state", {"policy": part, "optimizer": optimizer, "run": run})
         torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")

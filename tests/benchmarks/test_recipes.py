@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 import yaml
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 
 from benchmarks.recipes.__main__ import run as run_command
 from benchmarks.recipes.__main__ import write
@@ -185,7 +185,7 @@ def test_runs_that_diverged_are_counted_and_a_policy_that_is_not_trained_has_no_
     assert "diverged" not in row("ReNCE", rows) and "->" not in row("No training", rows)
 
 
-def test_methods_are_those_of_the_study(capfd: pytest.CaptureFixture[str]) -> None:
+def test_methods_are_those_of_the_study() -> None:
     """A file is the method that names it; another one has the settings of the file that its method names."""
     configs = {method.config: name for name, method in SPEC.methods.items() if method.config}
     assert {file: BY_FILE[file].method for file in configs} == configs
@@ -195,7 +195,7 @@ def test_methods_are_those_of_the_study(capfd: pytest.CaptureFixture[str]) -> No
         same = SPEC.methods[each.method].config
         found = []
         for file in (each.file, same) if same else (each.file,):
-            config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", f"--config={ROOT / file}")
+            config = config_of("fit", f"--config={CONF / 'rence.yaml'}", f"--config={ROOT / file}")
             found.append({**config, "trainer": {**config["trainer"], "run_dir": ""}})
         assert found[0] == found[-1], each.file
 

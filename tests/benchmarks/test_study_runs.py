@@ -345,7 +345,7 @@ def write_chains(folder: Path) -> None:
 
 @pytest.mark.parametrize("method", sorted(load_spec(SPEC).methods))
 def test_the_configuration_of_a_method_is_valid_on_every_task_and_level(method: str, tmp_path: Path) -> None:
-    from rence_lightning.cli.commands.training import prepared
+    from rence_lightning.cli.settings import Settings
 
     spec = load_spec(SPEC)
     for name in {task.problems for task in spec.tasks.values()}:
@@ -356,5 +356,5 @@ def test_the_configuration_of_a_method_is_valid_on_every_task_and_level(method: 
     jobs = [make_job(spec, tmp_path, "tables", task, method, rate, "test", 0) for task in spec.tasks]
     jobs += [make_job(spec, tmp_path, "when", lv.task, method, rate, "test", 0, "q", (name, lv)) for name, lv in levels]
     for job in jobs:
-        prepared(list(job.arguments))
+        Settings(list(job.arguments))
     assert len({job.command for job in jobs}) >= len(spec.tasks) - 1

@@ -3,7 +3,7 @@
 import pytest
 
 from rence_lightning.errors import UserError
-from rence_lightning.run.settings import changes
+from rence_lightning.run.resumed_settings import changes
 
 BEFORE = """
 ckpt_path: null

@@ -17,7 +17,7 @@ FILE = "adapters.json"
 
 
 @dataclass(frozen=True)
-class Base:
+class AdapterBase:
     """The model below adapters, stored as `adapters.json` in a checkpoint.
 
     Attributes:
@@ -33,7 +33,7 @@ class Base:
     lora: LoRA
 
     @classmethod
-    def of(cls, policy: Policy) -> "Base | None":
+    def of(cls, policy: Policy) -> "AdapterBase | None":
         """The model below the adapters of a policy; None without adapters.
 
         Where the policy is sharded, every rank must call it.
@@ -44,7 +44,7 @@ class Base:
         return cls(policy.adapters.base, dtype, policy.frozen_digest(), policy.adapters.lora)
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "Base | None":
+    def read(cls, checkpoint: Path) -> "AdapterBase | None":
         """What a checkpoint says of the model; None if it holds a whole policy.
 
         Raises:
@@ -71,7 +71,7 @@ def check_base(checkpoint: Path, policy: Policy) -> None:
     Raises:
         UserError: The two models differ, or only one of policy and checkpoint has adapters.
     """
-    saved, ours = Base.read(checkpoint), Base.of(policy)
+    saved, ours = AdapterBase.read(checkpoint), AdapterBase.of(policy)
     if saved is None and ours is None:
         return
     if saved is None:
