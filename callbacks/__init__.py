@@ -1,10 +1,10 @@
 """Callbacks, to be imported from `rence_lightning.callbacks`, which is a link to this folder."""
 
 from rence_lightning.callbacks.adaptive_kl import AdaptiveKL
-from rence_lightning.callbacks.base import Callback
 from rence_lightning.callbacks.benchmark_evaluation import BenchmarkEvaluation
 from rence_lightning.callbacks.checkpoint import Checkpoint
 from rence_lightning.callbacks.export import ExportPolicy
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.callbacks.old_policy import OldPolicySnapshot
 from rence_lightning.callbacks.progress import Progress
 from rence_lightning.callbacks.report import Report

@@ -1,9 +1,10 @@
 """The adaptive KL coefficient (Ziegler et al. 2019), after every update."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import UserError
 from rence_lightning.objectives.trust_region import adapt_kl_coef
 from rence_lightning.sampling.groups import Group
@@ -31,14 +32,14 @@ class AdaptiveKL(Callback):
         self.enabled = enabled
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        if self.enabled and module.trust_region.limit is not None:
+        if self.enabled and module.trust_region.delta is not None:
             raise UserError(
-                f"adaptive_kl: the trust region has a limit ({module.trust_region.limit}), whose penalty is adapted to "
-                "the KL divergence already; set adaptive_kl.enabled to false, or model.trust_region.limit to null"
+                f"adaptive_kl: the trust region has a delta ({module.trust_region.delta}), whose penalty is adapted to "
+                "the KL divergence already; set adaptive_kl.enabled to false, or model.trust_region.delta to null"
             )
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> dict[str, float]:
         region = module.trust_region
         if self.enabled and math.isfinite(outputs["grad_norm"]):  # an update that was skipped measured nothing

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rence_lightning.callbacks.base import Callback
-from rence_lightning.distributed import check_same, gather, on_rank_zero, rank_and_world
-from rence_lightning.errors import UserError, calling
+from rence_lightning.callbacks.hooks import Callback
+from rence_lightning.distributed import check_same, collectives, gather, on_rank_zero, rank_and_world, sum_over_ranks
+from rence_lightning.errors import UserError, call_plugin
 from rence_lightning.evaluation import (
     Description,
     EvaluatedProblem,
@@ -19,13 +19,11 @@ from rence_lightning.evaluation import (
     forget_evaluations_after,
     load_benchmark,
     macro_average,
-    score_problems,
 )
-from rence_lightning.evaluation.history import history_table
+from rence_lightning.evaluation.figures import BenchmarkMetrics
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
 from rence_lightning.rollouts import Sampling
-from rence_lightning.run.loggers import log_table
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -139,8 +137,6 @@ class BenchmarkEvaluation(Callback):
         figures["evaluation/average"] = macro_average(results)
         figures["evaluation/iteration"] = float(iteration)
         trainer.log_metrics(figures, iteration)
-        if trainer.is_global_zero:
-            log_table(trainer.loggers, "evaluations", *history_table(self.history), trainer.global_step)
         baseline = None if trainer.training else self.baseline
         evaluation = Evaluation(iteration, results, self.repeats, self.sampling.temperature, samples, first, baseline)
         trainer.call("on_evaluation_end", evaluation)
@@ -169,17 +165,18 @@ class BenchmarkEvaluation(Callback):
         )
 
     def _run(self, trainer: Trainer, samples: SampleFolder, name: str) -> dict[str, float]:
-        """Sample the problems of a benchmark that are not complete yet; returns its figures, on every rank."""
+        """Samples the problems of a benchmark that are not complete yet; returns its figures, on every rank."""
         trainer.stop_if_requested()
         data, prompts = trainer.datamodule, self._prompts[name]
-        done = on_rank_zero(lambda: samples.read(name))
-        missing = [prompt for prompt in prompts if prompt.problem.id not in done]
-        trainer.call("on_benchmark_start", name, len(missing) * self.repeats)
         rank, world = rank_and_world()
+        done = samples.read(name) if rank == 0 else {}
+        complete = on_rank_zero(lambda: set(done))
+        missing = [prompt for prompt in prompts if prompt.problem.id not in complete]
+        trainer.call("on_benchmark_start", name, len(missing) * self.repeats)
         mine: list[EvaluatedProblem] = []
 
         def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
-            return calling(data.reward, "same()", lambda: data.reward.same(answers))
+            return call_plugin(data.reward, "same()", lambda: data.reward.same(answers))
 
         def keep(group: Group) -> None:
             problem, text = group.prompt.problem, str(data.tokenizer.decode(list(group.prompt.token_ids)))
@@ -192,15 +189,15 @@ class BenchmarkEvaluation(Callback):
                 stream = f"seed {data.seed}, benchmark {name}"
                 data.sampler.sample(missing, self.repeats, self.sampling, stream, trainer.on_tokens, keep)
         seconds = time.perf_counter() - start
-        shares = gather(mine)
-        done |= {problem.id: problem for share in shares for problem in share}
-        problems = [done[prompt.problem.id] for prompt in prompts]
-        if trainer.is_global_zero:
-            samples.finish(name, problems)
-        figures = score_problems(problems, rank, world, trainer.fabric.device)
+        numbers = {prompt.problem.id: number for number, prompt in enumerate(prompts)}
+        on_rank_zero(lambda: samples.finish(name, list(numbers), world))
+        metrics = BenchmarkMetrics(self.repeats).to(trainer.fabric.device)
+        metrics.update({numbers[each.id]: each for each in [*done.values(), *mine]})
+        with collectives():
+            figures = metrics.compute()
         if missing:
-            tokens = sum(sample.tokens for share in shares for problem in share for sample in problem.samples)
-            figures["tokens_per_second"] = tokens / seconds
+            tokens = sum(sample.tokens for problem in mine for sample in problem.samples)
+            figures["tokens_per_second"] = sum_over_ranks(tokens)[0] / seconds
         return figures
 
     def state_dict(self) -> dict[str, Any]:

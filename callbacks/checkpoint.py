@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import CheckpointError, EngineMismatchError, NonFiniteError, UserError
 from rence_lightning.run.directory import point, prune
 from rence_lightning.training.module import PolicyModule

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.wrappers import _FabricModule
 from rich.console import Console
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.distributed import on_rank_zero
 from rence_lightning.errors import UserError, one_line
 from rence_lightning.evaluation import read_evaluations

@@ -1,17 +1,15 @@
 """The output of a run on the terminal: progress bars, a line for each iteration, and a summary at the end."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from torch import Tensor
 
-from rence_lightning.callbacks.base import Callback
-from rence_lightning.callbacks.iteration_table import LEGEND, IterationLine, rate
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import Stopped
 from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
 from rence_lightning.sampling.batch import IterationBatch
@@ -29,6 +27,11 @@ ALARM_AFTER = 3
 """Number of consecutive iterations with falling log-probability of correct responses that leads to a warning."""
 
 
+LEGEND = "kept: groups trained on / groups sampled; rollouts, updates: time spent; left: time left, estimated"
+WIDTHS = {"correct": 7, "reward": 6, "length": 6, "kept": 8, "loss": 7, "kl": 8, "rollouts": 8, "updates": 7, "left": 7}
+"""Headings of the lines for iterations, and the widths of their columns."""
+
+
 class Progress(Callback):
     """Progress bars, a line for each iteration, and a summary at the end of the run.
 
@@ -41,16 +44,11 @@ class Progress(Callback):
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
         if not self.console.is_terminal:
             self.console.width = LOG_WIDTH
-        self._live: Bars | None = None
-        self._task: TaskID | None = None
+        self._bars: Bars | None = None
         self._tokens = 0
-        self._task_start = 0.0
+        self._task_start = self._iteration_start = self._sampling_seconds = 0.0
         self._first_start: float | None = None
-        self._iteration_start = 0.0
-        self._sampling_seconds = 0.0
-        self._iterations = 0
-        self._lines = 0
-        self._falling = 0
+        self._iterations = self._lines = self._falling = 0
         self._evaluation: Evaluation | None = None
         self._exported: Path | None = None
         self._stopped_by: str | None = None
@@ -58,8 +56,7 @@ class Progress(Callback):
     # ---- the run ----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        if not trainer.is_global_zero:
-            self.console.quiet = True
+        self.console.quiet = not trainer.is_global_zero
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
         data = trainer.datamodule
@@ -74,8 +71,8 @@ class Progress(Callback):
         trained = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
         of_them = f", {trained:,} of them trained" if trained < parameters else ""
         self._say(
-            f"{module.policy_name}: {parameters:,} parameters{of_them}, {len(trainer.datamodule.prompts):,} training "
-            f"prompts; run directory {trainer.run_dir}"
+            f"{module.policy_name}: {parameters:,} parameters{of_them}, {len(data.prompts):,} training prompts; "
+            f"run directory {trainer.run_dir}"
         )
         if trainer.session.resumed_from is not None:
             done, updates = trainer.progress
@@ -117,50 +114,41 @@ class Progress(Callback):
         self._sampling_seconds = time.perf_counter() - self._iteration_start
         self._begin(f"iteration {batch.iteration}/{trainer.max_iterations}  updates", len(batch.updates))
         if 0 < len(batch.groups) < batch.wanted:
+            counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(batch.outcomes.items()))
             self._warn(
                 f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups were kept of "
-                f"{batch.totals.groups} sampled ({_outcomes(batch)}); training on these"
+                f"{batch.totals.groups} sampled ({counts}); training on these"
             )
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
-        speed = rate(batch_idx + 1, time.perf_counter() - self._task_start, "update")
-        self._advance(1, f"{speed}  loss {outputs['loss']:.3f}  kl {outputs['kl']:.1e}")
+        seconds = (time.perf_counter() - self._task_start) / (batch_idx + 1)
+        self._advance(1, f"{seconds:.1f} s/update  loss {outputs['loss']:.3f}  kl {outputs['kl']:.1e}")
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
-        line = self._iteration_line(trainer)
+        assert self._first_start is not None
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        label = f"iteration {trainer.current_epoch:>3}/{trainer.max_iterations}"
+        self._iterations += 1
         if self._lines % LINES_PER_HEADING == 0:
             if self._iterations == 1:
                 self._say(LEGEND)
-            self._say(line.heading)
+            self._say(aligned(" " * len(label), list(WIDTHS)))
         self._lines += 1
-        self._say(str(line))
-        if line.loss is not None:
-            self._watch_positives(trainer.callback_metrics.get("iteration/positive_log_ratio"))
-
-    def _iteration_line(self, trainer: Trainer) -> IterationLine:
-        assert self._first_start is not None
-        self._iterations += 1
         now = time.perf_counter()
+        updates = now - self._iteration_start - self._sampling_seconds
         mean = (now - self._first_start) / self._iterations  # with the evaluations and checkpoints between iterations
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        trained = figures["rollouts/groups_trained"] > 0  # else, the figures are an earlier iteration's
-        return IterationLine(
-            iteration=trainer.current_epoch,
-            iterations=trainer.max_iterations,
-            correct=figures["rollouts/correct"],
-            reward=figures["rollouts/reward"],
-            length=figures["rollouts/length"],
-            kept=int(figures["rollouts/groups_trained"]),
-            sampled=int(figures["rollouts/groups_sampled"]),
-            loss=figures["iteration/loss"] if trained else None,
-            kl=figures["iteration/kl"] if trained else None,
-            rollouts=self._sampling_seconds,
-            updates=now - self._iteration_start - self._sampling_seconds,
-            left=mean * (trainer.max_iterations - trainer.current_epoch),
-        )
+        left = mean * (trainer.max_iterations - trainer.current_epoch)
+        self._say(iteration_line(label, figures, self._sampling_seconds, updates, left))
+        if figures["rollouts/groups_trained"]:  # else, the figures of updates are an earlier iteration's
+            self._falling = self._falling + 1 if figures.get("iteration/positive_log_ratio", 0.0) < 0 else 0
+        if self._falling == ALARM_AFTER:  # likelihood displacement: the policy moves away from what it should learn
+            self._warn(
+                f"the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
+                "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
+            )
 
     def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
         self._say(f"{folder} held samples of a different policy, benchmark or setting; they were removed")
@@ -168,7 +156,9 @@ class Progress(Callback):
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         self._end()
         self._evaluation = evaluation
-        policy = f"after iteration {evaluation.iteration}" if trainer.training else _policy(trainer, module)
+        policy = f"after iteration {evaluation.iteration}"
+        if not trainer.training:
+            policy = str(trainer.session.resumed_from or module.policy_name)
         title = f"{policy}, temperature {evaluation.temperature:g}"
         self.console.print(evaluation_table(evaluation.results, evaluation.repeats, title))
         self._lines = 0
@@ -194,23 +184,20 @@ class Progress(Callback):
             self._say("\n" + "\n".join(_before_and_after(self._evaluation)))
         self._say(f"\nrun directory   {trainer.run_dir}  (metrics.csv, evaluations.jsonl, rollouts/, checkpoints/)")
         if self._exported is not None:
-            self._say(f"trained policy  {self._exported}\n\nuse it with transformers alone:\n")
-            self._say(_usage(str(self._exported), trainer))
+            self._say(f"trained policy  {self._exported}  (its README.md says how to use it with transformers alone)")
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
         self._stopped_by = str(exception) if isinstance(exception, Stopped) else type(exception).__name__
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
+        """Says how to continue; not in `on_exception`, because only now is a checkpoint saved."""
         self._end()
-        if self._stopped_by is None:
+        if self._stopped_by is None or not trainer.session.opened:  # it has finished, or the settings were wrong
             return
-        if stage == str(TrainerFn.VALIDATING):
-            if not trainer.session.opened:  # the settings were wrong
-                return
+        if not trainer.training:
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
-        # Not in on_exception: only now have all callbacks been called, and a checkpoint is saved.
-        elif trainer.session.opened and (last := trainer.session.run.checkpoint("last")) is not None:
+        elif (last := trainer.session.run.checkpoint("last")) is not None:
             self._say(
                 f"stopped by {self._stopped_by}; the last checkpoint is {last.name}: continue with "
                 f"--ckpt_path {trainer.run_dir}"
@@ -218,54 +205,37 @@ class Progress(Callback):
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
 
-    def _watch_positives(self, log_ratio: Tensor | None) -> None:
-        """Warn of likelihood displacement: the policy moves away from the answers that it should learn."""
-        self._falling = self._falling + 1 if log_ratio is not None and float(log_ratio) < 0 else 0
-        if self._falling == ALARM_AFTER:
-            self._warn(
-                f"the log-probability of correct responses has fallen for {ALARM_AFTER} iterations; the run "
-                "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
-            )
-
     def _begin(self, title: str, total: int) -> None:
         self._end()
         self._tokens, self._task_start = 0, time.perf_counter()
         if self.bars and self.console.is_terminal:
-            self._live = Bars(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=12),
+            texts = [TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[figures]")]
+            columns = (
+                texts[0],
+                BarColumn(12),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}", markup=False),
-                console=self.console,
-                transient=True,
+                texts[1],
             )
-            self._live.start()
-            self._task = self._live.add_task(title, total=total, figures="")
+            self._bars = Bars(*columns, console=self.console, transient=True)
+            self._bars.add_task(title, total=total, figures="")
+            self._bars.start()
 
     def _advance(self, steps: int, figures: str) -> None:
-        if self._live is not None and self._task is not None:
-            self._live.update(self._task, advance=steps, figures=figures)
+        if self._bars is not None:
+            self._bars.update(self._bars.task_ids[0], advance=steps, figures=figures)
 
     def _end(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-        self._live = self._task = None
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
 
     def _say(self, text: str) -> None:
         self.console.print(text)
 
     def _warn(self, text: str) -> None:
         self.console.print(text, style="yellow")
-
-
-def _outcomes(batch: IterationBatch) -> str:
-    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(batch.outcomes.items()))
-
-
-def _policy(trainer: Trainer, module: PolicyModule) -> str:
-    return str(trainer.session.resumed_from or module.policy_name)
 
 
 def _before_and_after(evaluation: Evaluation) -> list[str]:
@@ -280,15 +250,38 @@ def _before_and_after(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def _usage(folder: str, trainer: Trainer) -> str:
-    data = trainer.datamodule
-    prompt = next(iter(data.prompts.values()))
-    return (
-        "    from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        f"    tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-        f"    policy = AutoModelForCausalLM.from_pretrained({folder!r})\n"
-        f"    prompt = tokenizer({data.template.render(data.tokenizer, prompt.problem)!r}, "
-        "return_tensors='pt', add_special_tokens=False)\n"
-        "    answer = policy.generate(**prompt, max_new_tokens=256)\n"
-        "    print(tokenizer.decode(answer[0], skip_special_tokens=True))"
-    )
+def iteration_line(label: str, figures: Mapping[str, float], rollouts: float, updates: float, left: float) -> str:
+    """The line of an iteration.
+
+    Args:
+        label: Beginning of the line.
+        figures: Figures of the iteration, with the names of `metrics.csv`.
+        rollouts: Time of the rollouts, in seconds.
+        updates: Time of the updates, in seconds.
+        left: Estimated time left of the run, in seconds.
+    """
+    kept, sampled = figures["rollouts/groups_trained"], figures["rollouts/groups_sampled"]
+    cells = [
+        f"{figures['rollouts/correct']:.1%}",
+        f"{figures['rollouts/reward']:.3f}",
+        f"{figures['rollouts/length']:.0f}",
+        f"{kept:.0f}/{sampled:.0f}",
+        f"{figures['iteration/loss']:.3f}" if kept else "-",
+        f"{figures['iteration/kl']:.1e}" if kept else "-",
+    ]
+    times = [f"{seconds:.1f} s" if seconds < 99.95 else clock(seconds) for seconds in (rollouts, updates)]
+    return aligned(label, [*cells, *times, clock(left)])
+
+
+def aligned(label: str, cells: list[str]) -> str:
+    """Cells under one another, in lines of 100 columns for up to 999 iterations."""
+    return "  ".join([label, *(cell.rjust(width) for cell, width in zip(cells, WIDTHS.values(), strict=True))])
+
+
+def clock(seconds: float) -> str:
+    """A time as `0:02:05`, from ten hours on as `12h 05m`, from 100 hours on as `5d 03h`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours < 10:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{hours}h {minutes:02}m" if hours < 100 else f"{hours // 24}d {hours % 24:02}h"

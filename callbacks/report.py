@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import Stopped, one_line
 from rence_lightning.report import write_report
 from rence_lightning.training.module import PolicyModule

@@ -1,6 +1,6 @@
 """A limit on the number of rollouts, for comparing methods that sample different numbers in an iteration."""
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import UserError
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer

@@ -1,9 +1,10 @@
 """Where the time of a run goes: the seconds of each phase, in `metrics.csv`."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from rence_lightning.callbacks.base import Callback
+from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -54,7 +55,7 @@ class Timing(Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         self._end_phase("updates")
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -63,14 +64,14 @@ class PhaseTimes(Callback):
         self._end("rollouts")
         self.iterations[-1]["sync"] = self._syncs
         self.iterations[-1]["rollouts"] -= self._syncs
-        self.iterations[-1]["tokens"] = batch.totals.tokens
+        self.iterations[-1]["tokens"] = batch.totals.sums["length"]
 
     def on_train_batch_start(self, trainer: Trainer, module: PolicyModule, batch: Any, batch_idx: int) -> None:
         if "pi_old" not in self.iterations[-1]:
             self._end("pi_old")
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: list[Group], batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         self._end("updates")
 

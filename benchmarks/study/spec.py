@@ -1,4 +1,4 @@
-"""The specification of a study: its methods and tasks as files of options, its tables and questions."""
+"""What `study.yaml` holds, which explains each field: methods, tasks, questions, and configurations of conf/."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,147 +7,111 @@ from typing import Any
 
 import yaml
 
-from benchmarks.study.outcome import BUDGETS
 from rence_lightning.errors import UserError
 
 REFERENCE = "ReNCE"
 """Method that the others are compared with."""
 
+BUDGETS = ("responses", "updates")
+"""What is held equal when methods are compared: responses sampled in training, or optimizer updates."""
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        label: Name of the row.
-        method: Method of the row, as outcomes name it; rows of several tables may share one.
-        paper: Average over six benchmarks that the paper reports for Qwen3-4B, in percent; None if it has none.
-    """
-
-    label: str
-    method: str
-    paper: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper, or the family.
-
-    Attributes:
-        title: Title of the table.
-        rows: Rows in the order of the table.
-        reference: Method that the rows are compared with.
-    """
-
-    title: str
-    rows: Sequence[Row]
-    reference: str = REFERENCE
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question of the study "when it wins".
-
-    Attributes:
-        name: Name of the setting that varies, as outcomes have it.
-        title: The question as a short phrase.
-        about: A sentence that says what is varied.
-        levels: Levels in the order of the axis.
-        default: Level that all other questions have; empty if it is none of the levels.
-    """
-
-    name: str
-    title: str
-    about: str
-    levels: Sequence[str]
-    default: str = ""
+Options = Mapping[str, Any]
+"""Dotted keys of the command line, with their values."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: what it changes in the base configuration.
-
-    Attributes:
-        config: Configuration file; empty for the policy that is not trained.
-        options: Dotted keys and values that the small scale needs in addition.
-    """
+    """A method: what it changes in the base configuration (nothing: no training), and where the paper has it."""
 
     config: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    tables: str = ""
+    paper: float | None = None
+    against: str = REFERENCE
 
 
 @dataclass(frozen=True)
-class TaskSpec:
-    """A task: where its problems are, and what it changes in the configuration of a method.
-
-    Attributes:
-        title: Title in tables and figures.
-        about: A sentence about its problems.
-        problems: Beginning of the names of the files of problems: `NAME-train.jsonl`, `NAME-test.jsonl`.
-        policy: Policy to train: `embedded:NAME`, or the name of a folder beside the problems.
-        options: Dotted keys and values.
-        rates_of: Task whose chosen learning rates this one takes over; empty for a choice of its own.
-        methods: Methods that are run; none for all.
-    """
+class Task:
+    """A task: what its problems are, and what it changes in the configuration of a method."""
 
     title: str
     about: str
     problems: str
     policy: str = "embedded:arithmetic"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     rates_of: str = ""
-    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Level:
-    """A level of a question.
-
-    Attributes:
-        task: Task of the level.
-        options: Dotted keys and values that the level changes for every method.
-        of_method: Dotted keys and values that it changes for one method, by its name.
-    """
+    """A level of a question: what it changes on a task, for all methods and for single ones."""
 
     task: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    of_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    of_method: Mapping[str, Options] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class QuestionSpec:
-    """A question, with its levels and the methods that are compared at each of them."""
+class Question:
+    """A setting that is varied, with its levels and the methods that are compared at each of them."""
 
-    question: Question
+    title: str
+    about: str
+    methods: Sequence[str]
     levels: Mapping[str, Level]
-    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A configuration that is run as users run it, as an overlay of those of `base`."""
+
+    title: str
+    seeds: Sequence[int]
+    base: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Methods, tasks, tables and questions; `study.yaml` explains each field."""
+    """All that is run."""
 
     base: str
     overlay: str
     budgets: Mapping[str, int]
-    shares: tuple[float, ...]
-    options: Mapping[str, Any]
-    learning_rates: tuple[float, ...]
+    shares: Sequence[float]
+    options: Options
+    learning_rates: Sequence[float]
     extend: int
-    selection_seeds: tuple[int, ...]
-    seeds: tuple[int, ...]
-    repeat_seeds: tuple[int, ...]
-    repeated: tuple[str, ...]
+    selection_seeds: Sequence[int]
+    seeds: Sequence[int]
+    repeat_seeds: Sequence[int]
+    repeated: Sequence[str]
     methods: Mapping[str, Method]
-    tasks: Mapping[str, TaskSpec]
-    tables: tuple[Table, ...]
-    questions: tuple[QuestionSpec, ...]
+    tasks: Mapping[str, Task]
+    questions: Mapping[str, Question]
+    recipes: Mapping[str, Recipe]
 
-    def methods_of(self, task: str) -> tuple[str, ...]:
-        """The methods of the tables on a task, each once, in the order of the tables."""
-        rows = dict.fromkeys(row.method for table in self.tables for row in table.rows)
-        wanted = self.tasks[task].methods
-        return tuple(name for name in rows if not wanted or name in wanted or not self.methods[name].config)
+    @property
+    def main_tasks(self) -> list[str]:
+        """The tasks of the tables, on which learning rates are chosen; the others have levels of questions only."""
+        return [task for task, each in self.tasks.items() if not each.rates_of]
+
+    @property
+    def trained(self) -> list[str]:
+        """The methods that are trained."""
+        return [name for name, each in self.methods.items() if each.config]
+
+    @property
+    def untrained(self) -> str:
+        """The policy before training, as a method."""
+        return next(name for name, each in self.methods.items() if not each.config)
+
+    def title(self, task: str, budget: str) -> str:
+        """A task and a budget, as the title of a column."""
+        return f"{self.tasks[task].title}, {self.size(budget)}"
+
+    def size(self, budget: str) -> str:
+        """A budget with its size."""
+        return f"{self.budgets[budget]:,} {budget}"
 
 
 def load_spec(path: Path) -> Spec:
@@ -159,51 +123,30 @@ def load_spec(path: Path) -> Spec:
     """
     try:
         text = yaml.safe_load(path.read_text(encoding="utf-8"))
-        lists = ("shares", "learning_rates", "selection_seeds", "seeds", "repeat_seeds", "repeated")
-        spec = Spec(
-            **{
-                **text,
-                **{key: tuple(text[key]) for key in lists},
-                "methods": {name: Method(**(each or {})) for name, each in text["methods"].items()},
-                "tasks": {
-                    name: TaskSpec(**{**each, "methods": tuple(each.get("methods", ()))})
-                    for name, each in text["tasks"].items()
-                },
-                "tables": tuple(
-                    Table(**{**each, "rows": tuple(Row(**row) for row in each["rows"])}) for each in text["tables"]
-                ),
-                "questions": tuple(_question(name, each) for name, each in text["questions"].items()),
-            }
-        )
+        for each in text["questions"].values():
+            each["levels"] = _all(Level, each["levels"])
+        kinds = {"methods": Method, "tasks": Task, "questions": Question, "recipes": Recipe}
+        spec = Spec(**{**text, **{key: _all(kind, text[key]) for key, kind in kinds.items()}})
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}; see benchmarks/study/study.yaml") from error
     _check(spec, path)
     return spec
 
 
-def _question(name: str, text: Mapping[str, Any]) -> QuestionSpec:
-    levels = {str(level): Level(**each) for level, each in text["levels"].items()}
-    question = Question(name, text["title"], text["about"], tuple(levels), str(text.get("default", "")))
-    return QuestionSpec(question, levels, tuple(text["methods"]))
+def _all(kind: type, entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kind(**(each or {})) for name, each in entries.items()}
 
 
 def _check(spec: Spec, path: Path) -> None:
-    levels = [level for each in spec.questions for level in each.levels.values()]
-    named: Sequence[tuple[str, str, Mapping[str, Any]]] = [
-        *(("method", row.method, spec.methods) for table in spec.tables for row in table.rows),
-        *(("method", table.reference, spec.methods) for table in spec.tables),
-        *(("method", name, spec.methods) for each in spec.questions for name in each.methods),
-        *(("method", name, spec.methods) for level in levels for name in level.of_method),
-        *(("method", name, spec.methods) for each in spec.tasks.values() for name in each.methods),
-        *(("method", name, spec.methods) for name in spec.repeated),
-        *(("task", level.task, spec.tasks) for level in levels),
-        *(("task", each.rates_of, spec.tasks) for each in spec.tasks.values() if each.rates_of),
-        *(("level", each.question.default, each.levels) for each in spec.questions if each.question.default),
+    levels = [level for each in spec.questions.values() for level in each.levels.values()]
+    methods = [
+        *spec.repeated,
+        *(each.against for each in spec.methods.values()),
+        *(name for each in spec.questions.values() for name in each.methods),
+        *(name for level in levels for name in level.of_method),
     ]
-    for kind, name, known in named:
-        if name not in known:
-            raise UserError(f"{path}: no {kind} {name!r}; it has {', '.join(known)}")
-    if set(spec.budgets) != set(BUDGETS) or spec.shares[-1:] != (1.0,):
-        raise UserError(f"{path}: budgets must be {' and '.join(BUDGETS)}, and the last of the shares 1")
-    if not spec.seeds or not spec.selection_seeds or len(spec.learning_rates) < 2:
-        raise UserError(f"{path}: seeds and selection_seeds must not be empty; give at least two learning_rates")
+    tasks = [*(each.rates_of for each in spec.tasks.values() if each.rates_of), *(level.task for level in levels)]
+    for kind, names, known in (("method", methods, spec.methods), ("task", tasks, spec.tasks)):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{path}: no {kind} {name!r}; it has {', '.join(known)}")

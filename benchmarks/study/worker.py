@@ -5,14 +5,17 @@ import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 IMPORTED = ("rence_lightning.cli.lightning_cli", "rence_lightning.callbacks", "rence_lightning.rollouts.transformers")
+ENDED = "ended.json"
 
 
-def run(arguments: list[str], folder: str) -> None:
-    """Trains, with the output in `FOLDER/log.txt`, and writes `FOLDER/ended.json`: its CPU seconds, and the message of
-    a run that starved or diverged, which is a result too. After any other error the process ends without that file.
+def fit(arguments: list[str], folder: str) -> None:
+    """Trains, with the output in `FOLDER/log.txt`, and writes `FOLDER/ended.json`: its CPU seconds, those on the clock,
+    and the message of a run that starved or diverged, which is a result too. After any other error the process ends
+    without that file.
 
     Processor time of the process and of the grading processes that it has ended is counted from its start, without the
     imports that it shares with others.
@@ -26,7 +29,7 @@ def run(arguments: list[str], folder: str) -> None:
     from rence_lightning.errors import NonFiniteError, StarvationError, exit_code, explanation, one_line
 
     torch.set_num_threads(1)
-    result = ""
+    begin, result = time.perf_counter(), ""
     try:
         find_command(["fit"])(arguments)
     except (StarvationError, NonFiniteError) as error:
@@ -35,8 +38,10 @@ def run(arguments: list[str], folder: str) -> None:
         print(explanation(error), file=sys.stderr, flush=True)
         os._exit(exit_code(error))
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(each.ru_utime + each.ru_stime for each in used)
-    (Path(folder) / "ended.json").write_text(json.dumps({"error": result, "cpu_seconds": round(seconds, 1)}))
+    cpu_seconds = round(sum(each.ru_utime + each.ru_stime for each in used), 1)
+    seconds = round(time.perf_counter() - begin, 1)
+    ended = {"error": result, "cpu_seconds": cpu_seconds, "wall_seconds": seconds}
+    (Path(folder) / ENDED).write_text(json.dumps(ended), encoding="utf-8")
 
 
 for name in IMPORTED if __name__ == "benchmarks.study.worker" else ():

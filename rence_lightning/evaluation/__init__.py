@@ -1,8 +1,6 @@
-"""Evaluation: benchmarks, samples of a policy on them, and figures computed from these samples."""
+"""Evaluation: benchmarks, samples of a policy on them, and figures computed from these samples (in `figures`)."""
 
-from typing import TYPE_CHECKING, Any
-
-from rence_lightning.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFile, load_benchmark
+from rence_lightning.evaluation.benchmarks import BENCHMARKS, BenchmarkFile, load_benchmark
 from rence_lightning.evaluation.comparison import (
     Difference,
     compare,
@@ -12,7 +10,6 @@ from rence_lightning.evaluation.comparison import (
 )
 from rence_lightning.evaluation.record import (
     Evaluation,
-    Results,
     append_evaluation,
     evaluation_table,
     forget_evaluations_after,
@@ -28,22 +25,14 @@ from rence_lightning.evaluation.samples import (
     find_samples,
     iteration_of,
 )
-from rence_lightning.evaluation.votes import SameAnswers, votes
-
-if TYPE_CHECKING:
-    from rence_lightning.evaluation.metrics import BenchmarkMetrics, score_problems
 
 __all__ = [
     "BENCHMARKS",
-    "Benchmark",
     "BenchmarkFile",
-    "BenchmarkMetrics",
     "Description",
     "Difference",
     "EvaluatedProblem",
     "Evaluation",
-    "Results",
-    "SameAnswers",
     "Sample",
     "SampleFolder",
     "append_evaluation",
@@ -58,16 +47,5 @@ __all__ = [
     "load_benchmark",
     "macro_average",
     "read_evaluations",
-    "score_problems",
     "settings_that_differ",
-    "votes",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the metric when it is first used: torchmetrics takes seconds, and a comparison or a report needs none."""
-    if name in ("BenchmarkMetrics", "score_problems"):
-        from rence_lightning.evaluation import metrics
-
-        return getattr(metrics, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,9 +99,7 @@ def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Float
 
 
 def _shares(rows: Mapping[str, EvaluatedProblem], order: Mapping[str, object]) -> Floats:
-    counts = [(sum(sample.correct for sample in rows[key].samples), len(rows[key].samples)) for key in order]
-    correct, samples = np.array(counts, dtype=np.float64).reshape(-1, 2).T
-    return correct / samples
+    return np.array([fmean(sample.correct for sample in rows[key].samples) for key in order], dtype=np.float64)
 
 
 def comparison_table(differences: Mapping[str, Difference], first: str, second: str) -> Table:
@@ -129,14 +127,8 @@ def comparison_table(differences: Mapping[str, Difference], first: str, second: 
 
 def settings_that_differ(first: SampleFolder, second: SampleFolder) -> list[str]:
     """The settings that differ between two evaluations, each as `key: value and value`."""
-    a, b = first.description(), second.description()
-    settings = {**a.settings, "engine": a.engine}, {**b.settings, "engine": b.engine}
-    keys = dict.fromkeys([*settings[0], *settings[1]])
-    return [
-        f"{key}: {settings[0].get(key)} and {settings[1].get(key)}"
-        for key in keys
-        if settings[0].get(key) != settings[1].get(key)
-    ]
+    a, b = ({**each.settings, "engine": each.engine} for each in (first.description(), second.description()))
+    return [f"{key}: {a.get(key)} and {b.get(key)}" for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
 def compare_paths(first: Path, second: Path) -> tuple[Table, list[str]]:

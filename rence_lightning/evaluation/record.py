@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -41,22 +41,11 @@ class Evaluation:
     baseline: SampleFolder | None = None
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+_SHARES, _COUNTS = ("maj", "pass", "answered", "truncated"), ("length", "tokens_per_second")
 
 
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-_FIGURES: dict[str, Callable[[float], str]] = {
-    "maj": _percent,
-    "pass": _percent,
-    "boxed": _percent,
-    "truncated": _percent,
-    "length": _count,
-    "tokens_per_second": _count,
-}
+def _shown(name: str, value: float) -> str:
+    return f"{value:,.0f}" if name in _COUNTS else f"{100 * value:.1f}"
 
 
 def evaluation_table(results: Results, repeats: int, title: str) -> Table:
@@ -70,25 +59,25 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         repeats: Number of responses to each problem, k.
         title: Title of the table.
     """
-    figures = {key: show for key, show in _FIGURES.items() if all(key in result for result in results.values())}
-    headings = {"maj": f"maj@{repeats} %", "pass": f"pass@{repeats} %", "boxed": "boxed %", "truncated": "truncated %"}
+    figures = [name for name in (*_SHARES, *_COUNTS) if all(name in result for result in results.values())]
+    interval = all("avg_low" in result for result in results.values())
     table = Table(title=Text(title))
     table.add_column("benchmark")
-    interval = all("avg_low" in result for result in results.values())
-    named = [headings.get(key, key.replace("_per_", "/")) for key in figures]
+    named = [name + f"@{repeats}" * (name in ("maj", "pass")) + " %" * (name in _SHARES) for name in figures]
     for heading in (f"avg@{repeats} %", *(["95% interval"] * interval), *named):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace("_per_", "/"), justify="right")
     for name, result in results.items():
-        accuracy = _percent(result["avg"])
+        accuracy = _shown("avg", result["avg"])
         if repeats > 1:
-            accuracy += f" ± {_percent(result['std'])}"
-        bounds = [f"{_percent(result['avg_low'])} - {_percent(result['avg_high'])}"] if interval else []
-        table.add_row(Text(name), accuracy, *bounds, *(show(result[key]) for key, show in figures.items()))
+            accuracy += f" ± {_shown('std', result['std'])}"
+        bounds = [" - ".join(_shown(end, result[end]) for end in ("avg_low", "avg_high"))] if interval else []
+        table.add_row(Text(name), accuracy, *bounds, *(_shown(key, result[key]) for key in figures))
     if len(results) > 1:
         table.add_section()
-        means = (show(fmean(result[key] for result in results.values())) for key, show in figures.items())
+        means = (_shown(key, fmean(result[key] for result in results.values())) for key in figures)
         # No ±: the std of a mean over benchmarks is not the mean of their stds.
-        table.add_row("macro average", _percent(macro_average(results)), *([""] * interval), *means, style="bold")
+        average = _shown("avg", macro_average(results))
+        table.add_row("macro average", average, *([""] * interval), *means, style="bold")
     return table
 
 

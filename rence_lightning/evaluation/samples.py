@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation.votes import SameAnswers, votes
 
 if TYPE_CHECKING:
     from rence_lightning.prompts import Problem
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from rence_lightning.rollouts import Rollout  # not imported at run time: it loads torch, and `compare` needs none
 
 DESCRIPTION = "evaluation.json"
+
+SameAnswers = Callable[[Sequence[tuple[str, str]]], list[bool]]
+"""Whether the two answers of each pair are equal, such as `Reward.same`."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,43 @@ def evaluated_problem(
     scores: Sequence[Score],
     same: SameAnswers,
 ) -> EvaluatedProblem:
-    """The record of a problem with its k responses.
-
-    Args:
-        problem: The problem.
-        prompt: Text that the policy was given, template and special tokens included.
-        responses: Texts of the k responses.
-        rollouts: Token ids and finish reasons of the responses.
-        scores: Rewards and verdicts of the responses.
-        same: Comparison of answers, for the votes.
-    """
+    """The record of a problem with its k responses, whose answers `same` compares for the votes."""
     samples = tuple(
         Sample(text, score.answer, score.correct, score.reward, vote, len(rollout.token_ids), rollout.finish_reason)
         for text, rollout, score, vote in zip(responses, rollouts, scores, votes(scores, same), strict=True)
     )
     return EvaluatedProblem(problem.id, problem.problem, prompt, problem.answer, samples)
+
+
+def votes(scores: Sequence[Score], same: SameAnswers) -> list[int]:
+    """Numbers the answers to a problem, with equal numbers for equal answers.
+
+    Correct answers all equal the reference and therefore one another; only incorrect ones are compared.
+
+    Args:
+        scores: Scores of the k responses to the problem.
+        same: Comparison of answers. Answers of the same spelling are equal whatever it returns.
+
+    Returns:
+        A number for each response, counted from 0 in the order in which answers first occur; -1 for no answer.
+    """
+    numbers: dict[str | None, int] = {}  # by spelling; all correct answers under None
+    incorrect: dict[int, str] = {}  # the first spelling of each incorrect answer
+    result = []
+    for score in scores:
+        if score.answer is None:
+            result.append(-1)
+            continue
+        spelling = None if score.correct else score.answer
+        if spelling not in numbers:
+            number = 1 + max(numbers.values(), default=-1)
+            if spelling is not None:
+                verdicts = same([(other, spelling) for other in incorrect.values()]) if incorrect else []
+                number = next((n for n, verdict in zip(incorrect, verdicts, strict=True) if verdict), number)
+                incorrect.setdefault(number, spelling)
+            numbers[spelling] = number
+        result.append(numbers[spelling])
+    return result
 
 
 @dataclass(frozen=True)
@@ -133,21 +157,16 @@ class SampleFolder:
         self.path = path
 
     def open(self, description: Description) -> bool:
-        """Begin the evaluation, or continue it where the folder holds samples of the same one; samples of a different
-        evaluation are removed.
-
-        Returns:
-            Whether samples of a different evaluation were removed.
-        """
+        """Begins the evaluation, or continues it where the folder holds samples of the same one; returns whether
+        samples of a different one were found and removed."""
         self.path.mkdir(parents=True, exist_ok=True)
         former = self.description() if (self.path / DESCRIPTION).exists() else None
         stale = former is not None and former.identity != description.identity
         if stale or former is None:
             for file in self.path.glob("*.jsonl"):
                 file.unlink()
-        text = json.dumps(asdict(description), indent=1) + "\n"
         draft = self.path / f".tmp-{DESCRIPTION}"
-        draft.write_text(text)
+        draft.write_text(json.dumps(asdict(description), indent=1) + "\n")
         draft.replace(self.path / DESCRIPTION)
         return stale
 
@@ -174,21 +193,30 @@ class SampleFolder:
     def read(self, name: str) -> dict[str, EvaluatedProblem]:
         """The completed problems of a benchmark, by id; an incomplete last line, left by a kill, is skipped."""
         files = [self._whole(name), *sorted(self.path.glob(f"{name}.part-*.jsonl"))]
-        return {problem.id: problem for file in files if file.exists() for problem in _read(file)}
+        return {problem.id: problem for file in files for problem in _read(file)}
 
     def append(self, name: str, rank: int, problem: EvaluatedProblem) -> None:
-        """Append a problem to this rank's part; it is on the disk when this returns."""
-        file = self.path / f"{name}.part-{rank}.jsonl"
-        with file.open("ab+", buffering=0) as part:
-            if part.tell() and _last_byte(file) != b"\n":
-                part.write(b"\n")  # ends an incomplete line, left by a killed process, which reading skips
-            part.write(_line(problem).encode())
+        """Appends a problem to this rank's part; it is on the disk when this returns."""
+        with self._part(name, rank).open("ab", buffering=0) as part:
+            # The line break comes first, so that it ends an incomplete line, left by a killed process.
+            part.write(f"\n{_line(problem)}".encode())
             os.fsync(part.fileno())
 
-    def finish(self, name: str, problems: Sequence[EvaluatedProblem]) -> None:
-        """Replace the parts by one file with all problems of the benchmark."""
+    def finish(self, name: str, ids: Sequence[str], ranks: int) -> None:
+        """Joins the parts of all ranks to one file with all problems of the benchmark, in this order.
+
+        Raises:
+            UserError: A problem is in no part.
+        """
+        # By their names as well, because a list of the folder may be old on a network file system.
+        done = self.read(name) | {each.id: each for rank in range(ranks) for each in _read(self._part(name, rank))}
+        if missing := [each for each in ids if each not in done]:
+            raise UserError(
+                f"{self.path}: {len(missing)} problems of {name} are in no process's samples; write the run to a file "
+                "system that all processes share"
+            )
         draft = self.path / f".tmp-{name}"
-        draft.write_text("".join(map(_line, problems)))
+        draft.write_text("".join(f"{_line(done[each])}\n" for each in ids))
         draft.replace(self._whole(name))
         for part in self.path.glob(f"{name}.part-*.jsonl"):
             part.unlink()
@@ -196,19 +224,20 @@ class SampleFolder:
     def _whole(self, name: str) -> Path:
         return self.path / f"{name}.jsonl"
 
+    def _part(self, name: str, rank: int) -> Path:
+        return self.path / f"{name}.part-{rank}.jsonl"
+
 
 def _line(problem: EvaluatedProblem) -> str:
-    return json.dumps(asdict(problem)) + "\n"  # ASCII: model output may hold lone surrogates, which UTF-8 cannot
-
-
-def _last_byte(file: Path) -> bytes:
-    with file.open("rb") as content:
-        content.seek(-1, os.SEEK_END)
-        return content.read(1)
+    return json.dumps(asdict(problem))  # ASCII: model output may hold lone surrogates, which UTF-8 cannot
 
 
 def _read(file: Path) -> Iterable[EvaluatedProblem]:
+    if not file.exists():
+        return
     for number, line in enumerate(file.read_text().splitlines(), start=1):
+        if not line:
+            continue
         try:
             row = json.loads(line)
             samples = tuple(Sample(**sample) for sample in row.pop("samples"))

@@ -50,19 +50,17 @@ class DisCO(Objective):
             `likelihood_ratio`, the mean of pi_theta / pi_old.
         tau: Temperature of the weights of the negatives; the source has 10 for `log_likelihood` and 1 for
             `likelihood_ratio`. Null weights all negatives equally.
-        importance_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
     """
 
-    def __init__(
-        self, score: Score = "log_likelihood", tau: float | None = 10.0, importance_cap: float | None = None
-    ) -> None:
+    def __init__(self, score: Score = "log_likelihood", tau: float | None = 10.0, tis_cap: float | None = None) -> None:
         if score not in get_args(Score):
             raise UserError(f"objective: score is {score!r}, it must be one of {', '.join(get_args(Score))}")
         if tau is not None and not 0 < tau < math.inf:
             raise UserError(f"objective: tau is {tau}; it must be > 0, or null for equal weights of the negatives")
         self.score: Score = score
         self.tau = tau
-        self.importance_cap = check_cap(importance_cap)
+        self.tis_cap = check_cap(tis_cap)
 
     def scores(self, responses: ResponseTensors) -> Tensor:
         """The scores `(G, K)`, means over the tokens of each response."""
@@ -73,5 +71,5 @@ class DisCO(Objective):
         return values_GKT.masked_fill(~responses.mask, 0.0).sum(-1) / responses.lengths.clamp(min=1)
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        scores_GK = weight_gradient(self.scores(responses), responses, self.importance_cap)
+        scores_GK = weight_gradient(self.scores(responses), responses, self.tis_cap)
         return disco(scores_GK, responses.positive, self.tau).sum() / totals.prompts

@@ -19,7 +19,7 @@ def check_cap(cap: float | None) -> float | None:
         UserError: The cap is not positive.
     """
     if cap is not None and not cap > 0:
-        raise UserError(f"objective: importance_cap is {cap}; it must be > 0, or null for no weights")
+        raise UserError(f"objective: tis_cap is {cap}; it must be > 0, or null for no weights")
     return cap
 
 

@@ -49,7 +49,7 @@ class _RewardLabels(ContrastiveObjective):
         reward_temperature: Temperature of the labels softmax(r / reward_temperature).
         alpha: Scale of the margin (Eq. 2).
         margin: Kind of margin: `none` as in the source, or `adaptive` or `constant` for that of Eq. (2).
-        importance_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class _RewardLabels(ContrastiveObjective):
         reward_temperature: float = 0.1,
         alpha: float = 0.5,
         margin: Margin = "none",
-        importance_cap: float | None = None,
+        tis_cap: float | None = None,
     ) -> None:
-        super().__init__(beta, alpha, margin, importance_cap)
+        super().__init__(beta, alpha, margin, tis_cap)
         if reward_temperature <= 0:
             raise UserError(f"objective: reward_temperature is {reward_temperature}; it must be > 0")
         self.reward_temperature = reward_temperature

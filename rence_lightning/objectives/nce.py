@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rence_lightning.errors import UserError, returned
+from rence_lightning.errors import UserError, invalid_return
 from rence_lightning.objectives.base import Objective, ResponseTensors, Totals, mean_over
 from rence_lightning.objectives.importance import check_cap, weight_gradient
 
@@ -71,7 +71,7 @@ class ContrastiveObjective(Objective):
         beta: Scale of the log-ratio in the score.
         alpha: Scale of the margin in the score.
         margin: Kind of margin: `adaptive` (r_max - r), `constant` (1 for every negative) or `none`.
-        importance_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ContrastiveObjective(Objective):
         beta: float = 0.1,
         alpha: float = 0.5,
         margin: Margin = "adaptive",
-        importance_cap: float | None = None,
+        tis_cap: float | None = None,
     ) -> None:
         if not 0 < beta < math.inf:
             raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
@@ -90,7 +90,7 @@ class ContrastiveObjective(Objective):
         self.beta = beta
         self.alpha = alpha
         self.margin: Margin = margin
-        self.importance_cap = check_cap(importance_cap)
+        self.tis_cap = check_cap(tis_cap)
 
     def scores(self, responses: ResponseTensors) -> Tensor:
         """The scores of Eq. (2), `(G, K)`."""
@@ -102,10 +102,12 @@ class ContrastiveObjective(Objective):
         """The loss of each prompt, `(G,)`, from the scores `(G, K)` of `responses`."""
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        scores = weight_gradient(self.scores(responses), responses, self.importance_cap)
+        scores = weight_gradient(self.scores(responses), responses, self.tis_cap)
         losses = self.contrast(scores, responses)
         if losses.shape != responses.positive.shape[:1]:
-            raise returned(self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts")
+            raise invalid_return(
+                self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts"
+            )
         return losses.sum() / totals.prompts
 
 

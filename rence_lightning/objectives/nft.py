@@ -47,13 +47,13 @@ class NFT(Objective):
             harder a token of a wrong response is pushed down as pi_theta moves away from pi_old; the source has 1.
         prompt_weight: Weight of a prompt with the share q of correct responses: `failures` (1 - q), `odds`
             (sqrt((1 - q) / q)) or `none` (1).
-        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
     couples_responses = False
 
     def __init__(
-        self, epsilon: float = 1.0, prompt_weight: PromptWeight = "failures", importance_cap: float | None = None
+        self, epsilon: float = 1.0, prompt_weight: PromptWeight = "failures", tis_cap: float | None = None
     ) -> None:
         if not epsilon > 0:
             raise UserError(f"objective: epsilon is {epsilon}; it must be > 0")
@@ -62,7 +62,7 @@ class NFT(Objective):
             raise UserError(f"objective: prompt_weight is {prompt_weight!r}, it must be one of {choices}")
         self.epsilon = epsilon
         self.prompt_weight: PromptWeight = prompt_weight
-        self.importance_cap = check_cap(importance_cap)
+        self.tis_cap = check_cap(tis_cap)
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         log_ratio_GKT = responses.log_ratio
@@ -73,6 +73,6 @@ class NFT(Objective):
         wrong_GKT = wrong_GKT.detach().clamp(min=self.epsilon) + (wrong_GKT - wrong_GKT.detach())
         likelihood_GKT = torch.where(responses.positive.unsqueeze(-1), log_ratio_GKT, wrong_GKT.log())
         losses_GKT = -prompt_weights(share_G1, self.prompt_weight).unsqueeze(-1) * likelihood_GKT
-        if self.importance_cap is not None:
-            losses_GKT = losses_GKT * token_weights(responses, self.importance_cap)
+        if self.tis_cap is not None:
+            losses_GKT = losses_GKT * token_weights(responses, self.tis_cap)
         return losses_GKT.masked_fill(~responses.mask, 0.0).sum() / totals.tokens

@@ -42,7 +42,7 @@ class PACS(ContrastiveObjective):
         balanced: Whether the positives and the negatives of a group weigh the same.
         alpha: Scale of the margin (Eq. 2 of ReNCE).
         margin: Kind of margin: `none` as in the source, or `adaptive` or `constant` for that of ReNCE's Eq. (2).
-        importance_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a response; null for no weights.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class PACS(ContrastiveObjective):
         balanced: bool = True,
         alpha: float = 0.5,
         margin: Margin = "none",
-        importance_cap: float | None = None,
+        tis_cap: float | None = None,
     ) -> None:
-        super().__init__(beta, alpha, margin, importance_cap)
+        super().__init__(beta, alpha, margin, tis_cap)
         self.balanced = balanced
 
     def contrast(self, scores: Tensor, responses: ResponseTensors) -> Tensor:

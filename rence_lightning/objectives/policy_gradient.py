@@ -72,17 +72,17 @@ class PolicyGradient(Objective):
     Args:
         clip_low: Lower clipping range: with a negative advantage, the gradient is 0 where w < 1 - clip_low.
         clip_high: Upper clipping range: with a positive advantage, the gradient is 0 where w > 1 + clip_high.
-        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
     couples_responses = False
 
-    def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, importance_cap: float | None = None) -> None:
+    def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, tis_cap: float | None = None) -> None:
         if not 0 < clip_low <= 1 or clip_high <= 0:
             raise UserError(f"objective: need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
         self.clip_low = clip_low
         self.clip_high = clip_high
-        self.importance_cap = check_cap(importance_cap)
+        self.tis_cap = check_cap(tis_cap)
 
     def advantage(self, responses: ResponseTensors) -> Tensor:
         """The advantages A, `(G, K)`."""
@@ -105,8 +105,8 @@ class PolicyGradient(Objective):
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         advantage = self.advantage(responses).unsqueeze(-1)
         losses = clipped_surrogate(self.log_ratio(responses), advantage, self.clip_low, self.clip_high)
-        if self.importance_cap is not None:
-            losses = losses * token_weights(responses, self.importance_cap)
+        if self.tis_cap is not None:
+            losses = losses * token_weights(responses, self.tis_cap)
         return self.mean(losses.masked_fill(~responses.mask, 0.0), responses, totals)
 
     def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class DAPO(PolicyGradient):
     Args:
         clip_low: Lower clipping range: with a negative advantage, the gradient is 0 where w < 1 - clip_low.
         clip_high: Upper clipping range, larger than `clip_low`, so that rare tokens of good responses can grow more.
-        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
         overlong_buffer: Number of tokens before `max_response_tokens` over which the penalty grows to -1; null for no
             penalty.
         max_response_tokens: Largest number of tokens of a response, `data.sampling.max_response_tokens`.
@@ -143,11 +143,11 @@ class DAPO(PolicyGradient):
         self,
         clip_low: float = 0.2,
         clip_high: float = 0.28,
-        importance_cap: float | None = None,
+        tis_cap: float | None = None,
         overlong_buffer: int | None = None,
         max_response_tokens: int | None = None,
     ) -> None:
-        super().__init__(clip_low, clip_high, importance_cap)
+        super().__init__(clip_low, clip_high, tis_cap)
         if overlong_buffer is not None and max_response_tokens is None:
             raise UserError("objective: overlong_buffer needs max_response_tokens (data.sampling.max_response_tokens)")
         if overlong_buffer is not None and not 0 < overlong_buffer <= (max_response_tokens or 0):
@@ -175,11 +175,11 @@ class GSPO(GRPO):
     Args:
         clip_low: Lower clipping range of the ratio of a response, which changes far less than that of a token.
         clip_high: Upper clipping range of the ratio of a response.
-        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
-    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, importance_cap: float | None = None) -> None:
-        super().__init__(clip_low, clip_high, importance_cap)
+    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, tis_cap: float | None = None) -> None:
+        super().__init__(clip_low, clip_high, tis_cap)
 
     def log_ratio(self, responses: ResponseTensors) -> Tensor:
         sequence = responses.sequence_log_ratio / responses.lengths.clamp(min=1)
@@ -193,7 +193,7 @@ class DrGRPO(PolicyGradient):
         max_response_tokens: Constant that replaces the length of a response, `data.sampling.max_response_tokens`.
         clip_low: Lower clipping range: with a negative advantage, the gradient is 0 where w < 1 - clip_low.
         clip_high: Upper clipping range: with a positive advantage, the gradient is 0 where w > 1 + clip_high.
-        importance_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
+        tis_cap: Largest importance weight pi_old / pi_engine of a token; null for no weights.
     """
 
     def __init__(
@@ -201,9 +201,9 @@ class DrGRPO(PolicyGradient):
         max_response_tokens: int,
         clip_low: float = 0.2,
         clip_high: float = 0.2,
-        importance_cap: float | None = None,
+        tis_cap: float | None = None,
     ) -> None:
-        super().__init__(clip_low, clip_high, importance_cap)
+        super().__init__(clip_low, clip_high, tis_cap)
         if max_response_tokens < 1:
             raise UserError(f"objective: max_response_tokens is {max_response_tokens}; it must be >= 1")
         self.max_response_tokens = max_response_tokens

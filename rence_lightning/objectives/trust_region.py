@@ -46,9 +46,9 @@ def adapt_kl_coef(kl_coef: float, kl: float, target_kl: float, horizon: int, res
 
 @dataclass
 class TrustRegion:
-    """The penalty lambda * KL(pi_old || pi_theta) of Eq. (1); or, with a limit, lambda / 2 * max(0, KL - limit)^2.
+    """The penalty lambda * KL(pi_old || pi_theta) of Eq. (1); or, with a delta, lambda / 2 * max(0, KL - delta)^2.
 
-    The latter is the squared hinge with which DisCO (Li et al. 2025) enforces KL <= limit: no penalty within, one that
+    The latter is the squared hinge with which DisCO (Li et al. 2025) enforces KL <= delta: no penalty within, one that
     grows beyond. It depends on the KL of the whole update, which takes a forward pass before the gradient passes of
     every update but the first of an iteration, where KL is 0. The logged loss has its linearisation, `weight` times KL.
 
@@ -58,20 +58,20 @@ class TrustRegion:
             (unbiased and non-negative).
         reduction: Mean that is taken: `token` over the update's response tokens, or `sequence` over its responses, with
             the sum over the tokens of each.
-        limit: Largest KL divergence without a penalty, >= 0, in nats and in the given reduction; null for the linear
+        delta: Largest KL divergence without a penalty, >= 0, in nats and in the given reduction; null for the linear
             penalty.
     """
 
     kl_coef: float = 0.001
     estimator: Estimator = "k3"
     reduction: Reduction = "token"
-    limit: float | None = None
+    delta: float | None = None
 
     def __post_init__(self) -> None:
         if not self.kl_coef >= 0:
             raise UserError(f"trust_region: kl_coef is {self.kl_coef}, it must be >= 0")
-        if self.limit is not None and not self.limit >= 0:
-            raise UserError(f"trust_region: limit is {self.limit}; it must be >= 0, or null for a linear penalty")
+        if self.delta is not None and not self.delta >= 0:
+            raise UserError(f"trust_region: delta is {self.delta}; it must be >= 0, or null for a linear penalty")
 
     def kl(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         """The part of the update's KL estimate that comes from `responses`: a scalar, in nats."""
@@ -80,7 +80,7 @@ class TrustRegion:
 
     def weight(self, kl: float) -> float:
         """The derivative of the penalty by the KL divergence of the update, `kl`."""
-        return self.kl_coef if self.limit is None else self.kl_coef * max(kl - self.limit, 0.0)
+        return self.kl_coef if self.delta is None else self.kl_coef * max(kl - self.delta, 0.0)
 
 
 @dataclass

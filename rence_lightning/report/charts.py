@@ -90,7 +90,7 @@ HEALTH = (
     Curve(
         "Engine against trainer (per token)",
         "Difference in log-probability: level, and near zero, or the engine samples from another policy.",
-        {"rollouts/engine_log_prob_difference": "mean", "rollouts/engine_log_prob_difference_max": "largest"},
+        {"rollouts/mismatch_abs": "mean", "rollouts/mismatch_abs_max": "largest"},
     ),
     Curve(
         "Movement that computes",
@@ -137,7 +137,7 @@ def curves(run: RunRecord, chosen: Sequence[Curve]) -> list[Plot]:
 
 def _series(run: RunRecord, name: str) -> Series:
     if name == "no_answer":
-        return [(x, 1 - boxed) for x, boxed in run.series("rollouts/boxed")]
+        return [(x, 1 - answered) for x, answered in run.series("rollouts/answered")]
     return run.series(name)
 
 

@@ -121,7 +121,7 @@ def _responses(run: RunRecord) -> list[Dropped]:
     rows = [
         ("responses, cancelled", run.total("rollouts/responses_discarded"), 0, "the batch was complete without them"),
         ("responses, truncated", _weighted(run, "rollouts/truncated"), whole, "reached the length limit"),
-        ("responses without an answer", _weighted(run, "rollouts/boxed", inverse=True), whole, "no final answer"),
+        ("responses without an answer", _weighted(run, "rollouts/answered", inverse=True), whole, "no final answer"),
         (
             "responses, left out",
             of_groups - trained if trained else 0,

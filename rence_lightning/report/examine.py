@@ -20,7 +20,7 @@ def examine(run: RunRecord, results: Results) -> list[Check]:
         health.positives(values("iteration/positive_log_ratio")),
         health.entropy(values("rollouts/entropy")),
         health.truncation(values("rollouts/truncated")),
-        health.mismatch(values("rollouts/engine_log_prob_difference"), computes_in_float32(run)),
+        health.mismatch(values("rollouts/mismatch_abs"), computes_in_float32(run)),
         health.skipped(run.updates_skipped, run.updates, run.updates_overflowed),
         health.batches(values("rollouts/groups_trained"), wanted if isinstance(wanted, int) else None),
         health.correctness(values("rollouts/correct")),
@@ -33,7 +33,7 @@ def examine(run: RunRecord, results: Results) -> list[Check]:
 
 def kl_target(run: RunRecord) -> float | None:
     """Limit or target of the KL: the run's own, else the paper's if the KL is a mean over tokens; else None."""
-    limit = run.setting("model.trust_region.limit")
+    limit = run.setting("model.trust_region.delta")
     if isinstance(limit, int | float):
         return float(limit)
     adaptive = run.setting("adaptive_kl") or {}

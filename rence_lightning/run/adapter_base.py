@@ -1,7 +1,6 @@
-"""The model below the adapters of a checkpoint.
+"""The model below the adapters of a checkpoint, which holds nothing else of the policy.
 
-A checkpoint of adapters holds nothing else of the policy. It names the model to which they were added, and has a digest
-of the model's weights, because the same adapters on other weights are another policy.
+Its weights have a digest, because the same adapters on other weights are another policy.
 """
 
 import json
@@ -17,7 +16,7 @@ FILE = "adapters.json"
 
 
 @dataclass(frozen=True)
-class AdapterBase:
+class Base:
     """The model below adapters, stored as `adapters.json` in a checkpoint.
 
     Attributes:
@@ -33,18 +32,15 @@ class AdapterBase:
     lora: LoRA
 
     @classmethod
-    def of(cls, policy: Policy) -> "AdapterBase | None":
-        """The model below the adapters of a policy; None without adapters.
-
-        Where the policy is sharded, every rank must call it.
-        """
+    def of(cls, policy: Policy) -> "Base | None":
+        """The model below the adapters of a policy; None without adapters. Every rank must call it."""
         if policy.adapters is None:
             return None
         dtype = cast(DType, str(policy.model.dtype).removeprefix("torch."))
         return cls(policy.adapters.base, dtype, policy.frozen_digest(), policy.adapters.lora)
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "AdapterBase | None":
+    def read(cls, checkpoint: Path) -> "Base | None":
         """What a checkpoint says of the model; None if it holds a whole policy.
 
         Raises:
@@ -64,14 +60,12 @@ class AdapterBase:
 
 
 def check_base(checkpoint: Path, policy: Policy) -> None:
-    """Compares the model below a policy's adapters with the one that a checkpoint was made with.
-
-    Where the policy is sharded, every rank must call it.
+    """Compares the model below a policy's adapters with that of a checkpoint; every rank must call it.
 
     Raises:
         UserError: The two models differ, or only one of policy and checkpoint has adapters.
     """
-    saved, ours = AdapterBase.read(checkpoint), AdapterBase.of(policy)
+    saved, ours = Base.read(checkpoint), Base.of(policy)
     if saved is None and ours is None:
         return
     if saved is None:

@@ -5,7 +5,7 @@ A checkpoint is a folder:
 - `state`: policy (its adapters alone, where these are all that is trained), optimizer and the run's own state, saved by
   Fabric as a file or, with sharding, a folder of shards.
 - `rng-RANK`: states of the random number generators of a rank.
-- `checkpoint.json`: the run that the checkpoint belongs to, and its moment.
+- `checkpoint.json`: the run that the checkpoint belongs to, and its place in it.
 - `config.yaml`: settings of the run.
 - `adapters.json`: the model to which the adapters were added, if the policy has any.
 - `hf`: configuration and tokenizer of the policy, so that the policy can be loaded without the settings.
@@ -42,7 +42,7 @@ from torch.optim import Optimizer
 from rence_lightning.distributed import gather
 from rence_lightning.errors import CheckpointError, one_line
 from rence_lightning.policy import Policy
-from rence_lightning.run.adapter_base import AdapterBase, check_base
+from rence_lightning.run.adapter_base import Base, check_base
 from rence_lightning.run.directory import SavedAt
 
 
@@ -63,7 +63,7 @@ def save_checkpoint(
         policy: Policy that is trained.
         optimizer: Optimizer of the policy.
         run: Further state that the next step depends on, in plain types.
-        saved: Moment of the checkpoint, and the run that it belongs to.
+        saved: Place of the checkpoint in its run.
         config: Settings of the run as YAML; None if the run has no settings.
 
     Raises:
@@ -78,7 +78,7 @@ def save_checkpoint(
             draft.mkdir(parents=True)
 
     def write() -> None:
-        base = AdapterBase.of(_unwrapped(policy))
+        base = Base.of(_unwrapped(policy))
         part = _unwrapped(policy).trained_part()
         fabric.save(draft / "state", {"policy": part, "optimizer": optimizer, "run": run})
         torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
@@ -149,8 +149,8 @@ def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[st
             return run
         return _assemble(folder, part)
     state = _mapped(folder)
-    options = StateDictOptions(full_state_dict=True)  # every rank takes its shards from the file
-    set_model_state_dict(part, state["policy"], options=options)
+    # Every rank takes its shards from the file.
+    set_model_state_dict(part, state["policy"], options=StateDictOptions(full_state_dict=True))
     return cast(dict[str, Any], state["run"])
 
 

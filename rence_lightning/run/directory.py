@@ -1,6 +1,7 @@
 """A run on disk: its directory, its identity, and the retention of its checkpoints."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -23,7 +24,7 @@ _FOLDER = re.compile(r"iteration-(\d+)(?:-update-(\d+))?")
 
 @dataclass(frozen=True)
 class SavedAt:
-    """The moment of a checkpoint, and the run that it belongs to; stored as `checkpoint.json` in its folder.
+    """The place of a checkpoint in its run; stored as `checkpoint.json` in its folder.
 
     Attributes:
         run: Identity of the run.
@@ -47,7 +48,7 @@ class SavedAt:
 
     @classmethod
     def read(cls, folder: Path) -> "SavedAt":
-        """Reads the moment of the checkpoint in a folder.
+        """Reads the place of the checkpoint in a folder.
 
         Raises:
             UserError: The folder is not a complete checkpoint.
@@ -69,9 +70,9 @@ class Run:
         id: Unique identity of the run.
         created: Time of the run's start, in seconds since 1970.
         parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
-        sessions: Records of each start and resume: the checkpoint that the session began with (null for a new run), the
-            configuration file that it wrote, the settings that differed from those of the checkpoint, and the versions
-            and commits that it was made with.
+        sessions: Records of each start and resume: the launch by torch's elastic agent, where it was started by one,
+            the checkpoint that the session began with (null for a new run), the configuration file that it wrote, the
+            settings that differed from those of the checkpoint, and the versions and commits that it was made with.
         finished: Whether all files of the run are written.
         error: Error that ended the last session, None where there was none.
     """
@@ -92,44 +93,40 @@ class Run:
         return [folder for _, folder in sorted(_numbered(self.directory / CHECKPOINTS))]
 
     def checkpoint(self, link: str) -> Path | None:
-        """The checkpoint that the link `last` or `best` points to; None without the link."""
+        """The checkpoint that `last` or `best` points to; None without the link."""
         path = self.directory / CHECKPOINTS / link
         return path.resolve() if path.exists() else None
 
     def folder_of(self, saved: SavedAt) -> Path:
         return self.directory / CHECKPOINTS / saved.name
 
-    def write(self) -> None:
-        """Writes `run.json` atomically."""
-        content = {key: value for key, value in asdict(self).items() if key != "directory"}
-        draft = self.directory / f".tmp-{IDENTITY}"
-        draft.write_text(json.dumps(content, indent=1) + "\n")
-        draft.replace(self.directory / IDENTITY)
+    def _written(self, **changes: Any) -> "Run":
+        """This run with changes, after its `run.json` is written."""
+        run = replace(self, **changes)
+        content = {key: value for key, value in asdict(run).items() if key != "directory"}
+        with rewritten(run.directory / IDENTITY) as draft:
+            draft.write_text(json.dumps(content, indent=1) + "\n")
+        return run
 
     def with_session(self, checkpoint: Path | None, config: str | None, changed: list[str]) -> "Run":
         """This run with one more session, and not finished any more; written to disk."""
         session = {
             "started": time.time(),
+            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
             "checkpoint": checkpoint.name if checkpoint is not None else None,
             "config": config,
             "changed": changed,
             **provenance(Path.cwd()),
         }
-        run = replace(self, sessions=(*self.sessions, session), finished=False, error=None)
-        run.write()
-        return run
+        return self._written(sessions=(*self.sessions, session), finished=False, error=None)
 
     def failed(self, error: str) -> "Run":
         """This run, ended by an error; written to disk."""
-        run = replace(self, error=error)
-        run.write()
-        return run
+        return self._written(error=error)
 
     def ended(self) -> "Run":
         """This run, finished; written to disk."""
-        run = replace(self, finished=True)
-        run.write()
-        return run
+        return self._written(finished=True)
 
     @classmethod
     def open(cls, directory: Path) -> "Run | None":
@@ -164,9 +161,7 @@ class Run:
                     f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder"
                 ) from error
             number += 1
-        run = cls(path, wanted.name, command, parent=parent)
-        run.write()
-        return run
+        return cls(path, wanted.name, command, parent=parent)._written()
 
 
 # ---- retention ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import fcntl
 import os
 from pathlib import Path
-from typing import TextIO
 
 from rence_lightning.errors import UserError
 
@@ -19,13 +18,13 @@ class Lock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._file: TextIO | None = (directory / ".lock").open("a+")
+        self._file = (directory / ".lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.seek(0)
             process = self._file.read().strip()
-            self._file.close()
+            self.release()
             raise UserError(
                 f"{directory} is in use by another process ({process}); wait until it ends, or stop it"
             ) from error
@@ -36,9 +35,7 @@ class Lock:
         self._file.flush()
 
     def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
 
 def is_locked(directory: Path) -> bool:

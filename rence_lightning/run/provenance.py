@@ -1,6 +1,7 @@
 """What a run was made with: versions of the packages, and commits of the git repositories around it."""
 
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,20 +16,14 @@ PACKAGE = Path(__file__).parents[1]
 def provenance(working_directory: Path) -> dict[str, dict[str, str]]:
     """The versions and commits that a run is made with, for `run.json`.
 
-    Args:
-        working_directory: Folder in which the run is started; its git repository, if there is one, holds the user's own
-            parts.
-
     Returns:
-        `versions` by package; `commits` of the repository around the working directory (`working_directory`) and of the
-        repository that tracks this package (`rence_lightning`), where there are any, as `commit_of` gives them.
+        `versions` by package; `commits` of the repository around the working directory, which holds the user's own
+        parts, and of the one that tracks this package, where there are any.
     """
     versions = {"rence_lightning": __version__}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     commits = {"working_directory": commit_of(working_directory)}
     if _git(PACKAGE, "ls-files", "__init__.py"):  # a package installed inside of the user's repository is not tracked
         commits["rence_lightning"] = commit_of(PACKAGE)
@@ -36,10 +31,8 @@ def provenance(working_directory: Path) -> dict[str, dict[str, str]]:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit of the git repository around a folder, empty without one.
-
-    It ends in `-dirty` if tracked files differ from it, and in `-unchecked` if git could not tell in time.
-    """
+    """The commit of the git repository around a folder, empty without one; with `-dirty` if tracked files differ from
+    it, and with `-unchecked` if git could not tell in time."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if not commit:
         return ""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, load_policy
-from rence_lightning.run.adapter_base import AdapterBase
+from rence_lightning.run.adapter_base import Base
 from rence_lightning.run.checkpoint import read_policy_weights
 
 
@@ -19,7 +19,7 @@ def read_policy(checkpoint: Path, base: str | None = None) -> Policy:
         UserError: The checkpoint does not say which model its weights belong to, or the model below its adapters cannot
             be loaded or has other weights than in training.
     """
-    recorded = AdapterBase.read(checkpoint)
+    recorded = Base.read(checkpoint)
     if recorded is None and base is not None:
         raise UserError(f"export: {checkpoint} holds a whole policy without adapters; remove --base")
     policy = _empty_policy(checkpoint) if recorded is None else _with_adapters(checkpoint, recorded, base)
@@ -40,7 +40,7 @@ def _empty_policy(checkpoint: Path) -> Policy:
     return policy
 
 
-def _with_adapters(checkpoint: Path, recorded: AdapterBase, base: str | None) -> Policy:
+def _with_adapters(checkpoint: Path, recorded: Base, base: str | None) -> Policy:
     try:
         return load_policy(base or recorded.policy, recorded.dtype, lora=recorded.lora)
     except UserError as error:

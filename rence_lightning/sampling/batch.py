@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.sampling.groups import Group
 
 
@@ -15,22 +15,12 @@ class SampledTotals:
     Attributes:
         outcomes: Number of groups of each outcome.
         responses: Number of responses.
-        tokens: Number of sampled tokens.
-        truncated: Number of responses that were cut at the limit.
-        correct: Number of correct responses.
-        boxed: Number of responses that give an answer.
-        reward: Sum of the rewards.
-        parts: Sums of the parts of a combined reward, by name.
+        sums: Sums over the responses, by the name of their mean in the log.
     """
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     responses: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    correct: int = 0
-    boxed: int = 0
-    reward: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> int:
@@ -41,26 +31,24 @@ class SampledTotals:
         """Adds a group that was judged."""
         assert group.outcome is not None
         self.outcomes[group.outcome] += 1
-        self.responses += len(group.rollouts)
-        self.tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
-        self.truncated += sum(rollout.finish_reason == "length" for rollout in group.rollouts)
-        for score in group.scores:
-            self.correct += score.correct
-            self.boxed += score.answer is not None
-            self.reward += score.reward
-            for part, value in score.parts.items():
-                self.parts[part] = self.parts.get(part, 0.0) + value
+        self.responses += group.size
+        for rollout, score in zip(group.rollouts, group.scores, strict=True):
+            figures = {
+                "reward": score.reward,
+                **{f"reward_{part}": value for part, value in score.parts.items()},
+                "correct": score.correct,
+                "answered": score.answer is not None,
+                "truncated": rollout.finish_reason == "length",
+                "length": len(rollout.token_ids),
+            }
+            for name, value in figures.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
 
     def metrics(self) -> dict[str, float]:
         """Means over all responses, and shares of all groups."""
         return {
-            "reward": self.reward / self.responses,
-            **{f"reward_{part}": total / self.responses for part, total in self.parts.items()},
-            "correct": self.correct / self.responses,
-            "boxed": self.boxed / self.responses,
-            "truncated": self.truncated / self.responses,
-            "length": self.tokens / self.responses,
-            "tokens": float(self.tokens),
+            **{name: total / self.responses for name, total in self.sums.items()},
+            "tokens": self.sums["length"],
             "groups_sampled": float(self.groups),
             **{f"share_{outcome}": self.outcomes[outcome] / self.groups for outcome in Outcome},
         }
@@ -79,8 +67,9 @@ class IterationBatch:
             empty after `on_rollouts_end`, because they can take gigabytes.
         totals: Sums over `sampled`, which remain.
         responses_total: Number of responses sampled in training since the start of the run, including this iteration.
-        figures: Further figures for the iteration's row in the log, from the skipping of prompts and from callbacks;
-            in a batch that was restored from a checkpoint, all figures.
+        draws: Number of draws.
+        figures: Further figures for the iteration's row in the log, such as those that callbacks return; in a batch
+            that was restored from a checkpoint, all figures.
         updates_done: Figures of the updates that were taken on this batch.
     """
 
@@ -91,6 +80,7 @@ class IterationBatch:
     sampled: list[Group] = field(default_factory=list)
     totals: SampledTotals = field(default_factory=SampledTotals)
     responses_total: int = 0
+    draws: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     updates_done: list[dict[str, float]] = field(default_factory=list)
 
@@ -100,6 +90,12 @@ class IterationBatch:
         self.totals.add(group)
         if group.outcome is Outcome.KEPT:
             self.groups.append(group)
+
+    def add_draw(self, costs: dict[str, float]) -> None:
+        """Counts a draw and its costs."""
+        self.draws += 1
+        for name, cost in costs.items():
+            self.figures[name] = self.figures.get(name, 0.0) + cost
 
     def begin_updates(self) -> None:
         """Frees what the updates do not need: groups that are not trained on, and responses that are left out."""

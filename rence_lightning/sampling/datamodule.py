@@ -1,9 +1,6 @@
 """Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import check_same, sum_over_ranks
-from rence_lightning.errors import UserError, calling, check_parameters
+from rence_lightning.errors import UserError, call_plugin, check_parameters
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
     Cleaned,
@@ -26,18 +23,11 @@ from rence_lightning.prompts import (
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.sampling.curriculum import (
-    DrawSize,
-    Outcome,
-    PositiveRatioFilter,
-    PromptFilter,
-    PromptPool,
-    PromptSkipping,
-)
+from rence_lightning.sampling.curriculum.draws import DrawSize
+from rence_lightning.sampling.curriculum.filtering import JUDGE, Outcome, PositiveRatioFilter, PromptFilter
+from rence_lightning.sampling.curriculum.pool import PromptPool
 from rence_lightning.sampling.groups import Group
-from rence_lightning.sampling.judging import JUDGE, judge
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
-from rence_lightning.sampling.tail import TailCosts
 
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
 NO_LIMIT = 2**31
@@ -75,8 +65,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         pool.start_iteration()
         data.iteration += 1
         batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)  # 3
-        costs, draws = TailCosts(), 0
-        while batch.missing and draws < data.max_draws_per_iteration:  # 4
+        while batch.missing and batch.draws < data.max_draws_per_iteration:  # 4
             drawn = pool.draw(data.draw_size.next())  # 5, 6: the cached prompts first
             if not drawn:
                 break
@@ -87,10 +76,10 @@ class RolloutDataset(IterableDataset[IterationBatch]):
                     pool.master(group.prompt.index)  # 11
                 batch.add(group)  # 12, 13; the draw ends with the group that completes the batch: 17
             pool.cache(drawn[len(draw.groups) :])  # 18
-            costs, draws = costs + draw.costs, draws + 1
+            batch.add_draw(draw.costs)
         data.sampler.release()
         batch.responses_total = data.responses_total
-        batch.figures.update(data.end_iteration(), **asdict(costs))
+        batch.figures |= data.end_iteration()
         return batch
 
     def _sample(self, batch: IterationBatch, prompts: list[Prompt]) -> Draw:
@@ -104,7 +93,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             data.sampling,
             f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
-            partial(judge, data.filter),
+            lambda group: group.judge(data.filter),
             wanted=batch.missing,
         )
 
@@ -126,8 +115,6 @@ class RolloutDataModule(LightningDataModule):
         reward: Reward that grades the responses (default: `MathReward`, which gives 1 for a correct boxed answer, 0.1
             for a wrong boxed answer and 0 without a box).
         filter: Filter that selects the groups to train on (default: `PositiveRatioFilter`).
-        skipping: Rule by which prompts are skipped before they are sampled, because their earlier groups were
-            uninformative (default: none).
         sampling: Temperature, top-p and length limit in training.
         group_size: Number of responses per prompt, K.
         prompts_per_iteration: Number of groups to train on in an iteration, B.
@@ -149,7 +136,6 @@ class RolloutDataModule(LightningDataModule):
         engine: RolloutEngine | None = None,
         reward: Reward | None = None,
         filter: PromptFilter | None = None,
-        skipping: PromptSkipping | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         group_size: int = 8,
         prompts_per_iteration: int = 512,
@@ -170,7 +156,6 @@ class RolloutDataModule(LightningDataModule):
         self.filter = filter if filter is not None else PositiveRatioFilter()
         check_parameters(self.reward, "data.reward", "score", SCORE)
         check_parameters(self.filter, "data.filter", "judge", JUDGE)
-        self.skipping = skipping
         self.sampling = sampling
         self.group_size = group_size
         self.prompts_per_iteration = prompts_per_iteration
@@ -207,20 +192,15 @@ class RolloutDataModule(LightningDataModule):
         Raises:
             UserError: Prompts and responses together exceed the policy's context.
         """
-        responses, context = sampling.max_response_tokens, self.context_length
-        if self.max_prompt_tokens is None:
-            if context is not None and responses >= context:
-                raise UserError(
-                    f"{section}: sampling.max_response_tokens is {responses}, but the policy's context is {context} "
-                    "tokens for prompt and response together; lower the limit"
-                )
-            return context - responses if context is not None else NO_LIMIT
-        if context is not None and (needed := self.max_prompt_tokens + responses) > context:
+        prompt, response, context = self.max_prompt_tokens, sampling.max_response_tokens, self.context_length
+        if context is None:
+            return NO_LIMIT if prompt is None else prompt
+        if (needed := response + (1 if prompt is None else prompt)) > context:
             raise UserError(
-                f"{section}: data.max_prompt_tokens {self.max_prompt_tokens} + sampling.max_response_tokens "
-                f"{responses} = {needed}, but the policy's context is {context} tokens; lower one of the two limits"
+                f"{section}: data.max_prompt_tokens ({prompt}) and sampling.max_response_tokens ({response}) need "
+                f"{needed} tokens, but the policy's context is {context} for both together; lower one of the two limits"
             )
-        return self.max_prompt_tokens
+        return context - response if prompt is None else prompt
 
     def hold_out(self, benchmarks: Mapping[str, Sequence[Problem]]) -> None:
         """Adds problems, by name of the benchmark, that must be left out of training; call before `setup`."""
@@ -252,8 +232,7 @@ class RolloutDataModule(LightningDataModule):
         self._fingerprint = fingerprint(encoded.prompts)
         check_same(self._fingerprint, "data: training problems")
         indices = self.prompts if self.weights is None else sets
-        # The pool changes the skipping's state; a copy, because the given object may serve another run as well.
-        self.pool = PromptPool(indices, self.seed, copy.deepcopy(self.skipping), self.weights)
+        self.pool = PromptPool(indices, self.seed, self.weights)
 
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
         """One element per iteration. The engine samples the rollouts, so that no worker processes are needed."""
@@ -263,15 +242,14 @@ class RolloutDataModule(LightningDataModule):
     def record(self, group: Group) -> None:
         """Records a group that counts with what later draws depend on."""
         self.responses_total += len(group.rollouts)
-        self.pool.record(group.prompt.index, group.correct)
         self.draw_size.record(group.outcome is Outcome.KEPT)
 
     def end_iteration(self) -> dict[str, float]:
-        """Adapts skipping and draws to the iteration; returns figures for the log, the same on every rank."""
+        """Adapts the sizes of draws to the iteration; returns figures for the log, the same on every rank."""
         self.draw_size.end_iteration()
-        figures = {**self.pool.end_iteration(), "prompts_cached": float(len(self.pool.cached))}
-        counts = calling(self.reward, "figures()", self.reward.figures)
-        return figures | dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
+        counts = call_plugin(self.reward, "figures()", self.reward.figures)
+        totals = dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
+        return {"prompts_cached": float(len(self.pool.cached)), **totals}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ from torch import Tensor
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Score
 from rence_lightning.rollouts import Rollout
-from rence_lightning.sampling.curriculum import GradedGroup, Outcome
+from rence_lightning.sampling.curriculum.filtering import GradedGroup, Outcome, PromptFilter, decision_of
 
 
 class RemoteArray:
@@ -85,14 +85,18 @@ class Group:
         """Whether this rank holds the tokens."""
         return not any(isinstance(rollout.token_ids, RemoteArray) for rollout in self.rollouts)
 
-    @property
-    def graded(self) -> GradedGroup:
-        """The group as the prompt filter sees it."""
+    def judge(self, chosen: PromptFilter) -> None:
+        """Sets outcome, positives and dropped responses as a prompt filter decides.
+
+        Raises:
+            PartError: The filter raised an error or returned something invalid.
+        """
         responses = [
             Response(self.prompt.problem, text, rollout.token_ids, rollout.finish_reason)
             for text, rollout in zip(self.responses, self.rollouts, strict=True)
         ]
-        return GradedGroup(responses, self.scores)
+        decision = decision_of(chosen, GradedGroup(responses, self.scores))
+        self.outcome, self.positive, self.dropped = decision.outcome, decision.positive, decision.dropped
 
     def leave_out_dropped(self) -> None:
         """Removes the responses that are left out of training, after the log has them."""

@@ -10,7 +10,7 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.sampling.groups import Group
 
 
@@ -25,8 +25,8 @@ def pending_state(batch: IterationBatch) -> dict[str, Any]:
         "prompts_per_update": batch.prompts_per_update,
         "wanted": batch.wanted,
         "responses_total": batch.responses_total,
-        "summary": _numbers(batch.metrics()),
-        "updates_done": [_numbers(figures) for figures in batch.updates_done],
+        "summary": batch.metrics(),
+        "updates_done": batch.updates_done,
         "groups": [{**_state(group), **tokens[index]} for index, group in enumerate(batch.groups)],
     }
 
@@ -42,11 +42,6 @@ def restored(state: dict[str, Any], prompts: dict[int, Prompt]) -> IterationBatc
         figures=state["summary"],
         updates_done=state["updates_done"],
     )
-
-
-def _numbers(figures: dict[str, float]) -> dict[str, float]:
-    """Figures as Python has them: callbacks may give those of NumPy, which a checkpoint cannot hold."""
-    return {name: float(value) for name, value in figures.items()}
 
 
 def _tokens(group: Group) -> dict[str, Any]:

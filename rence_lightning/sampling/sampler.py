@@ -6,19 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rence_lightning.distributed import collectives, gather, rank_and_world
-from rence_lightning.errors import calling
+from rence_lightning.errors import call_plugin
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Reward
 from rence_lightning.rollouts import Request, Rollout, RolloutEngine, Sampling
-from rence_lightning.sampling.grading import Grading, responses_of, scores_of
+from rence_lightning.sampling.cutoff import Cutoff
 from rence_lightning.sampling.groups import Group
-from rence_lightning.sampling.horizon import Horizon
-from rence_lightning.sampling.share import DrawShare, Progress
-from rence_lightning.sampling.tail import TailCosts
-
-GroupGraded = Callable[[Group], None]
-"""Called on the grading thread with each group of this rank, as soon as it is graded."""
+from rence_lightning.sampling.local_draw import LocalDraw, OnTokens
+from rence_lightning.sampling.scoring import responses_of, scores_of
 
 
 @dataclass(frozen=True)
@@ -27,11 +23,13 @@ class Draw:
 
     Attributes:
         groups: Groups of the first prompts, in their order; those of the other prompts are not needed.
-        costs: Costs of the draw's tail, over all ranks.
+        costs: Figures of the draw over all ranks, which depend on timing: `tail_seconds` (mean of
+            `LocalDraw.tail_seconds`), `wait_seconds` (mean time that a finished rank waited for the others) and
+            `responses_discarded` (responses that were begun and do not count).
     """
 
     groups: list[Group]
-    costs: TailCosts
+    costs: dict[str, float]
 
 
 class RolloutSampler:
@@ -50,12 +48,12 @@ class RolloutSampler:
     def sync(self) -> None:
         """Gives the policy's current weights to the engine: from here on they are pi_old."""
         with collectives():  # a sharded policy is gathered
-            calling(self._engine, "sync()", lambda: self._engine.sync(self._policy))
+            call_plugin(self._engine, "sync()", lambda: self._engine.sync(self._policy))
         gather(None)  # where the engine of a rank has failed, all ranks end here, before any of them samples
 
     def release(self) -> None:
         """Lets the engine free its memory, because training follows."""
-        calling(self._engine, "release()", self._engine.release)
+        call_plugin(self._engine, "release()", self._engine.release)
 
     def sample(
         self,
@@ -63,8 +61,8 @@ class RolloutSampler:
         group_size: int,
         sampling: Sampling,
         stream: str,
-        progress: Progress | None = None,
-        graded: GroupGraded | None = None,
+        on_tokens: OnTokens | None = None,
+        graded: Callable[[Group], None] | None = None,
         wanted: int | None = None,
     ) -> Draw:
         """Samples and grades `group_size` responses to each prompt, until `wanted` groups are kept.
@@ -75,7 +73,7 @@ class RolloutSampler:
             sampling: Temperature, top-p and length limit.
             stream: Name of the random stream, such as `"seed 0, iteration 3"`: a prompt that is sampled again in the
                 same stream gets the same responses.
-            progress: Function that is called with the numbers of responses and tokens sampled on this rank.
+            on_tokens: Function that is called with the numbers of responses and tokens sampled on this rank.
             graded: Function that is called, on the grading thread, with each group of this rank as soon as it is
                 graded; where `wanted` is given, it sets the group's outcome.
             wanted: Number of kept groups after which no further group is needed, in the order of the prompts; None
@@ -88,57 +86,49 @@ class RolloutSampler:
         Raises:
             PartError: The engine, the reward or `graded` raised an error, or returned something invalid.
         """
+
+        def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
+            responses = responses_of(self._policy.tokenizer, prompt, rollouts)
+            scores, texts = scores_of(self._reward, responses), [response.text for response in responses]
+            seed = seed_of(f"{stream}, objective", prompt.problem.id)
+            group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
+            if graded is not None:
+                graded(group)
+            return group
+
         rank, world = rank_and_world()
         mine = {position: prompts[position] for position in range(rank, len(prompts), world)}
         requests = [
             Request(prompt.token_ids, group_size, sampling, seed_of(stream, prompt.problem.id))
             for prompt in mine.values()
         ]
-
-        def grade(position: int, rollouts: list[Rollout]) -> Group:
-            group = self._graded(mine[position], rollouts, sampling.temperature, stream)
-            if graded is not None:
-                graded(group)
-            return group
-
         self._draws += 1
-        horizon = Horizon(len(prompts), wanted, topic=f"draw {self._draws}")
-        grading = Grading(grade)
-        share = DrawShare(self._engine, mine, requests, horizon, grading, progress or _silent)
-        try:
-            share.sample()
-        finally:
-            grading.end()
-        return _gathered(share, horizon, prompts, group_size)
-
-    def _graded(self, prompt: Prompt, rollouts: list[Rollout], temperature: float, stream: str) -> Group:
-        """The group of a prompt's responses, with their texts and scores."""
-        responses = responses_of(self._policy.tokenizer, prompt, rollouts)
-        scores = scores_of(self._reward, responses)
-        texts = [response.text for response in responses]
-        return Group(prompt, rollouts, texts, scores, temperature, seed_of(f"{stream}, objective", prompt.problem.id))
+        cutoff = Cutoff(len(prompts), wanted, topic=f"draw {self._draws}")
+        local = LocalDraw(self._engine, mine, requests, cutoff, grade, on_tokens or (lambda responses, tokens: None))
+        local.sample()
+        return _gathered(local, cutoff, prompts, group_size)
 
 
-def _gathered(share: DrawShare, horizon: Horizon, prompts: Sequence[Prompt], group_size: int) -> Draw:
-    """The groups of all ranks up to the final horizon, on every rank.
+def _gathered(local: LocalDraw, cutoff: Cutoff, prompts: Sequence[Prompt], group_size: int) -> Draw:
+    """The groups of all ranks up to the final cutoff, on every rank.
 
     Prompts are not sent: all ranks have them, and their rows may be large, or hold what no other process can read.
     """
     begun = time.perf_counter()
-    horizon.settle()
+    cutoff.settle()
     waited = time.perf_counter() - begun
-    own = share.groups()
+    own = local.groups()
     without = {position: replace(group, prompt=None) for position, group in own.items()}  # type: ignore[arg-type]
-    groups = {position: group for groups in gather(without) for position, group in groups.items()}
+    shares = gather((without, local.tail_seconds, waited, local.responses_begun - len(own) * group_size))
+    groups = {position: group for share, *_ in shares for position, group in share.items()}
     for position, group in groups.items():
         group.prompt = prompts[position]
-    discarded = share.responses_begun - len(own) * group_size
-    costs = TailCosts(share.clock.seconds, waited, discarded).over_ranks()
+    costs = {
+        "tail_seconds": sum(tail for _, tail, _, _ in shares) / len(shares),
+        "wait_seconds": sum(wait for _, _, wait, _ in shares) / len(shares),
+        "responses_discarded": float(sum(discarded for *_, discarded in shares)),
+    }
     return Draw([groups[position] for position in range(len(groups))], costs)
-
-
-def _silent(responses: int, tokens: int) -> None:
-    """Ignores progress."""
 
 
 def seed_of(stream: str, prompt: str) -> int:

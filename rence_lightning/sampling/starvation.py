@@ -5,7 +5,7 @@ import logging
 from rence_lightning.distributed import rank_and_world
 from rence_lightning.errors import StarvationError
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.text import shortened
 
 EXAMPLES = 3
@@ -31,7 +31,7 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
     if not left:
         return not batch.groups
     first = rank_and_world()[0] == 0
-    samples = "" if batch.totals.correct else _nothing_correct(batch)
+    samples = "" if batch.totals.sums.get("correct") else _nothing_correct(batch)
     if batch.groups:
         if samples and batch.iteration == 1 and first:
             _log.warning("iteration 1: %s; can the policy read these problems, and the reward these answers?", samples)

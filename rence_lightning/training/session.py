@@ -8,11 +8,12 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from rence_lightning.distributed import gather, on_rank_zero
+from rence_lightning.run.changed_settings import Change, changes
 from rence_lightning.run.directory import Run
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
-from rence_lightning.run.resumed_settings import Change, changes
+from rence_lightning.training.launch import continued
 
 
 class Session:
@@ -53,8 +54,10 @@ class Session:
     def find(self, ckpt_path: str | None, training: bool) -> Path | None:
         """The checkpoint to start from, the same on every rank."""
         self._training = training
-        if ckpt_path is not None:
-            self.resumed_from = on_rank_zero(lambda: find_checkpoint(ckpt_path, self._wanted))
+        wanted = self._wanted
+        start = on_rank_zero(lambda: continued(ckpt_path, wanted)) if training else ckpt_path
+        if start is not None:
+            self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
             if saved.exists():

@@ -102,7 +102,7 @@ class Update:
         """
         if module.reference is not None:
             self._score_reference(module)
-        if module.trust_region.limit is None or self.at_old_policy:
+        if module.trust_region.delta is None or self.at_old_policy:
             self.score(module, self.scoring)
             return
         self.score(module, self.micro_batches)

@@ -23,7 +23,7 @@ from rence_lightning.objectives import DAPO, MultiLabelNCE
 from rence_lightning.prompts import ArithmeticProblems, ListProblems, PromptTemplate
 from rence_lightning.rewards import CombinedReward, FunctionReward, MathReward
 from rence_lightning.rollouts import Sampling, TransformersEngine
-from rence_lightning.sampling import Judgement, Outcome, PositiveRatioFilter, PromptFilter
+from rence_lightning.sampling import FilterDecision, Outcome, PositiveRatioFilter, PromptFilter
 
 TIMED = re.compile(r"seconds|tokens_per_second|responses_discarded|engine_|^time/")
 """Figures that depend on the time that something took: when groups are cancelled decides which responses share a batch,
@@ -94,10 +94,10 @@ def test_defaults_are_those_of_the_command_line(tmp_path: Path, capfd: pytest.Ca
 class Shortest(PromptFilter):
     """Takes the shortest responses for the positives."""
 
-    def judge(self, group: Any) -> Judgement:
+    def judge(self, group: Any) -> FilterDecision:
         lengths = [len(response.token_ids) for response in group.responses]
         self.judged = getattr(self, "judged", 0) + 1
-        return Judgement(Outcome.KEPT, tuple(length == min(lengths) for length in lengths))
+        return FilterDecision(Outcome.KEPT, tuple(length == min(lengths) for length in lengths))
 
 
 class Counts(Callback):
@@ -111,7 +111,7 @@ class Counts(Callback):
 
 
 def test_objects_are_used_themselves_and_written_as_class_and_arguments(tmp_path: Path) -> None:
-    engine, counts, chosen = TransformersEngine(max_sequences=32), Counts(start=100), Shortest()
+    engine, counts, chosen = TransformersEngine(max_num_seqs=32), Counts(start=100), Shortest()
     reward = CombinedReward({"math": MathReward(timeout=2.0), "own": FunctionReward(partly)}, {"math": 0.5, "own": 0.5})
     evaluation = {"sampling": Sampling(max_response_tokens=48), "limit": 3, "repeats": 1}
     result = fit(
@@ -123,7 +123,7 @@ def test_objects_are_used_themselves_and_written_as_class_and_arguments(tmp_path
     assert counts.updates == 102 and chosen.judged == 4
     config = saved_config(result.run_dir)
     assert config["data"]["filter"]["class_path"] == "test_python_api.Shortest"
-    assert config["data"]["engine"]["init_args"]["max_sequences"] == 32
+    assert config["data"]["engine"]["init_args"]["max_num_seqs"] == 32
     rewards = config["data"]["reward"]["init_args"]["rewards"]
     assert rewards["math"]["init_args"]["timeout"] == 2.0
     assert rewards["own"]["init_args"]["function"] == "own_task.partly"
@@ -313,6 +313,6 @@ def test_the_package_is_cheap_to_import_and_has_its_names() -> None:
     assert done.stderr.endswith("AttributeError: module 'rence_lightning' has no attribute 'nothing'\n")
     for name in rence_lightning.__all__:
         assert getattr(rence_lightning, name).__name__ == name
-    expected = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "importance_cap": None}
+    expected = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "tis_cap": None}
     assert MultiLabelNCE().arguments() == expected
     assert PositiveRatioFilter(t_easy=0.4).arguments()["t_easy"] == 0.4

@@ -1,56 +1,49 @@
 """The tasks of the studies: splits that share no problem, rewards, and errors of a grader."""
 
+import gzip
 import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 
-from benchmarks.study.tasks import TRAIN, NoisyReward, chain_splits, partial_credit, warm_up_problems, write_problems
+from benchmarks.study.tasks import PROBLEMS, NoisyReward, partial_credit
 from rence_lightning.embedded.make_arithmetic import TEMPLATE, draw_examples
 from rence_lightning.embedded.warm_up import BATCH_SIZE, PHASES
 from rence_lightning.problem import Problem
-from rence_lightning.prompts import FileProblems
 from rence_lightning.prompts.arithmetic import held_out_chains
 from rence_lightning.rewards import Response
 
-
-def test_no_validation_problem_is_trained_on_by_anyone() -> None:
-    splits = {name: {each.problem for each in problems} for name, problems in chain_splits().items()}
-    assert {name: len(problems) for name, problems in splits.items()} == {"train": 2000, "validation": 400, "test": 500}
-    assert not splits["validation"] & (splits["train"] | splits["test"] | warm_up_problems())
-    assert not splits["test"] & (splits["train"] | warm_up_problems())
+SPLITS = {
+    name: {split: file for file in PROBLEMS.glob(f"{name}-*.gz") for split in [file.name.split("-")[1].split(".")[0]]}
+    for name in ("chains", "gym", "hard", "medium", "half", "easy")
+}
 
 
-def test_the_warm_ups_problems_are_the_draws_of_its_program() -> None:
-    """One generator draws all batches in the order of the phases, as `warm_up` asks for them."""
-    rng, held_out, asked = random.Random(0), {chain.problem for chain in held_out_chains()}, []
+def problems(name: str, split: str) -> list[str]:
+    rows = map(json.loads, gzip.decompress(SPLITS[name][split].read_bytes()).splitlines())
+    return [row["problem"] for row in rows if row["split"] == split]
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_no_problem_is_in_two_splits(name: str) -> None:
+    found = {split: problems(name, split) for split in SPLITS[name]}
+    main = {"train": 2000, "validation": 400, "test": 500}
+    sizes = {split: len(each) for split, each in found.items()}
+    assert sizes == (main if name in ("chains", "gym") else {"train": 200, "test": 80})
+    assert len(set().union(*found.values())) == sum(len(set(each)) for each in found.values())
+
+
+def test_the_warm_up_of_the_policy_asked_no_problem_that_is_evaluated_and_none_of_the_pools() -> None:
+    """One generator draws all batches in the order of the phases, as the program that made the policy does."""
+    rng, held_out, asked = random.Random(0), {chain.problem for chain in held_out_chains()}, set()
     for phase in PHASES:
         for _ in range(phase.steps):
-            asked += [prompt for prompt, _ in draw_examples(held_out, rng, BATCH_SIZE, phase.sloppy)]
-    assert {TEMPLATE.format(problem=problem) for problem in warm_up_problems()} == set(asked)
-    assert len(warm_up_problems()) > 10_000
-
-
-def test_problems_of_reasoning_gym_are_disjoint() -> None:
-    pytest.importorskip("reasoning_gym", reason="needs the extra `gym`")
-    from benchmarks.study.tasks import gym_splits
-
-    splits = {name: {each.problem for each in problems} for name, problems in gym_splits().items()}
-    assert {name: len(problems) for name, problems in splits.items()} == {"train": 2000, "validation": 400, "test": 500}
-    assert not splits["validation"] & (splits["train"] | splits["test"]) and not splits["test"] & splits["train"]
-
-
-def test_problems_are_read_as_they_were_written(tmp_path: Path) -> None:
-    problem = Problem("a/1", "1+1=?", "2", "a", {"level": 3})
-    write_problems(tmp_path / "a.jsonl", [problem], "train")
-    (read,) = FileProblems(str(tmp_path / "a.jsonl")).load()
-    assert (read.id, read.problem, read.answer, read.fields["split"], read.fields["level"]) == (
-        *("a/1", "1+1=?", "2", "train"),
-        3,
-    )
-    assert json.loads((tmp_path / "a.jsonl").read_text())["split"] == "train"
+            asked |= {prompt for prompt, _ in draw_examples(held_out, rng, BATCH_SIZE, phase.sloppy)}
+    assert len(asked) > 10_000
+    pools = [(name, split) for name in ("hard", "medium", "half", "easy") for split in ("train", "test")]
+    for name, split in [("chains", "validation"), ("chains", "test"), *pools]:
+        assert not asked & {TEMPLATE.format(problem=each) for each in problems(name, split)}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +62,12 @@ def test_partial_credit_is_half_of_the_share_of_right_first_steps(text: str, rew
     assert (score.reward, score.correct) == (reward, correct)
 
 
+def test_partial_credit_knows_the_steps_of_every_chain() -> None:
+    for chain in held_out_chains():
+        steps = chain.solution.rsplit(",", 1)[0]
+        assert partial_credit(Response(Problem("1", chain.problem, chain.answer), steps)).reward == 0.5
+
+
 def test_a_noisy_grader_errs_on_its_share_of_training_responses_and_on_no_others() -> None:
     texts = [rf"\boxed{{{number}}}" for number in range(2000)]
 
@@ -82,7 +81,7 @@ def test_a_noisy_grader_errs_on_its_share_of_training_responses_and_on_no_others
 
     right = [text == r"\boxed{2}" for text in texts]
     assert graded("test") == right
-    once = graded(TRAIN)
-    assert graded(TRAIN) == once, "the same response was graded in two ways"
+    once = graded("train")
+    assert graded("train") == once, "the same response was graded in two ways"
     share = sum(one != other for one, other in zip(once, right, strict=True)) / len(texts)
     assert abs(share - 0.1) < 4 * math.sqrt(0.1 * 0.9 / len(texts))

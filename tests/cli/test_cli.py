@@ -106,7 +106,7 @@ def parts(config: Any) -> Iterator[dict[str, Any]]:
 def test_the_papers_values_are_those_of_the_paper() -> None:
     config = config_of("fit", f"--config={CONF / 'rence.yaml'}")
     model, data = config["model"], config["data"]
-    objective = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "importance_cap": None}
+    objective = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "tis_cap": None}
     assert model["objective"]["init_args"] == objective
     assert model["optimizer"]["init_args"]["lr"] == 1e-6
     assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.999]
@@ -278,7 +278,7 @@ USERS_MODULE = '''
 from lightning.pytorch.callbacks import Callback
 from rence_lightning.objectives import ContrastiveObjective, multi_label_nce
 from rence_lightning.prompts import Problem, ProblemSource
-from rence_lightning.sampling import Judgement, PromptFilter, Outcome
+from rence_lightning.sampling import FilterDecision, PromptFilter, Outcome
 from rence_lightning.rewards import Reward, Score
 from rence_lightning.rollouts import TransformersEngine
 
@@ -294,7 +294,7 @@ class Shortest(Reward):
 
 class KeepAll(PromptFilter):
     def judge(self, group):
-        return Judgement(Outcome.KEPT, tuple(reward == max(group.rewards) for reward in group.rewards))
+        return FilterDecision(Outcome.KEPT, tuple(reward == max(group.rewards) for reward in group.rewards))
 
 class Engine(TransformersEngine):
     """An engine that changes nothing."""

@@ -34,7 +34,7 @@ def test_a_file_says_all_of_its_method_and_nothing_else(file: Path, base: str) -
     config = config_of("fit", f"--config={CONF / base}.yaml", f"--config={file}")
     objective = config["model"].pop("objective")
     assert objective["class_path"] == f"rence_lightning.objectives.{name}"
-    assert objective["init_args"] == {**settings, "importance_cap": None}
+    assert objective["init_args"] == {**settings, "tis_cap": None}
     assert config["model"].pop("trust_region") == region
     reference = config["model"].pop("reference")
     assert reference == ({"kl_coef": 0.04} if file.stem == "grpo_reference" else None)

@@ -11,8 +11,8 @@ from rence_lightning.evaluation import (
     Sample,
     SampleFolder,
     append_evaluation,
-    score_problems,
 )
+from rence_lightning.evaluation.figures import BenchmarkMetrics
 
 SECONDS = ["torch", "torchmetrics", "transformers", "lightning", "datasets", "sympy", "pandas", "tensorboard"]
 OTHERS = ["jsonargparse", "numpy", "matplotlib", "jinja2", "rich", "omegaconf"]
@@ -39,9 +39,12 @@ def run_with_two_evaluations(folder: Path) -> Path:
         sample = Sample("97", "97", bool(vote), 1.0, vote, 3, "stop")
         samples = SampleFolder(folder / "evaluations" / f"iteration-{iteration:04d}")
         samples.open(Description("policy", iteration, "digest", "Engine", {}, {}))
-        problems = [EvaluatedProblem("1", "96+1=?", "96+1=?", "97", (sample, sample))]
-        samples.finish("sums", problems)
-        append_evaluation(folder / "evaluations.jsonl", iteration, {"sums": score_problems(problems)})
+        problem = EvaluatedProblem("1", "96+1=?", "96+1=?", "97", (sample, sample))
+        samples.append("sums", 0, problem)
+        samples.finish("sums", ["1"], ranks=1)
+        metrics = BenchmarkMetrics(2)
+        metrics.update({0: problem})
+        append_evaluation(folder / "evaluations.jsonl", iteration, {"sums": metrics.compute()})
     return folder
 
 

@@ -31,7 +31,7 @@ DAPO = {
         {
             "clip_low": 0.2,
             "clip_high": 0.28,
-            "importance_cap": None,
+            "tis_cap": None,
             "overlong_buffer": 1331,
             "max_response_tokens": 6656,
         },
@@ -40,7 +40,7 @@ DAPO = {
 
 
 def contrastive(name: str) -> dict[str, Any]:
-    settings = {"beta": 0.1, "alpha": 0.0, "margin": "none", "importance_cap": None}
+    settings = {"beta": 0.1, "alpha": 0.0, "margin": "none", "tis_cap": None}
     return {"model.objective": (name, settings)}
 
 
@@ -49,7 +49,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "table1_grpo": {
         **NO_KL,
         "trainer.max_iterations": 200,
-        "model.objective": ("GRPO", {"clip_low": 0.2, "clip_high": 0.2, "importance_cap": None}),
+        "model.objective": ("GRPO", {"clip_low": 0.2, "clip_high": 0.2, "tis_cap": None}),
         "data.filter": ("NoFilter", {}),
         "data.prompts_per_update": 128,
         "evaluation.every": 20,
@@ -104,6 +104,13 @@ def test_a_row_changes_what_the_paper_says_and_nothing_else(row: str) -> None:
     changed = differences(base, config_of("fit", f"--config={CONF / 'rence.yaml'}", row_file(row)))
     assert changed.pop("trainer.run_dir") == f"runs/{row}"
     assert changed == DIFFERENCES[row]
+
+
+def test_float16_changes_two_types_and_nothing_else() -> None:
+    configs = [f"--config={CONF / name}" for name in ("rence.yaml", "precision/float16.yaml")]
+    base, changed = (config_of("fit", *configs[:number]) for number in (1, 2))
+    assert (base["trainer"]["precision"], base["data"]["engine"]["init_args"]["dtype"]) == ("bf16-mixed", "bfloat16")
+    assert differences(base, changed) == {"trainer.precision": "16-mixed", "data.engine.init_args.dtype": "float16"}
 
 
 def test_every_row_is_a_method_of_the_study_or_the_same_as_one() -> None:

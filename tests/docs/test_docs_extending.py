@@ -20,11 +20,11 @@ from rence_lightning.cli.main import main
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Score
 from rence_lightning.sampling import (
+    DropTruncated,
+    FilterDecision,
     GradedGroup,
-    Judgement,
     Outcome,
     PositiveRatioFilter,
-    WithoutTruncated,
 )
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -134,12 +134,12 @@ def test_a_class_of_ones_own(names: tuple[str, ...], folder: Path) -> None:
         assert {"rollouts/longest_correct", "train/positives"} <= set(header.split(","))
     if names == ("my_engine.OneByOne",):
         with (folder / "run" / "metrics.csv").open() as file:
-            differences = [row["rollouts/engine_log_prob_difference_max"] for row in csv.DictReader(file)]
+            differences = [row["rollouts/mismatch_abs_max"] for row in csv.DictReader(file)]
         assert 0 < max(float(each) for each in differences if each) < 1e-4
 
 
 OFTEN_CUT = """
-from rence_lightning.sampling import Judgement, PositiveRatioFilter
+from rence_lightning.sampling import FilterDecision, PositiveRatioFilter
 
 
 class LeavesOut(PositiveRatioFilter):
@@ -149,7 +149,7 @@ class LeavesOut(PositiveRatioFilter):
             return super().judge(group)
         rest = super().judge(group.only(kept))
         positive = iter(rest.positive)
-        return Judgement(rest.outcome, tuple(k and next(positive) for k in kept), tuple(not k for k in kept))
+        return FilterDecision(rest.outcome, tuple(k and next(positive) for k in kept), tuple(not k for k in kept))
 """
 
 
@@ -202,7 +202,7 @@ def load(module: str, name: str) -> Any:
 
 
 def test_the_filter_of_the_page_is_the_one_of_the_package() -> None:
-    ours = WithoutTruncated(PositiveRatioFilter(t_easy=1.0, t_master=1.0))
+    ours = DropTruncated(PositiveRatioFilter(t_easy=1.0, t_master=1.0))
     theirs = load("my_filter", "CompleteOnly")()
     for correct in range(16):
         for cut in range(16):
@@ -221,7 +221,7 @@ def test_the_tables_name_the_fields_that_exist() -> None:
         (Response, "## Reward"),
         (Score, "field of `Score`"),
         (GradedGroup, "## Filter"),
-        (Judgement, "## Filter"),
+        (FilterDecision, "## Filter"),
         (ResponseTensors, "## Objective"),
         (Totals, "## Objective"),
     ):

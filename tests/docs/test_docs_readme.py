@@ -11,8 +11,8 @@ import torch
 from command_line import CONF, ROOT, config_of
 from test_docs import value_of
 
+from rence_lightning.run.changed_settings import FIXED
 from rence_lightning.run.directory import SavedAt
-from rence_lightning.run.resumed_settings import FIXED
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 PAGES |= {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}

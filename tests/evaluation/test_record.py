@@ -12,8 +12,8 @@ from rich.table import Table
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import append_evaluation, evaluation_table, read_evaluations
 
-ONE = {"avg": 0.26, "std": 0.0123, "pass": 0.71, "boxed": 0.995, "truncated": 0.0, "length": 1234.4}
-TWO = {"avg": 0.5, "std": 0.02, "pass": 0.75, "boxed": 1.0, "truncated": 0.25, "length": 2000.0}
+ONE = {"avg": 0.26, "std": 0.0123, "pass": 0.71, "answered": 0.995, "truncated": 0.0, "length": 1234.4}
+TWO = {"avg": 0.5, "std": 0.02, "pass": 0.75, "answered": 1.0, "truncated": 0.25, "length": 2000.0}
 
 
 def printed(table: Table) -> list[list[str]]:
@@ -30,7 +30,7 @@ def printed(table: Table) -> list[list[str]]:
 def test_one_benchmark_has_no_macro_average() -> None:
     rows = printed(evaluation_table({"arithmetic": ONE}, repeats=4, title="iteration 5"))
     assert rows == [
-        ["benchmark", "avg@4 %", "pass@4 %", "boxed %", "truncated %", "length"],
+        ["benchmark", "avg@4 %", "pass@4 %", "answered %", "truncated %", "length"],
         ["arithmetic", "26.0 ± 1.2", "71.0", "99.5", "0.0", "1,234"],
     ]
 

@@ -1,17 +1,15 @@
 """Votes of equal answers, and the record of a problem made from the parts of a group."""
 
-import ast
 from array import array
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rence_lightning.evaluation
-from rence_lightning.evaluation import EvaluatedProblem, Sample, evaluated_problem, score_problems, votes
+from rence_lightning.evaluation import EvaluatedProblem, Sample, evaluated_problem
+from rence_lightning.evaluation.samples import votes
 from rence_lightning.prompts import Problem
 from rence_lightning.rewards import MathReward, Score
 from rence_lightning.rollouts import Rollout
@@ -92,19 +90,3 @@ def test_a_record_is_made_from_the_parts_of_a_group() -> None:
         Sample("c", "1", True, 1.0, 0, 1, "stop"),
     )
     assert record == EvaluatedProblem("7", "What is 1/2 + 1/2?", "<user>1+1", "1", samples)
-    figures = score_problems([record])
-    assert (figures["avg"], figures["boxed"], figures["truncated"]) == pytest.approx((2 / 3, 2 / 3, 1 / 3))
-    assert (figures["maj"], figures["pass"], figures["length"], figures["problems"]) == (1, 1, 2, 1)
-
-
-def test_evaluation_imports_only_the_rooms_below() -> None:
-    """It must not depend on sampling, training, run, report or callbacks."""
-    allowed = {"evaluation", "prompts", "rewards", "rollouts", "policy", "objectives", "distributed", "text", "errors"}
-    imported = set()
-    for file in Path(rence_lightning.evaluation.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            imported |= {name.split(".")[1] for name in names if name.startswith("rence_lightning.")}
-    assert "prompts" in imported
-    assert imported <= allowed

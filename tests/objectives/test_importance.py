@@ -38,7 +38,7 @@ def test_every_objective_has_weights() -> None:
 def test_losses_of_tokens_count_each_token_by_its_truncated_ratio(objective: type[Any]) -> None:
     """Weight 1 where both agree; else each token counts min(pi_old / pi_engine, cap) times."""
     groups = random_groups()
-    plain, weighted = build(objective), build(objective, importance_cap=1.5)
+    plain, weighted = build(objective), build(objective, tis_cap=1.5)
     value, gradient = value_and_gradient(plain, groups)
     for difference, weight in ((0.0, 1.0), (-math.log(2), 0.5), (math.log(2), 1.5)):
         actual = value_and_gradient(weighted, with_engine(groups, difference))
@@ -59,7 +59,7 @@ def test_contrasts_weight_the_gradient_of_each_response_by_its_truncated_ratio(o
             length = int(groups.mask[p, k].sum())
             weights[p, k] = min(math.prod(math.exp(x) for x in difference[p, k, :length].tolist()), 1.4)
     assert (weights == 1.4).any() and (weights < 1).any()
-    actual = value_and_gradient(build(objective, importance_cap=1.4), with_engine(groups, difference))
+    actual = value_and_gradient(build(objective, tis_cap=1.4), with_engine(groups, difference))
     assert_same(actual, (value, weights.unsqueeze(-1) * gradient), "not the weights of the responses")
 
 
@@ -83,7 +83,7 @@ def test_weighted_gradients_on_samples_of_the_engine_are_those_on_samples_of_pi_
                 torch.tensor([[True, False]]),
                 engine_log_probs=engine.log()[tokens],
             )
-            loss = MultiLabelNCE(importance_cap=cap).loss(groups, totals_of(groups))
+            loss = MultiLabelNCE(tis_cap=cap).loss(groups, totals_of(groups))
             total = total + sampler[correct] * loss
         (gradient,) = torch.autograd.grad(total, logits)
         return gradient
@@ -96,10 +96,10 @@ def test_weighted_gradients_on_samples_of_the_engine_are_those_on_samples_of_pi_
 @pytest.mark.parametrize("objective", ALL)
 @pytest.mark.parametrize("cap", [0.0, -1.0, float("nan")])
 def test_a_cap_must_be_positive(objective: type[Any], cap: float) -> None:
-    with pytest.raises(UserError, match=f"importance_cap is {cap}; it must be > 0"):
-        build(objective, importance_cap=cap)
+    with pytest.raises(UserError, match=f"tis_cap is {cap}; it must be > 0"):
+        build(objective, tis_cap=cap)
 
 
 def test_weights_need_the_engine() -> None:
     with pytest.raises(RuntimeError, match="engine's log-probabilities"):
-        value_and_gradient(DisCO(importance_cap=2.0), random_groups())
+        value_and_gradient(DisCO(tis_cap=2.0), random_groups())

@@ -146,10 +146,10 @@ def test_the_weight_of_kl_is_the_derivative_of_the_penalty(kl: float, limit: flo
     """Linear without a limit; the squared hinge with one: nothing within the limit."""
     value = torch.tensor(kl, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(kl_coef / 2 * (value - limit).clamp(min=0) ** 2, value)
-    assert TrustRegion(kl_coef=kl_coef, limit=limit).weight(kl) == pytest.approx(slope.item())
+    assert TrustRegion(kl_coef=kl_coef, delta=limit).weight(kl) == pytest.approx(slope.item())
     assert TrustRegion(kl_coef=kl_coef).weight(kl) == kl_coef
 
 
 def test_a_negative_limit_is_refused() -> None:
-    with pytest.raises(UserError, match=r"limit is -0\.1; it must be >= 0"):
-        TrustRegion(limit=-0.1)
+    with pytest.raises(UserError, match=r"delta is -0\.1; it must be >= 0"):
+        TrustRegion(delta=-0.1)

@@ -39,12 +39,12 @@ def test_an_overlay_fits_its_claim(overlay: Path, size: str, memory: float, tmp_
 
 
 def test_the_papers_run_verifies_the_engine() -> None:
-    assert config_of("fit", "--config", str(CONF / "rence.yaml"))["old_policy"]["verify_sync"] == 0.05
+    assert config_of("fit", "--config", str(CONF / "rence.yaml"))["old_policy"]["max_mismatch"] == 0.05
 
 
 @pytest.mark.parametrize("base", ["rence", "own"])
 @pytest.mark.parametrize("overlay", GPU_OVERLAYS, ids=lambda path: path.stem)
 def test_overlays_for_gpus_verify_the_engine_and_fuse_the_optimizer(base: str, overlay: Path) -> None:
     config = config_of("fit", "--config", str(CONF / f"{base}.yaml"), "--config", str(overlay))
-    assert config["old_policy"]["verify_sync"] == 0.05
+    assert config["old_policy"]["max_mismatch"] == 0.05
     assert config["model"]["optimizer"]["init_args"]["fused"] is True

@@ -56,7 +56,7 @@ def test_a_whole_run_answers_every_question(run: Path) -> None:
 
 def test_the_kl_is_judged_by_the_limit_of_the_run(copy: Path) -> None:
     with (copy / "config.yaml").open("a") as file:
-        file.write("model: {trust_region: {limit: 1.0e-12, reduction: token}}\n")
+        file.write("model: {trust_region: {delta: 1.0e-12, reduction: token}}\n")
     assert "target 1.0e-12" in html_of(copy) or "target 1e-12" in html_of(copy)
 
 

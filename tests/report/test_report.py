@@ -21,7 +21,7 @@ from rence_lightning.evaluation import compare, find_samples, read_evaluations
 from rence_lightning.report import write_report
 from rence_lightning.report.charts import OUTCOMES
 from rence_lightning.report.run_record import RunRecord
-from rence_lightning.sampling.curriculum import Outcome
+from rence_lightning.sampling.curriculum.filtering import Outcome
 
 PHONE = 390 - 2 * 14
 """Width of a figure on a phone, in CSS pixels."""

@@ -100,15 +100,6 @@ def test_the_runs_export_is_the_merged_policy(finished: tuple[Path, Path], tmp_p
     assert names[0] == names[1], "the export must have the names of the plain model"
 
 
-def test_an_export_is_rounded_after_the_merge(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    _, run_dir = finished
-    export_command([str(run_dir), str(tmp_path / "half"), "--dtype", "bfloat16"])
-    half, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / "half", run_dir / "hf"))
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert half.keys() == whole.keys()
-    assert all(torch.equal(half[name], weight.to(torch.bfloat16)) for name, weight in whole.items())
-
-
 def test_another_base_is_refused(finished: tuple[Path, Path], base: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(finished[1], tmp_path / "run", symlinks=True))
     moved = str(base)

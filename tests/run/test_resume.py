@@ -53,18 +53,6 @@ def test_six_iterations_are_three_and_three(tmp_path: Path) -> None:
     assert whole[0]["run"]["data"]["pool"]["mastered"], "the test needs mastered prompts"
 
 
-@pytest.mark.slow
-def test_a_resumed_run_continues_in_its_directory(tmp_path: Path) -> None:
-    run(tmp_path / "run", 2)
-    run(tmp_path / "run", 4, ckpt_path=str(tmp_path / "run"))
-    assert not (tmp_path / "run-2").exists()
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert steps == list(range(1, 9)), "metrics.csv must hold every update once, before and after the resume"
-    evaluations = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in evaluations] == [0, 2, 4]
-
-
 def test_a_branch_has_the_past_of_its_parent_and_no_other_future(tmp_path: Path) -> None:
     """A run of four, resumed from its second iteration, leaves the first run as it is."""
     run(tmp_path / "run", 4, keep_last=9)
@@ -211,9 +199,9 @@ class StopsAfterUpdate(Callback):
             trainer._stop_request.signal = signal.SIGINT
 
 
-@pytest.mark.parametrize("update", [4, 5, 6])
+@pytest.mark.parametrize("update", [4, 6])
 def test_a_run_that_is_interrupted_between_updates_continues_exactly(update: int, tmp_path: Path) -> None:
-    """Three updates an iteration: after its first, its second and its last."""
+    """Three updates an iteration: after its first and its last."""
 
     def fit(name: str, *callbacks: Any, ckpt_path: str | None = None, seed: int = 0) -> None:
         fresh_start(seed)

@@ -5,6 +5,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -77,25 +78,15 @@ POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None)
 
 @dataclass
 class FakeEngine:
-    """Samples a token of each response at a time, or finishes groups at random.
-
-    Attributes:
-        respond: Responses to a request.
-        room: Number of groups sampled at a time.
-        honours: Whether it ends the groups that are cancelled.
-        order: Seed of a random order in which groups finish; None finishes each after as much time as it has tokens.
-        pause: Seconds of a step; without one, sampling takes no time, and grading is always late.
-        seen: Seeds of all requests taken.
-        closed: Number of calls that were ended.
-    """
+    """Samples a token of each response at a time, or finishes groups at random."""
 
     respond: Responses = unrelated
-    room: int = 4
-    honours: bool = True
-    order: int | None = None
-    pause: float = 0.0
-    seen: list[int] = field(default_factory=list)
-    closed: int = 0
+    room: int = 4  # groups sampled at a time
+    honours: bool = True  # ends the groups that are cancelled
+    order: int | None = None  # seed of a random order of finishing; None: after as much time as a group has tokens
+    pause: float = 0.0  # seconds of a step; without one, sampling takes no time, and grading is always late
+    seen: list[int] = field(default_factory=list)  # seeds of all requests taken
+    closed: int = 0  # calls that were ended
 
     def sync(self, policy: SampledPolicy) -> None: ...
 
@@ -222,25 +213,20 @@ class Ranks:
         self._barrier.wait()
 
     def run(self, work: Callable[[int], Any]) -> list[Any]:
-        results: list[Any] = [None] * self.world
-
-        def on_rank(rank: int) -> None:
+        def on_rank(rank: int) -> Any:
             self._rank.number = rank
             try:
-                results[rank] = work(rank)
-            except BaseException as error:
-                results[rank] = error
+                return work(rank)
+            except BaseException:
                 self._barrier.abort()
+                raise
 
-        threads = [threading.Thread(target=on_rank, args=(rank,)) for rank in range(self.world)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, threading.BrokenBarrierError):
-                raise result
-        return results
+        with ThreadPoolExecutor(self.world) as threads:
+            futures = [threads.submit(on_rank, rank) for rank in range(self.world)]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        for error in sorted(errors, key=lambda each: isinstance(each, threading.BrokenBarrierError)):
+            raise error
+        return [future.result() for future in futures]
 
     @contextmanager
     def connected(self, board: "distributed.Board | None") -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from rence_lightning.distributed import Board
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Score
-from rence_lightning.sampling import GRESOSkipping, IterationBatch, Outcome, horizon, tail
+from rence_lightning.sampling import IterationBatch, Outcome, cutoff, local_draw
 from rence_lightning.sampling.datamodule import RolloutDataModule
 
 ENGINES = st.builds(
@@ -57,33 +58,29 @@ def test_a_batch_equals_brute_force(engine: FakeEngine, size: int | None) -> Non
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(ENGINES, min_size=2, max_size=3), SIZES, st.sampled_from(["shared", "none", "broken"]))
-def test_a_batch_is_the_same_on_several_ranks(engines: list[FakeEngine], size: int | None, kind: str) -> None:
-    """With a board of the ranks, without one, and with one that fails in the middle of a draw."""
+@given(st.lists(ENGINES, min_size=2, max_size=3), SIZES, st.booleans())
+def test_a_batch_is_the_same_on_several_ranks(engines: list[FakeEngine], size: int | None, shared: bool) -> None:
+    """With a board of the ranks and without one."""
     ranks, store = Ranks(len(engines)), MemoryStore()
-    board = Board(store) if kind != "none" else None  # type: ignore[arg-type]
-    if kind == "broken":
-        store.get = lambda key: (_ for _ in ()).throw(RuntimeError("the network"))  # type: ignore[method-assign]
+    board = Board(store) if shared else None  # type: ignore[arg-type]
     data = [make_data(engine, prompts=100, prompts_per_draw=size) for engine in engines]
     with pytest.MonkeyPatch.context() as patch, ranks.connected(board):
-        patch.setattr(horizon, "POLL_SECONDS", 0.0)
-        patch.setattr("warnings.warn", lambda *_, **__: None)
+        patch.setattr(cutoff, "POLL_SECONDS", 0.0)
         results = ranks.run(lambda rank: iterations(data[rank], 4))
     for one, batches in zip(data, results, strict=True):
         assert_expected(one, batches, 100)
         assert one.state_dict() == data[0].state_dict()
         assert [batch.metrics() for batch in batches] == [batch.metrics() for batch in results[0]]
-    assert not store.values or kind == "broken", "topics of past draws are left on the board"
+    assert not store.values, "topics of past draws are left on the board"
 
 
 @settings(max_examples=40, deadline=None)
-@given(ENGINES, SIZES, st.booleans())
-def test_cancelling_changes_nothing_that_lasts(engine: FakeEngine, size: int | None, skips: bool) -> None:
-    """Over several epochs of a small pool, with skipping: the state and all counted figures are those of a run in which
-    nothing is cancelled and groups finish in the order of the draw."""
-    options: dict[str, Any] = {"prompts_per_draw": size, "skipping": GRESOSkipping(step=0.1) if skips else None}
-    plain = make_data(FakeEngine(room=1, honours=False), prompts=40, **options)
-    other = make_data(engine, prompts=40, **options)
+@given(ENGINES, SIZES)
+def test_cancelling_changes_nothing_that_lasts(engine: FakeEngine, size: int | None) -> None:
+    """Over several epochs of a small pool: the state and all counted figures are those of a run in which nothing is
+    cancelled and groups finish in the order of the draw."""
+    plain = make_data(FakeEngine(room=1, honours=False), prompts=40, prompts_per_draw=size)
+    other = make_data(engine, prompts=40, prompts_per_draw=size)
     for right, batch in zip(iterations(plain, 8), iterations(other, 8), strict=True):
         assert names(batch.sampled) == names(right.sampled)
         assert [group.rewards for group in batch.groups] == [group.rewards for group in right.groups]
@@ -124,7 +121,7 @@ def test_what_another_rank_has_kept_is_seen() -> None:
     ranks, store = Ranks(2), MemoryStore()
     data = [make_data(engine, prompts=100, prompts_per_draw=60) for engine in engines]
     with pytest.MonkeyPatch.context() as patch, ranks.connected(Board(store)):  # type: ignore[arg-type]
-        patch.setattr(horizon, "POLL_SECONDS", 0.0)
+        patch.setattr(cutoff, "POLL_SECONDS", 0.0)
         ranks.run(lambda rank: iterations(data[rank], 1))
     assert len(engines[0].seen) == 3, "positions 0, 2 and 4 of a batch that ends at 4"
 
@@ -190,12 +187,13 @@ def test_a_slow_grading_can_be_interrupted() -> None:
 def test_the_cost_of_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak 8: half of them run for 2 s after the last request, one for 3 s more, and grading takes 1 s."""
     now = [10.0]
-    monkeypatch.setattr(tail.time, "perf_counter", lambda: now[0])
-    clock = tail.TailClock()
-    clock.update(8)
+    monkeypatch.setattr(local_draw, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    nothing: Any = None
+    draw = local_draw.LocalDraw(nothing, {}, [], nothing, nothing, nothing)
+    draw._measure_tail(8)
     now[0] += 5
-    clock.last_request()
+    assert list(draw._stream()) == []
     for seconds, running in ((0, 4), (2, 1), (3, 0), (1, 0)):
         now[0] += seconds
-        clock.update(running)
-    assert clock.seconds == pytest.approx(2 * 4 / 8 + 3 * 7 / 8 + 1)
+        draw._measure_tail(running)
+    assert draw.tail_seconds == pytest.approx(2 * 4 / 8 + 3 * 7 / 8 + 1)

@@ -12,9 +12,8 @@ from fake_sampling import FakeEngine, K, iterations, long_if_kept, make_data
 from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import Request, Sampling
 from rence_lightning.sampling import Group, Outcome, RolloutSampler
-from rence_lightning.sampling.grading import responses_of, scores_of
 from rence_lightning.sampling.sampler import Draw, seed_of
-from rence_lightning.sampling.tail import TailCosts
+from rence_lightning.sampling.scoring import responses_of, scores_of
 
 BATCHES, WANTED, PROMPTS = 1000, 5, 500
 
@@ -28,7 +27,7 @@ class FirstToFinish(RolloutSampler):
         group_size: int,
         sampling: Sampling,
         stream: str,
-        progress: object = None,
+        on_tokens: object = None,
         graded: Callable[[Group], None] | None = None,
         wanted: int | None = None,
     ) -> Draw:
@@ -43,8 +42,8 @@ class FirstToFinish(RolloutSampler):
                 groups.append(Group(prompt, finished.rollouts, texts, scores, 1.0))
                 graded(groups[-1])
                 if sum(group.outcome is Outcome.KEPT for group in groups) == wanted:
-                    return Draw(groups, TailCosts())
-        return Draw(groups, TailCosts())
+                    return Draw(groups, {})
+        return Draw(groups, {})
 
 
 def kept_lengths(engine: FakeEngine, sampler: type[RolloutSampler] = RolloutSampler) -> "np.ndarray":

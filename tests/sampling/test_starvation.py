@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,21 +56,13 @@ def test_a_mastered_pool_ends_the_run_cleanly(tmp_path: Path, capsys: pytest.Cap
     assert "every training prompt is mastered" in capsys.readouterr().out
 
 
-def test_all_too_hard_is_an_error_with_the_counts(tmp_path: Path) -> None:
-    with pytest.raises(
-        StarvationError, match=r"none of the 12 sampled groups .* 12 too hard, 0 too easy, 0 mastered; 12 prompts"
-    ):
-        fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
-    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
-    assert [row["outcome"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
-
-
-def test_where_nothing_is_correct_three_samples_show_what_the_policy_wrote(tmp_path: Path) -> None:
-    with pytest.raises(StarvationError) as caught:
+def test_nothing_correct_is_an_error_with_counts_and_three_samples(tmp_path: Path) -> None:
+    with pytest.raises(StarvationError, match=r"12 too hard, 0 too easy, 0 mastered; 12 prompts") as caught:
         fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
     message = str(caught.value)
+    assert "none of the 12 sampled groups" in message and "\n" not in message and message.count(" -> ") == 3
     rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
-    assert "\n" not in message and message.count(" -> ") == 3
+    assert [row["outcome"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
     for row in rows[:3]:
         assert f"{row['problem']!r} (answer {row['gold']!r}) -> {row['responses'][0]['text'][:40]!r}"[:-1] in message
 
@@ -114,15 +107,18 @@ def test_a_pool_that_is_mostly_mastered_ends_the_run_with_all_its_files(
     assert "2 too hard, 0 too easy, 10 mastered; 2 prompts are left in the pool, and 10 are mastered" in warning
 
 
-def test_all_too_easy_is_an_error_with_the_counts(tmp_path: Path) -> None:
-    with pytest.raises(StarvationError, match="0 too hard, 12 too easy, 0 mastered"):
-        fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("11111100")))
-
-
-def test_draws_are_capped(tmp_path: Path) -> None:
-    data = make_data(reward=Fixed("00000000"), max_draws_per_iteration=3)
-    with pytest.raises(StarvationError, match="none of the 24 sampled groups"):
-        fit(tmp_path / "run", data)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"problems": problems(12), "reward": Fixed("11111100")}, "0 too hard, 12 too easy, 0 mastered"),
+        ({"reward": Fixed("00000000"), "max_draws_per_iteration": 3}, "none of the 24 sampled groups"),
+    ],
+)
+def test_too_easy_and_too_many_draws_are_errors_with_counts(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StarvationError, match=words):
+        fit(tmp_path / "run", make_data(**settings))
 
 
 def test_a_partial_batch_is_trained_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,13 +16,13 @@ from test_packed_update import make_module as make_tiny
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import PartError, Stopped, UserError
 from rence_lightning.sampling import (
+    DropTruncated,
+    FilterDecision,
     GradedGroup,
     Group,
-    Judgement,
     Outcome,
     PositiveRatioFilter,
     PromptFilter,
-    WithoutTruncated,
 )
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -84,13 +84,13 @@ def test_dropped_tokens_change_nothing(kept: list[set[int]]) -> None:
 class EveryOther(PositiveRatioFilter):
     """Leaves the responses of even lengths out, as long as two are left."""
 
-    def judge(self, group: GradedGroup) -> Judgement:
+    def judge(self, group: GradedGroup) -> FilterDecision:
         kept = [len(response.token_ids) % 2 == 1 for response in group.responses]
         if sum(kept) < 2:
-            return Judgement(Outcome.TOO_HARD, (False,) * group.size)
+            return FilterDecision(Outcome.TOO_HARD, (False,) * group.size)
         rest = super().judge(group.only(kept))
         positive = iter(rest.positive)
-        return Judgement(
+        return FilterDecision(
             rest.outcome, tuple(each and next(positive) for each in kept), tuple(not each for each in kept)
         )
 
@@ -127,29 +127,29 @@ def test_a_run_trains_on_the_rest_logs_all_and_resumes_between_updates(tmp_path:
 
 
 class Fixed(PromptFilter):
-    def __init__(self, judgement: Judgement) -> None:
-        self.judgement = judgement
+    def __init__(self, decision: FilterDecision) -> None:
+        self.decision = decision
 
-    def judge(self, group: GradedGroup) -> Judgement:
-        return self.judgement
+    def judge(self, group: GradedGroup) -> FilterDecision:
+        return self.decision
 
 
 YES, NO = (True,) * 8, (False,) * 8
 
 
 @pytest.mark.parametrize(
-    ("judgement", "words"),
+    ("decision", "words"),
     [
-        (Judgement(Outcome.KEPT, YES[:7]), "a Judgement with 8 positives"),
-        (Judgement(Outcome.KEPT, NO, YES[:7]), "a Judgement with 8 or no values of dropped"),
-        (Judgement(Outcome.KEPT, YES, (*NO[:7], True)), "a Judgement whose positives are not dropped"),
-        (Judgement(Outcome.KEPT, NO, (*YES[:7], False)), "a kept group that leaves at least 2 responses"),
+        (FilterDecision(Outcome.KEPT, YES[:7]), "a FilterDecision with 8 positives"),
+        (FilterDecision(Outcome.KEPT, NO, YES[:7]), "a FilterDecision with 8 or no values of dropped"),
+        (FilterDecision(Outcome.KEPT, YES, (*NO[:7], True)), "a FilterDecision whose positives are not dropped"),
+        (FilterDecision(Outcome.KEPT, NO, (*YES[:7], False)), "a kept group that leaves at least 2 responses"),
     ],
 )
-def test_a_judgement_that_cannot_be_trained_on_is_refused(judgement: Judgement, words: str, tmp_path: Path) -> None:
+def test_a_decision_that_cannot_be_trained_on_is_refused(decision: FilterDecision, words: str, tmp_path: Path) -> None:
     fresh_start()
     with pytest.raises(PartError, match=rf"Fixed, judge\(\), problem arithmetic/.*: returned .*; expected .*{words}"):
-        make_trainer(tmp_path / "run").fit(make_module(), make_data(filter=Fixed(judgement)))
+        make_trainer(tmp_path / "run").fit(make_module(), make_data(filter=Fixed(decision)))
 
 
 def test_definitions_of_earlier_versions_are_refused_with_the_new_ones() -> None:
@@ -169,4 +169,4 @@ def test_definitions_of_earlier_versions_are_refused_with_the_new_ones() -> None
         UserError, match=r"data.filter: .*OldFilter has judge\(rewards, correct\); write def judge\(self, g"
     ):
         make_data(filter=OldFilter())
-    assert isinstance(make_data(filter=WithoutTruncated()).filter, WithoutTruncated)
+    assert isinstance(make_data(filter=DropTruncated()).filter, DropTruncated)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import failures
 import pytest
 import torch
 from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer
@@ -21,7 +20,7 @@ from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, SampledPolicy, SamplingStep, TransformersEngine
 from rence_lightning.run.lock import Lock
-from rence_lightning.sampling import GradedGroup, Group, Judgement, Outcome, PositiveRatioFilter
+from rence_lightning.sampling import FilterDecision, GradedGroup, Group, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -80,21 +79,6 @@ def test_an_engine_that_dies_loses_nothing(while_syncing: bool, tmp_path: Path) 
     assert_same(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "rank", "place"),
-    [
-        ("UnknownError", 1, "reward"),
-        ("AssertionError", 1, "update"),
-        ("AssertionError", 0, "callback"),
-        ("SIGKILL", 0, "generate"),
-    ],
-)
-def test_all_ranks_end_when_one_fails(kind: str, rank: int, place: str, tmp_path: Path) -> None:
-    """With a transport that hides failures; `tests/failures.py` runs all cases."""
-    assert failures.run(kind, rank, place, tmp_path) < failures.SECONDS
-
-
 # ---- parts that a user has written -----------------------------------------------------------------------------------
 
 
@@ -151,8 +135,8 @@ def test_a_reward_that_fails_is_named_and_nothing_is_lost(
 
 
 class BadFilter(PositiveRatioFilter):
-    def judge(self, group: GradedGroup) -> Judgement:
-        return Judgement(Outcome.KEPT, (True, False))
+    def judge(self, group: GradedGroup) -> FilterDecision:
+        return FilterDecision(Outcome.KEPT, (True, False))
 
 
 class BadEngine(TransformersEngine):
@@ -185,7 +169,10 @@ class BadCallback(Callback):
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ({"filter": BadFilter()}, r"BadFilter, judge\(\), problem .*: returned Judgement.*; expected .* 8 positives"),
+        (
+            {"filter": BadFilter()},
+            r"BadFilter, judge\(\), problem .*: returned FilterDec.*; expected .* 8 positives",
+        ),
         (
             {"engine": BadEngine(with_groups(lambda groups: []))},
             r"BadEngine, generate\(\): .*expected the responses to all problems before it ends; those to problem arith",

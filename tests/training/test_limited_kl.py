@@ -63,7 +63,7 @@ def test_the_gradient_is_that_of_the_squared_hinge(share_of_kl: float, trainer: 
     groups = make_groups(module)
     with torch.no_grad():
         kl = naive(module, groups, 0.0)[1].item()
-    module.trust_region.limit = limit = share_of_kl * kl
+    module.trust_region.delta = limit = share_of_kl * kl
     loss, _ = naive(module, groups, limit)
     loss.backward()
     expected = gradient_of(module)
@@ -80,7 +80,7 @@ def test_all_groups_are_scored_first_but_at_pi_old(budget: int) -> None:
     """Once as many tokens without a gradient as with one; none in the first update, where KL is 0."""
     module = tiny_module("qwen3-tied")
     module._compared = True
-    module.trust_region.limit = 0.01
+    module.trust_region.delta = 0.01
     for known, first in ((True, False), (False, True)):
         groups = tiny_groups(noise=0.3 if known else 0)
         share = Update(groups, budget, couples=False, at_old_policy=first)
@@ -90,9 +90,9 @@ def test_all_groups_are_scored_first_but_at_pi_old(budget: int) -> None:
 
 
 def test_a_limit_and_an_adaptive_coefficient_exclude_each_other(tmp_path: Path) -> None:
-    region = TrustRegion(kl_coef=COEF, limit=0.01)
+    region = TrustRegion(kl_coef=COEF, delta=0.01)
     fresh_start()
-    with pytest.raises(UserError, match=r"the trust region has a limit \(0.01\).*set adaptive_kl.enabled to false"):
+    with pytest.raises(UserError, match=r"the trust region has a delta \(0.01\).*set adaptive_kl.enabled to false"):
         make_trainer(tmp_path / "run").fit(make_module(trust_region=region), make_data())
     trainer = make_trainer(tmp_path / "fixed", max_iterations=1)
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, AdaptiveKL)]
@@ -107,6 +107,6 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     options = ("--config=conf/family/disco.yaml", "--trainer.max_iterations=2", "--trainer.micro_batch_tokens=100")
     for name, processes in (("one", ()), ("two", SHARDED)):
         run_dir = f"--trainer.run_dir={tmp_path / name}"
-        done = run("fit", tmp_path / name, *options, run_dir, *processes, "--model.trust_region.limit=1e-6")
+        done = run("fit", tmp_path / name, *options, run_dir, *processes, "--model.trust_region.delta=1e-6")
         assert done.returncode == 0, done.stderr
     assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))

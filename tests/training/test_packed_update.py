@@ -49,7 +49,7 @@ def make_groups(lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0
         scores = [Score(float(reward), reward == 1, None) for reward in REWARDS[index % len(REWARDS)]]
         problem = Prompt(index, Problem(str(index), "", ""), tuple(tokens(prompt)))
         group = Group(problem, rollouts, [""] * 4, scores, temperature=0.8, seed=7 * index)
-        group.positive = PositiveRatioFilter().judge(group.graded).positive
+        group.judge(PositiveRatioFilter())
         if noise:
             group.old_log_probs = [
                 -2 + noise * torch.randn(length, generator=generator, dtype=torch.float64) for length in responses

@@ -65,7 +65,7 @@ def make_groups(module: PolicyModule) -> list[Group]:
         scores = [Score(float(reward), reward == 1, None) for reward in rewards]
         problem = Prompt(index, Problem(str(index), "", ""), prompt)
         group = Group(problem, rollouts, [""] * len(rollouts), scores, temperature=0.8, seed=7 * index)
-        group.positive = PositiveRatioFilter().judge(group.graded).positive
+        group.judge(PositiveRatioFilter())
         groups.append(group)
     at_old = Update(groups, 10_000)
     at_old.score(module, at_old.micro_batches)

@@ -5,6 +5,7 @@ group per update: a prompt of at most 1,536 tokens, as in the paper, and 8 respo
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class Stopwatch(Callback):
         self._start = now()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: Any, batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: Any, batch_idx: int
     ) -> None:
         self.seconds.append(now() - self._start)
         self.figures.append(dict(outputs))
@@ -177,7 +178,7 @@ class Peak(Callback):
             torch.cuda.reset_peak_memory_stats()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: Any, batch_idx: int
+        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: Any, batch_idx: int
     ) -> None:
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         self.peaks.append(max_over_ranks(float(peak)))

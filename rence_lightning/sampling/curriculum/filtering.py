@@ -13,7 +13,7 @@ from itertools import compress
 from typing import Literal
 
 from rence_lightning.configurable import Configurable
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.problem import Problem
 from rence_lightning.rewards import Response, Score
 
@@ -71,8 +71,8 @@ class GradedGroup:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The judgement of a group.
+class FilterDecision:
+    """What a filter decides on a group.
 
     Attributes:
         outcome: Outcome of the group.
@@ -89,12 +89,12 @@ class Judgement:
 class PromptFilter(Configurable, ABC):
     """Judges graded groups. Chosen in YAML by `class_path`.
 
-    A judgement must be a function of its arguments alone. Each group is judged once, by the process that sampled it, as
-    soon as it is graded, so that the order of judgements differs from run to run.
+    A decision must be a function of the group alone. Each group is judged once, by the process that sampled it, as soon
+    as it is graded, so that the order of decisions differs from run to run.
     """
 
     @abstractmethod
-    def judge(self, group: GradedGroup) -> Judgement:
+    def judge(self, group: GradedGroup) -> FilterDecision:
         """The outcome of a group, and its positives."""
 
 
@@ -125,12 +125,12 @@ class PositiveRatioFilter(PromptFilter):
         self.t_master = t_master
         self.positives: Positives = positives
 
-    def judge(self, group: GradedGroup) -> Judgement:
+    def judge(self, group: GradedGroup) -> FilterDecision:
         rewards, correct = group.rewards, group.correct
         positive = tuple(correct)
         if self.positives == "best" and not any(correct):
             positive = tuple(reward == max(rewards) for reward in rewards)
-        return Judgement(self._outcome(sum(positive), sum(correct), group.size), positive)
+        return FilterDecision(self._outcome(sum(positive), sum(correct), group.size), positive)
 
     def _outcome(self, positive: int, correct: int, responses: int) -> Outcome:
         rho = positive / responses  # rounded like the literal threshold: 29 of 100 does not exceed 0.29
@@ -145,11 +145,11 @@ class PositiveRatioFilter(PromptFilter):
         return Outcome.KEPT
 
 
-class ZeroVarianceFilter(PromptFilter):
+class ZeroVarianceFilter(PositiveRatioFilter):
     """Keeps a group if and only if some but not all responses are correct: dynamic sampling (DAPO, Yu et al. 2025).
 
     The variance is that of correctness, so a group that fails in two different ways is still too hard. P consists of
-    the correct responses. The filter equals `PositiveRatioFilter` with t_hard = 0 and t_easy = 1.
+    the correct responses. The filter is `PositiveRatioFilter` with t_hard = 0 and t_easy = 1.
 
     Args:
         t_master: Share of correct responses above which a prompt is mastered and never drawn again; with 1, none is
@@ -157,16 +157,10 @@ class ZeroVarianceFilter(PromptFilter):
     """
 
     def __init__(self, t_master: float = 1.0) -> None:
-        if not 0 < t_master <= 1:
-            raise UserError(f"filter: need 0 < t_master <= 1, got t_master {t_master}")
-        self.t_master = t_master
-        self._ratio = PositiveRatioFilter(t_hard=0.0, t_easy=1.0, t_master=t_master)
-
-    def judge(self, group: GradedGroup) -> Judgement:
-        return self._ratio.judge(group)
+        super().__init__(t_hard=0.0, t_easy=1.0, t_master=t_master)
 
 
-class WithoutTruncated(PromptFilter):
+class DropTruncated(PromptFilter):
     """Leaves responses that were cut at the limit out of training (*overlong filtering* in Yu et al. 2025).
 
     A truncated response is wrong for its length alone. As a negative it teaches the policy to be short; left out, it
@@ -180,7 +174,7 @@ class WithoutTruncated(PromptFilter):
     def __init__(self, filter: PromptFilter | None = None) -> None:
         self.filter = filter if filter is not None else PositiveRatioFilter()
 
-    def judge(self, group: GradedGroup) -> Judgement:
+    def judge(self, group: GradedGroup) -> FilterDecision:
         dropped = tuple(response.truncated for response in group.responses)
         ended = group.only([not each for each in dropped])
         rest = iter(self.filter.judge(ended).positive if ended.size else ())
@@ -190,7 +184,7 @@ class WithoutTruncated(PromptFilter):
             outcome = Outcome.TOO_HARD
         if outcome is Outcome.KEPT and sum(positive) + sum(dropped) == group.size:
             outcome = Outcome.TOO_EASY
-        return Judgement(outcome, positive, dropped)
+        return FilterDecision(outcome, positive, dropped)
 
 
 class NoFilter(PromptFilter):
@@ -199,5 +193,36 @@ class NoFilter(PromptFilter):
     P consists of the correct responses and may be empty or the whole group, so the objective must not need a contrast.
     """
 
-    def judge(self, group: GradedGroup) -> Judgement:
-        return Judgement(Outcome.KEPT, tuple(group.correct))
+    def judge(self, group: GradedGroup) -> FilterDecision:
+        return FilterDecision(Outcome.KEPT, tuple(group.correct))
+
+
+JUDGE = "def judge(self, group: GradedGroup) -> FilterDecision"
+"""Definition of the method that a filter must have."""
+
+
+def decision_of(chosen: PromptFilter, group: GradedGroup) -> FilterDecision:
+    """The decision of a filter on a group, checked.
+
+    Raises:
+        PartError: The filter raised an error or returned something invalid.
+    """
+    doing = f"judge(), problem {group.problem.id}"
+    decision = call_plugin(chosen, doing, lambda: chosen.judge(group))
+    if fault := _fault(decision, group.size):
+        raise invalid_return(chosen, doing, decision, fault)
+    positive, dropped = (tuple(bool(each) for each in flags) for flags in (decision.positive, decision.dropped))
+    return FilterDecision(Outcome(decision.outcome), positive, dropped)
+
+
+def _fault(decision: object, size: int) -> str:
+    """What a filter should have returned for a group of `size` responses; empty if the decision is valid."""
+    if not isinstance(decision, FilterDecision) or decision.outcome not in Outcome or len(decision.positive) != size:
+        return f"a FilterDecision with {size} positives"
+    if len(decision.dropped) not in (0, size):
+        return f"a FilterDecision with {size} or no values of dropped"
+    if any(positive and dropped for positive, dropped in zip(decision.positive, decision.dropped, strict=False)):
+        return "a FilterDecision whose positives are not dropped"
+    if decision.outcome is Outcome.KEPT and size - sum(decision.dropped) < 2:
+        return "a FilterDecision of a kept group that leaves at least 2 responses"
+    return ""

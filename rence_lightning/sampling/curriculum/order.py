@@ -72,16 +72,6 @@ class Mixture:
             self._weights = list(weights)
         self._turns = [0] * len(self.epochs)
 
-    @property
-    def indices(self) -> list[int]:
-        """Indices of the prompts of all sets."""
-        return [index for each in self.epochs for index in each.indices]
-
-    @property
-    def epoch(self) -> int:
-        """The smallest number of epochs that has been begun of any set."""
-        return min(each.epoch for each in self.epochs if each.indices)
-
     def whose_turn(self, among: Container[int]) -> int:
         """The number of the set, among those given, whose turns are furthest below its weight."""
         sets = [number for number in range(len(self.epochs)) if number in among]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.sampling.curriculum import DrawSize
+from rence_lightning.sampling.curriculum.draws import DrawSize
 
 
 def after(size: DrawSize, kept: int, rejected: int) -> DrawSize:
@@ -32,13 +32,6 @@ def test_a_draw_follows_the_share_of_the_iteration_before() -> None:
     size = after(DrawSize(100), 100, 300)
     size.end_iteration()
     assert size.next() == math.ceil((100 + 2 * math.sqrt(75)) * 4)
-
-
-def test_a_later_draw_follows_what_is_missing_and_this_iteration() -> None:
-    size = after(DrawSize(100), 90, 8)  # nearly all kept, although a half was expected
-    share = (90 + 8 * 0.5) / (98 + 8)
-    assert size.next() == math.ceil((10 + 2 * math.sqrt(10 * (1 - share))) / share)
-    assert size.next() < 20
 
 
 def test_a_draw_is_at_most_eight_batches() -> None:

@@ -1,7 +1,6 @@
 """Mixing data sets by weight: turns in proportion, each set in shuffled epochs, the same after a resume."""
 
 import random
-from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
 from rence_lightning.sampling import PromptPool
-from rence_lightning.sampling.curriculum.order import Mixture
 
 SETS = [list(range(100)), list(range(100, 130))]
 
@@ -43,12 +41,6 @@ def test_where_one_set_is_drawn_out_the_others_go_on() -> None:
     pool.start_iteration()
     assert sorted(pool.draw(8)) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert pool.draw(1) == []
-
-
-def test_without_weights_every_prompt_comes_once_an_epoch() -> None:
-    pool = PromptPool(range(130), seed=0)
-    pool.start_iteration()
-    assert sorted(pool.draw(130)) == list(range(130))
 
 
 @given(
@@ -90,16 +82,6 @@ def test_a_resumed_mixture_goes_on_as_if_nothing_had_happened(
     chance.setstate(dice)
     assert steps(resumed, draws[cut:], chance) == rest
     assert len(expected) + len(rest) == len(draws)
-
-
-def test_whose_turn_is_the_one_furthest_behind() -> None:
-    mixture = Mixture([[0], [1], [2]], [1, 2, 4], seed=0)
-    turns = []
-    for _ in range(70):
-        number = mixture.whose_turn({0: 1, 1: 1, 2: 1})
-        mixture.count_turn(number)
-        turns.append(number)
-    assert Counter(turns) == {0: 10, 1: 20, 2: 40}
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -2.0]])

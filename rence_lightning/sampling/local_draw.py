@@ -1,0 +1,185 @@
+"""The part of a draw that one rank samples and grades: requests to the engine, and the groups that come of them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+
+from rence_lightning.errors import call_plugin, invalid_return
+from rence_lightning.prompts import Prompt
+from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep
+from rence_lightning.sampling.curriculum.filtering import Outcome
+from rence_lightning.sampling.cutoff import Cutoff
+from rence_lightning.sampling.groups import Group
+
+OnTokens = Callable[[int, int], None]
+"""Called with the numbers of responses finished and tokens sampled on this rank since the last call. What it raises
+ends sampling."""
+
+POLL_SECONDS = 0.2
+"""Time between two calls of `OnTokens`, which may interrupt, while the rank waits for grading."""
+
+
+class LocalDraw:
+    """Samples the groups at some positions of a draw, as far as they can still count, and grades them meanwhile.
+
+    Args:
+        engine: Engine that samples.
+        prompts: Prompts by position in the draw, ascending.
+        requests: Request of each prompt, in the same order and all with the same group size.
+        cutoff: Last position that can count; it moves as groups are kept.
+        grade: Function that makes a group of a prompt and its rollouts; called on a background thread.
+        on_tokens: Function that is told of progress.
+
+    Attributes:
+        responses_begun: Number of responses that the engine has begun to sample.
+        tail_seconds: Time of the engine that was lost because fewer responses were sampled at a time than it has room
+            for: the integral of 1 - running / peak from its last request to the end of the draw.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        prompts: dict[int, Prompt],
+        requests: Sequence[Request],
+        cutoff: Cutoff,
+        grade: Callable[[Prompt, list[Rollout]], Group],
+        on_tokens: OnTokens,
+    ) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._positions = list(prompts)
+        self._requests = requests
+        self._cutoff = cutoff
+        self._grade = grade
+        self._on_tokens = on_tokens
+        self._group_size = requests[0].group_size if requests else 0
+        self.responses_begun = self._taken = 0  # number of requests that the engine has taken
+        self._open: set[int] = set()  # numbers of those that are not finished
+        self._ended = 0  # number of responses that have ended
+        self._ungraded: set[int] = set()  # positions of finished groups
+        self._newly_graded: SimpleQueue[tuple[int, Future[Group]]] = SimpleQueue()
+        self._groups: dict[int, Group] = {}  # graded groups by position
+        self._grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grading")
+        self.tail_seconds = 0.0
+        self._tail_measured: float | None = None  # time up to which it is measured, None before the last request
+        self._running, self._peak = 0, 1
+
+    def groups(self) -> dict[int, Group]:
+        """The graded groups up to the cutoff, by position, once it is final."""
+        return {position: self._groups[position] for position in self._positions if position <= self._cutoff.last}
+
+    def sample(self) -> None:
+        """Samples and grades until every group up to the cutoff is graded.
+
+        Raises:
+            PartError: The engine or the grading failed.
+        """
+        try:
+            self._sample()
+            while any(position <= self._cutoff.last for position in self._ungraded):
+                self._collect(POLL_SECONDS)
+                self._on_tokens(0, 0)
+            self._measure_tail(0)
+        finally:
+            self._grader.shutdown(wait=False, cancel_futures=True)  # a group that is being graded goes on to its end
+
+    def _sample(self) -> None:
+        stream = call_plugin(
+            self._engine, "generate()", lambda: self._engine.generate(self._stream(), _Cancelled(self))
+        )
+        try:
+            while (step := call_plugin(self._engine, "generate()", lambda: next(stream, None))) is not None:
+                self._take(step)
+                self._on_tokens(step.responses, step.tokens)
+        finally:
+            if hasattr(stream, "close"):  # ends the engine's work where something was raised
+                stream.close()
+        missing = [number for number in range(len(self._requests)) if number in self._open or number >= self._taken]
+        if missing := [number for number in missing if not self.is_cancelled(number)]:
+            problem = self._prompts[self._positions[missing[0]]].problem.id
+            expected = f"the responses to all problems before it ends; those to problem {problem} are missing"
+            raise invalid_return(self._engine, "generate()", StopIteration(), expected)
+
+    def is_cancelled(self, number: int) -> bool:
+        """Whether the group of a request, counted from 0, can no longer count."""
+        return self._positions[number] > self._cutoff.last
+
+    def _stream(self) -> Iterator[Request]:
+        """The requests, each as late as the engine has room for it; none after the cutoff."""
+        for number, request in enumerate(self._requests):
+            if self.is_cancelled(number):
+                break
+            self._open.add(number)
+            self._taken += 1
+            self.responses_begun += request.group_size
+            yield request
+        if self._tail_measured is None:
+            self._tail_measured = time.perf_counter()
+
+    def _take(self, step: SamplingStep) -> None:
+        """Has finished groups graded, and moves the cutoff by those that are."""
+        if not isinstance(step, SamplingStep):
+            raise invalid_return(self._engine, "generate()", step, "an iterator of SamplingStep")
+        for group in step.finished:
+            self._finish(group)
+        self._ended += step.responses
+        self._collect()
+        needed = sum(not self.is_cancelled(number) for number in self._open)  # groups may be cancelled in part
+        self._measure_tail(min(needed * self._group_size, self.responses_begun - self._ended))
+
+    def _finish(self, group: FinishedGroup) -> None:
+        if not isinstance(group, FinishedGroup) or group.index not in self._open:
+            expected = "a FinishedGroup for each request that it has taken, once"
+            raise invalid_return(self._engine, "generate()", group, expected)
+        position = self._positions[group.index]
+        prompt = self._prompts[position]
+        _check_rollouts(self._engine, prompt, group.rollouts, self._group_size)
+        self._open.remove(group.index)
+        if not self.is_cancelled(group.index):
+            self._ungraded.add(position)
+            future = self._grader.submit(self._grade, prompt, group.rollouts)
+            future.add_done_callback(lambda done: self._newly_graded.put((position, done)))
+
+    def _collect(self, seconds: float = 0.0) -> None:
+        """Takes the groups that were graded; waits up to `seconds` for the first of them."""
+        while True:
+            try:
+                position, graded = self._newly_graded.get(seconds > 0, seconds)
+            except Empty:
+                break
+            seconds = 0.0
+            self._ungraded.remove(position)
+            self._groups[position] = group = graded.result()
+            if group.outcome is Outcome.KEPT:
+                self._cutoff.keep(position)
+        self._cutoff.look()
+
+    def _measure_tail(self, running: int) -> None:
+        """Adds the time since the last call in which places were free; then, `running` responses are sampled."""
+        if self._tail_measured is not None:
+            now = time.perf_counter()
+            self.tail_seconds += (now - self._tail_measured) * (1 - self._running / self._peak)
+            self._tail_measured = now
+        self._running, self._peak = running, max(self._peak, running)
+
+
+class _Cancelled:
+    """The numbers of the requests whose groups can no longer count, as the engine looks them up."""
+
+    def __init__(self, draw: LocalDraw) -> None:
+        self._draw = draw
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self._draw.is_cancelled(number)
+
+
+def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
+    doing = f"generate(), problem {prompt.problem.id}"
+    if not isinstance(rollouts, list) or len(rollouts) != group_size:
+        raise invalid_return(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
+    for rollout in rollouts:
+        if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
+            raise invalid_return(
+                engine, doing, rollout, "a Rollout with at least one token and a log-probability for each"
+            )

@@ -1,0 +1,104 @@
+"""docs/results.md: its tables are those of the results, and say what numpy and scipy find in them."""
+
+import re
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import CONF, ROOT
+from scipy import stats
+
+from benchmarks.study import page
+from benchmarks.study.results import Outcome, read_lines, read_outcomes
+from benchmarks.study.runs import Cell, Runs
+from benchmarks.study.spec import BUDGETS, load_spec
+from benchmarks.study.study import RECIPES, runs_of
+from rence_lightning.errors import UserError
+
+SPEC = load_spec(ROOT / "benchmarks" / "study" / "study.yaml")
+RESULTS = ROOT / "benchmarks" / "study" / "results"
+OUTCOMES = read_outcomes(RESULTS)
+RECIPE_RUNS = read_lines(RESULTS / RECIPES, dict)
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_page_is_that_of_the_results_and_nothing_is_missing(tmp_path: Path) -> None:
+    written = tmp_path / "results.md"
+    written.write_text(re.sub(r"(<!-- study: .* -->\n)[^<]*?(<!-- end -->)", r"\1stale\n\2", PAGE), encoding="utf-8")
+    assert written.read_text(encoding="utf-8") != PAGE
+    page.write(SPEC, OUTCOMES, RECIPE_RUNS, written)
+    assert written.read_text(encoding="utf-8") == PAGE, "run python -m benchmarks.study --report_only true"
+    assert "Not finished" not in PAGE and len(PAGE.splitlines()) <= 335
+    (tmp_path / "empty.md").write_text("")
+    with pytest.raises(UserError, match="it has no lines"):
+        page.write(SPEC, OUTCOMES, RECIPE_RUNS, tmp_path / "empty.md")
+
+
+def accuracies(task: str, method: str, rate: float, budget: str, **level: str) -> np.ndarray[Any, Any]:
+    """In percent, by seed, straight from the lines."""
+    wanted = {"task": task, "method": method, "learning_rate": rate, "split": "test", "question": "", **level}
+    found = {each.seed: each for each in OUTCOMES if all(getattr(each, k) == v for k, v in wanted.items())}
+    assert sorted(found) == list(SPEC.seeds)
+    return np.array([100 * found[seed].at[budget].accuracy for seed in SPEC.seeds])
+
+
+def shown(sample: np.ndarray[Any, Any], form: str) -> str:
+    low, high = stats.t.interval(0.95, 4, sample.mean(), stats.sem(sample))
+    return f"{sample.mean():{form}} [{low:{form}}, {high:{form}}]"
+
+
+def cells(begin: str, row: str) -> list[str]:
+    """The cells of the first row that begins so, after a text of the page."""
+    line = next(line for line in PAGE.partition(begin)[2].splitlines() if line.startswith(row))
+    return [cell.strip(" *†") for cell in line.strip("|").split("|")]
+
+
+def test_means_and_paired_differences_are_those_of_scipy() -> None:
+    for budget, column in (("responses", 3), ("updates", 5)):
+        rence = accuracies("gym", "ReNCE", 4e-4, budget)
+        grpo = accuracies("gym", "GRPO", 2e-4, budget)
+        row = cells("**reasoning-gym.**", "| GRPO |")
+        assert row[column : column + 2] == [shown(grpo, ".1f"), shown(grpo - rence, "+.1f")]
+    values = [
+        accuracies("gym", method, 4e-4, "updates", question="group_size", level="16") for method in ("ReNCE", "DAPO")
+    ]
+    row = cells("**K: responses to a prompt.**", "| 16 | 16 updates |")
+    assert (row[3], row[5], row[7]) == (*(shown(each, ".1f") for each in values), shown(values[1] - values[0], "+.1f"))
+
+
+def test_bold_excludes_0_a_dagger_remains_and_the_counts_are_theirs() -> None:
+    text = PAGE.partition("<!-- study: tables -->")[2].partition("Rows that the paper compares")[0]
+    found = re.findall(r"\| (\**)([-+][\d.]+) \[([-+][\d.]+), ([-+][\d.]+)\](†?)", text)
+    for bold, _, low, high, dagger in found:
+        assert bool(bold) == (float(low) > 0 or float(high) < 0) and (bold or not dagger)
+    counts = [int(each) for each in re.findall(r"Of (\d+) differences to ReNCE, (\d+) have.*?The (\d+) with", text)[0]]
+    assert counts == [len(found), sum(bool(each[0]) for each in found), sum(bool(each[4]) for each in found)]
+    assert len(found) == len(SPEC.main_tasks) * len(BUDGETS) * (len(SPEC.trained) - 1)
+
+
+def test_a_part_of_the_runs_has_tables_too_and_says_what_is_missing() -> None:
+    some = [each for each in OUTCOMES if not (each.method == "GRPO" and each.seed == 3)]
+    assert "Not finished" in page.facts(Runs(SPEC, some), some)
+    none: list[Outcome] = []
+    assert "| GRPO | 1 | 60.3 |  |  |  |  |" in page.tables(Runs(SPEC, none)) and page.questions(Runs(SPEC, none))
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_a_header_has_a_command_and_one_line_that_says_what_the_results_say(file: Path) -> None:
+    header = re.match(r"(#.*\n)+", file.read_text(encoding="utf-8"))
+    assert header, "a configuration begins with a comment"
+    name, line = str(file.relative_to(ROOT)), header[0].splitlines()[-1]
+    assert re.search(rf"--config {name}\b", header[0]) and len(line) <= 120
+    if name in SPEC.recipes and (found := runs_of(name, SPEC.recipes[name], RECIPE_RUNS)):
+        start, end, seconds = (100 * fmean(each["start"] for each in found), fmean(each["end"] for each in found), 0)
+        seconds = fmean(each["cpu_seconds"] for each in found)
+        assert f"{start:.1f} -> {100 * end:.1f}% sampled pass@1 in {seconds:.0f} CPU seconds" in line
+    else:
+        assert line.startswith("# Not run yet")
+    runs = Runs(SPEC, OUTCOMES)
+    for method, about in SPEC.methods.items():
+        if about.config == name and name.startswith("conf/paper"):
+            gym, chains = (runs.mean(Cell(task, method), "responses") for task in ("gym", "chains"))
+            assert gym and chains and f"5.4 -> {gym.mean:.1f}% (gym), 28.1 -> {chains.mean:.1f}% (chains)" in line
