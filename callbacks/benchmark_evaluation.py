@@ -46,7 +46,7 @@ class BenchmarkEvaluation(Callback):
         sampling: Temperature, top-p and length limit of the responses.
         limit: Number of problems to use from the beginning of each benchmark; null for all.
         held_out: Further benchmarks, given as above, whose problems are left out of training but not evaluated.
-        against: Earlier run directory, or a folder in its `evaluations/`, that `validate` compares with.
+        baseline: Earlier run directory, or a folder in its `evaluations/`, that `validate` compares with.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BenchmarkEvaluation(Callback):
         sampling: Sampling = Sampling(temperature=0.7),  # noqa: B008  (frozen)
         limit: int | None = None,
         held_out: dict[str, ProblemSource | None] | None = None,
-        against: str | None = None,
+        baseline: str | None = None,
     ) -> None:
         if every < 0 or repeats < 1:
             raise UserError(f"evaluation: every ({every}) must be >= 0 and repeats ({repeats}) >= 1")
@@ -69,7 +69,7 @@ class BenchmarkEvaluation(Callback):
         self.sampling = sampling
         self.limit = limit
         self.held_out = held_out or {}
-        self.against = find_samples(Path(against)) if against is not None else None
+        self.baseline = find_samples(Path(baseline)) if baseline is not None else None
         self.history: list[dict[str, Any]] = []
         self._prompts: dict[str, list[Prompt]] = {}
         self._evaluated = -1
@@ -137,8 +137,8 @@ class BenchmarkEvaluation(Callback):
         figures["evaluation/average"] = macro_average(results)
         figures["evaluation/iteration"] = float(iteration)
         trainer.log_metrics(figures, iteration)
-        against = None if trainer.training else self.against
-        evaluation = Evaluation(iteration, results, self.repeats, self.sampling.temperature, samples, first, against)
+        baseline = None if trainer.training else self.baseline
+        evaluation = Evaluation(iteration, results, self.repeats, self.sampling.temperature, samples, first, baseline)
         trainer.call("on_evaluation_end", evaluation)
 
     def _description(self, trainer: Trainer, module: PolicyModule) -> Description:

@@ -162,8 +162,8 @@ class Progress(Callback):
         title = f"{policy}, temperature {evaluation.temperature:g}"
         self.console.print(evaluation_table(evaluation.results, evaluation.repeats, title))
         self._lines = 0
-        if evaluation.against is not None and not self.console.quiet:
-            a, b = evaluation.against, evaluation.samples
+        if evaluation.baseline is not None and not self.console.quiet:
+            a, b = evaluation.baseline, evaluation.samples
             self.console.print(comparison_table(compare(a, b), str(a.path), str(b.path)))
             for line in settings_that_differ(a, b):
                 self._warn(f"the two evaluations also differ in a setting: {line}")

@@ -85,21 +85,15 @@ class TrainedPolicy:
                     f"{sampling.max_response_tokens} of the response they exceed the policy's context of {context}; "
                     "shorten the problem, or lower max_response_tokens"
                 )
-        requests = [
-            Request(prompt, samples, sampling, seed_of(f"generate, seed {seed}", str(number)))
-            for number, prompt in enumerate(prompts)
-        ]
-        return self._answers(rows, requests)
-
-    def _answers(self, rows: list[Problem], requests: list[Request]) -> list[list[Response]]:
+        seeds = [seed_of(f"generate, seed {seed}", str(number)) for number in range(len(rows))]
+        requests = [Request(prompt, samples, sampling, one) for prompt, one in zip(prompts, seeds, strict=True)]
         engine, answers = self._data.engine, [list[Response]() for _ in rows]
         engine.sync(self._policy)
-        for step in engine.generate(requests):
-            for group in step.finished:
-                for rollout in group.rollouts:
-                    text = str(self.tokenizer.decode(list(rollout.token_ids), skip_special_tokens=True))
-                    response = Response(rows[group.index], text, rollout.token_ids, rollout.finish_reason)
-                    answers[group.index].append(response)
+        for group in (group for step in engine.generate(requests) for group in step.finished):
+            for rollout in group.rollouts:
+                text = str(self.tokenizer.decode(list(rollout.token_ids), skip_special_tokens=True))
+                response = Response(rows[group.index], text, rollout.token_ids, rollout.finish_reason)
+                answers[group.index].append(response)
         engine.release()
         return answers
 

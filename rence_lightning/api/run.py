@@ -1,20 +1,23 @@
-"""`fit` and `validate`: their arguments as a configuration, which runs as it does on the command line."""
+"""`fit` and `validate`: what the command line runs, with objects in the place of names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
-from lightning.pytorch.callbacks import Callback as LightningCallback
+import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.seed import isolate_rng
 
-from rence_lightning.api.arguments import Arguments
-from rence_lightning.api.isolation import isolated
+from rence_lightning.api.arguments import layer_of
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
-from rence_lightning.callbacks import Callback
-from rence_lightning.cli.config_files import ConfigFiles
-from rence_lightning.cli.lightning_cli import CLI, run
+from rence_lightning.cli.lightning_cli import CLI
+from rence_lightning.cli.package_configs import config_file
+from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import LINES, Stopped, UserError, exit_code
 from rence_lightning.objectives import Objective
 from rence_lightning.prompts import ProblemSource, PromptTemplate
@@ -22,47 +25,42 @@ from rence_lightning.rewards import Reward
 from rence_lightning.rewards.function import RewardFunction
 from rence_lightning.rollouts import RolloutEngine
 from rence_lightning.sampling import PromptFilter
-from rence_lightning.sampling.datamodule import RolloutDataModule
-from rence_lightning.training import PolicyModule, Trainer
 
 Problems: TypeAlias = ProblemSource | str | Path | Iterable[Mapping[str, Any]] | Sequence[ProblemSource]
 """A source of problems, the path of a file, or rows: dictionaries with `problem`, `answer` and any other fields."""
 
-Settings: TypeAlias = Mapping[str, Any]
-"""Settings by the keys of YAML; where YAML has a `class_path`, an object may stand."""
+Part: TypeAlias = Mapping[str, Any] | str
+"""A part of a run by the name or import path of its class, or as a dictionary with `class_path` and `init_args`."""
+
+Configs: TypeAlias = str | Path | Sequence[str | Path]
 
 
 def fit(
     policy: str | Path | None = None,
     problems: Problems | None = None,
-    reward: Reward | RewardFunction | Settings | str | None = None,
+    reward: Reward | RewardFunction | Part | None = None,
     *,
-    template: str | PromptTemplate | Settings | None = None,
-    objective: Objective | Settings | str | None = None,
-    filter: PromptFilter | Settings | str | None = None,
-    engine: RolloutEngine | Settings | str | None = None,
+    template: PromptTemplate | Part | None = None,
+    objective: Objective | Part | None = None,
+    filter: PromptFilter | Part | None = None,
+    engine: RolloutEngine | Part | None = None,
     held_out: float | None = None,
     held_out_by: str | None = None,
     benchmarks: Mapping[str, Problems | None] | Sequence[str] | None = None,
     learning_rate: float | None = None,
     max_iterations: int | None = None,
     run_dir: str | Path | None = None,
-    callbacks: Sequence[LightningCallback | Settings] | None = None,
-    loggers: Sequence[Logger | Settings] | None = None,
+    callbacks: Sequence[Callback | Part] | None = None,
+    loggers: Sequence[Logger | Part] | None = None,
     seed: int | None = None,
     ckpt_path: str | Path | None = None,
-    config: str | Path | Sequence[str | Path] | None = None,
-    trainer: Settings | None = None,
-    model: Settings | None = None,
-    data: Settings | None = None,
-    evaluation: Settings | Callback | None = None,
-    **sections: Settings | Callback,
+    config: Configs | None = None,
+    **sections: Any,
 ) -> Result:
     """Trains a policy, as `rence-lightning fit` does.
 
     What is not given has the value of `config`, else the default of the command line. The run directory, the output and
-    the errors are those of the command line, too. An object is used as it is; a class may be named instead, by its
-    name or import path or as a dictionary with `class_path` and `init_args`.
+    the errors are those of the command line, too. An object is used as it is; a class may be named instead.
 
     Args:
         policy: Policy to train: a folder in the Hugging Face format, a hub name, or `embedded:NAME`.
@@ -87,11 +85,8 @@ def fit(
         ckpt_path: Checkpoint to resume from: `last`, `best`, a run directory or a checkpoint in one.
         config: Configuration to start from: a name of the package's, such as `arithmetic`, or the path of a file, or
             several, of which later ones override earlier ones.
-        trainer: Settings of the section `trainer`.
-        model: Settings of the section `model`.
-        data: Settings of the section `data`.
-        evaluation: Settings of the section `evaluation`.
-        **sections: Settings of the other sections of a configuration, such as `checkpoint` or `adaptive_kl`.
+        **sections: Settings of the sections of a configuration by the keys of YAML, such as `data={"group_size": 4}`;
+            for the section of a callback also its object.
 
     Returns:
         The evaluations, metrics and policy of the run.
@@ -101,54 +96,28 @@ def fit(
         PartError: A reward, filter or other part failed.
         KeyboardInterrupt: The run was interrupted, and has saved its state.
     """
-    arguments = Arguments("fit", sections, trainer=trainer, model=model, data=data, evaluation=evaluation)
-    arguments.policy(policy, learning_rate, objective)
-    arguments.problems(problems, held_out, held_out_by, benchmarks)
-    arguments.parts(reward=reward, template=template, filter=filter, engine=engine)
-    arguments.trainer(max_iterations=max_iterations, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
-    return _run("fit", arguments, config, seed, ckpt_path)
+    arguments = {name: value for name, value in locals().items() if name not in ("config", "sections")}
+    return _run("fit", config, {**arguments, **sections})
 
 
 def validate(
     policy: str | Path | None = None,
     benchmarks: Mapping[str, Problems | None] | Sequence[str] | None = None,
-    reward: Reward | RewardFunction | Settings | str | None = None,
+    reward: Reward | RewardFunction | Part | None = None,
     *,
-    template: str | PromptTemplate | Settings | None = None,
-    engine: RolloutEngine | Settings | str | None = None,
-    run_dir: str | Path | None = None,
-    callbacks: Sequence[LightningCallback | Settings] | None = None,
-    loggers: Sequence[Logger | Settings] | None = None,
-    seed: int | None = None,
-    ckpt_path: str | Path | None = None,
-    config: str | Path | Sequence[str | Path] | None = None,
-    trainer: Settings | None = None,
-    model: Settings | None = None,
-    data: Settings | None = None,
-    evaluation: Settings | Callback | None = None,
-    **sections: Settings | Callback,
+    config: Configs | None = None,
+    **settings: Any,
 ) -> Result:
     """Evaluates a policy on benchmarks without training it, as `rence-lightning validate` does.
 
-    The arguments are those of `fit`. The samples are in `evaluations/` of the run directory, `RUN_DIR-validate`.
+    The samples are in `evaluations/` of the run directory, `RUN_DIR-validate`.
 
     Args:
         policy: Policy to evaluate: a folder in the Hugging Face format, a hub name, or `embedded:NAME`.
         benchmarks: Benchmarks by name: a source, the path of a file, or rows; or names of the registry.
         reward: Reward that grades a response.
-        template: Instructions around a problem.
-        engine: Rollout engine.
-        run_dir: Directory of the run, without the `-validate` that is appended.
-        callbacks: Further callbacks.
-        loggers: Further loggers.
-        seed: Seed of the samples.
-        ckpt_path: Checkpoint whose weights are evaluated instead of those of `policy`.
         config: Configuration to start from.
-        trainer: Settings of the section `trainer`.
-        model: Settings of the section `model`.
-        data: Settings of the section `data`.
-        evaluation: Settings of the section `evaluation`.
-        **sections: Settings of the other sections.
+        **settings: Further arguments of `fit`, and sections.
 
     Returns:
         The evaluation, as the last of `Result.evaluations`, and the policy.
@@ -158,39 +127,54 @@ def validate(
         PartError: A reward or another part failed.
         KeyboardInterrupt: The evaluation was interrupted; the same call continues it.
     """
-    arguments = Arguments("validate", sections, trainer=trainer, model=model, data=data, evaluation=evaluation)
-    arguments.policy(policy, None, None)
-    arguments.problems([] if config is None else None, None, None, benchmarks)
-    arguments.parts(reward=reward, template=template, engine=engine)
-    arguments.trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
-    return _run("validate", arguments, config, seed, ckpt_path)
+    given = {"policy": policy, "benchmarks": benchmarks, "reward": reward, **settings}
+    return _run("validate", config, given if config is not None else {"problems": [], **given})
 
 
-def _run(
-    command: Literal["fit", "validate"],
-    arguments: Arguments,
-    config: str | Path | Sequence[str | Path] | None,
-    seed: int | None,
-    ckpt_path: str | Path | None,
-) -> Result:
-    """Runs a command as the command line does, and leaves the process as it was.
+def _run(command: Literal["fit", "validate"], config: Configs | None, given: dict[str, Any]) -> Result:
+    """Builds trainer, module and data module, runs the command, and leaves the process as it was.
 
     Raises:
-        UserError: The configuration is wrong.
+        UserError: An argument is wrong.
         KeyboardInterrupt: The run was interrupted.
     """
     try:
-        with isolated():
-            line = arguments.command_line(config, seed, ckpt_path)
-            cli: CLI = run(
-                command, line, ConfigFiles(line), objects=arguments.found.objects, problems=arguments.found.files
-            )
+        configs = [str(config)] if isinstance(config, str | Path) else [str(each) for each in config or ()]
+        settings = Settings([f"--config={config_file(each, f'{command}(): config')}" for each in configs])
+        settings.layers.append(layer_of(f"{command}()", given, settings.layers))
+        with _isolated():
+            cli = CLI(command, settings)
+            if cli.unnamed and cli.trainer.is_global_zero:
+                parts = "; ".join(f"{key} is {what}" for key, what in cli.unnamed.items())
+                print(f"config.yaml will not repeat this run by itself: {parts}")
+            getattr(cli.trainer, command)(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     except (UserError, *LINES) as error:  # the message says all
         raise error.with_traceback(None) from None
     except Stopped as stopped:
         if stopped.signal == SIGINT:
             raise KeyboardInterrupt from stopped
         raise SystemExit(exit_code(stopped)) from stopped
-    trainer, module, data = cast(Trainer, cli.trainer), cast(PolicyModule, cli.model), cli.datamodule
-    data.trainer = None  # with it, the result would keep the optimizer's state in memory
-    return Result.of(trainer.run_dir, TrainedPolicy(module, cast(RolloutDataModule, data)))
+    cli.datamodule.trainer = None  # with it, the result would keep the optimizer's state in memory
+    return Result.of(cli.trainer.run_dir, TrainedPolicy(cli.model, cli.datamodule))
+
+
+@contextmanager
+def _isolated() -> Iterator[None]:
+    """Restores random generators, environment variables, threads and progress bars at the end of the block."""
+    from transformers.utils import logging
+
+    bars, threads = logging.is_progress_bar_enabled(), torch.get_num_threads()
+    variables = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    generators = isolate_rng()
+    generators.__enter__()
+    try:
+        yield
+    finally:
+        generators.__exit__(None, None, None)  # which restores nothing where it is told of an error
+        torch.set_num_threads(threads)
+        if bars:
+            logging.enable_progress_bar()
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

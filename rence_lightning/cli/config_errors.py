@@ -1,52 +1,41 @@
-"""What is wrong with a configuration, in one line: where it is, which setting it is, and what the parser says of it.
+"""What jsonargparse reports of a setting, in one line: the only place that depends on the wording of its messages.
 
-jsonargparse reports all attempts to read a value that may be of several types, on a page with the types and the values.
-The line that tells what is wrong is the innermost one; its wording is kept.
+It reports all attempts to read a value that may be of several types, on a page with the types and the values. The line
+that tells what is wrong is the innermost one; its wording is kept.
 """
 
 import inspect
-import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Sequence
 
-from rence_lightning.cli.classes import exported_classes, missing_methods
-from rence_lightning.cli.config_files import ConfigFiles
-from rence_lightning.text import did_you_mean, nearest
+from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
+from rence_lightning.cli.settings import Settings
+from rence_lightning.text import did_you_mean
 
 LONGEST = 300
 KEY = re.compile(r"""Parser key "([^"]+)":|Group '([^']+)' does not|ption '([^']+)'|^Key "([^"]+)" is required""")
 FRAME = re.compile(
     r"$|Parser key \"[^\"]+\":$|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|"
-    r"Expected a path but|Expected a <class 'NoneType'>|Subclass types expect|a class path \(str\)|a dict |object_type="
+    r"Expected a path but|Expected a <class 'NoneType'>|Subclass types expect|a class path \(str\)|a dict "
 )
-NOISE = re.compile(r"^Type typing\.Callable.*? class: |^Parser key \"[^\"]+\":|\.* Got value: Namespace\(.*")
+NOISE = re.compile(
+    r"^Type typing\.Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
+    r"\.* Got value: Namespace\(.*"
+)
+UNKNOWN = re.compile(r"[Oo]ption '([\w.]+)' is not accepted")
 
 
-def explain(message: str, files: ConfigFiles, file: str | None = None) -> str:
-    """The one line that tells what jsonargparse or OmegaConf reports of a configuration.
+def explain(message: str, settings: Settings) -> str:
+    """The one line that tells what jsonargparse reports.
 
     Args:
-        message: Their message, of any number of lines.
-        files: The files of the command line.
-        file: The file in which the error was found; None if it was found after all files had been read.
+        message: Its message, of any number of lines.
+        settings: Settings that it reports on.
     """
-    if missing := re.fullmatch(r"the following arguments are required: (.+)", message):
-        names = ", ".join(_without_command(name) for name in missing[1].split(", "))
-        return f"missing: {names} (give a --config, for example --config arithmetic, or options)"
-    if interpolated := re.search(r"full_key: (\S+)", message):
-        key = _without_command(interpolated[1])
-        message = message.replace(interpolated[0], "").replace("key '..", "key '")
-    else:
-        key = _key(message)
-    text = _telling_line(message)
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return ": ".join(part for part in (files.where(key, file) if key else file, key, text) if part)
-
-
-def _key(message: str) -> str:
     found = [next(filter(None, groups)) for line in message.splitlines() for groups in KEY.findall(line.strip("- "))]
-    return ".".join(dict.fromkeys(found))
+    key, text = ".".join(dict.fromkeys(found)), _telling_line(message)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return settings.where(key) + (f"{key}: {text}" if key else text)
 
 
 def _telling_line(message: str) -> str:
@@ -63,63 +52,40 @@ def _telling_line(message: str) -> str:
         text += f". Got value: {given[1]}"
     if (part := re.search(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)'", message)) and "attribute" not in text:
         text = f"{part[1]}: {text}"
-    return text + _hint(text)
+    return text + _hint(text, message)
 
 
-def _hint(text: str) -> str:
-    """The class that may have been meant, or the methods that a class lacks."""
-    if protocol := re.search(r"does not implement protocol (\w+)", text):
-        class_path = re.search(r"Import path (?!does)(\S+)|Got value: (\S+)", text)
-        return f": {missing_methods(class_path[1] or class_path[2], protocol[1])}" if class_path else ""
+def _hint(text: str, message: str) -> str:
+    """What may have been meant: a setting of the class, another class, or a way to name a function."""
+    named = re.findall(r"class_path[ =]'([\w.]+)'", message)
+    kind = find_class(named[-1]) if named else None
+    if (unknown := UNKNOWN.search(text)) and kind is not None:
+        known = [*inspect.signature(kind).parameters, "init_args", "class_path"]
+        return did_you_mean(unknown[1].partition(".")[0], known)
     if own := re.search(r"module '(\S+)' has no attribute '(\w+)'", text):
         names = [name for name in vars(sys.modules.get(own[1], sys)) if not name.startswith("_")]
-        if hint := did_you_mean(own[2], names):
-            return hint
-    if unknown := re.search(r"module '\S+' has no attribute '(\w+)'|Expected a dot import path string: (\w+)$", text):
-        name, known = unknown[1] or unknown[2], exported_classes()
-        if name in known:  # where a protocol is asked for, the parser knows no names
-            return f" (give the import path: {known[name].__module__}.{name})"
-        return did_you_mean(name, known)
-    if "subclass of Reward" in text and (path := re.search(r"Got value: ([\w.]+)", text)) and _is_function(path[1]):
-        return f" (it is a function: name the class FunctionReward, with the argument function={path[1]})"
-    return ""
+        return did_you_mean(own[2], names) or did_you_mean(own[2], exported_classes())
+    if unknown := re.search(r"Expected a dot import path string: (\w+)$", text):
+        return did_you_mean(unknown[1], exported_classes())
+    wanted = re.search(r"does not (?:implement protocol|correspond to a subclass of) (\w+)", text)
+    given = re.search(r"(?:Got value:|Import path(?! does)) ([\w.]+)", text)
+    if wanted is None or given is None:
+        return ""
+    kind, base = find_class(given[1]), exported_classes().get(wanted[1])
+    if inspect.isfunction(kind) and wanted[1] == "Reward":
+        return f" (it is a function: name the class FunctionReward, with the argument function={given[1]})"
+    if base is None or not getattr(base, "_is_protocol", False):
+        return ""
+    lacking = ", ".join(missing_methods(kind, base))
+    return f": it lacks {lacking}" if lacking else f": {_differing(kind, base)}"
 
 
-def _is_function(path: str) -> bool:
-    try:
-        return inspect.isfunction(pkgutil.resolve_name(path))
-    except (ImportError, AttributeError, ValueError):
-        return False
-
-
-def nearest_key(key: str, keys: Sequence[str]) -> str | None:
-    """The dotted key that was meant: one of the same section, of a section with a similar name, or of this very name.
-
-    Args:
-        key: A dotted key that does not exist.
-        keys: Those that do.
-    """
-    section, _, name = key.replace(".init_args", "").rpartition(".")
-    sections = sections_of(keys)
-    if section and section not in sections:
-        near = nearest(section, [*sections, *keys, "init_args"])
-        if near is None:
-            return None
-        inside = nearest_key(f"{near}.{name}", keys) if near in sections else None
-        return inside if inside is not None and inside.startswith(near) else near
-    siblings = {known.rpartition(".")[2]: known for known in [*keys, *sections] if known.rpartition(".")[0] == section}
-    if (near := nearest(name, siblings)) is not None:
-        return siblings[near]
-    elsewhere = {known.rpartition(".")[2]: known for known in reversed(keys)}
-    near = nearest(name, elsewhere, cutoff=0.85)
-    return elsewhere[near] if near is not None else None
-
-
-def sections_of(keys: Iterable[str]) -> list[str]:
-    """The sections that dotted keys are in: all that stands before one of their dots."""
-    parts = [key.split(".") for key in keys]
-    return sorted({".".join(names[:length]) for names in parts for length in range(1, len(names))})
-
-
-def _without_command(key: str) -> str:
-    return re.sub(r"^(fit|validate)\.", "", key)
+def _differing(kind: type, protocol: type) -> str:
+    """The methods of a protocol with the parameters that a class lacks."""
+    methods = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
+    shown = {
+        name: [f"({', '.join(inspect.signature(getattr(each, name)).parameters)})" for each in (kind, protocol)]
+        for name in methods
+    }
+    wrong = "; ".join(f"{name}{wanted}" for name, (given, wanted) in shown.items() if given != wanted)
+    return f"the parameters or types of its methods must be those of {wrong or protocol.__name__}"

@@ -1,22 +1,26 @@
 """LightningCLI over the project's trainer, module, data module and callbacks."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import re
+import sys
+from argparse import Action, RawDescriptionHelpFormatter
+from collections.abc import Iterable
+from textwrap import wrap
+from typing import Any
 
-from jsonargparse import set_parsing_settings
+import yaml
+from jsonargparse import ArgumentError, DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from omegaconf.errors import OmegaConfBaseException
 
-from rence_lightning import callbacks
 from rence_lightning.cli.arguments import PROGRAM, with_examples
-from rence_lightning.cli.config_errors import explain, sections_of
-from rence_lightning.cli.config_files import ConfigFiles
-from rence_lightning.cli.help import explanation
-from rence_lightning.cli.objects import put_objects, put_rows
+from rence_lightning.cli.config_errors import explain
+from rence_lightning.cli.keys import CLASSES, class_list, key_hint, known_keys
+from rence_lightning.cli.merging import merged
 from rence_lightning.cli.output import hide_bars_in_files
-from rence_lightning.cli.parser import ConfigError, Parser
+from rence_lightning.cli.package_configs import known_names
 from rence_lightning.cli.sections import CALLBACKS
-from rence_lightning.errors import UserError, one_line
+from rence_lightning.cli.settings import Settings
+from rence_lightning.cli.written import written
+from rence_lightning.errors import UserError
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -40,185 +44,186 @@ DESCRIPTIONS = {
     ),
 }
 
+EXPLANATION = """
+--config takes the path of a file, or the name of a configuration that ships with the package; those in a folder are
+overlays, to be given after one of the others:
+{configs}
+
+--SECTION.KEY VALUE sets one key. Settings are read in the order given: a later file or option overrides earlier ones.
+A part that is a class is named by its class or import path, and its own settings follow the same key:
+  --data.filter ZeroVarianceFilter --data.filter.t_easy 0.9
+  --data.filter.help                       lists the classes that a key takes
+  --data.filter.help ZeroVarianceFilter    explains the settings of one
+--KEY+ VALUE appends to a list. --print_config prints the complete configuration instead of running it."""
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """jsonargparse's formatter, without what the description says once for all, and without a list of every class."""
+
+    def add_arguments(self, actions: Iterable[Action]) -> None:
+        """Leaves out `--SECTION CONFIG`, `--KEY.help`, and what is no option."""
+        options = [each for each in actions if each.option_strings[0].startswith("-") and each.metavar != "CONFIG"]
+        super().add_arguments(each for each in options if not each.dest.endswith(".help"))
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action)
+        text = re.sub(r", known subclasses: .*\)$", ")", text)
+        return re.sub(r"\(type: Callable\[.*?\], (?:Union\[)?(\w+).*?, default:", r"(type: \1, default:", text)
+
 
 class CLI(LightningCLI):
-    """Reads the configuration of one command and runs it.
+    """Reads the settings of one command, and builds what it runs.
 
     The callbacks that make up the method have keys of their own, so that an overlay can change one setting of one of
     them; `trainer.callbacks` adds to them.
 
     Args:
-        command: The command, `fit` or `validate`.
-        arguments: The arguments after it.
-        files: The configuration files that they name.
-        objects: Objects that the run uses instead of building them from their settings, by the way to these.
-        problems: Rows of problems by the name of the file that holds them in the run directory.
+        command: Command, `fit` or `validate`.
+        settings: Layers of its settings.
+        builds: Whether trainer, module and data module are built.
+
+    Raises:
+        UserError: A setting is wrong, or a part refuses its settings.
+        SystemExit: Help or the configuration was asked for and is printed.
     """
 
-    def __init__(
-        self,
-        command: str,
-        arguments: list[str],
-        files: ConfigFiles,
-        objects: Mapping[tuple[str | int, ...], Any] | None = None,
-        problems: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    ) -> None:
-        self._objects = objects or {}
-        self._problems = problems or {}
-        self._command = command
-        self._files = files
+    trainer: Trainer  # type: ignore[assignment]
+    model: PolicyModule
+    datamodule: RolloutDataModule
+
+    def __init__(self, command: str, settings: Settings, builds: bool = True) -> None:
+        self._settings = settings
+        self._builds = builds
         hide_bars_in_files()
-        set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        configs = wrap(known_names(), width=100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
         super().__init__(
             PolicyModule,
             RolloutDataModule,
             trainer_class=Trainer,  # type: ignore[arg-type]
-            parser_class=Parser,
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,
-            parser_kwargs={command: {"description": DESCRIPTIONS[command] + "\n" + explanation()}},
-            args=[command, *arguments],
+            parser_kwargs={
+                "prog": f"{PROGRAM} {command}",
+                "usage": "%(prog)s --config NAME|FILE [--config OVERLAY ...] [--SECTION.KEY VALUE ...]",
+                "description": DESCRIPTIONS[command] + "\n" + EXPLANATION.replace("{configs}", "\n".join(configs)),
+                "formatter_class": HelpFormatter,
+                "exit_on_error": False,
+                "print_config": None,  # the configuration is printed by `parse_arguments`
+            },
+            args={},
+            run=False,
         )
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The command that runs; a parser for the others would cost time for nothing."""
-        return {self._command: {"model", "datamodule"}}
-
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the seed."""
+        """Adds the keys without a section."""
         parser.add_argument(
             "--seed_everything",
             type=bool | int,
             default=self.seed_everything_default,
             help="Seed of the order of the prompts, of sampling and of all else that is random.",
         )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            help="Checkpoint to resume from: `last`, `best`, a run directory or a checkpoint in one.",
+        )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the sections of trainer, module and data module."""
-        parser.add_class_arguments(self.trainer_class, "trainer", instantiate=False, sub_configs=True)
-        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=self.subclass_mode_model)
-        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=self.subclass_mode_data)
+        parser.add_class_arguments(self.trainer_class, "trainer", instantiate=False)
+        parser.add_lightning_class_args(self._model_class, "model")
+        parser.add_lightning_class_args(self._datamodule_class, "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the sections of the callbacks."""
-        for key, name in CALLBACKS.items():
-            parser.add_lightning_class_args(getattr(callbacks, name), key)
+        """Adds the sections of the callbacks, and names the section in each heading of the help."""
+        for section in CALLBACKS:
+            parser.add_lightning_class_args(CLASSES[section], section)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_of)
-
-    def setup_parser(
-        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
-    ) -> None:
-        """Builds the parser, and arranges its help."""
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        arrange_help(self._subcommand_parsers[self._command], self._command)
+        for section, group in (parser.groups or {}).items():
+            group.title = f"{section}: {group.title}"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line.
+        """Reads the settings, or prints the help or the configuration that they ask for.
 
         Raises:
-            UserError: It is wrong, or a file of it is.
+            UserError: A setting is wrong.
+            SystemExit: Something was printed.
         """
-        self._files.check_sections(sections_of(cast(Parser, parser).keys()))
+        if self._settings.help is not None:
+            self._print_help(parser, *self._settings.help)
         try:
-            self.config = parser.parse_args(args)
-        except ConfigError as error:
-            raise UserError(explain(str(error), self._files, error.file)) from error
-        except OmegaConfBaseException as error:
-            raise UserError(explain(str(error), self._files)) from error
+            self.config = parser.parse_object(merged(self._settings, parser.get_defaults().as_dict()))
+        except ArgumentError as error:
+            raise UserError(explain(str(error), self._settings)) from error
+        self.config_yaml, self.unnamed = written(self.config)
+        if self._settings.print_config:
+            print(self.config_yaml, end="")
+            sys.exit(0)
 
-    def before_instantiate_classes(self) -> None:
-        """Writes the configuration down, and puts objects in the place of their settings."""
-        parser = self._parser(self._command)
-        assert parser is not None
-        settings = self.config[self._command]
-        written = settings.clone()
-        written["ckpt_path"] = None  # running the saved configuration again starts a new run
-        self._config_yaml = parser.dump(written, skip_unset=False)
-        put_objects(settings, self._objects)
-        if self._problems:
-            put_rows(settings, self._problems)
+    def _print_help(self, parser: LightningArgumentParser, key: str, named: str) -> None:
+        if not key:
+            parser.print_help()
+        elif key not in known_keys():
+            raise UserError(f"there is no key {key}{key_hint(key)}")
+        elif not named:
+            print(class_list(key))
+        else:
+            try:
+                parser.parse_args([f"--{key}.help={named}"])
+            except ArgumentError as error:
+                raise UserError(explain(str(error), self._settings)) from error
+        sys.exit(0)
+
+    def _set_seed(self) -> None:
+        if self._builds:
+            super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Builds trainer, module and data module.
+        """Builds trainer, module and data module, and gives the trainer the configuration to save.
 
         Raises:
             UserError: A part refuses its settings.
         """
+        if not self._builds:
+            return
         try:
             super().instantiate_classes()
         except ValueError as error:
             if "Union subtypes" not in str(error):  # jsonargparse's report of what the constructor of a part raised
                 raise
-            raise UserError(explain(str(error), self._files)) from error
-
-    def after_instantiate_classes(self) -> None:
-        """Hands the configuration to the trainer, which saves it in the run directory."""
-        trainer = cast(Trainer, self.trainer)
-        trainer.session.config_yaml, trainer.session.problem_files = self._config_yaml, self._problems
+            raise UserError(explain(str(error), self._settings)) from error
+        self.trainer.session.config_yaml = self.config_yaml
 
 
-def run(command: str, arguments: list[str], files: ConfigFiles, cls: type[CLI] = CLI, **given: Any) -> CLI:
+def run(command: str, settings: Settings) -> CLI:
     """Runs a command to its end.
 
     Args:
-        command: The command, `fit` or `validate`.
-        arguments: The arguments after it.
-        files: The configuration files that they name.
-        cls: Class that runs it.
-        **given: Further arguments of the class.
+        command: Command, `fit` or `validate`.
+        settings: Layers of its settings.
 
     Raises:
-        UserError: The configuration is wrong.
+        UserError: A setting is wrong.
     """
-    try:
-        return cls(command, arguments, files, **given)
-    except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from error
+    cli = CLI(command, settings)
+    getattr(cli.trainer, command)(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    return cli
 
 
-class ConfigReader(CLI):
-    """Reads and checks the configuration of a command, and builds and runs nothing."""
-
-    def _set_seed(self) -> None: ...
-
-    def instantiate_classes(self) -> None: ...
-
-    def after_instantiate_classes(self) -> None: ...
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-
-def read_config(command: str, arguments: list[str], files: ConfigFiles) -> dict[str, Any]:
+def read_config(command: str, settings: Settings) -> dict[str, Any]:
     """The complete configuration of a command, as plain settings.
 
     Args:
-        command: The command, `fit` or `validate`.
-        arguments: The arguments after it.
-        files: The configuration files that they name.
+        command: Command, `fit` or `validate`.
+        settings: Layers of its settings.
 
     Raises:
-        UserError: The configuration is wrong.
+        UserError: A setting is wrong.
     """
-    config: dict[str, Any] = run(command, arguments, files, ConfigReader).config[command].as_dict()
+    config: dict[str, Any] = yaml.safe_load(CLI(command, settings, builds=False).config_yaml)
     return config
-
-
-def arrange_help(parser: LightningArgumentParser, command: str) -> None:
-    """Puts keys without a section first, and names the section in each heading."""
-    parser.prog = f"{PROGRAM} {command}"
-    parser.usage = "%(prog)s --config NAME|FILE [--config OVERLAY ...] [--SECTION.KEY VALUE ...]"
-    options = next(group for group in parser._action_groups if group.title == "options")
-    for name, group in (parser.groups or {}).items():
-        group.title = f"{name}: {group.title}"
-    kept = []
-    for group in parser._action_groups:
-        if group is not options and any(action.dest == "ckpt_path" for action in group._group_actions):
-            options._group_actions += group._group_actions
-        elif group.title != "Linked arguments":
-            kept.append(group)
-    parser._action_groups = kept
 
 
 def seed_of(seed_everything: bool | int | None) -> int:

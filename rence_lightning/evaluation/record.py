@@ -29,7 +29,7 @@ class Evaluation:
         temperature: Sampling temperature of the responses.
         samples: Folder with all responses.
         first: Figures of the run's first evaluation, None where this is the first.
-        against: Samples of an earlier evaluation to compare with, None where no comparison is configured.
+        baseline: Samples of an earlier evaluation to compare with, None where no comparison is configured.
     """
 
     iteration: int
@@ -38,7 +38,7 @@ class Evaluation:
     temperature: float
     samples: SampleFolder
     first: Results | None = None
-    against: SampleFolder | None = None
+    baseline: SampleFolder | None = None
 
 
 _SHARES, _COUNTS = ("maj", "pass", "answered", "truncated"), ("length", "tokens_per_second")

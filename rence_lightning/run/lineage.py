@@ -16,7 +16,6 @@ from pathlib import Path
 from rence_lightning.errors import UserError
 from rence_lightning.run.directory import CHECKPOINTS, Command, Run, SavedAt, restore
 from rence_lightning.run.lock import is_locked
-from rence_lightning.run.written_config import config_in
 
 
 def runs_named(wanted: Path, command: Command) -> list[Run]:
@@ -88,7 +87,7 @@ def unfinished_evaluation(wanted: Path, config: str) -> Run | None:
     """The newest `validate` run of this name, if it has the same configuration, no results and no running process."""
     for run in runs_named(wanted, "validate")[:1]:
         begun = run.directory / "config.yaml"
-        same = begun.exists() and begun.read_text() == config_in(run.directory, config)
+        same = begun.exists() and begun.read_text() == config
         if same and not (run.directory / "evaluations.jsonl").exists() and not is_locked(run.directory):
             return run
     return None

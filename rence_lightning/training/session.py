@@ -1,7 +1,6 @@
 """One command on a run: its directory, new or resumed, the lock on it, its configuration and its loggers."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from rence_lightning.run.directory import Run
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
-from rence_lightning.run.written_config import config_in, write_problems
 from rence_lightning.training.launch import continued
 
 
@@ -33,7 +31,6 @@ class Session:
         branch_reason: Reason why a resumed run does not continue in place, as shown to the user.
         changed_settings: Settings that differ from those of the checkpoint.
         config_yaml: Complete configuration of the run; None for a run that was started without one.
-        problem_files: Rows of problems by the name of the file that holds them in `problems/` of the run directory.
         already_finished: Whether a resumed run has all of its iterations and files, so that no file is touched.
         opened: Whether the run directory has been created or opened.
         loggers: All loggers of the run.
@@ -48,7 +45,6 @@ class Session:
         self.branch_reason = ""
         self.changed_settings: list[Change] = []
         self.config_yaml: str | None = None
-        self.problem_files: Mapping[str, Sequence[Mapping[str, Any]]] = {}
         self.already_finished = False
         self.opened = False
         self.loggers: list[Logger] = []
@@ -65,8 +61,7 @@ class Session:
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
             if saved.exists():
-                own = config_in(self.resumed_from.parents[1], self.config_yaml)
-                self.changed_settings = changes(saved.read_text(), own)
+                self.changed_settings = changes(saved.read_text(), self.config_yaml)
         return self.resumed_from
 
     def open(self, done: bool, step: int, problems: dict[str, Any] | None, is_global_zero: bool) -> None:
@@ -86,12 +81,9 @@ class Session:
                 return
         self.run, self.resumed_in_place, self.branch_reason = on_rank_zero(self._open_run)
         self.run_dir = self.run.directory
-        if self.config_yaml is not None:
-            self.config_yaml = config_in(self.run_dir, self.config_yaml)
         if is_global_zero:
             if problems is not None:
                 (self.run_dir / "training_problems.json").write_text(json.dumps(problems, indent=1) + "\n")
-            write_problems(self.run_dir, self.problem_files)
             changed = [str(change) for change in self.changed_settings]
             self.run = self.run.with_session(self.resumed_from, self._write_config(), changed)
         self.loggers = run_loggers(self.run_dir, step, self._extra_loggers, is_global_zero)

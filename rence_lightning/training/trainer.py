@@ -1,7 +1,6 @@
 """The training loop on Fabric; `fit` is Algorithm 1."""
 
 import math
-import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,9 +41,6 @@ from rence_lightning.training.session import Session
 from rence_lightning.training.stop import StopRequest, what_follows
 from rence_lightning.training.update import Update, drop_tokens_of_others
 
-STANDARD_CALLBACKS = "rence_lightning.callbacks:standard_callbacks"
-"""Import path of the standard set: the loop does not import any callback."""
-
 
 class Trainer:
     """Runs iterations of rollouts and updates, and calls Lightning's callbacks around them.
@@ -80,7 +76,7 @@ class Trainer:
             shares its cores with another job is not slowed down many times over.
         loggers: Further loggers, each given by `class_path`.
         callbacks: Further callbacks, each given by `class_path`, in addition to those that have keys of their own. In
-            Python, null takes the standard set: everything a run needs except benchmarks.
+            Python, all callbacks of the run: `rence_lightning.callbacks.standard_callbacks()` has what a run needs.
 
     Attributes:
         session: Run directory of the command, its lock, configuration and loggers.
@@ -129,15 +125,13 @@ class Trainer:
             if cpu_threads < 1:
                 raise UserError(f"trainer: cpu_threads is {cpu_threads}; it must be >= 1, or null for torch's choice")
             torch.set_num_threads(cpu_threads)
-        if callbacks is None:
-            callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
-        check_callbacks(callbacks)
+        check_callbacks(callbacks or [])
         self.timeout = timedelta(minutes=timeout_minutes)
         self.max_restarts, self.shutdown_timeout = max_restarts, shutdown_timeout
         self.fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision, self.timeout)
         self.max_iterations = max_iterations
         self.micro_batch_tokens = micro_batch_tokens
-        self.callbacks = callbacks
+        self.callbacks = callbacks or []
         self.call = Hooks(self)
         self.session = Session(Path(run_dir), loggers or [])
         self.checkpoints = Checkpoints(self)
@@ -253,7 +247,7 @@ class Trainer:
         if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
             raise UserError(
                 "trainer: no callback takes the log-probabilities of pi_old; add "
-                "rence_lightning.callbacks.OldPolicySnapshot, or omit `callbacks` to get the standard set"
+                "OldPolicySnapshot, or pass callbacks=rence_lightning.callbacks.standard_callbacks()"
             )
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
         checkpoint = self.session.find(ckpt_path, self.training)

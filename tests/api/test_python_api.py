@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from command_line import printed_config
+from command_line import config_of, error_of
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.strategies import DDPStrategy
 from own_task import PROBLEMS, SMALL, exact, partly
 
 import rence_lightning
@@ -36,7 +36,7 @@ def figures(run_dir: Path) -> list[dict[str, str]]:
         return [{name: each for name, each in row.items() if not TIMED.search(name)} for row in csv.DictReader(file)]
 
 
-def config_of(run_dir: Path) -> dict[str, Any]:
+def saved_config(run_dir: Path) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text())
     return config
 
@@ -50,7 +50,7 @@ def test_a_list_and_a_function_train_and_the_saved_configuration_repeats_the_run
     assert result.before.keys() == result.after.keys() == {"held_out"}
     assert [step for step, _ in result.curve("train/loss")] == [1, 2, 3, 4]
     assert re.fullmatch(rf"Result\('{result.run_dir}', held_out: [\d.]+% -> [\d.]+%\)", repr(result))
-    config = config_of(result.run_dir)
+    config = saved_config(result.run_dir)
     assert config["data"]["reward"] == {
         "class_path": "rence_lightning.rewards.FunctionReward",
         "init_args": {"function": "own_task.exact", "correct_from": 1.0},
@@ -58,7 +58,7 @@ def test_a_list_and_a_function_train_and_the_saved_configuration_repeats_the_run
     assert config["data"]["problems"][0]["class_path"] == "rence_lightning.prompts.FileProblems"
     main(["fit", "--config", str(result.run_dir / "config.yaml")])
     assert figures(tmp_path / "run-2") == figures(result.run_dir), "bit for bit, but for what depends on time"
-    assert config_of(tmp_path / "run-2") == config
+    assert saved_config(tmp_path / "run-2") == config
     assert "held_out: sampled pass@1" in capfd.readouterr().out
 
 
@@ -80,16 +80,15 @@ def test_defaults_are_those_of_the_command_line(tmp_path: Path, capfd: pytest.Ca
         run_dir=tmp_path / "run", data={"max_prompt_tokens": 32, "sampling": {"max_response_tokens": 64}},
         template=PromptTemplate("{problem}\n", chat=False), trainer={"accelerator": "cpu", "devices": 1},
     )  # fmt: skip
-    capfd.readouterr()
-    config = printed_config(
-        capfd, "fit", "--model.policy=embedded:arithmetic", "--model.optimizer.lr=2e-4", "--trainer.max_iterations=0",
+    config = config_of(
+        "fit", "--model.policy=embedded:arithmetic", "--model.optimizer.lr=2e-4", "--trainer.max_iterations=0",
         "--data.problems=[{class_path: ArithmeticProblems, init_args: {count: 30}}]",
         f"--trainer.run_dir={tmp_path / 'run'}", "--data.max_prompt_tokens=32",
         "--config={trainer: {accelerator: cpu, devices: 1}, data: {sampling: {max_response_tokens: 64}}}",
         "--data.template=PromptTemplate",
         "--data.template.text={problem}\n", "--data.template.chat=false",
     )  # fmt: skip
-    assert config_of(result.run_dir) == config
+    assert saved_config(result.run_dir) == config
 
 
 class Shortest(PromptFilter):
@@ -122,7 +121,7 @@ def test_objects_are_used_themselves_and_written_as_class_and_arguments(tmp_path
         adaptive_kl=AdaptiveKL(target_kl=0.5), max_iterations=1, **{**SMALL, "evaluation": evaluation},
     )  # fmt: skip
     assert counts.updates == 102 and chosen.judged == 4
-    config = config_of(result.run_dir)
+    config = saved_config(result.run_dir)
     assert config["data"]["filter"]["class_path"] == "test_python_api.Shortest"
     assert config["data"]["engine"]["init_args"]["max_num_seqs"] == 32
     rewards = config["data"]["reward"]["init_args"]["rewards"]
@@ -136,7 +135,7 @@ def test_objects_are_used_themselves_and_written_as_class_and_arguments(tmp_path
     assert config["adaptive_kl"]["target_kl"] == 0.5
     assert config["evaluation"]["sampling"]["max_response_tokens"] == 48
     assert {*config["evaluation"]["benchmarks"]} == {"twenty", "more"} == {*result.after}
-    files = sorted((result.run_dir / "problems").iterdir())
+    files = sorted((tmp_path / "problems").iterdir())
     assert [len(file.read_text().splitlines()) for file in files] in ([20, 200], [200, 20])
     assert config["data"]["problems"][0]["init_args"]["limit"] == 20
 
@@ -150,7 +149,7 @@ def test_objects_may_stand_deep_in_dictionaries_and_lists(tmp_path: Path) -> Non
         problems=[ListProblems(PROBLEMS[:20]), ArithmeticProblems(count=40)], reward=reward, max_iterations=1,
         benchmarks={"own": source}, run_dir=tmp_path / "run", **SMALL,
     )  # fmt: skip
-    config = config_of(result.run_dir)
+    config = saved_config(result.run_dir)
     assert config["data"]["reward"]["init_args"]["rewards"]["own"]["init_args"]["correct_from"] == 0.7
     assert config["evaluation"]["benchmarks"]["own"]["init_args"]["count"] == 50
     assert [each["class_path"].rpartition(".")[2] for each in config["data"]["problems"]] == [
@@ -177,23 +176,28 @@ def test_what_has_no_import_path_is_named_in_the_configuration_and_when_it_is_ru
     result = fit(
         problems=PROBLEMS, reward=lambda response: response.text.count("1") / 100, run_dir=tmp_path / "run",
         max_iterations=1, callbacks=[EarlyStopping("rollouts/reward")],
+        model={"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=1e-3)},
         **{**SMALL, "evaluation": {"every": 0}, "data": {**SMALL["data"], "filter": {"positives": "best"}}},
     )  # fmt: skip
-    config = config_of(result.run_dir)
-    assert config["data"]["reward"]["class_path"] == "rence_lightning.api.given.GivenInPython"
+    (said,) = [line for line in capfd.readouterr().out.splitlines() if "config.yaml will not repeat this run" in line]
+    function = "the function test_what_has_no_import_path_is_named_in_the_configuration_and_when_it_is_run_again."
+    for key, what in {
+        "trainer.callbacks.0": "an object of EarlyStopping of lightning.pytorch.callbacks.early_stopping",
+        "model.optimizer": function,
+        "data.reward.function": function,
+    }.items():
+        assert f"{key} is {what}" in said
+    config = saved_config(result.run_dir)
+    assert config["data"]["reward"]["init_args"]["function"].startswith(f"given in Python: {function}<locals>.<lambda>")
     again = ["fit", "--config", str(result.run_dir / "config.yaml"), "--trainer.max_iterations=0"]
-    capfd.readouterr()
-    with pytest.raises(SystemExit):
-        main(again)
-    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert "trainer.callbacks.0" in error and "an object of EarlyStopping of lightning" in error
-    assert "give its class_path and init_args, or run the Python code again" in error
-    with pytest.raises(SystemExit):
-        main([*again, "--trainer.callbacks=null"])
-    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert "data.reward" in error and "the function" in error and "<lambda> of test_python_api" in error
-    assert "put it into a module of its own and name it by its import path, or run the Python code again" in error
-    main([*again, "--data.reward=FunctionReward", "--data.reward.function=own_task.exact", "--trainer.callbacks=null"])
+    named = ["--trainer.callbacks=null", "--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
+    error = error_of(capfd, *again)
+    assert error.startswith(f"error: {result.run_dir / 'config.yaml'}, line ")
+    assert "trainer.callbacks.0: the run was given an object of EarlyStopping" in error
+    error = error_of(capfd, *again, *named)
+    assert f"data.reward.function: the run was given {function}" in error
+    assert error.endswith("put it into a module of its own, or run the Python code again")
+    main([*again, *named, "--data.reward.function=own_task.exact"])
 
 
 def test_the_policy_of_the_result_answers_and_validate_repeats_its_evaluation(tmp_path: Path) -> None:
@@ -232,12 +236,11 @@ def test_a_run_is_resumed_in_place_with_the_same_list(tmp_path: Path, capfd: pyt
     ("arguments", "words"),
     [
         ({"trainr": {}}, "there is no argument or section 'trainr' (did you mean trainer?)"),
-        ({"trainer": {"strategy": DDPStrategy()}}, "trainer['strategy'] is an object; give the class DDPStrategy"),
         ({"problems": ["a.jsonl", "b.jsonl"], "held_out": 0.1}, "problems holds 'a.jsonl'; give dictionaries"),
-        ({"problems": [ListProblems([]), ListProblems([])], "held_out": 0.1}, "held_out splits one source of problems"),
+        ({"problems": [ListProblems([])] * 2, "held_out": 0.1}, "held_out cannot split 2 sources of problems"),
         ({"trainer": 3}, "trainer is 3; give a dictionary of settings"),
         ({"checkpoint": 3}, "give a dictionary of settings, or an object of Checkpoint"),
-        ({"data": {"group_siz": 3}}, "data.group_siz: "),
+        ({"data": {"group_siz": 3}}, "fit(): there is no key data.group_siz"),
         ({"data": {"group_siz": 3}}, "did you mean data.group_size?"),
         ({"data": {"group_size": "many"}}, "fit(): data.group_size: Expected a <class 'int'>. Got value: many"),
         ({"data": {"group_size": 1}}, "group_size is 1; a contrast needs at least 2"),
@@ -248,14 +251,13 @@ def test_a_run_is_resumed_in_place_with_the_same_list(tmp_path: Path, capfd: pyt
         ({"problems": [1, 2]}, "problems holds 1; give dictionaries with 'problem' and 'answer'"),
         ({"problems": 5}, "problems is 5; give rows, a path, or a ProblemSource"),
         ({"problems": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
-        ({"problems": [{"problem": "1+1=?"}]}, "problems, row 1"),
+        ({"problems": [{"problem": "1+1=?"}]}, ".jsonl, line 1: "),
         ({"problems": ArithmeticProblems(), "held_out": 0.1}, "held_out cannot split ArithmeticProblems"),
         ({"held_out": 0.1}, "give the problems, too"),
         ({"held_out_by": "x", "problems": PROBLEMS}, "held_out_by is given without held_out"),
         ({"held_out": 3.0, "problems": PROBLEMS}, "held_out: 3.0 must be a share between 0 and 1"),
         ({"benchmarks": ["gsm8kk"]}, "did you mean gsm8k?"),
         ({"objective": MathReward()}, "fit(): model.objective"),
-        ({"model": {"optimizer": lambda parameters: None}}, "model.optimizer holds the function"),
         ({"callbacks": [EarlyStopping("a"), "nothing"]}, "fit(): trainer.callbacks"),
         ({"template": "no place"}, "text must contain {problem} exactly once"),
         ({"ckpt_path": "/nowhere"}, "/nowhere is not a checkpoint"),

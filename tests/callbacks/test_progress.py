@@ -158,7 +158,7 @@ def test_results_are_reported_by_hooks(tmp_path: Path, capsys: pytest.CaptureFix
     ]
     assert [each.first for each in listener.evaluations] == [None, *[recorded[0]["benchmarks"]] * 2]
     for each in listener.evaluations:
-        assert (each.repeats, each.temperature, each.against) == (2, 1.0, None)
+        assert (each.repeats, each.temperature, each.baseline) == (2, 1.0, None)
         assert len(each.samples.read("arithmetic")) == 6
     assert listener.exports == [run_dir / "hf"]
     out = capsys.readouterr().out
@@ -172,7 +172,7 @@ def test_an_earlier_evaluation_is_compared_with_in_validate_only(
 ) -> None:
     for seed in (0, 1):
         fresh_start()
-        settings = {"against": str(tmp_path / "run-validate")} if seed else {}
+        settings = {"baseline": str(tmp_path / "run-validate")} if seed else {}
         listener = Listener()
         trainer = make_trainer(
             tmp_path / "run", [listener, Progress(bars=False), small_evaluation(limit=6, **settings)]
@@ -183,13 +183,13 @@ def test_an_earlier_evaluation_is_compared_with_in_validate_only(
     assert "the two evaluations also differ in a setting: seed: 0 and 1" in out
     assert f"written to {tmp_path / 'run-validate-2'}" in out
     (evaluation,) = listener.evaluations
-    assert evaluation.against is not None
-    assert evaluation.against.path == tmp_path / "run-validate" / "evaluations" / "iteration-0000"
+    assert evaluation.baseline is not None
+    assert evaluation.baseline.path == tmp_path / "run-validate" / "evaluations" / "iteration-0000"
     fresh_start()
     listener = Listener()
     trainer = make_trainer(tmp_path / "fit", [listener, small_evaluation(limit=6, **settings)], max_iterations=1)
     trainer.fit(make_module(), make_data())
-    assert [each.against for each in listener.evaluations] == [None, None]
+    assert [each.baseline for each in listener.evaluations] == [None, None]
 
 
 class FailingEngine(TransformersEngine):

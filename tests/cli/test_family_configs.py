@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 
 from rence_lightning import objectives
 from rence_lightning.cli.main import main
@@ -28,12 +28,10 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 @pytest.mark.parametrize("base", ["arithmetic", "rence"])
-def test_a_file_says_all_of_its_method_and_nothing_else(
-    file: Path, base: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_says_all_of_its_method_and_nothing_else(file: Path, base: str) -> None:
     name, settings, region = METHODS[file.stem]
-    plain = printed_config(capfd, "fit", f"--config={CONF / base}.yaml")
-    config = printed_config(capfd, "fit", f"--config={CONF / base}.yaml", f"--config={file}")
+    plain = config_of("fit", f"--config={CONF / base}.yaml")
+    config = config_of("fit", f"--config={CONF / base}.yaml", f"--config={file}")
     objective = config["model"].pop("objective")
     assert objective["class_path"] == f"rence_lightning.objectives.{name}"
     assert objective["init_args"] == {**settings, "tis_cap": None}
@@ -73,8 +71,12 @@ def test_a_header_names_its_source_and_its_commands(file: Path) -> None:
         assert command in header, f"{file.name} does not show how it is run on {base}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_file_trains_the_demo(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if file.stem in ("disco", "grpo_reference", "max_rl", "nft", "pacs")],
+    ids=lambda f: f.stem,
+)
+def test_a_file_of_each_objective_trains_the_demo(file: Path, tmp_path: Path) -> None:
     """One iteration of two updates or, for MaxRL, one."""
     run = tmp_path / "run"
     main(

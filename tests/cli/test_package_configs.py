@@ -5,18 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import CONF, printed_config
+from command_line import CONF, config_of, error_of
 
 from rence_lightning.cli.main import main
-from rence_lightning.cli.package_configs import known_names, package_configs, with_files_for_names
-
-
-def error_of(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as end:
-        main([*arguments])
-    assert end.value.code == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    return line
+from rence_lightning.cli.package_configs import known_names, package_configs
+from rence_lightning.cli.settings import Settings
 
 
 def test_the_names_are_those_of_the_files() -> None:
@@ -25,20 +18,18 @@ def test_the_names_are_those_of_the_files() -> None:
     assert all(name.rpartition("/")[2] in known_names() for name in files)
 
 
-def test_a_name_means_the_file_of_the_package_in_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_means_the_file_of_the_package_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [f"--config={CONF / name}.yaml" for name in ("rence", "hardware/gpu1", "paper/table1_dapo")]
-    by_path = printed_config(capfd, "fit", *files)
+    by_path = config_of("fit", *files)
     monkeypatch.chdir(tmp_path)
     names = ("--config", "rence", "-c", "hardware/gpu1", "--config=paper/table1_dapo")
-    assert printed_config(capfd, "fit", *names) == by_path
+    assert config_of("fit", *names) == by_path
     assert by_path["model"]["objective"]["class_path"] == "rence_lightning.objectives.DAPO"
 
 
-def test_interpolation_in_a_configuration_by_name_follows_options(capfd: pytest.CaptureFixture[str]) -> None:
+def test_interpolation_in_a_configuration_by_name_follows_options() -> None:
     arguments = ("--config=arithmetic", "--config={trainer: {run_dir: 'runs/of-${data.group_size}'}}")
-    config = printed_config(capfd, "fit", *arguments, "--data.group_size=3")
+    config = config_of("fit", *arguments, "--data.group_size=3")
     assert config["trainer"]["run_dir"] == "runs/of-3"
 
 
@@ -47,10 +38,12 @@ def test_the_user_s_own_file_comes_first_and_settings_stay_settings(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rence").write_text("data: {group_size: 3}\n")
-    arguments = ["--config", "rence", "--config=data: {group_size: 4}", "-c=own", "--data.group_size", "5", "--config"]
-    changed = with_files_for_names(arguments)
-    assert changed[:3] == arguments[:3] and changed[4:] == arguments[4:]
-    assert Path(changed[3].removeprefix("-c=")).samefile(CONF / "own.yaml")
+    layers = Settings(
+        ["--config", "rence", "--config=data: {group_size: 4}", "-c=own", "--data.group_size", "5"]
+    ).layers
+    assert [layer.origin for layer in layers] == ["rence", "--config", str(package_configs()["own"]), ""]
+    assert [layers[0].settings, layers[1].settings] == [{"data": {"group_size": size}} for size in (3, 4)]
+    assert (layers[3].option, layers[3].settings) == ("data.group_size", "5"), "read when its type is known"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +52,6 @@ def test_the_user_s_own_file_comes_first_and_settings_stay_settings(
         ("arithmetik", ["no file arithmetik", "did you mean arithmetic?", "arithmetic, evaluate, gym, own, rence"]),
         ("hardware/gpu9", ["did you mean hardware/gpu", "hardware/{cpu, gpu1"]),
         ("nothing-like-it.yaml", ["there is no file nothing-like-it.yaml", "the package has arithmetic", "paper/..."]),
-        ("conf/paper/table1_rence.yaml", ["there is no file", "the package has this configuration as paper/"]),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_right_ones(

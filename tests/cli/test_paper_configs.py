@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 
 from benchmarks.study.spec import load_spec
 from rence_lightning.cli.main import main
@@ -99,16 +99,16 @@ def row_file(row: str) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_changes_what_the_paper_says_and_nothing_else(row: str, capfd: pytest.CaptureFixture[str]) -> None:
-    base = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
-    changed = differences(base, printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", row_file(row)))
+def test_a_row_changes_what_the_paper_says_and_nothing_else(row: str) -> None:
+    base = config_of("fit", f"--config={CONF / 'rence.yaml'}")
+    changed = differences(base, config_of("fit", f"--config={CONF / 'rence.yaml'}", row_file(row)))
     assert changed.pop("trainer.run_dir") == f"runs/{row}"
     assert changed == DIFFERENCES[row]
 
 
-def test_float16_changes_two_types_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+def test_float16_changes_two_types_and_nothing_else() -> None:
     configs = [f"--config={CONF / name}" for name in ("rence.yaml", "precision/float16.yaml")]
-    base, changed = (printed_config(capfd, "fit", *configs[:number]) for number in (1, 2))
+    base, changed = (config_of("fit", *configs[:number]) for number in (1, 2))
     assert (base["trainer"]["precision"], base["data"]["engine"]["init_args"]["dtype"]) == ("bf16-mixed", "bfloat16")
     assert differences(base, changed) == {"trainer.precision": "16-mixed", "data.engine.init_args.dtype": "float16"}
 
@@ -124,7 +124,7 @@ def same_method(row: str) -> str:
     return next((other for other in STUDIED if DIFFERENCES[other] == DIFFERENCES[row]), "")
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [f"table1_{each}" for each in ("no_training", "grpo", "dapo", "rence")])
 def test_a_row_runs_at_small_scale(row: str, tmp_path: Path) -> None:
     """One iteration on the arithmetic policy, with the overlay and the options of the small tables."""
     run = tmp_path / "run"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -26,8 +26,8 @@ def test_files_that_are_named_exist(path: str) -> None:
     assert path in ("metrics.csv", "my_objective.py") or (ROOT / path).exists()
 
 
-def test_keys_that_are_named_exist_and_have_the_values_that_are_given(capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+def test_keys_that_are_named_exist_and_have_the_values_that_are_given() -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}")
     sections = "|".join(config)
     keys = [span for span in SPANS if re.fullmatch(rf"({sections})(\.\w+)*", span)]
     assert len(keys) > 25, "the pattern no longer finds the keys"
@@ -103,15 +103,15 @@ def test_the_arithmetic_of_memory(name: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda overlay: overlay.stem)
-def test_hardware_overlays_are_complete_and_in_the_table(overlay: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", f"--config={overlay}")
+def test_hardware_overlays_are_complete_and_in_the_table(overlay: Path) -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}", f"--config={overlay}")
     frozen = config["model"]["lora"] is not None
     assert config["model"]["dtype"] == ("bfloat16" if frozen else "float32") and config["data"]["group_size"] == 8
     assert f"`conf/hardware/{overlay.name}`" in SCALING
 
 
-def test_keys_that_scaling_names_exist(capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+def test_keys_that_scaling_names_exist() -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}")
     sections = "|".join(config)
     keys = set(re.findall(rf"`((?:{sections})(?:\.\w+)+)(?=[`:])", SCALING))
     assert len(keys) > 12, "the pattern no longer finds the keys"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 from test_docs import value_of
 
 from rence_lightning.cli.main import main
@@ -52,8 +52,8 @@ def test_the_benchmarks_are_those_of_the_registry() -> None:
         assert tuple(int(count.replace(",", "")) for count in counts.split(" or ")) == BENCHMARKS[name].counts
 
 
-def test_keys_that_are_named_exist(capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+def test_keys_that_are_named_exist() -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}")
     keys = set(re.findall(rf"[`-]((?:{'|'.join(config)})(?:\.\w+)+)(?=[`: ])", PAGE))
     assert len(keys) > 7, "the pattern no longer finds the keys"
     for key in keys:
@@ -66,10 +66,10 @@ def test_files_that_are_named_exist() -> None:
 
 
 @pytest.mark.parametrize("command", re.findall(r"^python -m rence_lightning (validate .*)$", PAGE, re.M))
-def test_commands_are_understood(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_are_understood(command: str) -> None:
     """All but the run itself, which wants a GPU and the hub."""
     options = [re.sub(r"^conf/", f"{CONF}/", option) for option in command.split()]
-    assert printed_config(capfd, *options)["evaluation"]["benchmarks"].keys() == BENCHMARKS.keys() - {"gsm8k"}
+    assert config_of(*options)["evaluation"]["benchmarks"].keys() == BENCHMARKS.keys() - {"gsm8k"}
 
 
 def test_the_example_of_a_reward_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +96,10 @@ def test_the_example_of_a_reward_trains(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.data
-def test_the_local_overlays_name_the_paper_s_data(
-    data_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_local_overlays_name_the_paper_s_data(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RENCE_DATA", str(data_folder))
     overlays = [f"--config={CONF / 'data' / name}" for name in ("paper_local.yaml", "benchmarks_local.yaml")]
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", *overlays)
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}", *overlays)
     files = [source["init_args"]["path"] for source in config["data"]["problems"]]
     files += [source["init_args"]["path"] for source in config["evaluation"]["benchmarks"].values()]
     assert len(files) == 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 from test_docs import value_of
 
 from rence_lightning.callbacks import ExportPolicy
@@ -27,8 +27,8 @@ def test_the_table_of_keys_is_complete_and_has_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("page", [EXPORT, LOGGERS], ids=["export", "loggers"])
-def test_keys_that_are_named_exist(page: str, capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+def test_keys_that_are_named_exist(page: str) -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}")
     keys = set(re.findall(rf"[`-]((?:{'|'.join(config)})(?:\.\w+)+)(?=[`: ])", page)) - {"evaluations.jsonl"}
     assert keys
     for key in keys:
@@ -37,13 +37,9 @@ def test_keys_that_are_named_exist(page: str, capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("settings", re.findall(r"```yaml\n(.*?)```", LOGGERS, re.S))
-def test_the_examples_of_loggers_are_understood(
-    settings: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_examples_of_loggers_are_understood(settings: str, tmp_path: Path) -> None:
     (tmp_path / "loggers.yaml").write_text(settings)
-    config = printed_config(
-        capfd, "fit", f"--config={CONF / 'arithmetic.yaml'}", f"--config={tmp_path / 'loggers.yaml'}"
-    )
+    config = config_of("fit", f"--config={CONF / 'arithmetic.yaml'}", f"--config={tmp_path / 'loggers.yaml'}")
     (logger,) = config["trainer"]["loggers"]
     assert logger["class_path"].endswith(("WandbLogger", "TrackioLogger"))
     assert logger["init_args"]["project"] == "sums"

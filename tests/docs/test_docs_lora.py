@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 from test_docs import value_of
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -63,8 +63,8 @@ def test_the_sums_of_memory_add_up_and_fit() -> None:
         assert float(total) < 0.9 * limit
 
 
-def test_keys_that_are_named_exist(capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}", f"--config={OVERLAY}")
+def test_keys_that_are_named_exist() -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}", f"--config={OVERLAY}")
     keys = set(re.findall(rf"`((?:{'|'.join(config)})(?:\.\w+)+)`", PAGE))
     assert len(keys) > 6, "the pattern no longer finds the keys"
     for key in keys:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import CONF, ROOT, printed_config
+from command_line import CONF, ROOT, config_of
 from test_docs import value_of
 
 from rence_lightning.run.changed_settings import FIXED
@@ -45,7 +45,7 @@ def test_files_modules_and_targets_that_are_named_exist(name: str) -> None:
         assert target in targets, f"make {target}"
 
 
-def test_commands_of_the_readme_are_understood(capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_the_readme_are_understood() -> None:
     text = README.replace("\\\n", " ")
     commands = [
         line.split() for line in re.findall(r"-m rence_lightning ((?:fit|validate) +--config conf/.*)$", text, re.M)
@@ -53,11 +53,11 @@ def test_commands_of_the_readme_are_understood(capfd: pytest.CaptureFixture[str]
     assert len(commands) > 9, "the pattern no longer finds the commands"
     for command, *options in commands:
         if "VLLMEngine" not in " ".join(options):  # not installed everywhere
-            printed_config(capfd, command, *(re.sub(r"^conf/", f"{CONF}/", option) for option in options))
+            config_of(command, *(re.sub(r"^conf/", f"{CONF}/", option) for option in options))
 
 
-def test_keys_of_the_readme_exist(capfd: pytest.CaptureFixture[str]) -> None:
-    config = printed_config(capfd, "fit", f"--config={CONF / 'rence.yaml'}")
+def test_keys_of_the_readme_exist() -> None:
+    config = config_of("fit", f"--config={CONF / 'rence.yaml'}")
     keys = set(re.findall(rf"`((?:{'|'.join(config)})(?:\.\w+)+)(?=[`:])", README))
     assert len(keys) > 12, "the pattern no longer finds the keys"
     for key in keys:

@@ -14,7 +14,7 @@ from lightning.fabric.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rence_lightning.callbacks import Callback, Checkpoint
+from rence_lightning.callbacks import Callback, Checkpoint, standard_callbacks
 from rence_lightning.errors import CheckpointError, EngineError, PartError, UserError, explanation
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Reward, Score
@@ -254,10 +254,11 @@ def test_a_trainer_runs_once(tmp_path: Path) -> None:
         trainer.fit(make_module(), make_data())
 
 
-def test_a_trainer_without_callbacks_has_those_that_a_run_needs(tmp_path: Path) -> None:
+def test_the_standard_callbacks_are_those_that_a_run_needs(tmp_path: Path) -> None:
     fresh_start()
     settings = {"accelerator": "cpu", "devices": 1, "max_iterations": 1}
-    Trainer(run_dir=str(tmp_path / "run"), **settings).fit(make_module(), make_data())  # type: ignore[arg-type]
+    trainer = Trainer(run_dir=str(tmp_path / "run"), callbacks=standard_callbacks(), **settings)  # type: ignore[arg-type]
+    trainer.fit(make_module(), make_data())
     assert (tmp_path / "run" / "hf" / "model.safetensors").exists()
     with pytest.raises(UserError, match=r"no callback takes the log-probabilities of pi_old; add .*OldPolicySnapshot"):
         Trainer(run_dir=str(tmp_path / "run"), callbacks=[], **settings).fit(make_module(), make_data())  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from rence_lightning.cli.arguments import CommandParser
-from rence_lightning.cli.commands.training import prepared
+from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import UserError
 
 PAPER_GPU = 80.0
@@ -43,12 +43,12 @@ def plan_command(arguments: list[str]) -> None:
     chosen, of_fit = parser.parse_known_args(arguments)
     if chosen.gpu_memory is not None and not chosen.gpu_memory > 0:
         raise UserError(f"plan: --gpu_memory is {chosen.gpu_memory:g}; it must be > 0, in GB")
-    of_fit, files = prepared(of_fit)
+    settings = Settings(of_fit)
     from rence_lightning.cli.lightning_cli import read_config
     from rence_lightning.planning import advice, on_gpu, plan_of
     from rence_lightning.planning.report import table, verdict
 
-    config = read_config("fit", of_fit, files)
+    config = read_config("fit", settings)
     gigabytes, origin = _memory(chosen.gpu_memory, on_gpu(config["trainer"]))
     plan = plan_of(config, 1e9 * gigabytes)
     print(table(plan, str(config["model"]["policy"]), origin), flush=True)

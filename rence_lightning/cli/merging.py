@@ -1,0 +1,189 @@
+"""One configuration from the layers of a command line or call: later ones override earlier ones key by key."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys, required_keys
+from rence_lightning.cli.settings import Layer, Settings
+from rence_lightning.cli.written import GIVEN_IN_PYTHON, import_path
+from rence_lightning.configurable import Configurable
+from rence_lightning.errors import UserError
+
+
+def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of all layers, without interpolations; each key exists, and each that has no default is given.
+
+    Args:
+        settings: Layers of settings, in which objects may stand for parts.
+        defaults: Values that interpolations find where no layer gives one.
+
+    Raises:
+        UserError: A key does not exist or is missing, a section holds no settings, or an interpolation leads nowhere.
+    """
+    given: dict[str, Any] = {}
+    for layer in settings.layers:
+        if layer.option:
+            _put(given, layer)
+        else:
+            _check(layer, layer.settings)
+            given = _laid(given, _with_sections(layer.settings))
+    missing = [key for key in required_keys() if _get(given, key) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise UserError(f"missing: {names} (give a --config, for example --config arithmetic, or options)")
+    for key, value in _leaves(given):
+        if isinstance(value, str) and value.startswith(GIVEN_IN_PYTHON):
+            what = value.removeprefix(GIVEN_IN_PYTHON)
+            raise UserError(f"{settings.where(key)}{key}: the run was given{what}, or run the Python code again")
+    try:
+        root = OmegaConf.create(_plain(_laid(dict(defaults), given)))
+        return {key: _read(value, root, key) for key, value in given.items()}
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        raise UserError(f"{settings.where(key)}{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def _with_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose keys at the top may be written with their dots."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        for part in reversed(key.split(".")[1:]):
+            value = {part: value}
+        nested = _laid(nested, {key.partition(".")[0]: value})
+    return nested
+
+
+def _check(layer: Layer, settings: Mapping[str, Any], section: str = "") -> None:
+    for name, value in settings.items():
+        key = f"{section}.{name}" if section else str(name)
+        place = f"{layer.origin}, line {layer.lines[key]}" if key in layer.lines else layer.origin
+        if key in groups():
+            if not isinstance(value, Mapping):
+                given = "holds nothing" if value is None else "must hold settings"
+                raise UserError(f"{place}: {key} {given}; add settings, or remove the line")
+            _check(layer, value, key)
+        elif key not in known_keys():
+            raise UserError(f"{place}: there is no key {key}{key_hint(key)}")
+
+
+def _put(given: dict[str, Any], layer: Layer) -> None:
+    """Sets what an option names: a key, or a setting in the part or mapping at a key.
+
+    Raises:
+        UserError: There is no such key.
+    """
+    option, appends = layer.option.removesuffix("+"), layer.option.endswith("+")
+    key = next((key for key in known_keys() if option == key or option.startswith(f"{key}.")), None)
+    if key is None:
+        raise UserError(f"there is no option --{layer.option}{key_hint(option)}")
+    value, rest = layer.settings, option[len(key) + 1 :].split(".") if option != key else []
+    *sections, name = key.split(".")
+    node = given
+    for section in sections:
+        node = node.setdefault(section, {})
+    if appends:
+        value = [*(node.get(name) or []), *(value if isinstance(value, list) else [value])]
+    if not rest:
+        value = _as_part(value, key, node.get(name))
+    node[name] = _set_within(node.get(name), rest, value, not holds_keys(known_keys()[key]))
+
+
+def _set_within(old: Any, way: Sequence[str], value: Any, is_part: bool) -> Any:
+    """A value in which the setting at the end of a way has changed; the way may leave `init_args` out."""
+    if not way:
+        return _replaced(old, value)
+    if is_part and way[0] not in ("class_path", "init_args"):
+        way = ("init_args", *way)
+    if isinstance(old, str):
+        old = {"class_path": old}
+    old = old if isinstance(old, Mapping) else {}
+    name, *rest = way
+    if name == "class_path":
+        return _replaced(old, {"class_path": value})
+    inner = old.get(name)
+    return {**old, name: _set_within(inner, rest, value, isinstance(inner, Mapping) and "class_path" in inner)}
+
+
+def _laid(base: Mapping[str, Any], over: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Settings with others on top of them."""
+    result = dict(base)
+    for name, value in over.items():
+        key = f"{section}.{name}" if section else str(name)
+        if key in groups():
+            result[name] = _laid(base.get(name, {}), value, key)
+        else:
+            result[name] = _replaced(base.get(name), _as_part(value, key, base.get(name)))
+    return result
+
+
+def _as_part(value: Any, key: str, old: Any) -> Any:
+    """Settings of a part whose class goes without saying, with `init_args` and, if only one is possible, its class."""
+    if not isinstance(value, Mapping) or _is_part(value) or holds_keys(known_keys()[key]):
+        return value
+    classes = [kind for kind in bases(known_keys()[key]) if issubclass(kind, Configurable)]
+    if _is_part(old) or not classes or inspect.isabstract(classes[0]):
+        return {"init_args": value}
+    return {"class_path": import_path(classes[0]), "init_args": value}
+
+
+def _replaced(old: Any, new: Any) -> Any:
+    """A value in place of an older one. A part keeps the settings that it had, if its class still takes them."""
+    if isinstance(new, str) and _is_part(old) and inspect.isclass(find_class(new)):
+        new = {"class_path": new}
+    if not _is_part(new):
+        return new
+    if isinstance(old, str):
+        old = {"class_path": old}
+    if not _is_part(old):
+        return new
+    kept, kind = dict(old.get("init_args") or {}), find_class(new.get("class_path"))
+    if kind is not None and kind is not find_class(old.get("class_path")):
+        kept = {name: value for name, value in kept.items() if name in inspect.signature(kind).parameters}
+    inner = new.get("init_args") or {}
+    if not isinstance(inner, Mapping):
+        return new
+    return {**old, **new, "init_args": {**kept, **{name: _replaced(kept.get(name), inner[name]) for name in inner}}}
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("class_path" in value or "init_args" in value)
+
+
+def _get(settings: Any, key: str) -> Any:
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values that are no collections by their dotted keys, without `init_args`."""
+    if not isinstance(value, Mapping | list):
+        yield key, value
+        return
+    for name, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _leaves(each, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+
+
+def _plain(value: Any) -> Any:
+    """A value as OmegaConf can hold it: without objects, which interpolations cannot name."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def _read(value: Any, node: Any, name: Any) -> Any:
+    """A value, of which OmegaConf has a copy in a node under a name, with the results of interpolations."""
+    if isinstance(value, str) and "${" in value:
+        found = node[name]
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    if isinstance(value, Mapping):
+        return {key: _read(each, node[name], str(key)) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_read(each, node[name], index) for index, each in enumerate(value)]
+    return value

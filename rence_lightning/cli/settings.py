@@ -1,0 +1,183 @@
+"""The settings of a command line: files and options in the order given, and the line on which each one stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rence_lightning.cli.package_configs import config_file, is_yaml
+from rence_lightning.cli.sections import SECTIONS
+from rence_lightning.errors import UserError
+from rence_lightning.text import nearest
+
+OPTIONS = ("seed_everything", "ckpt_path")
+"""Keys outside of all sections."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings that were given together, and that override earlier ones.
+
+    Attributes:
+        settings: Nested settings of a file or a call; the value of an option.
+        option: Dotted key of an option; empty for a file or a call.
+        origin: Name of the file or call, for messages; empty for an option.
+        lines: Line of each setting of a file by its dotted key, without `init_args` and positions in lists.
+    """
+
+    settings: Any
+    option: str = ""
+    origin: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+class Settings:
+    """What a command line asks for: layers of settings, and perhaps help or the configuration instead of a run.
+
+    Args:
+        arguments: Arguments after the command.
+
+    Attributes:
+        layers: Files and options in their order.
+        help: Dotted key, and class if one is named, that help is asked for; an empty key for that of the command.
+        print_config: Whether the configuration is printed instead of run.
+
+    Raises:
+        UserError: An option has no value, a section does not exist, or a file does not exist or cannot be read.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.layers: list[Layer] = []
+        self.help: tuple[str, str] | None = None
+        self.print_config = False
+        rest = list(arguments)
+        while rest:
+            option, has_value, value = rest.pop(0).partition("=")
+            if option in ("-h", "--help"):
+                self.help = ("", "")
+            elif option == "--print_config":
+                self.print_config = True
+            elif option.startswith("--") and option.endswith(".help"):
+                named = rest.pop(0) if not has_value and rest and not rest[0].startswith("-") else value
+                self.help = (option[2:].removesuffix(".help"), named)
+            elif not option.startswith("-"):
+                hint = f" (did you mean --config={option}?)" if option.endswith((".yaml", ".yml")) else ""
+                raise UserError(f"unrecognized arguments: {option}{hint}")
+            elif not has_value and (not rest or rest[0].startswith("--")):
+                raise UserError(f"{option}: expected one argument")
+            else:
+                self._add(option, value if has_value else rest.pop(0))
+
+    def _add(self, option: str, value: str) -> None:
+        if option in ("-c", "--config"):
+            self.layers.append(_parse("--config", value) if is_yaml(value) else _read(config_file(value)))
+            keys = {str(key): self.layers[-1].lines.get(str(key), 1) for key in self.layers[-1].settings}
+        else:
+            self.layers.append(Layer(_value(option, value), option.removeprefix("--")))
+            keys = {self.layers[-1].option: 0} if "." in option else {}
+        for key, line in keys.items():
+            section = key.partition(".")[0]
+            if section not in (*SECTIONS, *OPTIONS) and (near := nearest(section, SECTIONS)) is not None:
+                place = f"{self.layers[-1].origin}, line {line}" if line else option
+                raise UserError(f"{place}: there is no section {section!r} (did you mean {near!r}?)")
+
+    def where(self, key: str) -> str:
+        """The place at which a dotted key, or the nearest setting around it, was given last, as the start of a message.
+
+        Empty where an option gives it.
+        """
+        parts = key.split(".")
+        if any(layer.option and _overlap(layer.option, parts) for layer in self.layers):
+            return ""
+        for length in range(len(parts), 0, -1):
+            around = ".".join(parts[:length])
+            for layer in reversed(self.layers):
+                if around in layer.lines:
+                    return f"{layer.origin}, line {layer.lines[around]}: "
+                if not layer.lines and layer.origin and _holds(layer.settings, parts[:length]):
+                    return f"{layer.origin}: "
+        return ""
+
+
+def _overlap(option: str, parts: Sequence[str]) -> bool:
+    """Whether an option sets a key, a setting around it (data.filter for data.filter.t_easy), or a setting in it."""
+    given = option.removesuffix("+").replace(".init_args", "").split(".")
+    return all(one == other for one, other in zip(given, parts, strict=False))
+
+
+def _holds(settings: Any, parts: Sequence[str]) -> bool:
+    for part in parts:
+        if not isinstance(settings, Mapping) or part not in settings:
+            return False
+        settings = settings[part]
+    return True
+
+
+def _value(option: str, text: str) -> Any:
+    """The value of an option: collections and null as in YAML; all else is read when its type is known.
+
+    Instructions such as `[{problem}]` are a text, although YAML would read a list.
+
+    Raises:
+        UserError: It is not valid YAML.
+    """
+    if text == "null":
+        return None
+    if not text.startswith(("{", "[")) or "{problem}" in text:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{option}: {text} is not valid YAML; quote it as a whole") from error
+
+
+def _read(name: str) -> Layer:
+    try:
+        return _parse(name, Path(name).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{name}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+
+
+def _parse(name: str, text: str) -> Layer:
+    """The settings of a file, and their lines.
+
+    Raises:
+        UserError: The text is not YAML, holds something other than settings, or gives a setting twice.
+    """
+    loader, lines = yaml.SafeLoader(text), dict[str, int]()
+    try:
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{name}: holds no settings" + (" at all" if root is None else " (KEY: VALUE)"))
+        _note_lines(name, root, (), lines)
+        settings: dict[str, Any] = loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise UserError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    return Layer(settings, origin=name, lines=lines)
+
+
+def _note_lines(name: str, node: yaml.Node, way: tuple[str, ...], lines: dict[str, int]) -> None:
+    """Notes the line of every key, and refuses a key that is given twice: YAML readers silently let the last one win.
+
+    Raises:
+        UserError: A key is given twice.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _note_lines(name, item, way, lines)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        setting, line = str(key.value), int(key.start_mark.line) + 1
+        if setting in seen and setting != "<<":
+            raise UserError(f"{name}, line {line}: {setting} is already given on line {seen[setting]}")
+        seen[setting] = line
+        inner = way if setting == "init_args" else (*way, setting)
+        lines.setdefault(".".join(inner), line)
+        _note_lines(name, value, inner, lines)
