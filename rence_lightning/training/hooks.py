@@ -4,12 +4,12 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from rence_lightning.distributed import gather
 from rence_lightning.errors import UserError, call_plugin, one_line
-from rence_lightning.training.own_figures import number
 
 LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
 """Hooks that are not called on every rank alike."""
@@ -57,6 +57,20 @@ class Hooks:
             return None
         trainer = self._trainer
         return call_plugin(callback, f"{hook}()", functools.partial(method, trainer, trainer.lightning_module, *args))
+
+
+def number(name: str, value: Any) -> float:
+    """A figure as a number.
+
+    Raises:
+        UserError: It is none.
+    """
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        raise UserError(f"figure {name} is a tensor of {value.numel()} elements; log one number, such as its mean")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"figure {name} is {value!r:.80}; log a number, or a tensor of one element") from error
 
 
 SUPPORTED = ("EarlyStopping", "LambdaCallback", "ModelSummary", "RichModelSummary", "Timer")

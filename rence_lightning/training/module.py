@@ -1,8 +1,10 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric import Fabric
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -16,11 +18,11 @@ from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegio
 from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
-from rence_lightning.training.own_figures import LogsFigures
+from rence_lightning.training.hooks import number
 from rence_lightning.training.strategy import FullyShardStrategy
 
 
-class PolicyModule(LogsFigures):
+class PolicyModule(pl.LightningModule):
     """A policy being trained.
 
     The loss of an update is the objective plus `kl_coef` times KL(pi_old || pi_theta), Eq. (1). With a limit of the KL
@@ -197,6 +199,28 @@ class PolicyModule(LogsFigures):
                 **self.objective.metrics(responses, totals),
             }
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def log(self, name: str, value: Any, sync_dist: bool = False) -> None:  # type: ignore[override]
+        """Logs one figure; see `log_dict`."""
+        self.log_dict({name: value}, sync_dist)
+
+    def log_dict(self, dictionary: Mapping[str, Any], sync_dist: bool = False) -> None:  # type: ignore[override]
+        """Sends figures to the loggers at once, in a row of their own, and to `trainer.callback_metrics`.
+
+        Args:
+            dictionary: Numbers, or tensors of one element, by name.
+            sync_dist: Whether to take the mean over the ranks, for which every rank must make the call, instead of the
+                values of rank zero.
+
+        Raises:
+            UserError: A value is no number.
+        """
+        figures = {name: number(name, value) for name, value in dictionary.items()}
+        if sync_dist:
+            shares = gather(figures)
+            figures = {name: sum(share[name] for share in shares) / len(shares) for name in figures}
+        trainer: Any = self.trainer
+        trainer.log_metrics(figures, trainer.iteration)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["kl_coef"] = self.trust_region.kl_coef
