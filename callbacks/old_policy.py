@@ -21,9 +21,9 @@ class OldPolicySnapshot(Callback):
 
     No second copy of the model is needed, because pi_old enters the loss only through the log-probabilities of the
     sampled tokens, and those are taken before the policy is updated. Their difference from the log-probabilities that
-    the rollout engine reported is logged as `engine_log_prob_difference` (mean over tokens of the absolute difference),
-    `engine_log_prob_difference_max` and `engine_kl` (KL(engine || trainer) per token, in nats). Summed over a response,
-    as the scores are, it is `engine_kl_response` (`engine_kl` times the mean length), and with an objective that has a
+    the rollout engine reported is logged as `mismatch_abs` (mean over tokens of the absolute difference),
+    `mismatch_abs_max` and `mismatch_kl` (KL(engine || trainer) per token, in nats). Summed over a response, as the
+    scores are, it is `mismatch_kl_response` (`mismatch_kl` times the mean length), and with an objective that has a
     beta, `engine_score_offset` is beta times that: the mean by which the scores would be off if pi_old were the engine.
 
     Args:
@@ -31,7 +31,7 @@ class OldPolicySnapshot(Callback):
             first update themselves and in a forward pass before it for the groups of later updates.
             `engine` takes those that the rollout engine reported, which saves the forward pass (and logs no entropy);
             it is possible in float32 on a CPU only, where the two agree.
-        verify_sync: Largest mean absolute difference per token between the log-probabilities of engine and trainer; a
+        max_mismatch: Largest mean absolute difference per token between the log-probabilities of engine and trainer; a
             larger one stops the run, because the engine then has other weights than the policy. The two agree to about
             1e-5 in float32 and 1e-2 in bfloat16. Null disables the check.
     """
@@ -39,14 +39,14 @@ class OldPolicySnapshot(Callback):
     sets_old_log_probs = True
     """Declares to the trainer that this callback sets the log-probabilities of pi_old."""
 
-    def __init__(self, source: Literal["recompute", "engine"] = "recompute", verify_sync: float | None = None) -> None:
-        if verify_sync is not None and (verify_sync <= 0 or source == "engine"):
+    def __init__(self, source: Literal["recompute", "engine"] = "recompute", max_mismatch: float | None = None) -> None:
+        if max_mismatch is not None and (max_mismatch <= 0 or source == "engine"):
             raise UserError(
-                f"old_policy: verify_sync is {verify_sync} and source is {source}; verify_sync must be > 0 and needs "
-                "source: recompute"
+                f"old_policy: max_mismatch is {max_mismatch} and source is {source}; max_mismatch must be > 0 and "
+                "needs source: recompute"
             )
         self.source = source
-        self.verify_sync = verify_sync
+        self.max_mismatch = max_mismatch
         self._sums = Sums()
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
@@ -96,26 +96,26 @@ class OldPolicySnapshot(Callback):
         """The figures of the iteration, over all ranks.
 
         Raises:
-            EngineMismatchError: Engine and trainer differ by more than `verify_sync`.
+            EngineMismatchError: Engine and trainer differ by more than `max_mismatch`.
         """
         sums = self._sums
         difference, kl, entropy, tokens, responses = sum_over_ranks(
             sums.difference, sums.kl, sums.entropy, sums.tokens, sums.responses
         )
         largest = max_over_ranks(sums.largest)
-        if self.verify_sync is not None and not difference / tokens <= self.verify_sync:
+        if self.max_mismatch is not None and not difference / tokens <= self.max_mismatch:
             raise EngineMismatchError(
                 f"iteration {iteration}: the engine's log-probabilities differ from the trainer's by "
-                f"{difference / tokens:.1e} per token (at most {largest:.1e}), more than old_policy.verify_sync "
-                f"{self.verify_sync:g}: the engine samples from other weights, or in another precision; check the "
-                "engine's dtype, or raise old_policy.verify_sync"
+                f"{difference / tokens:.1e} per token (at most {largest:.1e}), more than old_policy.max_mismatch "
+                f"{self.max_mismatch:g}: the engine samples from other weights, or in another precision; check the "
+                "engine's dtype, or raise old_policy.max_mismatch"
             )
         figures = {
             "entropy": entropy / tokens,
-            "engine_log_prob_difference": difference / tokens,
-            "engine_log_prob_difference_max": largest,
-            "engine_kl": kl / tokens,
-            "engine_kl_response": kl / responses,
+            "mismatch_abs": difference / tokens,
+            "mismatch_abs_max": largest,
+            "mismatch_kl": kl / tokens,
+            "mismatch_kl_response": kl / responses,
         }
         return figures if beta is None else {**figures, "engine_score_offset": beta * kl / responses}
 

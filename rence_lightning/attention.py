@@ -1,4 +1,4 @@
-"""What the trainer's and the engine's attention functions share: switching a model, and what they do not support."""
+"""What the attention of trainer and engine share: which models attend fully and causally, and switching a model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +9,23 @@ if TYPE_CHECKING:
 
 SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Arguments by which the layers of `transformers` ask for more than full causal attention."""
+
+
+def special_attention(model: "PreTrainedModel") -> str:
+    """What in a model's attention is not full and causal, or cannot be exchanged, after "it"; empty if nothing is.
+
+    It reads the configuration alone, because a process that waits for its shards has a model without weights. What a
+    configuration does not show is found by comparing results: see `compare_paths` and `can_share_prompts`.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None and getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None):
+        kinds = ["sliding_attention"]
+    if special := set(kinds or ()) - {"full_attention"}:
+        return f"has layers of another kind than full attention ({', '.join(sorted(special))})"
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "soft-caps the scores of its attention"
+    return "" if model._can_set_attn_implementation() else "has an attention that cannot be chosen"
 
 
 def special_arguments(arguments: Mapping[str, Any]) -> str:

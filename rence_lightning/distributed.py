@@ -1,45 +1,54 @@
-"""Exchanges of values and failures between the processes of a run, so that all processes fail together.
+"""Exchanges of values and errors between the processes of a run, so that all processes fail together.
 
 A rank that has failed takes part in the next exchange of the others with its error instead of a value, and all ranks
-end with that error at the same place. Exchanges use a separate process group, so that they never mix with a collective
-of the strategy. Ranks that wait in such a collective do not reach an exchange; `lifeline` ends them after a grace
-period. In a run of one process, the functions return the process's own values.
+end with that error at the same place. A rank that cannot reach the others ends alone, and what started the processes
+(torch's elastic agent, torchrun, srun) ends the others. Exchanges have a process group of their own, so that they never
+mix with collectives of the strategy. A run of one process gets its own values.
 """
 
 import os
 import threading
-import warnings
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import AuthenticationError
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch.distributed as dist
 
-from rence_lightning import errors, lifeline
-from rence_lightning.errors import PeerError, PeerFailed, Stopped, UserError, exit_code, explanation, one_line
-from rence_lightning.lifeline import Failure, Lifeline
+from rence_lightning.errors import (
+    OURS,
+    PeerError,
+    PeerFailed,
+    PeerLost,
+    Stopped,
+    TracedError,
+    UserError,
+    exit_code,
+    one_line,
+    report,
+)
 
 T = TypeVar("T")
 
-PEER_SECONDS = 2.0
-"""Time that a rank with an error waits for the failure of another rank, of which its error may be a consequence (a
-broken connection, for example)."""
+TIMEOUT = timedelta(hours=2)
+"""Default of `trainer.timeout_minutes`: longest time that a rank waits for the others."""
 
-COLLECTIVE_SECONDS = 5.0
-"""Time to agree on a failure among collectives of the strategy; it is enough if all ranks have the same failure."""
+AGREE_SECONDS = 30.0  # for all ranks to come to an exchange after an error: they may be grading, for example
+COLLECTIVE_SECONDS = 5.0  # the same after an error among the strategy's collectives, where the others may be stuck
+LAUNCHER_SECONDS = 2.0  # for the launcher to end a rank that has lost another: it knows which ended first, and how
+POLL_SECONDS = 0.2  # between two looks at whether another rank has failed
 
-EXCHANGE_TIMEOUT = timedelta(days=7)
-"""A rank may wait long for a slower one; that another is gone, the lifeline notices."""
+LATE = "another process hangs, or needs longer than trainer.timeout_minutes; continue with --ckpt_path last"
+LOST = "another process was killed, perhaps because the machine ran out of memory; continue with --ckpt_path last"
 
-BOARD_TIMEOUT = timedelta(seconds=10)
-"""Time for a rank to reach the board."""
-
-_line: Lifeline | None = None
 _board: "Board | None" = None
+_looked = 0.0
+_sessions = 0
+_timeout = TIMEOUT
 _in_collectives = False
-_group: tuple[Any, Any] | None = None
+_group: Any = None
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -53,16 +62,10 @@ def gather(value: T) -> list[T]:
     """Gives the values of all ranks, in the order of the ranks, to every rank.
 
     Raises:
-        PeerFailed: Another rank has failed; raised on every rank that has not failed itself.
+        PeerFailed: Another rank has failed.
+        PeerLost: Another rank has ended, or did not come within `trainer.timeout_minutes`.
     """
     return _exchange(value, None) if rank_and_world()[1] > 1 else [value]
-
-
-def broadcast(value: T) -> T:
-    """Gives the value of rank 0 to every rank."""
-    rank, _ = rank_and_world()
-    first: Any = gather(value if rank == 0 else None)[0]
-    return cast(T, first)
 
 
 def sum_over_ranks(*values: float) -> list[float]:
@@ -77,135 +80,62 @@ def max_over_ranks(value: float) -> float:
 
 def on_rank_zero(work: Callable[[], T]) -> T:
     """Does the work on rank 0 alone, and returns its result on every rank; the other ranks wait for it."""
-    rank, _ = rank_and_world()
-    return broadcast(work() if rank == 0 else cast(T, None))
-
-
-# ---- reading without waiting ----------------------------------------------------------------------------------------
+    return gather(work() if rank_and_world()[0] == 0 else cast(T, None))[0]
 
 
 def check_same(value: object, what: str) -> None:
-    """Compares a value that all ranks must have alike.
-
-    Args:
-        value: Value of this rank, which can be compared and sent.
-        what: What it describes, for the error.
-
-    Raises:
-        UserError: The ranks have different values.
-    """
+    """Refuses a value that differs between ranks; `what` names it in the error."""
     if any(other != value for other in gather(value)):
-        raise UserError(
-            f"{what} differ between processes; make them the same in each, for example with random.Random(0) in "
-            "place of the unseeded random"
-        )
+        fix = "make them the same in each, for example with random.Random(0) in place of the unseeded random"
+        raise UserError(f"{what} differ between processes; {fix}")
 
 
 class Board:
-    """Numbers that all ranks note and read at any time, without waiting for one another.
+    """Numbers in a store that all ranks note and read at any time, without waiting for one another."""
 
-    It carries hints only: a number may arrive late or, after a failure of the network, never.
-
-    Args:
-        store: Connection to the store in rank 0.
-    """
-
-    def __init__(self, store: dist.TCPStore) -> None:
-        self._store: dist.TCPStore | None = store
+    def __init__(self, store: dist.Store) -> None:
+        self._store = store
 
     def note(self, topic: str, numbers: Iterable[int]) -> None:
         """Adds numbers to a topic."""
         text = "".join(f"{number} " for number in numbers)
-        self._try(lambda store: store.append(topic, text))  # type: ignore[attr-defined]  # not in torch's stubs
+        self._store.append(topic, text)  # type: ignore[attr-defined]  # not in torch's stubs
 
     def read(self, topic: str) -> list[int]:
         """The numbers that any rank, this one included, has noted on a topic so far."""
-        text = self._try(lambda store: store.get(topic) if store.check([topic]) else b"")
-        return [int(number) for number in (text or b"").split()]
+        return [int(number) for number in self._store.get(topic).split()] if self._store.check([topic]) else []
 
     def remove(self, topic: str) -> None:
         """Forgets a topic that no rank reads any more."""
-        self._try(lambda store: store.delete_key(topic))
-
-    def _try(self, work: Callable[[dist.TCPStore], T]) -> T | None:
-        """Works on the store; after its first failure, which is reported, it is never used again."""
-        if self._store is None:
-            return None
-        try:
-            return work(self._store)
-        except RuntimeError as error:
-            self._store = None
-            warnings.warn(f"lost the board of the ranks ({one_line(error)}): {WITHOUT_BOARD}", stacklevel=4)
-            return None
-
-
-WITHOUT_BOARD = "ranks also sample groups that turn out not to be needed, which takes time and changes no result"
+        self._store.delete_key(topic)
 
 
 def board() -> Board | None:
-    """The board of this run's ranks; None for a run of one process, or where the ranks cannot reach it."""
+    """The board of this run's ranks; None for a run of one process."""
     return _board
 
 
 # ---- failing together -----------------------------------------------------------------------------------------------
 
 
-def connect() -> None:
-    """Opens the lifeline and the board; every rank must call it.
-
-    Without a lifeline, ranks learn of failures in exchanges only.
-    """
-    global _line, _board
-    rank, world = rank_and_world()
-    if world == 1 or _line is not None:
+def connect(timeout: timedelta = TIMEOUT) -> None:
+    """Opens the board, and sets how long a rank waits for the others in an exchange; every rank must call it."""
+    global _board, _sessions, _timeout
+    if rank_and_world()[1] == 1:
         return
-    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    _line = _open(
-        lambda: Lifeline(rank, world, gather, host),
-        "no connection between the ranks beside the collectives",
-        "a rank that fails within a collective ends the others only after its timeout",
-    )
-    _board = _open(lambda: _open_board(rank, host), "no board of the ranks", WITHOUT_BOARD)
-
-
-def _open(make: Callable[[], T], problem: str, consequence: str) -> T | None:
-    """Makes something on every rank; where one rank cannot, none has it, and rank 0 warns."""
-    made, failure = None, None
-    try:
-        made = make()
-    except (OSError, EOFError, AuthenticationError, dist.DistError) as error:
-        failure = f"rank {rank_and_world()[0]}: {one_line(error)}"
-    failures = [each for each in gather(failure) if each is not None]
-    if not failures:
-        return made
-    if rank_and_world()[0] == 0:
-        warnings.warn(f"{problem} ({failures[0]}): {consequence}", stacklevel=3)
-    return None
-
-
-def _open_board(rank: int, host: str) -> Board:
-    """Starts the store in rank 0, on a free port, and connects every rank to it."""
-    store, port = None, 0
-    if rank == 0:
-        with suppress(dist.DistError):
-            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=BOARD_TIMEOUT)
-            port = store.port
-    port = broadcast(port)
-    if not port:
-        raise OSError("rank 0 has no port for it")
-    if store is None:
-        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=BOARD_TIMEOUT)
-    return Board(store)
+    _timeout, _sessions = timeout, _sessions + 1
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    _board = Board(dist.PrefixStore(f"rence/{_sessions}", store))
 
 
 def disconnect() -> None:
-    """Closes the lifeline after this rank has finished."""
-    global _line, _board, _group
-    if _line is not None:
-        _line.close()
-        _line = None
-    _board = None  # its server ends in rank 0, after all ranks have finished
-    _group = None  # a process group that is still referred to when the interpreter ends aborts the process
+    """Waits until all ranks have finished, because a launcher ends the others when one exits; closes the exchanges."""
+    global _board, _group
+    if _group is not None:
+        with suppress(RuntimeError):
+            dist.monitored_barrier(_group, timedelta(seconds=AGREE_SECONDS))
+    _board = _group = None  # a process group that is still referred to when the interpreter ends aborts the process
 
 
 @contextmanager
@@ -213,100 +143,93 @@ def collectives() -> Iterator[None]:
     """Work in which ranks meet in the strategy's own collectives: where one raises, the others cannot agree with it."""
     global _in_collectives
     _in_collectives = True
-    yield
+    try:
+        yield
+    except RuntimeError as error:
+        if _timed_out(error):
+            raise PeerLost(LATE) from error
+        raise
     _in_collectives = False  # stays set where an error leaves the block: `agree_on` looks at it
 
 
 def check_peers() -> None:
-    """Interrupts work that has no use after the failure of another rank; cheap enough for every step of sampling.
-
-    Raises:
-        PeerFailed: Another rank has failed.
-    """
-    if _line is not None and _line.failed.is_set():
-        raise PeerFailed
+    """Raises `PeerFailed` if another rank has failed; cheap enough for every step of sampling."""
+    global _looked
+    if _board is not None and time.monotonic() - _looked >= POLL_SECONDS:
+        if _board.read("failed"):
+            raise PeerFailed
+        _looked = time.monotonic()
 
 
 def agree_on(error: BaseException) -> BaseException:
     """Exchanges this rank's error with the others, and returns the error that all ranks end with.
 
-    The result is this rank's own error; or that of another rank, with the rank's number and of the same class, or a
-    `PeerError` if the class is not one of this project's. The function does not return if the other ranks cannot be
-    reached, because the lifeline then ends the process.
-
-    Args:
-        error: Error that this rank's work has raised.
+    That is this rank's own error; or that of another rank, with the rank's number and of the same class, or a
+    `PeerError` if the class is not one of this project's. Where the others cannot be reached, the process ends here.
     """
     global _in_collectives
-    seconds = COLLECTIVE_SECONDS if _in_collectives else lifeline.GRACE_SECONDS
+    seconds = COLLECTIVE_SECONDS if _in_collectives else AGREE_SECONDS
     _in_collectives = False
     rank, world = rank_and_world()
     if world == 1:
         return error
-    if isinstance(error, PeerFailed) and error.failure is not None:  # an exchange has brought it: all know of it
-        return _agreed(error)
-    own = None if isinstance(error, PeerFailed) else failure_of(error, rank)
-    if _line is not None and own is not None:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            _line.announce(own, 0.0)
-        else:
-            if not isinstance(error, Stopped):
-                _line.failed.wait(PEER_SECONDS)
-            _line.announce(own, seconds)
+    if isinstance(error, PeerFailed) and error.error is not None:  # an exchange has brought it: all know of it
+        return error.error
+    own = None if isinstance(error, PeerFailed) else _for_others(error, rank)
+    alarm = threading.Timer(seconds, _end_alone, [error])
+    alarm.daemon = True
     try:
+        if isinstance(error, PeerLost):
+            raise error
+        alarm.start()
+        if own is not None and _board is not None:
+            _board.note("failed", [rank])
         _exchange(None, own)
     except PeerFailed as agreed:
-        other = _agreed(agreed)
-        return error if agreed.failure == own else other
-    except RuntimeError:  # the exchange itself failed, because a rank has ended; the lifeline ends this process
-        if _line is not None:
-            threading.Event().wait(2 * lifeline.GRACE_SECONDS)
-    return error
+        alarm.cancel()
+        return error if agreed.rank == rank or agreed.error is None else agreed.error
+    except RuntimeError:  # another rank has ended, of which this rank's error may be a consequence
+        alarm.cancel()
+        time.sleep(LAUNCHER_SECONDS)
+    return _end_alone(error)
 
 
-def failure_of(error: BaseException, rank: int) -> Failure:
-    """The failure that describes this rank's error to the other ranks, with the text to print."""
-    message = one_line(error)
-    named = f"rank {rank}: {message}"
-    text = explanation(error)
-    if text:
-        text = text.replace(f"error: {message}", f"error: {named}", 1)
-    return Failure(rank, type(error).__name__, named, text, exit_code(error))
-
-
-def _agreed(error: PeerFailed) -> BaseException:
-    """The error that all ranks have agreed on, of the class that it has on the rank that failed."""
-    if _line is not None:
-        _line.agreed()
-    assert error.failure is not None
-    failure = error.failure
-    if failure.kind == "Stopped":
-        return Stopped(failure.code - 128)
-    if failure.kind == "KeyboardInterrupt":
+def _for_others(error: BaseException, rank: int) -> BaseException:
+    """The error that the other ranks end with, which can be sent to them."""
+    if isinstance(error, Stopped):
+        return Stopped(error.signal)
+    if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt()
-    kind = getattr(errors, failure.kind, None)
-    trace = "\n".join(line for line in failure.text.splitlines() if not line.startswith("error: "))
-    if kind in (errors.PartError, errors.PeerError):
-        return kind(failure.message, trace)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        return kind(failure.message)
-    return PeerError(f"{failure.message} ({failure.kind})", trace)
+    message = f"rank {rank}: {one_line(error)}"
+    if isinstance(error, TracedError):
+        return type(error)(message, error.trace)
+    if type(error) in OURS:
+        return type(error)(message)
+    return PeerError(f"{message} ({type(error).__name__})", "".join(traceback.format_exception(error)))
 
 
-def _exchange(value: T, failure: Failure | None) -> list[T]:
-    _, world = rank_and_world()
-    envelopes: list[Any] = [None] * world
-    dist.all_gather_object(envelopes, (failure, value), group=_control_group())
-    failures = [each for each, _ in envelopes if each is not None]
-    if failures:
-        raise PeerFailed(failures[0])
+def _end_alone(error: BaseException) -> NoReturn:
+    """Ends this process at once, even if its other threads are waiting."""
+    try:
+        report(error, aloud=True)
+    finally:  # also where nobody reads the output any more
+        os._exit(exit_code(error))
+
+
+def _exchange(value: T, failure: BaseException | None) -> list[T]:
+    global _group
+    if _group is None:  # it works in main memory, also where the strategy's works on GPUs
+        _group = dist.new_group(backend="gloo", timeout=_timeout)
+    envelopes: list[Any] = [None] * rank_and_world()[1]
+    try:
+        dist.all_gather_object(envelopes, (failure, value), group=_group)
+    except RuntimeError as error:
+        raise PeerLost(LATE if _timed_out(error) else LOST) from error
+    for rank, (failed, _) in enumerate(envelopes):
+        if failed is not None:
+            raise PeerFailed(rank, failed)
     return [each for _, each in envelopes]
 
 
-def _control_group() -> Any:
-    """The process group of the exchanges, which works in main memory."""
-    global _group
-    world = dist.group.WORLD
-    if _group is None or _group[0] is not world:
-        _group = (world, dist.new_group(backend="gloo", timeout=EXCHANGE_TIMEOUT))
-    return _group[1]
+def _timed_out(error: RuntimeError) -> bool:
+    return type(error) is RuntimeError and "timed out" in str(error).lower()  # gloo's errors have no class of their own

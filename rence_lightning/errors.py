@@ -1,11 +1,15 @@
 """The errors that end a run, and the text that is printed for each: one line if the user can fix it."""
 
 import inspect
+import json
+import os
+import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGTERM, Signals
-from typing import Any, TypeVar
+from signal import SIGINT, SIGTERM, Signals
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -13,7 +17,7 @@ PACKAGE = Path(__file__).parent
 
 OUT_OF_MEMORY = (
     "While training: lower trainer.micro_batch_tokens, set model.gradient_checkpointing, or shard over more devices. "
-    "While sampling: lower the engine's gpu_memory_utilization or max_sequences. docs/scaling.md has the arithmetic."
+    "While sampling: lower the engine's gpu_memory_utilization or max_num_seqs. docs/scaling.md has the arithmetic."
 )
 
 
@@ -41,59 +45,49 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient was not finite, and the run is configured to stop rather than skip."""
 
 
-class PartError(RuntimeError):
-    """A part that the configuration names (reward, filter, engine, objective, callback) failed.
-
-    It raised an error, or it returned something invalid.
-
-    Args:
-        message: Message in one line: the part's class, the problem it worked on, what it did and what is expected.
-        trace: Traceback within the part, if it raised an error; empty if it returned something invalid.
-    """
+class TracedError(RuntimeError):
+    """An error with a message of one line and the traceback of its cause, which is empty if nothing was raised."""
 
     def __init__(self, message: str, trace: str = "") -> None:
         super().__init__(message)
         self.trace = trace
 
 
-class PeerError(RuntimeError):
-    """Another rank ended with an error whose class is not one of this project's.
+class PartError(TracedError):
+    """A part that the configuration names (reward, filter, ...) raised an error or returned something invalid.
 
-    Args:
-        message: Error of that rank, in one line.
-        trace: Traceback of that error.
+    The message names the part's class, the problem it worked on, what it did and what is expected.
     """
 
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.trace = trace
+
+class PeerError(TracedError):
+    """Another rank ended with an error whose class is not one of this project's."""
+
+
+class PeerLost(RuntimeError):
+    """Another rank has ended without a word, or did not come to an exchange of values in time."""
 
 
 class Stopped(Exception):
-    """The run was interrupted by a signal.
-
-    Args:
-        number: Number of the signal; 0 if another rank received it.
-    """
+    """The run was interrupted by the signal of this number; 0 if another rank received it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(Signals(number).name if number else "another process")
         self.signal = number
 
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[int]]:
+        return Stopped, (self.signal,)  # to be sent to other ranks
+
 
 class PeerFailed(Exception):
-    """Another rank has failed; `distributed.agree_on` turns this into the error that all ranks end with.
+    """Another rank has failed, with the error that the other ranks end with; None if that is not known yet."""
 
-    Args:
-        failure: Failure that the other rank reported; None if it is not known yet.
-    """
-
-    def __init__(self, failure: Any = None) -> None:
-        super().__init__(failure.message if failure is not None else "another rank has failed")
-        self.failure = failure
+    def __init__(self, rank: int | None = None, error: BaseException | None = None) -> None:
+        super().__init__(str(error or "another rank has failed"))
+        self.rank, self.error = rank, error
 
 
-LINES = (StarvationError, CheckpointError, EngineError, EngineMismatchError, NonFiniteError)
+LINES = (StarvationError, CheckpointError, EngineError, EngineMismatchError, NonFiniteError, PeerLost)
 """Errors whose message is sufficient, so that no traceback is printed."""
 
 
@@ -102,30 +96,40 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, Stopped):
         return 128 + (error.signal or SIGTERM)
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return 128 + SIGINT
     return 2 if isinstance(error, UserError) else 1
 
 
 def explanation(error: BaseException) -> str:
-    """The text to print for an error: its message in one line, and a traceback if the message is not sufficient.
-
-    The text is empty for an interruption, for which a message has already been printed.
-    """
-    if isinstance(error, Stopped | KeyboardInterrupt):
+    """The text to print for an error: its message in one line, and a traceback if the message is not sufficient."""
+    if isinstance(error, Stopped | KeyboardInterrupt):  # the run has said so
         return ""
-    message = one_line(error)
+    message, kind = one_line(error), type(error).__name__
+    if kind == "OutOfMemoryError" or (isinstance(error, PeerError) and "(OutOfMemoryError)" in message):
+        message += f" {OUT_OF_MEMORY}"
+    if isinstance(error, TracedError):
+        return f"error: {message}\n{error.trace}".rstrip()
     if isinstance(error, (UserError, *LINES)):
         return f"error: {message}"
-    if isinstance(error, PeerError) and "(OutOfMemoryError)" in message:
-        message += f" {OUT_OF_MEMORY}"
-    if isinstance(error, PartError | PeerError):
-        return f"error: {message}" + (f"\n{error.trace.rstrip()}" if error.trace else "")
-    trace = "".join(traceback.format_exception(error)).rstrip()
-    if type(error).__name__ == "OutOfMemoryError":  # of torch; its traceback shows which setting to lower
-        return f"{trace}\nerror: {message} {OUT_OF_MEMORY}"
     if isinstance(error, OSError) and "No space left" in message:
         return f"error: {message}; free some space and continue with --ckpt_path last"
-    return f"{trace}\nerror: {type(error).__name__}: {message}"
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    return f"{trace}\nerror: {message if OUT_OF_MEMORY in message else f'{kind}: {message}'}"
+
+
+def report(error: BaseException, aloud: bool) -> None:
+    """Hands the error that ends this process to torch's elastic agent, which prints the first of all processes last.
+
+    Args:
+        error: Error that ends this process.
+        aloud: Whether to print it here if no agent does, because there is none or it starts the processes again.
+    """
+    text, file = explanation(error), os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if text and file:
+        Path(file).write_text(json.dumps({"message": text, "timestamp": int(time.time())}))
+    last = os.environ.get("TORCHELASTIC_RESTART_COUNT") == os.environ.get("TORCHELASTIC_MAX_RESTARTS")
+    if text and aloud and not (file and last):
+        print(text, file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:
@@ -134,12 +138,12 @@ def one_line(error: BaseException) -> str:
     return "; ".join([*lines, *getattr(error, "__notes__", ())]) or type(error).__name__
 
 
-def calling(part: object, doing: str, work: Callable[[], T]) -> T:
-    """Calls a part that the configuration names, so that the message of an error names the part.
+def call_plugin(part: object, doing: str, work: Callable[[], T]) -> T:
+    """Calls a part that the configuration names.
 
     Args:
         part: Part that is called, such as a reward.
-        doing: Description of the call, such as `score(), problem math500/3`.
+        doing: Description of the call for messages, such as `score(), problem math500/3`.
         work: Function that makes the call.
 
     Raises:
@@ -147,34 +151,21 @@ def calling(part: object, doing: str, work: Callable[[], T]) -> T:
     """
     try:
         return work()
-    except OURS:
-        raise
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError":
             raise
-        raise PartError(
-            f"{_name(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}", _trace_of(error)
-        ) from error
+        message = f"{_name(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
+        raise PartError(message, _trace_of(error)) from error
 
 
-def returned(part: object, doing: str, what: object, expected: str) -> PartError:
+def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:
     """The error of a part that returned something invalid."""
     shown = repr(what)
     return PartError(f"{_name(part)}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")
 
 
 def check_parameters(part: object, key: str, method: str, definition: str) -> None:
-    """Refuses a part whose method takes other arguments than it is called with, as one for an earlier version does.
-
-    Args:
-        part: Part that is called, such as a reward.
-        key: Key of the part in a configuration.
-        method: Name of the method.
-        definition: Definition of the method as it should be, whose parameters are those of the call.
-
-    Raises:
-        UserError: The method does not accept the arguments.
-    """
+    """Refuses the part at a key of the configuration if its method does not accept the arguments of `definition`."""
     wanted = definition.partition("(")[2].partition(")")[0].split(", ")[1:]
     function = getattr(part, method, None)
     if not callable(function):

@@ -26,8 +26,8 @@ from rence_lightning.training.trainer import Trainer
 
 TIMING = (
     *("tail_seconds", "wait_seconds", "responses_discarded"),
-    *("engine_kl", "engine_kl_response", "engine_score_offset"),
-    *("engine_log_prob_difference", "engine_log_prob_difference_max"),
+    *("mismatch_kl", "mismatch_kl_response", "engine_score_offset"),
+    *("mismatch_abs", "mismatch_abs_max"),
     *(f"time/{phase}" for phase in ("rollouts", "old_policy", "updates", "evaluation", "other")),
 )
 """Figures that depend on timing, so that equal runs differ in them. When groups are cancelled decides which

@@ -28,8 +28,9 @@ class UnknownError(Exception):
 def fail(kind: str) -> None:
     if "FAILED_AT" in os.environ:
         Path(os.environ["FAILED_AT"]).write_text(str(time.time()))
-    if kind == "SIGKILL":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if kind.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[kind])
+        return  # a process that was stopped and is continued
     errors: dict[str, Callable[[], Exception]] = {
         "UserError": lambda: UserError("the cause"),
         "OutOfMemoryError": lambda: torch.OutOfMemoryError("the cause"),
@@ -40,29 +41,29 @@ def fail(kind: str) -> None:
 
 
 class Failing(Callback):
-    """Makes one rank fail in one place of an iteration, and hides the failure from the transport of the other ranks.
+    """Makes one rank fail in one place of an iteration, and may hide the failure from the other ranks.
 
     Args:
-        kind: Name of the error, or `SIGKILL`.
+        kind: Name of the error, or of a signal.
         rank: Number of the failing rank.
         place: `build`, `sync`, `generate`, `reward`, `filter`, `update`, `save` or `callback`.
-        iteration: Iteration in which the rank fails.
+        iteration: Iteration in which the rank fails, unless the run has been started again.
+        deaf: Whether the transport hides failures, as NCCL does.
     """
 
     active: "Failing | None" = None
 
-    def __init__(self, kind: str, rank: int, place: str, iteration: int = 2) -> None:
+    def __init__(self, kind: str, rank: int, place: str, iteration: int = 2, deaf: bool = True) -> None:
         self.kind, self.rank, self.place, self.iteration = kind, rank, place, iteration
         self.now = 0
         Failing.active = self
-        deafen()
+        if deaf:
+            deafen()
 
     def at(self, place: str) -> None:
-        if (
-            place == self.place
-            and rank_and_world()[0] == self.rank
-            and (self.now == self.iteration or place == "build")
-        ):
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        now = self.now == self.iteration or place == "build"
+        if place == self.place and rank_and_world()[0] == self.rank and now and not again:
             fail(self.kind)
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:

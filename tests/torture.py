@@ -1,12 +1,9 @@
 """Kills a running `fit` at random moments, resumes it each time, and compares the result with an uninterrupted run.
 
-    python tests/torture.py --kills 20 --processes 2
-
 Every second kill waits until a checkpoint is being written, because a run is most easily broken at that moment; the
 other kills come at random moments. SIGKILL cannot be caught: the process does nothing more.
 """
 
-import argparse
 import json
 import os
 import random
@@ -14,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -50,9 +46,17 @@ def start(run_dir: Path, *options: str) -> "subprocess.Popen[str]":
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
-    """Ends a run and all of its processes at once."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """Ends a run and all of its processes at once; the agent's processes are in sessions of their own."""
+    for worker in workers(process):
+        os.killpg(worker, signal.SIGKILL)
+    process.kill()
     process.wait()
+
+
+def workers(process: "subprocess.Popen[str]") -> list[int]:
+    """The processes of the ranks that an agent has started, in the order of the ranks; none of a run of one process."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if os.getsid(int(child)) == int(child)]
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -156,32 +160,3 @@ def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] =
     left = [name for name in names if name.startswith((".old-", ".gone-", ".tmp-"))]
     assert not left, f"left behind: {left}"
     return kills, during
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--precision", default="32-true")
-    chosen = parser.parse_args()
-    # More iterations than kills, because most kills lose an iteration.
-    options = [f"--trainer.max_iterations={max(ITERATIONS, chosen.kills)}", f"--trainer.precision={chosen.precision}"]
-    if chosen.processes > 1:
-        options += [
-            f"--trainer.devices={chosen.processes}",
-            "--trainer.strategy=rence_lightning.training.FullyShardStrategy",
-        ]
-    with tempfile.TemporaryDirectory() as folder:
-        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
-        process = start(whole, *options)
-        output = finish(process)
-        assert process.returncode == 0, output
-        kills, during = torture(killed, chosen.kills, chosen.seed, tuple(options))
-        assert_same(outcome(killed), outcome(whole))
-        assert_mastered_once(outcome(killed)["outcomes"])
-    print(f"{kills} kills, {during} of them while a checkpoint was written: the result is that of an uninterrupted run")
-
-
-if __name__ == "__main__":
-    main()

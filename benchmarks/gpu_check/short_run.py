@@ -24,13 +24,13 @@ SHORT_RUN = "benchmarks.gpu_check.short_run:short_run"
 """Import path of `short_run`, for `launch.call`."""
 
 GREEDY = Sampling(temperature=0, max_response_tokens=24)
-ENGINE_SETTINGS: dict[str, Any] = {"max_model_len": 96, "max_sequences": 64}
+ENGINE_SETTINGS: dict[str, Any] = {"max_model_len": 96, "max_num_seqs": 64}
 
 
 def make_engine(kind: Engine, cpu: bool, **settings: Any) -> RolloutEngine:
     """An engine for the embedded policy, which takes a small part of a device."""
     if kind == "transformers":
-        return TransformersEngine(max_sequences=64)
+        return TransformersEngine(max_num_seqs=64)
     memory = {"kv_cache_memory_bytes": 2**26} if cpu else {"gpu_memory_utilization": 0.2}
     return VLLMEngine(**{**ENGINE_SETTINGS, **memory, **settings})
 
@@ -77,7 +77,7 @@ class Probe(Callback):
         self.updates.append({name: float(outputs[name]) for name in ("loss", "grad_norm")})
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        difference = trainer.callback_metrics["rollouts/engine_log_prob_difference"]
+        difference = trainer.callback_metrics["rollouts/mismatch_abs"]
         self.engine_differences.append(float(difference))
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:

@@ -105,7 +105,7 @@ class DigitProblems(ProblemSource):
 def run(point: Point, iterations: int) -> list[IterationTime]:
     """The times of so many iterations, after one that warms up; nothing on other ranks than the first."""
     watch = Stopwatch()
-    engine = TimedEngine(watch, max_sequences=512)
+    engine = TimedEngine(watch, max_num_seqs=512)
     data = RolloutDataModule(
         [DigitProblems(point.prompt_tokens, 4 * point.prompts)],
         template=PromptTemplate("{problem}", chat=False),

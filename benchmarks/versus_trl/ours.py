@@ -19,8 +19,8 @@ Source = Literal["engine", "recompute"]
 class TimedEngine(TransformersEngine):
     """The engine, which notes how long it samples and when it ends."""
 
-    def __init__(self, watch: Stopwatch, max_sequences: int) -> None:
-        super().__init__(max_sequences)
+    def __init__(self, watch: Stopwatch, max_num_seqs: int) -> None:
+        super().__init__(max_num_seqs)
         self._watch = watch
         self.ended = 0.0
 
@@ -56,7 +56,7 @@ class Clock(OldPolicySnapshot):
 def run(case: Case, iterations: int, source: Source = "engine") -> list[IterationTime]:
     """The times of so many iterations, after one that warms up."""
     watch = Stopwatch()
-    engine = TimedEngine(watch, max_sequences=case.prompts * case.group_size)
+    engine = TimedEngine(watch, max_num_seqs=case.prompts * case.group_size)
     callbacks: list[Callback] = [Clock(watch, engine, source)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(iterations + 1, f"{folder}/run", "cpu", devices=1, callbacks=list(callbacks))

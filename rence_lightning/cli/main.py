@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from rence_lightning.cli.commands import find_command
-from rence_lightning.errors import exit_code, explanation
+from rence_lightning.errors import exit_code, report
 
 
 def main(args: list[str] | None = None) -> None:
@@ -30,13 +30,12 @@ def _search_here() -> None:
 
 
 def run(args: list[str] | None) -> int:
-    """Runs a command, and prints an error once, on rank 0; returns the exit code."""
+    """Runs a command, and reports an error once; returns the exit code."""
     arguments = sys.argv[1:] if args is None else args
     try:
         find_command(arguments)(arguments[1:])
     except (Exception, KeyboardInterrupt) as error:
-        if _is_rank_zero() and (text := explanation(error)):
-            print(text, file=sys.stderr)
+        report(error, aloud=_is_rank_zero())
         return exit_code(error)
     return 0
 
@@ -51,8 +50,8 @@ def _is_rank_zero() -> bool:
 def _end_process(code: int) -> None:
     """Ends one of several processes.
 
-    After an error without the interpreter's own end: a launcher kills rank 0 as soon as another process has exited, a
-    gloo thread that outlives the interpreter aborts it, and a reward that is being computed would be waited for.
+    After an error without the interpreter's own end: a gloo thread that outlives the interpreter aborts it, and a
+    reward that is being computed would be waited for.
     """
     sys.stdout.flush()
     sys.stderr.flush()

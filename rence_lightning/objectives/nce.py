@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rence_lightning.errors import UserError, returned
+from rence_lightning.errors import UserError, invalid_return
 from rence_lightning.objectives.base import Objective, ResponseTensors, Totals, mean_over
 from rence_lightning.objectives.importance import check_cap, weight_gradient
 
@@ -105,7 +105,9 @@ class ContrastiveObjective(Objective):
         scores = weight_gradient(self.scores(responses), responses, self.importance_cap)
         losses = self.contrast(scores, responses)
         if losses.shape != responses.positive.shape[:1]:
-            raise returned(self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts")
+            raise invalid_return(
+                self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts"
+            )
         return losses.sum() / totals.prompts
 
 

@@ -122,9 +122,9 @@ def _made_to_fit(plan: Plan) -> Plan | None:
 
 
 def _fewer_sequences(plan: Plan) -> Plan | None:
-    number = plan.engine.max_sequences // 2
+    number = plan.engine.max_num_seqs // 2
     while number:
-        tried = replace(plan, engine=replace(plan.engine, max_sequences=number))
+        tried = replace(plan, engine=replace(plan.engine, max_num_seqs=number))
         if tried.fits:
             return tried
         number //= 2
@@ -137,7 +137,7 @@ def _differences(before: Plan, after: Plan) -> list[str]:
     given = []
     if tokens != before.training.micro_batch_tokens:
         given.append(f"--trainer.micro_batch_tokens {tokens}")
-    for name in ("gpu_memory_utilization", "tensor_parallel_size", "max_sequences"):
+    for name in ("gpu_memory_utilization", "tensor_parallel_size", "max_num_seqs"):
         if getattr(engine, name) != getattr(before.engine, name):
             given.append(f"--data.engine.{name} {getattr(engine, name):g}")
     return given

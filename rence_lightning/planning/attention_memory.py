@@ -42,7 +42,7 @@ def memory_of_fused_attention(
     packed_row: PackedRow | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Allocates what a fused kernel allocates; the arguments are those of `policy.attention.packed_attention`."""
+    """Allocates what a fused kernel allocates; the arguments are those of `packed_attention`."""
     heads = query.shape[1]
     if packed_row is not None:
         _ = packed_row.block_mask  # built at the first layer of a pass, in a tensor of all pairs of tokens

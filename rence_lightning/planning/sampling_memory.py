@@ -23,7 +23,7 @@ class EngineSetup:
     Attributes:
         vllm: Whether it is `VLLMEngine`, which has its share of GPUs; `TransformersEngine` uses the trainer's model.
         dtype: Data type of weights, keys and values.
-        max_sequences: Largest number of responses at a time.
+        max_num_seqs: Largest number of responses at a time.
         gpu_memory_utilization: Share of each GPU for `VLLMEngine`.
         tensor_parallel_size: Number of GPUs that share the weights of an engine.
         sleep: Whether the engine frees its memory while the policy trains.
@@ -31,7 +31,7 @@ class EngineSetup:
 
     vllm: bool
     dtype: str
-    max_sequences: int
+    max_num_seqs: int
     gpu_memory_utilization: float = 0.0
     tensor_parallel_size: int = 1
     sleep: bool = True
@@ -84,16 +84,16 @@ def sampling_memory(
         weights = plain * size // engine.tensor_parallel_size
         text = setup.config.get_text_config()
         # Logits in float32 and their log-probabilities, and the widest layer of a batch of prompts.
-        buffers = 2 * 4 * engine.max_sequences * text.vocab_size
+        buffers = 2 * 4 * engine.max_num_seqs * text.vocab_size
         buffers += PREFILL * 2 * (2 * getattr(text, "intermediate_size", 4 * text.hidden_size) + 4 * text.hidden_size)
         cache = max(0, int(engine.gpu_memory_utilization * device_bytes) - weights - buffers)
         held = 0 if engine.sleep else weights + buffers + cache
         tokens = cache // token
-        sequences = min(engine.max_sequences, tokens // length)
+        sequences = min(engine.max_num_seqs, tokens // length)
     else:
         copies = isinstance(setup.strategy, FullyShardStrategy)  # otherwise it reads the trainer's weights in place
         weights, buffers = plain * size if copies else 0, 0
-        sequences, tokens = engine.max_sequences, engine.max_sequences * length
+        sequences, tokens = engine.max_num_seqs, engine.max_num_seqs * length
         cache = tokens * token
         held = weights
     return SamplingMemory(training.kept, weights, buffers, cache, tokens, sequences, held)
@@ -116,7 +116,7 @@ def engine_setup(engine: Mapping[str, Any] | None, setup: TrainingSetup) -> Engi
     return EngineSetup(
         vllm=vllm,
         dtype=(arguments.get("dtype") if vllm else None) or setup.dtype,
-        max_sequences=arguments.get("max_sequences", 256),
+        max_num_seqs=arguments.get("max_num_seqs", 256),
         gpu_memory_utilization=arguments.get("gpu_memory_utilization", 0.5) if vllm else 0.0,
         tensor_parallel_size=arguments.get("tensor_parallel_size", 1),
         sleep=arguments.get("sleep", True),

@@ -1,8 +1,4 @@
-"""Low-rank adapters (LoRA): their settings, and their insertion into a model by `peft`.
-
-The layers are exchanged in place, so that the model remains a plain model of `transformers`. Its weights are frozen,
-and each adapted layer computes `W x + (alpha / r) B A x`, of which A and B are trained.
-"""
+"""Low-rank adapters (LoRA): their settings, and their insertion by `peft` into a plain model of `transformers`."""
 
 import importlib.util
 import warnings
@@ -53,10 +49,9 @@ class LoRA:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise UserError(f"model.lora.r is {self.r}; the rank of the adapters must be >= 1")
-        if self.alpha < 1:
-            raise UserError(f"model.lora.alpha is {self.alpha}; it must be >= 1 (the adapters' scale is alpha / r)")
+        for name, value in (("r", self.r), ("alpha", self.alpha)):
+            if value < 1:
+                raise UserError(f"model.lora.{name} is {value}; it must be >= 1 (the adapters' scale is alpha / r)")
         if self.dropout:
             raise UserError(
                 f"model.lora.dropout is {self.dropout}; it must be 0, because every score and ratio compares pi_theta "
@@ -68,17 +63,11 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The adapters of a policy, and the model that they belong to.
-
-    Attributes:
-        lora: Settings of the adapters.
-        base: Name of the model (see `load_policy`); the path of a folder is absolute.
-        layers: Names of the layers that are adapted, without their places in the model, sorted.
-    """
+    """The adapters of a policy, and the model that they belong to."""
 
     lora: LoRA
-    base: str
-    layers: list[str]
+    base: str  # name of the model (see `load_policy`); the path of a folder is absolute
+    layers: list[str]  # names of the layers that are adapted, without their places in the model, sorted
 
     def config(self) -> "LoraConfig":
         """The settings as `peft` writes and reads them."""
@@ -141,14 +130,8 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def merged(layer: Any, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The weight W + scale B A of an adapted layer, as a new tensor, in float32 or better.
-
-    Args:
-        layer: Layer of `peft`.
-        weight: W, whole.
-        a: A, whole, `(r, inputs)`.
-        b: B, whole, `(outputs, r)`.
-    """
+    """The weight W + scale B A of an adapted layer of `peft`, as a new tensor, in float32 or better, from the whole
+    of W, A `(r, inputs)` and B `(outputs, r)`."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(weight.device.type, enabled=False):  # which would multiply in bfloat16
         change = (b.to(dtype) @ a.to(dtype)) * layer.scaling[NAME]

@@ -51,11 +51,8 @@ def export_policy(
 
 
 def export_adapters(policy: Policy, folder: Path) -> None:
-    """Writes the adapters of a policy, which is whole on this rank, as a folder that `peft.PeftModel` loads.
-
-    Args:
-        policy: The policy, unwrapped.
-        folder: Folder to write, whole or not at all. An existing folder is replaced.
+    """Writes the adapters of a policy, which is whole on this rank, as a folder that `peft.PeftModel` loads. An
+    existing folder is replaced.
 
     Raises:
         UserError: The policy has no adapters.

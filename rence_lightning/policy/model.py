@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from rence_lightning.attention import implementation
 from rence_lightning.errors import UserError
-from rence_lightning.policy import attention
 from rence_lightning.policy.adapters import Adapters
-from rence_lightning.policy.digest import frozen_digest
 from rence_lightning.policy.output_projection import TokenScores, token_scores
+from rence_lightning.policy.packed_attention import enable
 from rence_lightning.policy.packed_row import PackedRow, Segment
-from rence_lightning.policy.weights import gathered, only_trained, plain_weights
+from rence_lightning.policy.weights import frozen_digest, gathered, only_trained, plain_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+EXACT, ROUNDED = 1e-4, 0.1
+"""Largest mean difference of a log-probability between two ways to compute it, in float32 and in half precision.
+Rounding makes 1e-6 and 1e-2."""
 
 
 class Policy(nn.Module):
@@ -31,10 +35,6 @@ class Policy(nn.Module):
         packed: Whether packed rows are computed as they are, with each prompt once; null where the model's attention
             allows it. Otherwise each response becomes a padded row of its own, in the model's own attention.
         adapters: Adapters that were added to the model; null where all of its weights are trained.
-
-    Attributes:
-        packed: Whether packed rows are computed as they are.
-        adapters: Adapters of the model, null without.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Policy(nn.Module):
         self.tokenizer = tokenizer
         self.adapters = adapters
         self._frozen_digest: str | None = None
-        self.packed = attention.enable(model) if packed is None else packed
+        self.packed = enable(model) if packed is None else packed
 
     @property
     def context_length(self) -> int | None:
@@ -63,16 +63,12 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Yields the weights whole and one at a time, as a rollout engine takes them.
+        """Yields the weights whole and one at a time, on a device and in a data type, as a rollout engine takes them.
 
         They have the names of the plain model, and adapters are merged into them, in float32. On a CPU, tied weights
         come under both of their names, because an engine may hold a repacked copy under each; on another device under
         the first, because gathering a large output projection twice takes time. Where the policy is sharded, this is a
         collective: every rank must take all of them.
-
-        Args:
-            device: Device of the weights.
-            dtype: Data type of the weights.
         """
         parameters = dict(self.model.named_parameters(remove_duplicate=device.type != "cpu"))
 
@@ -117,7 +113,7 @@ class Policy(nn.Module):
                 input_ids=row.input_ids.unsqueeze(0),
                 position_ids=row.position_ids.unsqueeze(0),
                 use_cache=False,
-                packed_row=row,  # the layers pass it on to `attention.packed_attention`
+                packed_row=row,  # the layers pass it on to `packed_attention`
             ).last_hidden_state[0]
             states = hidden.index_select(0, row.states)
         else:
@@ -148,3 +144,28 @@ class Policy(nn.Module):
                 f"policy: {type(self.model).__name__} transforms its logits after the output projection "
                 "(soft-capping or scaling), which is not supported; choose another model"
             )
+
+
+@torch.no_grad()
+def compare_paths(policy: Policy, row: PackedRow) -> None:
+    """Compares the log-probabilities of a few responses of a row, computed as they are and in padded rows.
+
+    Where the policy is sharded, this is a collective: all ranks must call it.
+
+    Raises:
+        UserError: The two results differ, because the model has another attention than the full causal one.
+    """
+    device, config, dtype = row.input_ids.device.type, policy.model.config.get_text_config(), policy.model.dtype
+    half = torch.is_autocast_enabled(device) or dtype in (torch.bfloat16, torch.float16)
+    # In float32, CUDA has no fast kernel for queries that share keys: padded rows take the square of their length.
+    shared = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
+    few = 1 if device == "cuda" and shared and not half else 2
+    sample = row.sample(few, few)
+    packed, padded = (policy(sample, packed=each).log_probs for each in (True, False))
+    difference, limit = float((packed - padded).abs().mean()), ROUNDED if half else EXACT
+    if not difference <= limit:
+        raise UserError(
+            f"model: packed rows give log-probabilities that differ from those of padded rows by {difference:.1e} per "
+            f"token (limit {limit:.0e}): {type(policy.model).__name__} has another attention than the full causal one; "
+            "set model.attn_implementation to sdpa, which pads"
+        )

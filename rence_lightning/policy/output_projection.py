@@ -2,10 +2,9 @@
 
 The logits of all response tokens, `(response tokens, vocabulary)`, would be the first tensor to exceed the memory. They
 are computed in chunks, and where they are too many to keep, once more in the backward pass, which writes the gradient
-of a chunk over its logits. `benchmarks/memory` compares this with the library functions for the same purpose. Most need
-the gradient of each token in the forward pass, where an objective that couples responses does not have it yet; torch's
-`linear_cross_entropy(reduction="none", options=...)` does not, but gives no entropy, computes logits in the type of
-the states, and always computes them twice.
+of a chunk over its logits. Of library functions for this, most need the gradient of each token in the forward pass,
+where an objective that couples responses does not have it yet; torch's `linear_cross_entropy(reduction="none",
+options=...)` gives no entropy, computes logits in the type of the states, and always computes them twice.
 """
 
 from typing import Any, NamedTuple
@@ -26,27 +25,15 @@ ENTROPY_CHUNK = 2**21
 
 
 class TokenScores(NamedTuple):
-    """The scores of response tokens.
+    """The scores of response tokens, `(response tokens,)`, in float32 or better."""
 
-    Attributes:
-        log_probs: Log-probabilities log pi(token | prefix), `(response tokens,)`, in float32 or better.
-        entropy: Entropies of pi(. | prefix) in nats, `(response tokens,)`, without a gradient; None unless requested.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor | None
+    log_probs: Tensor  # log pi(token | prefix)
+    entropy: Tensor | None  # of pi(. | prefix) in nats, without a gradient; None unless requested
 
 
 def token_scores(head: nn.Linear, states: Tensor, targets: Tensor, temperature: float, entropy: bool) -> TokenScores:
-    """Log-probabilities and entropies of tokens, in float32 (float64 where the states have it), also under autocast.
-
-    Args:
-        head: Output projection.
-        states: States that predict the tokens, `(response tokens, hidden)`.
-        targets: Token ids, `(response tokens,)`.
-        temperature: Divisor of the logits.
-        entropy: Whether to return the entropies.
-    """
+    """Log-probabilities and, if wanted, entropies of `targets`, `(response tokens,)`, from the states that predict
+    them, `(response tokens, hidden)`, in float32 (float64 where the states have it), also under autocast."""
     with torch.autocast(states.device.type, enabled=False):  # a bfloat16 logit of 20 is off by up to 0.06
         log_probs, entropies = _TokenScores.apply(states, head.weight, head.bias, targets, temperature, entropy)
     return TokenScores(log_probs, entropies if entropy else None)

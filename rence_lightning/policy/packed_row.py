@@ -4,7 +4,7 @@
 
 The positions of a prompt's tokens are 0 .. P-1, and those of each of its responses start at P. Embedding, linear
 layers, norms and the output projection therefore compute each token once. Only attention needs to know more than the
-positions: a prompt attends to itself, a response to its prompt and itself (`rence_lightning.policy.attention`).
+positions: a prompt attends to itself, a response to its prompt and itself (`rence_lightning.policy.packed_attention`).
 """
 
 from collections.abc import Callable, Sequence
@@ -66,9 +66,7 @@ class Block:
 
 
 class PackedRow:
-    """Token ids in one row, and what each of them is.
-
-    It is not a dataclass: Fabric would take one apart to convert its tensors.
+    """Token ids in one row, and what each of them is. (No dataclass: Fabric would take one apart to convert tensors.)
 
     Args:
         segments: Prompts of at least one token, each with at least one response of at least one token.
@@ -162,11 +160,8 @@ class PackedRow:
 
     @cached_property
     def block_mask(self) -> "BlockMask":
-        """The mask of the row for FlexAttention.
-
-        `create_block_mask` would hold several masks of all pairs of tokens at a time, 14 GB for 57,344 tokens. Here
-        some rows of blocks are looked at at a time.
-        """
+        """The mask of the row for FlexAttention, from some rows of blocks at a time: `create_block_mask` would hold
+        several masks of all pairs of tokens, 14 GB for 57,344 tokens."""
         from torch.nn.attention.flex_attention import BlockMask
 
         tokens, device, attends = len(self.input_ids), self.input_ids.device, self.mask_function()
@@ -195,8 +190,7 @@ class PackedRow:
         )
 
     def mask_function(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        """The function `(batch, head, query, key)` that says whether the token at place `query` attends to that at
-        place `key`."""
+        """The function of batch, head, and the places of a query and a key: whether the one attends to the other."""
         segments, responses = self.segment_ids, self.response_ids
 
         def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -237,24 +231,15 @@ class PackedRow:
 class PaddedRows:
     """One row for each response, padded on the right: the usual layout, for models that cannot take a packed row.
 
-    Attributes:
-        input_ids: Token ids, `(responses, length)`. No attention mask is needed, because attention is causal: padding
-            on the right cannot influence a token.
-        states: Places `(response tokens,)` in the flattened rows of the states that predict the response tokens, in the
-            order of `PackedRow.states`.
+    No attention mask is needed, because attention is causal: padding on the right cannot influence a token.
     """
 
-    input_ids: Tensor
-    states: Tensor
+    input_ids: Tensor  # `(responses, length)`
+    states: Tensor  # places `(response tokens,)` in the flattened rows, in the order of `PackedRow.states`
 
 
 class _Spans:
-    """Runs of consecutive places in a row, padded on the right to one width by place 0.
-
-    Args:
-        first: First place of each run, `(rows,)`.
-        lengths: Length of each run, `(rows,)`.
-    """
+    """Runs of consecutive places in a row, given their first places and lengths `(rows,)`, padded on the right by 0."""
 
     def __init__(self, first: Tensor, lengths: Tensor) -> None:
         self.first, self.lengths = first, lengths
@@ -283,17 +268,14 @@ def _where(mask: Tensor, device: torch.device) -> Tensor:
 
 
 def prefers_whole_sequences(prompt: int, response: int) -> bool:
-    """Whether each response attends together with a copy of its prompt, causally and without a mask: where the prompt
-    is short in comparison, or the mask would be large."""
+    """Whether each response attends with a copy of its prompt, causally and without a mask: where the prompt is short,
+    or the mask would be large."""
     return prompt <= SHORT_PROMPT * response or response * (prompt + response) > LARGEST_MASK
 
 
 def like_shapes(shapes: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[int]]:
-    """Divides segments into blocks in which padding costs little, given the lengths of prompt and responses.
-
-    Returns:
-        The numbers of the segments of each block. All segments of a block have the same number of responses.
-    """
+    """Divides segments, given the lengths of prompt and responses, into blocks in which padding costs little, and which
+    have the same number of responses. Returns the numbers of the segments of each block."""
 
     def work(prompt: int, responses: int, longest: int) -> int:
         return prompt * prompt + responses * longest * (prompt + longest)

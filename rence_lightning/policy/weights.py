@@ -1,8 +1,10 @@
-"""The weights of a policy: whole, under the names of the plain model, and the part of them that is trained."""
+"""The weights of a policy: whole, under the names of the plain model; the trained part of them; their digest."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -26,16 +28,10 @@ def gathered(parameter: Tensor, device: torch.device, dtype: torch.dtype) -> Ten
 def plain_weights(
     model: nn.Module, names: Iterable[str], read: Callable[[str, bool], Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Weights of a model under the names that they have without adapters, which are merged into them, one at a time.
+    """Yields weights of a model under the names that they have without adapters, which are merged into them.
 
-    Args:
-        model: Model, whose adapted layers have the scales of the adapters.
-        names: Names of its weights.
-        read: Function that returns the whole of a weight by its name, in its own data type if its second argument is
-            true.
-
-    Yields:
-        A name and a weight; a weight with a merged adapter is a new tensor, in float32 or better.
+    A weight with a merged adapter is a new tensor, in float32 or better. `read` returns the whole of a weight by its
+    name, in its own data type if its second argument is true.
     """
     layers = dict(adapted_layers(model))
     adapters = {path: [f"{path}.lora_{each}.{NAME}.weight" for each in "AB"] for path in layers}
@@ -75,3 +71,38 @@ def only_trained(policy: nn.Module) -> nn.Module:
             module = module.get_submodule(step)
         module.register_parameter(last, parameter)
     return part
+
+
+@torch.no_grad()
+def weights_digest(policy: nn.Module) -> str:
+    """A digest of all weights, the same on every rank; equal weights have it equal, however they are sharded.
+
+    Where the policy is sharded, this is a collective: all ranks must call it. It digests the sum of each parameter's
+    bits as integers, which does not depend on the order of summation.
+    """
+    return _digest(policy.parameters())
+
+
+@torch.no_grad()
+def frozen_digest(policy: nn.Module) -> str:
+    """The digest of the weights that are not trained. Below adapters, it is that of the plain model."""
+    return _digest(parameter for parameter in policy.parameters() if not parameter.requires_grad)
+
+
+def _digest(parameters: Iterable[Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for parameter in parameters:
+        total = _sum_of_bits(parameter.detach())
+        digest.update(f"{tuple(parameter.shape)} {parameter.dtype} {total}".encode())
+    return digest.hexdigest()
+
+
+def _sum_of_bits(parameter: Tensor) -> int:
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[local.element_size()]
+    total = local.contiguous().view(bits).sum(dtype=torch.int64).reshape(1)
+    if isinstance(parameter, DTensor):
+        mesh = parameter.device_mesh
+        total = total.to(mesh.device_type)
+        dist.all_reduce(total, group=mesh.get_group(mesh.ndim - 1))  # the last dimension of the mesh shards
+    return int(total)

@@ -90,7 +90,7 @@ HEALTH = (
     Curve(
         "Engine against trainer (per token)",
         "Difference in log-probability: level, and near zero, or the engine samples from another policy.",
-        {"rollouts/engine_log_prob_difference": "mean", "rollouts/engine_log_prob_difference_max": "largest"},
+        {"rollouts/mismatch_abs": "mean", "rollouts/mismatch_abs_max": "largest"},
     ),
     Curve(
         "Movement that computes",

@@ -20,7 +20,7 @@ def examine(run: RunRecord, results: Results) -> list[Check]:
         health.positives(values("iteration/positive_log_ratio")),
         health.entropy(values("rollouts/entropy")),
         health.truncation(values("rollouts/truncated")),
-        health.mismatch(values("rollouts/engine_log_prob_difference"), computes_in_float32(run)),
+        health.mismatch(values("rollouts/mismatch_abs"), computes_in_float32(run)),
         health.skipped(run.updates_skipped, run.updates, run.updates_overflowed),
         health.batches(values("rollouts/groups_trained"), wanted if isinstance(wanted, int) else None),
         health.correctness(values("rollouts/correct")),

@@ -208,7 +208,7 @@ def mismatch(values: Sequence[float], float32: bool) -> Check | None:
         f"Log-probabilities of engine and trainer differ by {now:.1g} per token recently; up to {watch:.0g} is normal "
         f"{'in float32' if float32 else 'below float32'}."
     )
-    advice = "The engine samples from another policy: check its dtype, and set old_policy.verify_sync."
+    advice = "The engine samples from another policy: check its dtype, and set old_policy.max_mismatch."
     return check("engine mismatch", graded(now, watch, wrong), finding, advice)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
-from rence_lightning.errors import UserError, calling, returned
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.rewards.base import Response, Reward, Score
 
 RewardFunction = Callable[[Response], float | bool | Score]
@@ -61,12 +61,12 @@ class FunctionReward(Reward):
             PartError: The function raised an error, or returned something other than a reward.
         """
         doing = f"problem {response.problem.id}"
-        value = calling(self.function, doing, lambda: self.function(response))
+        value = call_plugin(self.function, doing, lambda: self.function(response))
         if isinstance(value, Score):
             return value
         number = float(value) if isinstance(value, (bool, int, float)) or hasattr(value, "__float__") else math.nan
         if not 0 <= number <= 1:
-            raise returned(self.function, doing, value, "a number from 0 to 1, True, False or a Score")
+            raise invalid_return(self.function, doing, value, "a number from 0 to 1, True, False or a Score")
         return Score(number, number >= self.correct_from)
 
 

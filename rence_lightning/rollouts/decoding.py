@@ -1,22 +1,20 @@
 """The forward passes of sampling: prompts in, then one token of each response at a time, logits out.
 
-A *row* is a response that is being sampled. The rows of a prompt are adjacent, and prompts are in the order in which
-they were added.
+A *row* is a response that is being sampled. Those of a prompt are adjacent, and prompts are in the order of addition.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rence_lightning.attention import implementation
-from rence_lightning.rollouts.attention import (
+from rence_lightning.attention import implementation, special_attention
+from rence_lightning.rollouts.shared_prompts import (
     GROWTH,
     NAME,
-    ForwardState,
     LayerCache,
     PromptPass,
     ResponsePass,
@@ -32,40 +30,11 @@ PROMPT_TOKENS = 2**14
 """Largest number of prompt tokens, with padding, in a forward pass; it bounds the memory of activations."""
 
 
-class Decoder(Protocol):
-    """Keeps the keys and values of prompts and rows."""
-
-    accepts_more: bool
-    """Whether prompts can be added while rows are being sampled."""
-
-    def arrange(self, kept: list[int], drop: int, prompts: list[Sequence[int]], counts: list[int]) -> Tensor:
-        """Keeps some of the rows, and adds rows after them.
-
-        Args:
-            kept: Numbers of the rows that are kept, ascending.
-            drop: Number of leading columns to drop, in which no kept row has a token. A column is a call of `step`.
-            prompts: Prompts to add.
-            counts: Numbers of rows of these prompts.
-
-        Returns:
-            Logits of the first token after each added prompt, `(prompts, vocab)`; empty if none is added.
-        """
-        ...
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`."""
-        ...
-
-
-def decoder_for(model: "PreTrainedModel", share_prompts: bool) -> Decoder:
-    """A decoder without rows."""
-    return SharedPromptDecoder(model) if share_prompts else GeneralDecoder(model)
-
-
 class SharedPromptDecoder:
     """Decoding with the keys and values of each prompt once, in buffers that are written in place."""
 
     accepts_more = True
+    """Whether prompts can be added while rows are being sampled."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -79,6 +48,17 @@ class SharedPromptDecoder:
         self._positions = torch.empty(0, dtype=torch.long, device=model.device)  # of each row's next token
 
     def arrange(self, kept: list[int], drop: int, prompts: list[Sequence[int]], counts: list[int]) -> Tensor:
+        """Keeps some of the rows, and adds rows after them.
+
+        Args:
+            kept: Numbers of the rows that are kept, ascending.
+            drop: Number of leading columns to drop, in which no kept row has a token. A column is a call of `step`.
+            prompts: Prompts to add.
+            counts: Numbers of rows of these prompts.
+
+        Returns:
+            Logits of the first token after each added prompt, `(prompts, vocab)`; empty if none is added.
+        """
         passes, logits = self._read(prompts)
         device, length = self._model.device, self._state.length - drop
         kept_prompts = sorted({self._prompt_of[row] for row in kept})
@@ -96,12 +76,13 @@ class SharedPromptDecoder:
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
+        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`."""
         logits = self._forward(tokens.unsqueeze(1), self._positions.unsqueeze(1), self._state)
         self._state.length += 1
         self._positions += 1
         return logits
 
-    def _forward(self, input_ids: Tensor, positions: Tensor, state: ForwardState) -> Tensor:
+    def _forward(self, input_ids: Tensor, positions: Tensor, state: PromptPass | ResponsePass) -> Tensor:
         """Logits after the last token of each row, `(rows, vocab)`."""
         output = self._model(
             input_ids=input_ids, position_ids=positions, use_cache=False, logits_to_keep=1, forward_state=state
@@ -118,8 +99,7 @@ class SharedPromptDecoder:
         return passes, torch.cat(logits) if logits else torch.empty(0)
 
     def _rebuilt(self, kept: Tensor, drop: int, prompts: Tensor, passes: list[PromptPass]) -> dict[int, LayerCache]:
-        """The keys and values of the kept rows and prompts, followed by those of new prompts. The old are freed layer
-        by layer."""
+        """The keys and values of the kept rows and prompts, then of new prompts. The old are freed layer by layer."""
         rows, longest = len(self._prompt_of), max(self._prompt_lengths)
         written = slice(drop, self._state.length)
         capacity = self._state.length - drop + GROWTH
@@ -151,23 +131,18 @@ class SharedPromptDecoder:
     def _grid(self) -> tuple[Tensor | None, Tensor]:
         """The grid and the places of `ResponsePass`."""
         rows_of: list[list[int]] = [[] for _ in self._prompt_lengths]
-        places = []
         for row, prompt in enumerate(self._prompt_of):
-            places.append(len(rows_of[prompt]))
             rows_of[prompt].append(row)
-        most = max(map(len, rows_of))
-        places = [prompt * most + place for prompt, place in zip(self._prompt_of, places, strict=True)]
+        most, device = max(map(len, rows_of)), self._model.device
+        places = [prompt * most + place for prompt, rows in enumerate(rows_of) for place in range(len(rows))]
         filled = [rows + [0] * (most - len(rows)) for rows in rows_of]
         even = min(map(len, rows_of)) == most
-        device = self._model.device
         return None if even else torch.tensor(filled, device=device), torch.tensor(places, device=device)
 
 
 class GeneralDecoder:
-    """Decoding with the cache and the masks of transformers, which every model supports.
-
-    A prompt is read once, and its keys and values are repeated for its rows. The cache is copied at each step.
-    """
+    """The same with the cache and the masks of transformers, which every model supports. A prompt is read once, and its
+    keys and values are repeated for its rows; the cache is copied at each step."""
 
     accepts_more = False
 
@@ -230,11 +205,8 @@ def attention_of(model: "PreTrainedModel", share_prompts: bool) -> AbstractConte
 
 def can_share_prompts(model: "PreTrainedModel") -> bool:
     """Whether a model works with `SharedPromptDecoder`: tried on a few tokens. A warning says why if it does not."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
-        reason = f"it has layers of another kind than full attention ({', '.join(sorted(kinds))})"
-    elif not model._can_set_attn_implementation():
-        reason = "its attention cannot be chosen"
+    if special := special_attention(model):
+        reason = f"it {special}"
     else:
         try:
             if _decodes_as_the_model(model):
@@ -242,11 +214,8 @@ def can_share_prompts(model: "PreTrainedModel") -> bool:
             reason = "its logits came out otherwise"
         except (UnsupportedAttentionError, TypeError) as error:
             reason = str(error)
-    warnings.warn(
-        f"{type(model).__name__} is sampled with the cache of transformers, which is slower: the cache with shared "
-        f"prompts does not work for it, because {reason}",
-        stacklevel=2,
-    )
+    slower = "is sampled with the cache of transformers, which is slower than one with shared prompts"
+    warnings.warn(f"{type(model).__name__} {slower}, because {reason}", stacklevel=2)
     return False
 
 
@@ -266,8 +235,7 @@ def _decodes_as_the_model(model: "PreTrainedModel") -> bool:
 
 
 def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Prompts padded on the left: token ids, attention mask (None without padding) and positions, all
-    `(prompts, longest)`."""
+    """Token ids, attention mask (None without padding) and positions, `(prompts, longest)`, padded on the left."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     longest = int(lengths.max())
     input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -292,8 +260,7 @@ def _pieces(prompts: list[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 
 
 def _joined(parts: list[Tensor], longest: int) -> Tensor:
-    """Keys or values `(key_heads, prompts, length, head_dim)` of several forward passes, padded on the left or cut
-    there to the longest prompt."""
+    """Keys or values `(key_heads, prompts, length, head_dim)` of passes, padded or cut on the left to the longest."""
     fitted = [part[:, :, max(0, part.shape[2] - longest) :] for part in parts]
     padded = [torch.nn.functional.pad(part, (0, 0, longest - part.shape[2], 0)) for part in fitted]
     return torch.cat(padded, dim=1) if len(padded) > 1 else padded[0].contiguous()

@@ -61,10 +61,8 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _search(cumulative: Tensor, target: Tensor) -> Tensor:
-    """The first place `(rows, 1)` at which the cumulative sum `(rows, n)` exceeds the target `(rows, 1)`.
-
-    It is never a place of weight 0: a target outside [0, total), which rounding can cause, is moved into it.
-    """
+    """The first place `(rows, 1)` at which the cumulative sum `(rows, n)` exceeds the target `(rows, 1)`; never one of
+    weight 0, because a target outside [0, total), which rounding can cause, is moved into it."""
     total = cumulative[:, -1:]
     inside = torch.minimum(target.clamp(min=0), torch.nextafter(total, torch.zeros_like(total)))
     # A total that is not a number would put the place behind the end.

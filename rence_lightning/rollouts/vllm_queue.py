@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from rence_lightning.errors import EngineError, PeerFailed, UserError
 from rence_lightning.rollouts.engine import FinishedGroup, Request, Rollout, SamplingStep
+from rence_lightning.rollouts.intake import Intake
 from rence_lightning.rollouts.vllm_host import failures, undisturbed
 
 STEPS = 8
@@ -27,53 +28,32 @@ RESERVE = 8
 
 
 class _News(NamedTuple):
-    """What a rank tells the ranks that share its engine.
+    """What a rank tells the ranks that share its engine."""
 
-    Attributes:
-        added: Requests to add, with their numbers.
-        cancelled: Numbers of the rank's requests to cancel.
-        open: Whether the rank has requests that are not finished.
-        failed: Whether the rank has failed, so that the work of all is of no use.
-    """
-
-    added: list[tuple[int, Request]]
+    added: list[tuple[int, Request]]  # with their numbers
     cancelled: list[int]
-    open: bool
-    failed: bool = False
+    open: bool  # whether it has requests that are not finished
+    failed: bool = False  # so that the work of all is of no use
 
 
 class VLLMQueue:
-    """The requests of one call of `generate`.
+    """The requests of one call of `generate`, on an `vllm.LLM` that the ranks of `partners` share, if there are any."""
 
-    Args:
-        llm: The `vllm.LLM`, with weights.
-        end_ids: Token ids that end a response.
-        max_sequences: Number of responses sampled at a time.
-        partners: Process group of the ranks that share the engine; None if no other rank does.
-    """
-
-    def __init__(self, llm: Any, end_ids: list[int], max_sequences: int, partners: dist.ProcessGroup | None) -> None:
+    def __init__(self, llm: Any, end_ids: list[int], max_num_seqs: int, partners: dist.ProcessGroup | None) -> None:
         self._engine = llm.llm_engine
         self._limit = llm.model_config.max_model_len
         self._end_ids = end_ids
-        self._most = max_sequences + max_sequences // RESERVE
+        self._most = max_num_seqs + max_num_seqs // RESERVE
         self._partners = partners
         self._ranks = 1 if partners is None else dist.get_world_size(partners)
         self._place = 0 if partners is None else dist.get_rank(partners)
         self._open: dict[str, tuple[int, Request]] = {}  # requests of all ranks: the rank's place, and the request
-        self._taken = 0
-        self._waiting: Request | None = None  # taken, but too large for the room there was
-        self._group_size = 1  # of the last request taken: what the next one will need
 
     def stream(self, requests: Iterable[Request], cancelled: Container[int]) -> Iterator[SamplingStep]:
-        """The stream of `RolloutEngine.generate`.
-
-        Raises:
-            PeerFailed: A rank that shares the engine has failed.
-        """
-        source, in_step = iter(requests), False
+        """The stream of `RolloutEngine.generate`; raises `PeerFailed` if a rank that shares the engine has failed."""
+        intake, in_step = Intake(requests, cancelled), False
         try:
-            while self._exchange(self._news(source, cancelled)):
+            while self._exchange(self._news(intake, cancelled)):
                 in_step = True
                 step = self._advance()
                 in_step = False
@@ -90,46 +70,18 @@ class VLLMQueue:
                 self._abort(list(self._open))  # what stays in the queue would come back in the next call
             raise
 
-    # ---- requests ---------------------------------------------------------------------------------------------------
-
-    def _news(self, source: Iterator[Request], cancelled: Container[int]) -> _News:
+    def _news(self, intake: Intake, cancelled: Container[int]) -> _News:
         own = self._own()
         ended = [number for number in own if number in cancelled]
-        added = self._take(source, cancelled, len(own) - len(ended))
-        return _News(added, ended, bool(added) or len(ended) < len(own))
-
-    def _take(self, source: Iterator[Request], cancelled: Container[int], own: int) -> list[tuple[int, Request]]:
-        """The requests for which this rank has room, beyond the `own` requests that it has; at least one in all."""
         queued = self._engine.get_num_unfinished_requests()  # responses that are not finished, of all ranks
-        room = (self._most - queued) // self._ranks
-        taken: list[tuple[int, Request]] = []
-        while own == 0 or room >= self._group_size:
-            request = self._waiting or next(source, None)
-            self._waiting = None
-            if request is None:
-                break
-            self._group_size = request.group_size
-            if own and request.group_size > room:
-                self._waiting = request
-                break
-            self._taken += 1
-            if self._taken - 1 in cancelled:
-                continue
-            self._check(request)
-            taken.append((self._taken - 1, request))
-            room -= request.group_size
-            own += 1
-        return taken
-
-    def _check(self, request: Request) -> None:
-        if request.group_size < 1 or len(request.prompt) == 0:
-            raise ValueError(f"request {self._taken - 1} has an empty prompt or a group_size below 1")
-        if len(request.prompt) + request.sampling.max_response_tokens > self._limit:
-            raise UserError(
-                f"engine: a prompt of {len(request.prompt)} tokens and max_response_tokens "
-                f"{request.sampling.max_response_tokens} are more than max_model_len {self._limit}; raise "
-                "engine.max_model_len"
-            )
+        added = intake.take((self._most - queued) // self._ranks, idle=len(ended) == len(own))
+        for prompt, response in ((len(each.prompt), each.sampling.max_response_tokens) for _, each in added):
+            if prompt + response > self._limit:
+                raise UserError(
+                    f"engine: a prompt of {prompt} tokens and max_response_tokens {response} are more than "
+                    f"max_model_len {self._limit}; raise engine.max_model_len"
+                )
+        return _News(added, ended, bool(added) or len(ended) < len(own))
 
     def _own(self) -> list[int]:
         """Numbers of this rank's requests that are not finished."""
@@ -137,11 +89,9 @@ class VLLMQueue:
 
     def _exchange(self, news: _News) -> bool:
         """Adds and cancels the requests of all ranks. Returns False when no rank has anything left."""
-        everyone = [news]
+        everyone = [news] * self._ranks
         if self._partners is not None:
-            gathered: list[Any] = [None] * self._ranks
-            dist.all_gather_object(gathered, news, group=self._partners)
-            everyone = gathered
+            dist.all_gather_object(everyone, news, group=self._partners)
         if any(each.failed for each in everyone):
             raise PeerFailed
         with undisturbed():
@@ -179,8 +129,6 @@ class VLLMQueue:
                 self._engine.abort_request(names)
             for name in names:
                 del self._open[name]
-
-    # ---- sampling ---------------------------------------------------------------------------------------------------
 
     def _advance(self) -> SamplingStep:
         """A few steps of vLLM: as many on every rank that shares the engine, because all have the same outputs."""

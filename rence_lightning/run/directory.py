@@ -1,6 +1,7 @@
 """A run on disk: its directory, its identity, and the retention of its checkpoints."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -69,9 +70,9 @@ class Run:
         id: Unique identity of the run.
         created: Time of the run's start, in seconds since 1970.
         parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
-        sessions: Records of each start and resume: the checkpoint that the session began with (null for a new run), the
-            configuration file that it wrote, the settings that differed from those of the checkpoint, and the versions
-            and commits that it was made with.
+        sessions: Records of each start and resume: the launch by torch's elastic agent, where it was started by one,
+            the checkpoint that the session began with (null for a new run), the configuration file that it wrote, the
+            settings that differed from those of the checkpoint, and the versions and commits that it was made with.
         finished: Whether all files of the run are written.
         error: Error that ended the last session, None where there was none.
     """
@@ -110,6 +111,7 @@ class Run:
         """This run with one more session, and not finished any more; written to disk."""
         session = {
             "started": time.time(),
+            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
             "checkpoint": checkpoint.name if checkpoint is not None else None,
             "config": config,
             "changed": changed,

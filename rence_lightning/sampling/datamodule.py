@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import check_same, sum_over_ranks
-from rence_lightning.errors import UserError, calling, check_parameters
+from rence_lightning.errors import UserError, call_plugin, check_parameters
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import (
     Cleaned,
@@ -270,7 +270,7 @@ class RolloutDataModule(LightningDataModule):
         """Adapts skipping and draws to the iteration; returns figures for the log, the same on every rank."""
         self.draw_size.end_iteration()
         figures = {**self.pool.end_iteration(), "prompts_cached": float(len(self.pool.cached))}
-        counts = calling(self.reward, "figures()", self.reward.figures)
+        counts = call_plugin(self.reward, "figures()", self.reward.figures)
         return figures | dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
 
     def state_dict(self) -> dict[str, Any]:

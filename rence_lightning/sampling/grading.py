@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 
 from transformers import PreTrainedTokenizerBase
 
-from rence_lightning.errors import calling, returned
+from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Rollout
@@ -72,17 +72,17 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
         PartError: The reward raised an error or returned something invalid.
     """
     doing = f"score(), problem {responses[0].problem.id}"
-    scores = calling(reward, doing, lambda: reward.score(responses))
+    scores = call_plugin(reward, doing, lambda: reward.score(responses))
     whole = isinstance(scores, Sequence) and len(scores) == len(responses)
     if not whole or not all(isinstance(score, Score) for score in scores):
-        raise returned(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
+        raise invalid_return(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
     for score in scores:
         if not _is_share(score.reward):
-            raise returned(reward, doing, score.reward, "a reward from 0 to 1")
+            raise invalid_return(reward, doing, score.reward, "a reward from 0 to 1")
         if not isinstance(score.answer, str | None):
-            raise returned(reward, doing, score.answer, "an answer that is text, or None")
+            raise invalid_return(reward, doing, score.answer, "an answer that is text, or None")
         if not all(_is_finite(part) for part in score.parts.values()):
-            raise returned(reward, doing, score.parts, "parts that are finite numbers")
+            raise invalid_return(reward, doing, score.parts, "parts that are finite numbers")
     return [
         replace(
             score,

@@ -1,6 +1,6 @@
 """The judgement of a graded group by the prompt filter, checked."""
 
-from rence_lightning.errors import calling, returned
+from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.sampling.curriculum import Judgement, Outcome, PromptFilter
 from rence_lightning.sampling.groups import Group
 
@@ -15,9 +15,9 @@ def judge(chosen: PromptFilter, group: Group) -> None:
         PartError: The filter raised an error or returned something invalid.
     """
     doing = f"judge(), problem {group.prompt.problem.id}"
-    judgement = calling(chosen, doing, lambda: chosen.judge(group.graded))
+    judgement = call_plugin(chosen, doing, lambda: chosen.judge(group.graded))
     if fault := _fault(judgement, group.size):
-        raise returned(chosen, doing, judgement, fault)
+        raise invalid_return(chosen, doing, judgement, fault)
     group.positive = tuple(bool(positive) for positive in judgement.positive)
     group.dropped = tuple(bool(dropped) for dropped in judgement.dropped)
     group.outcome = Outcome(judgement.outcome)

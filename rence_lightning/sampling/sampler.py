@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rence_lightning.distributed import collectives, gather, rank_and_world
-from rence_lightning.errors import calling
+from rence_lightning.errors import call_plugin
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Reward
@@ -50,12 +50,12 @@ class RolloutSampler:
     def sync(self) -> None:
         """Gives the policy's current weights to the engine: from here on they are pi_old."""
         with collectives():  # a sharded policy is gathered
-            calling(self._engine, "sync()", lambda: self._engine.sync(self._policy))
+            call_plugin(self._engine, "sync()", lambda: self._engine.sync(self._policy))
         gather(None)  # where the engine of a rank has failed, all ranks end here, before any of them samples
 
     def release(self) -> None:
         """Lets the engine free its memory, because training follows."""
-        calling(self._engine, "release()", self._engine.release)
+        call_plugin(self._engine, "release()", self._engine.release)
 
     def sample(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rence_lightning.errors import calling, returned
+from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep
 from rence_lightning.sampling.curriculum import Outcome
@@ -70,9 +70,11 @@ class DrawShare:
         Raises:
             PartError: The engine or the grading failed.
         """
-        stream = calling(self._engine, "generate()", lambda: self._engine.generate(self._stream(), _Cancelled(self)))
+        stream = call_plugin(
+            self._engine, "generate()", lambda: self._engine.generate(self._stream(), _Cancelled(self))
+        )
         try:
-            while (step := calling(self._engine, "generate()", lambda: next(stream, None))) is not None:
+            while (step := call_plugin(self._engine, "generate()", lambda: next(stream, None))) is not None:
                 self._take(step)
                 self._progress(step.responses, step.tokens)
         finally:
@@ -101,7 +103,7 @@ class DrawShare:
     def _take(self, step: SamplingStep) -> None:
         """Has finished groups graded, and moves the horizon by those that are."""
         if not isinstance(step, SamplingStep):
-            raise returned(self._engine, "generate()", step, "an iterator of SamplingStep")
+            raise invalid_return(self._engine, "generate()", step, "an iterator of SamplingStep")
         for group in step.finished:
             self._finish(group)
         self._ended += step.responses
@@ -111,7 +113,7 @@ class DrawShare:
     def _finish(self, group: FinishedGroup) -> None:
         if not isinstance(group, FinishedGroup) or group.index not in self._open:
             expected = "a FinishedGroup for each request that it has taken, once"
-            raise returned(self._engine, "generate()", group, expected)
+            raise invalid_return(self._engine, "generate()", group, expected)
         position = self._positions[group.index]
         _check_rollouts(self._engine, self._prompts[position], group.rollouts, self._group_size)
         self._open.remove(group.index)
@@ -139,7 +141,7 @@ class DrawShare:
         if missing:
             problem = self._prompts[self._positions[missing[0]]].problem.id
             expected = f"the responses to all problems before it ends; those to problem {problem} are missing"
-            raise returned(self._engine, "generate()", StopIteration(), expected)
+            raise invalid_return(self._engine, "generate()", StopIteration(), expected)
 
 
 class _Cancelled:
@@ -155,7 +157,9 @@ class _Cancelled:
 def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
     doing = f"generate(), problem {prompt.problem.id}"
     if not isinstance(rollouts, list) or len(rollouts) != group_size:
-        raise returned(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
+        raise invalid_return(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
     for rollout in rollouts:
         if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
-            raise returned(engine, doing, rollout, "a Rollout with at least one token and a log-probability for each")
+            raise invalid_return(
+                engine, doing, rollout, "a Rollout with at least one token and a log-probability for each"
+            )

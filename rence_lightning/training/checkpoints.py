@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import gather
-from rence_lightning.errors import UserError, calling, returned
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
 from rence_lightning.run.directory import SavedAt
 from rence_lightning.sampling.pending import pending_state, restored
@@ -125,9 +125,11 @@ def _state_of(callback: Callback) -> dict[str, Any]:
     Raises:
         PartError: The state raises, or holds something else than plain values.
     """
-    state: dict[str, Any] = calling(callback, "state_dict()", callback.state_dict)
+    state: dict[str, Any] = call_plugin(callback, "state_dict()", callback.state_dict)
     if (strange := _not_plain(state)) is not None:
-        raise returned(callback, "state_dict()", strange, "numbers, texts, tensors, and lists or dictionaries of them")
+        raise invalid_return(
+            callback, "state_dict()", strange, "numbers, texts, tensors, and lists or dictionaries of them"
+        )
     return state
 
 

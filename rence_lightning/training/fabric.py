@@ -1,6 +1,7 @@
 """Fabric with the settings that this project supports; what cannot work is refused at the start, in one line."""
 
 import os
+from datetime import timedelta
 
 import torch
 from lightning.fabric import Fabric
@@ -8,6 +9,7 @@ from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch.amp.grad_scaler import GradScaler
 
+from rence_lightning.distributed import TIMEOUT
 from rence_lightning.errors import UserError
 from rence_lightning.training.precision import Precision
 from rence_lightning.training.strategy import FullyShardStrategy
@@ -21,7 +23,12 @@ than the paper's run has."""
 
 
 def make_fabric(
-    accelerator: str, devices: list[int] | str | int, num_nodes: int, strategy: Strategy | str, precision: Precision
+    accelerator: str,
+    devices: list[int] | str | int,
+    num_nodes: int,
+    strategy: Strategy | str,
+    precision: Precision,
+    timeout: timedelta = TIMEOUT,
 ) -> Fabric:
     """Creates Fabric; turns its errors about impossible settings into a message of one line."""
     plugin = None
@@ -47,6 +54,8 @@ def make_fabric(
             f"trainer: strategy {type(fabric.strategy).__name__} is not supported, because its weights can neither be "
             "given to an engine nor saved; use auto, ddp or rence_lightning.training.FullyShardStrategy"
         )
+    if not isinstance(fabric.strategy, SingleDeviceStrategy):
+        fabric.strategy._timeout = timeout
     processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
     if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
         raise UserError(

@@ -8,7 +8,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from rence_lightning.distributed import gather
-from rence_lightning.errors import UserError, calling, one_line
+from rence_lightning.errors import UserError, call_plugin, one_line
 from rence_lightning.training.own_figures import number
 
 LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
@@ -56,7 +56,7 @@ class Hooks:
         if (method := getattr(callback, hook, None)) is None:
             return None
         trainer = self._trainer
-        return calling(callback, f"{hook}()", functools.partial(method, trainer, trainer.lightning_module, *args))
+        return call_plugin(callback, f"{hook}()", functools.partial(method, trainer, trainer.lightning_module, *args))
 
 
 SUPPORTED = ("EarlyStopping", "LambdaCallback", "ModelSummary", "RichModelSummary", "Timer")

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rence_lightning.distributed import gather
-from rence_lightning.errors import UserError, calling, returned
+from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
-from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy, warn_of_padding
+from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
 from rence_lightning.training.own_figures import LogsFigures
@@ -152,11 +152,9 @@ class PolicyModule(LogsFigures):
             entropy: Whether to return the entropy at each response token as well.
             reference: Whether to take the reference policy: the policy without its adapters, or a second copy.
         """
-        if not self._compared:
-            warn_of_padding(self.policy, row.input_ids.device.type)
-            if self.policy.packed:
-                compare_paths(self.policy, row)
-            self._compared = True
+        if not self._compared and self.policy.packed:
+            compare_paths(self.policy, row)
+        self._compared = True
         scores: TokenScores
         if not reference:
             scores = self.policy(row, temperature, entropy)
@@ -178,10 +176,10 @@ class PolicyModule(LogsFigures):
         return sum(losses), {name: sum(each[name] for each in figures) for name in figures[0]}
 
     def _loss(self, responses: ResponseTensors, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-        objective = calling(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
+        objective = call_plugin(self.objective, "loss()", lambda: self.objective.loss(responses, totals))
         scalar = isinstance(objective, Tensor) and objective.ndim == 0
         if not scalar or (torch.is_grad_enabled() and not objective.requires_grad):
-            raise returned(self.objective, "loss()", objective, "a scalar that depends on responses.log_probs")
+            raise invalid_return(self.objective, "loss()", objective, "a scalar that depends on responses.log_probs")
         kl = self.trust_region.kl(responses, totals)
         loss, further = objective + self.trust_region.weight(totals.kl) * kl, {}
         if self.reference is not None:

@@ -15,6 +15,7 @@ from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
 from rence_lightning.run.settings import Change, changes
 from rence_lightning.run.written_config import config_in, write_problems
+from rence_lightning.training.launch import continued
 
 
 class Session:
@@ -57,8 +58,10 @@ class Session:
     def find(self, ckpt_path: str | None, training: bool) -> Path | None:
         """The checkpoint to start from, the same on every rank."""
         self._training = training
-        if ckpt_path is not None:
-            self.resumed_from = on_rank_zero(lambda: find_checkpoint(ckpt_path, self._wanted))
+        wanted = self._wanted
+        start = on_rank_zero(lambda: continued(ckpt_path, wanted)) if training else ckpt_path
+        if start is not None:
+            self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
             if saved.exists():

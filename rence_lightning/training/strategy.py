@@ -43,8 +43,6 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
             averages them after the last pass only: less communication, but each process then holds the whole gradient,
             4 bytes per parameter.
         sharded_checkpoint: Whether every process saves its shard; False assembles one file on rank 0.
-        timeout_minutes: Minutes after which a process that waits for another gives up; must be longer than the slowest
-            process takes to sample, and than rank 0 takes to load the weights.
     """
 
     def __init__(
@@ -55,7 +53,6 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
         cpu_offload: bool = False,
         reduce_each_pass: bool = True,
         sharded_checkpoint: bool = True,
-        timeout_minutes: int = 120,
     ) -> None:
         if isinstance(shard_size, int) and shard_size < 1:
             raise UserError(f"strategy: shard_size is {shard_size}; it must be >= 1")
@@ -63,7 +60,6 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
             self._shard,
             tensor_parallel_size=1,
             save_distributed_checkpoint=sharded_checkpoint,
-            timeout=timedelta(minutes=timeout_minutes),
         )
         self._layers = layers
         self._reshard_after_forward = reshard_after_forward

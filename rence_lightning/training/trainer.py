@@ -4,6 +4,7 @@ import math
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from rence_lightning.sampling.starvation import is_exhausted
 from rence_lightning.training.checkpoints import Checkpoints
 from rence_lightning.training.fabric import make_fabric
 from rence_lightning.training.hooks import Hooks, check_callbacks
+from rence_lightning.training.launch import launch
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
 from rence_lightning.training.precision import Precision, check_trained
@@ -67,6 +69,12 @@ class Trainer:
         on_nonfinite: Action when an update's loss or gradient is not finite: `stop` the run, or `skip` the update (and
             stop after ten skipped updates in a row). It does not concern overflows of the scaled gradient in
             `16-mixed`, of which ten in a row stop the run.
+        timeout_minutes: Minutes after which a process that waits for another gives up and ends the run; must be more
+            than processes differ in the time of their rollouts, and than rank 0 takes to load the weights.
+        max_restarts: Number of times that a run of several devices is started again, from its newest checkpoint, after
+            one of its processes has failed.
+        shutdown_timeout: Seconds that the processes of such a run have to save after Ctrl-C or SIGTERM; must be more
+            than an update and a checkpoint take.
         cpu_threads: Number of threads of a process on a CPU (default: torch's choice, one per core). With 1, a run that
             shares its cores with another job is not slowed down many times over.
         loggers: Further loggers, each given by `class_path`.
@@ -95,6 +103,9 @@ class Trainer:
         micro_batch_tokens: int = 16384,
         gradient_clip_val: float | None = 1.0,
         on_nonfinite: Literal["stop", "skip"] = "stop",
+        timeout_minutes: float = 120,
+        max_restarts: int = 0,
+        shutdown_timeout: int = 30,
         cpu_threads: int | None = None,
         loggers: list[Logger] | None = None,
         callbacks: list[Callback] | None = None,
@@ -108,6 +119,11 @@ class Trainer:
             raise UserError(
                 f"trainer: gradient_clip_val is {gradient_clip_val}; it must be > 0, or null for no clipping"
             )
+        if timeout_minutes <= 0 or max_restarts < 0 or shutdown_timeout < 0:
+            raise UserError(
+                f"trainer: timeout_minutes ({timeout_minutes}) must be > 0, max_restarts ({max_restarts}) and "
+                f"shutdown_timeout ({shutdown_timeout}) >= 0"
+            )
         if cpu_threads is not None:
             if cpu_threads < 1:
                 raise UserError(f"trainer: cpu_threads is {cpu_threads}; it must be >= 1, or null for torch's choice")
@@ -115,7 +131,9 @@ class Trainer:
         if callbacks is None:
             callbacks = pkgutil.resolve_name(STANDARD_CALLBACKS)()
         check_callbacks(callbacks)
-        self.fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision)
+        self.timeout = timedelta(minutes=timeout_minutes)
+        self.max_restarts, self.shutdown_timeout = max_restarts, shutdown_timeout
+        self.fabric = make_fabric(accelerator, devices, num_nodes, strategy, precision, self.timeout)
         self.max_iterations = max_iterations
         self.micro_batch_tokens = micro_batch_tokens
         self.callbacks = callbacks
@@ -196,14 +214,14 @@ class Trainer:
         training = function == TrainerFn.FITTING
         self.state.fn, self.state.status = function, TrainerStatus.RUNNING
         self.state.stage = RunningStage.TRAINING if training else RunningStage.VALIDATING
-        self.fabric.launch()
+        launch(self.fabric, self.max_restarts, self.shutdown_timeout)
         if (met := rank_and_world()[1]) not in (1, self.world_size):
             raise UserError(
                 f"trainer: devices x num_nodes is {self.world_size}, but an earlier run of this process has joined it "
                 f"to {met - 1} others; give {met} again, or start another Python process"
             )
         self.lightning_module, self.datamodule = model, datamodule
-        connect()
+        connect(self.timeout)
         status: TrainerStatus = TrainerStatus.INTERRUPTED
         agreed = None
         try:

@@ -112,7 +112,7 @@ class Counts(Callback):
 
 
 def test_objects_are_used_themselves_and_written_as_class_and_arguments(tmp_path: Path) -> None:
-    engine, counts, chosen = TransformersEngine(max_sequences=32), Counts(start=100), Shortest()
+    engine, counts, chosen = TransformersEngine(max_num_seqs=32), Counts(start=100), Shortest()
     reward = CombinedReward({"math": MathReward(timeout=2.0), "own": FunctionReward(partly)}, {"math": 0.5, "own": 0.5})
     evaluation = {"sampling": Sampling(max_response_tokens=48), "limit": 3, "repeats": 1}
     result = fit(
@@ -124,7 +124,7 @@ def test_objects_are_used_themselves_and_written_as_class_and_arguments(tmp_path
     assert counts.updates == 102 and chosen.judged == 4
     config = config_of(result.run_dir)
     assert config["data"]["filter"]["class_path"] == "test_python_api.Shortest"
-    assert config["data"]["engine"]["init_args"]["max_sequences"] == 32
+    assert config["data"]["engine"]["init_args"]["max_num_seqs"] == 32
     rewards = config["data"]["reward"]["init_args"]["rewards"]
     assert rewards["math"]["init_args"]["timeout"] == 2.0
     assert rewards["own"]["init_args"]["function"] == "own_task.partly"

@@ -111,7 +111,7 @@ class Copied(TransformersEngine):
     """An engine with a copy of the policy, which is refreshed at each push, or at the first alone."""
 
     def __init__(self, frozen: bool) -> None:
-        super().__init__(max_sequences=64)
+        super().__init__(max_num_seqs=64)
         self.frozen = frozen
         self.copy: Policy | None = None
 

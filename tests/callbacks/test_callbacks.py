@@ -259,7 +259,7 @@ def test_the_mismatch_of_the_engine_is_logged_per_token_per_response_and_on_the_
     trainer.fit(make_module(objective=MultiLabelNCE(beta=0.3)), make_data())
     per_token = math.exp(0.1) - 1 - 0.1  # k3 of a log-ratio of 0.1
     mean_length = sum(Perturbs.lengths) / len(Perturbs.lengths)
-    expected = {"engine_kl": 1.0, "engine_kl_response": mean_length, "engine_score_offset": 0.3 * mean_length}
+    expected = {"mismatch_kl": 1.0, "mismatch_kl_response": mean_length, "engine_score_offset": 0.3 * mean_length}
     for name, factor in expected.items():
         assert float(trainer.callback_metrics[f"rollouts/{name}"]) == pytest.approx(factor * per_token, rel=1e-3), name
     fresh_start()
@@ -267,5 +267,5 @@ def test_the_mismatch_of_the_engine_is_logged_per_token_per_response_and_on_the_
         run_dir=str(tmp_path / "other"), max_iterations=1, accelerator="cpu", devices=1, callbacks=[OldPolicySnapshot()]
     )
     other.fit(make_module(objective=GRPO()), make_data())
-    assert "rollouts/engine_kl_response" in other.callback_metrics
+    assert "rollouts/mismatch_kl_response" in other.callback_metrics
     assert "rollouts/engine_score_offset" not in other.callback_metrics

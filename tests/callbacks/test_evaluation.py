@@ -27,7 +27,7 @@ def validate(run_dir: Path, engine: Any = None, **settings: Any) -> Trainer:
     fresh_start()
     trainer = make_trainer(run_dir, [Progress(bars=False), small_evaluation(repeats=3, **settings)])
     trainer.session.config_yaml = "the same: configuration\n"
-    trainer.validate(make_module(), make_data(engine=engine or TransformersEngine(max_sequences=24)))
+    trainer.validate(make_module(), make_data(engine=engine or TransformersEngine(max_num_seqs=24)))
     return trainer
 
 
@@ -81,7 +81,7 @@ def test_an_interrupted_evaluation_is_continued_with_the_same_result(
 ) -> None:
     monkeypatch.setattr(Broken, "left", 9)
     with pytest.raises(KeyboardInterrupt):
-        validate(tmp_path / "run", Broken(max_sequences=9))
+        validate(tmp_path / "run", Broken(max_num_seqs=9))
     folder = tmp_path / "run-validate"
     assert f"run the same command again to continue in {folder}" in capsys.readouterr().out
     part = folder / "evaluations" / "iteration-0000" / "arithmetic.part-0.jsonl"

@@ -106,6 +106,13 @@ def test_a_row_changes_what_the_paper_says_and_nothing_else(row: str, capfd: pyt
     assert changed == DIFFERENCES[row]
 
 
+def test_float16_changes_two_types_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    configs = [f"--config={CONF / name}" for name in ("rence.yaml", "precision/float16.yaml")]
+    base, changed = (printed_config(capfd, "fit", *configs[:number]) for number in (1, 2))
+    assert (base["trainer"]["precision"], base["data"]["engine"]["init_args"]["dtype"]) == ("bf16-mixed", "bfloat16")
+    assert differences(base, changed) == {"trainer.precision": "16-mixed", "data.engine.init_args.dtype": "float16"}
+
+
 def test_every_row_is_a_method_of_the_study_or_the_same_as_one() -> None:
     assert sorted(DIFFERENCES) == ROWS
     assert STUDIED.keys() <= set(ROWS)

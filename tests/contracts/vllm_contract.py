@@ -4,7 +4,7 @@
 for `vllm.LLM` that has these names and no others, so that the engine cannot use what is not written here.
 """
 
-from contracts.vllm_reading import Calls, Exports, Field, Key, Mentions, Parameter, Requirement, Returns, Value
+from contracts.vllm_reading import Requirement as Has
 
 LLM = "vllm/entrypoints/llm.py"
 ENGINE = "vllm/v1/engine/llm_engine.py"
@@ -20,21 +20,9 @@ WORKER = "vllm/v1/worker/gpu_worker.py"
 RELOAD = "vllm/model_executor/model_loader/reload/inplace.py"
 
 SETTINGS = (
-    "dtype",
-    "runner",
-    "load_format",
-    "skip_tokenizer_init",
-    "max_num_seqs",
-    "logprobs_mode",
-    "enforce_eager",
-    "distributed_executor_backend",
-    "tensor_parallel_size",
-    "max_model_len",
-    "gpu_memory_utilization",
-    "enable_sleep_mode",
-    "enable_chunked_prefill",
-    "kv_cache_memory_bytes",
-    "hf_overrides",
+    *("dtype", "runner", "load_format", "skip_tokenizer_init", "max_num_seqs", "logprobs_mode", "enforce_eager"),
+    *("distributed_executor_backend", "tensor_parallel_size", "max_model_len", "gpu_memory_utilization"),
+    *("enable_sleep_mode", "enable_chunked_prefill", "kv_cache_memory_bytes", "hf_overrides"),
 )
 """Arguments of `vllm.LLM` that the engine sets."""
 
@@ -58,17 +46,8 @@ QUEUE_METHODS: dict[str, tuple[str, ...]] = {
 """Methods of `LLM.llm_engine`."""
 
 SAMPLING_FIELDS = (
-    "n",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "seed",
-    "logprobs",
-    "flat_logprobs",
-    "stop_token_ids",
-    "ignore_eos",
-    "detokenize",
-    "output_kind",
+    *("n", "temperature", "top_p", "max_tokens", "seed", "logprobs", "flat_logprobs", "stop_token_ids", "ignore_eos"),
+    *("detokenize", "output_kind"),
 )
 """Fields of `SamplingParams`."""
 
@@ -85,57 +64,53 @@ ENVIRONMENT = ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL", "VLLM_USE
 LEFT_OUT = "not loaded"
 """Words of the warning of weights that a push has left out."""
 
-CONTRACT: list[Requirement] = [
-    Exports("vllm/__init__.py", "LLM"),
-    Exports("vllm/__init__.py", "SamplingParams"),
+CONTRACT = [
+    Has("vllm/__init__.py", "__all__", "LLM"),
+    Has("vllm/__init__.py", "__all__", "SamplingParams"),
     # the start
-    Parameter(LLM, "LLM.__init__", "model"),
-    Calls(LLM, "LLM.__init__", "EngineArgs", "**kwargs"),
-    *(Field(ARGUMENTS, "EngineArgs", name) for name in (*SETTINGS, *NAMED_IN_DOCUMENTATION)),
-    *(Value(MODEL_CONFIG, "ModelDType", dtype) for dtype in ("float32", "bfloat16", "float16")),
-    Value("vllm/config/scheduler.py", "RunnerType", "generate"),
-    Value(MODEL_CONFIG, "LogprobsMode", "processed_logprobs"),
-    Value("vllm/model_executor/model_loader/__init__.py", "_LOAD_FORMAT_TO_MODEL_LOADER", "dummy"),
-    Value("vllm/config/parallel.py", "DistributedExecutorBackend", "external_launcher"),
-    *(Mentions(LAUNCHER, "ExecutorWithExternalLauncher._distributed_args", name) for name in ("RANK", "LOCAL_RANK")),
-    *(Key("vllm/envs.py", "environment_variables", name) for name in ENVIRONMENT),
+    Has(LLM, "LLM.__init__", "model"),
+    Has(LLM, "LLM.__init__", "EngineArgs"),
+    *(Has(ARGUMENTS, "EngineArgs", name) for name in (*SETTINGS, *NAMED_IN_DOCUMENTATION)),
+    *(Has(MODEL_CONFIG, "ModelDType", dtype) for dtype in ("float32", "bfloat16", "float16")),
+    Has("vllm/config/scheduler.py", "RunnerType", "generate"),
+    Has(MODEL_CONFIG, "LogprobsMode", "processed_logprobs"),
+    Has("vllm/model_executor/model_loader/__init__.py", "_LOAD_FORMAT_TO_MODEL_LOADER", "dummy"),
+    Has("vllm/config/parallel.py", "DistributedExecutorBackend", "external_launcher"),
+    *(Has(LAUNCHER, "ExecutorWithExternalLauncher._distributed_args", name) for name in ("RANK", "LOCAL_RANK")),
+    *(Has("vllm/envs.py", "environment_variables", name) for name in ENVIRONMENT),
     # the output projection in float32
-    Field(MODEL_CONFIG, "ModelConfig", "head_dtype"),
-    Mentions(MODEL_CONFIG, "_get_head_dtype", "head_dtype"),
-    Mentions("vllm/model_executor/layers/logits_processor.py", "LogitsProcessor._apply_head", "head_dtype"),
+    Has(MODEL_CONFIG, "_get_head_dtype", "head_dtype"),
+    Has("vllm/model_executor/layers/logits_processor.py", "LogitsProcessor._apply_head", "head_dtype"),
     # the engine and its queue
-    Field(LLM, "LLM", "llm_engine"),
-    Field(LLM, "LLM", "model_config"),
-    Field(MODEL_CONFIG, "ModelConfig", "max_model_len"),
-    *(Parameter(LLM, f"LLM.{method}", name) for method, names in METHODS.items() for name in (*names, None)),
-    *(Parameter(ENGINE, f"LLMEngine.{name}", each) for name, them in QUEUE_METHODS.items() for each in (*them, None)),
-    Returns(LLM, "LLM.reset_prefix_cache", "bool"),
-    Returns(LLM, "LLM.wake_up", "bool"),
+    Has(LLM, "LLM", "llm_engine"),
+    Has(LLM, "LLM", "model_config"),
+    Has(MODEL_CONFIG, "ModelConfig", "max_model_len"),
+    *(Has(LLM, f"LLM.{method}", name) for method, names in METHODS.items() for name in (method, *names)),
+    *(Has(ENGINE, f"LLMEngine.{name}", each) for name, them in QUEUE_METHODS.items() for each in (name, *them)),
+    Has(LLM, "LLM.reset_prefix_cache", "-> bool"),
+    Has(LLM, "LLM.wake_up", "-> bool"),
     # weights
     *(
-        Parameter(path, f"{runner}.reload_weights", "weights_iterator")
-        for path, runner in (
-            ("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner"),
-            ("vllm/v1/worker/gpu/model_runner.py", "GPUModelRunner"),
-        )
+        Has(path, "GPUModelRunner.reload_weights", "weights_iterator")
+        for path in ("vllm/v1/worker/gpu_model_runner.py", "vllm/v1/worker/gpu/model_runner.py")
     ),
-    Mentions(WORKER, "Worker.reload_weights", "reload_weights"),
-    Mentions(RELOAD, "reload_weights", LEFT_OUT),
-    Calls(RELOAD, None, "init_logger", "__name__"),
+    Has(WORKER, "Worker.reload_weights", "reload_weights"),
+    Has(RELOAD, "reload_weights", LEFT_OUT),
+    Has(RELOAD, "logger", "__name__"),
     # sleep
-    *(Value(EXECUTOR, "SLEEP_TAGS", tag) for tag in TAGS),
-    *(Parameter(WORKER, f"Worker.{name}", argument) for name, argument in (("sleep", "level"), ("wake_up", "tags"))),
+    *(Has(EXECUTOR, "SLEEP_TAGS", tag) for tag in TAGS),
+    *(Has(WORKER, f"Worker.{name}", argument) for name, argument in (("sleep", "level"), ("wake_up", "tags"))),
     # requests and responses
-    *(Field(SAMPLING, "SamplingParams", name) for name in SAMPLING_FIELDS),
-    Field(SAMPLING, "RequestOutputKind", "FINAL_ONLY"),
-    Mentions("vllm/v1/engine/parallel_sampling.py", "ParentRequest._get_child_sampling_params", "index"),
-    Field("vllm/inputs/llm.py", "TokensPrompt", "prompt_token_ids"),
-    *(Field(OUTPUTS, "RequestOutput", name) for name in REQUEST_FIELDS),
-    *(Field(OUTPUTS, "CompletionOutput", name) for name in COMPLETION_FIELDS),
-    Field("vllm/logprobs.py", "FlatLogprobs", "logprobs"),
-    *(Value("vllm/v1/engine/__init__.py", "FINISH_REASON_STRINGS", reason) for reason in ("stop", "length")),
+    *(Has(SAMPLING, "SamplingParams", name) for name in SAMPLING_FIELDS),
+    Has(SAMPLING, "RequestOutputKind", "FINAL_ONLY"),
+    Has("vllm/v1/engine/parallel_sampling.py", "ParentRequest._get_child_sampling_params", "index"),
+    Has("vllm/inputs/llm.py", "TokensPrompt", "prompt_token_ids"),
+    *(Has(OUTPUTS, "RequestOutput", name) for name in REQUEST_FIELDS),
+    *(Has(OUTPUTS, "CompletionOutput", name) for name in COMPLETION_FIELDS),
+    Has("vllm/logprobs.py", "FlatLogprobs", "logprobs"),
+    *(Has("vllm/v1/engine/__init__.py", "FINISH_REASON_STRINGS", reason) for reason in ("stop", "length")),
     # the end
-    Field(ENGINE, "LLMEngine", "engine_core"),
-    Parameter(CLIENT, "InprocClient.shutdown", None),
-    Mentions(CORE, "EngineCore.shutdown", "cleanup_dist_env_and_memory"),
+    Has(ENGINE, "LLMEngine", "engine_core"),
+    Has(CLIENT, "InprocClient.shutdown", "shutdown"),
+    Has(CORE, "EngineCore.shutdown", "cleanup_dist_env_and_memory"),
 ]

@@ -134,7 +134,7 @@ def test_a_class_of_ones_own(names: tuple[str, ...], folder: Path) -> None:
         assert {"rollouts/longest_correct", "train/positives"} <= set(header.split(","))
     if names == ("my_engine.OneByOne",):
         with (folder / "run" / "metrics.csv").open() as file:
-            differences = [row["rollouts/engine_log_prob_difference_max"] for row in csv.DictReader(file)]
+            differences = [row["rollouts/mismatch_abs_max"] for row in csv.DictReader(file)]
         assert 0 < max(float(each) for each in differences if each) < 1e-4
 
 

@@ -41,7 +41,7 @@ def test_an_overlay_fits_its_claim(
 
 
 def test_the_papers_run_verifies_the_engine(capfd: pytest.CaptureFixture[str]) -> None:
-    assert printed_config(capfd, "fit", "--config", str(CONF / "rence.yaml"))["old_policy"]["verify_sync"] == 0.05
+    assert printed_config(capfd, "fit", "--config", str(CONF / "rence.yaml"))["old_policy"]["max_mismatch"] == 0.05
 
 
 @pytest.mark.parametrize("base", ["rence", "own"])
@@ -50,5 +50,5 @@ def test_overlays_for_gpus_verify_the_engine_and_fuse_the_optimizer(
     base: str, overlay: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = printed_config(capfd, "fit", "--config", str(CONF / f"{base}.yaml"), "--config", str(overlay))
-    assert config["old_policy"]["verify_sync"] == 0.05
+    assert config["old_policy"]["max_mismatch"] == 0.05
     assert config["model"]["optimizer"]["init_args"]["fused"] is True

@@ -20,7 +20,7 @@ def test_keys_and_values_of_a_token() -> None:
 
 
 def test_vllm_fills_its_share_of_the_gpu() -> None:
-    engine = EngineSetup(vllm=True, dtype="bfloat16", max_sequences=256, gpu_memory_utilization=0.6)
+    engine = EngineSetup(vllm=True, dtype="bfloat16", max_num_seqs=256, gpu_memory_utilization=0.6)
     memory = sampling_memory(SETUP, engine, training(4_022_468_096, 6_000_000_000), 80e9)
     assert memory.weights == 2 * 4_022_468_096
     assert memory.total == 6_000_000_000 + 48_000_000_000
@@ -30,10 +30,8 @@ def test_vllm_fills_its_share_of_the_gpu() -> None:
 
 
 def test_an_engine_over_two_gpus_has_half_of_the_weights_on_each() -> None:
-    one = EngineSetup(vllm=True, dtype="bfloat16", max_sequences=256, gpu_memory_utilization=0.6)
-    two = EngineSetup(
-        vllm=True, dtype="bfloat16", max_sequences=256, gpu_memory_utilization=0.6, tensor_parallel_size=2
-    )
+    one = EngineSetup(vllm=True, dtype="bfloat16", max_num_seqs=256, gpu_memory_utilization=0.6)
+    two = EngineSetup(vllm=True, dtype="bfloat16", max_num_seqs=256, gpu_memory_utilization=0.6, tensor_parallel_size=2)
     trained = training(4_022_468_096, 0)
     alone, shared = (sampling_memory(SETUP, engine, trained, 80e9) for engine in (one, two))
     assert shared.weights == alone.weights // 2
@@ -41,12 +39,12 @@ def test_an_engine_over_two_gpus_has_half_of_the_weights_on_each() -> None:
 
 
 def test_an_engine_that_does_not_sleep_stays_while_the_policy_trains() -> None:
-    engine = EngineSetup(vllm=True, dtype="bfloat16", max_sequences=256, gpu_memory_utilization=0.5, sleep=False)
+    engine = EngineSetup(vllm=True, dtype="bfloat16", max_num_seqs=256, gpu_memory_utilization=0.5, sleep=False)
     assert sampling_memory(SETUP, engine, training(10**9, 0), 80e9).while_training == 40_000_000_000
 
 
 def test_the_transformers_engine_copies_a_sharded_policy_only() -> None:
-    engine = EngineSetup(vllm=False, dtype="bfloat16", max_sequences=4)
+    engine = EngineSetup(vllm=False, dtype="bfloat16", max_num_seqs=4)
     sharded = sampling_memory(SETUP, engine, training(10**9, 0), 80e9)
     whole = sampling_memory(TrainingSetup(qwen3("4B"), 57344, 1536, 6656), engine, training(10**9, 0), 80e9)
     assert sharded.weights == sharded.while_training == 2 * 10**9 and whole.weights == 0

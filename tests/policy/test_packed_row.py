@@ -1,5 +1,8 @@
 """The packed row: its layout, and its attention against padded rows and against FlexAttention's mask."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,10 +11,11 @@ from tiny_models import VOCABULARY, NoTokenizer, in_float64, tiny_model, tiny_po
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
+from rence_lightning.attention import special_attention
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths, packed_row
-from rence_lightning.policy.attention import attends_plainly, packed_attention
 from rence_lightning.policy.load import activation_checkpointing
+from rence_lightning.policy.packed_attention import packed_attention
 from rence_lightning.policy.packed_row import like_shapes
 
 CPU = torch.device("cpu")
@@ -77,10 +81,6 @@ def test_blocks_hold_segments_of_like_shape(shapes: list[tuple[int, tuple[int, .
         assert padded <= 1.25 * exact
 
 
-def test_equal_shapes_are_one_block() -> None:
-    assert like_shapes([(5, (8, 8))] * 6) == [list(range(6))]
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @settings(max_examples=30)
 @given(segments, st.sampled_from([0.0, 0.3, 100.0]))
@@ -119,6 +119,19 @@ def test_flex_attention_gives_the_same(segments: list[Segment]) -> None:
     ours, _ = packed_attention(torch.nn.Identity(), q, k, v, None, packed_row=row)
     flex = flex_attention(q, k, v, block_mask=row.block_mask, enable_gqa=True)
     torch.testing.assert_close(ours, flex.transpose(1, 2), rtol=0, atol=1e-5)
+
+
+def test_on_a_gpu_a_short_row_is_not_left_to_the_kernel_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def forward(*_: object, **settings: Any) -> tuple[None, None]:
+        given.update(settings)
+        return None, None
+
+    monkeypatch.setattr("transformers.integrations.flex_attention.flex_attention_forward", forward)
+    query: Any = SimpleNamespace(is_cuda=True)
+    packed_attention(torch.nn.Identity(), query, query, query, None, packed_row=PackedRow(UNEVEN, CPU))
+    assert given["kernel_options"] == {"FORCE_USE_FLEX_ATTENTION": True}
 
 
 @pytest.mark.parametrize("lengths", [[(100, [28])], [(300, [400, 129, 7]), (1, [1]), (250, [384])]])
@@ -172,11 +185,10 @@ def test_a_sample_of_a_row_is_its_first_segments_and_responses() -> None:
 
 
 def test_models_with_sliding_windows_or_soft_capped_scores_are_padded() -> None:
-    assert attends_plainly(tiny_model("qwen3-tied")) and attends_plainly(tiny_model("gpt2-tied"))
-    assert not attends_plainly(tiny_model("gemma2-tied"))
+    assert special_attention(tiny_model("qwen3-tied")) == special_attention(tiny_model("gpt2-tied")) == ""
+    assert "sliding_attention" in special_attention(tiny_model("gemma2-tied"))
     windowed = tiny_model("qwen3-tied")
     windowed.config.layer_types = ["full_attention", "sliding_attention"]
-    assert not attends_plainly(windowed)
     assert not Policy(windowed, NoTokenizer()).packed  # type: ignore[arg-type]
 
 

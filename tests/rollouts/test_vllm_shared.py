@@ -64,7 +64,7 @@ def work(folder: Path) -> None:
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     engine = VLLMEngine(
-        max_model_len=64, kv_cache_memory_bytes=2**26, enforce_eager=True, max_sequences=8, tensor_parallel_size=world
+        max_model_len=64, kv_cache_memory_bytes=2**26, enforce_eager=True, max_num_seqs=8, tensor_parallel_size=world
     )
     engine.sync(tiny_policy("llama-untied", head_dim=32))
     sampling = Sampling(max_response_tokens=24)

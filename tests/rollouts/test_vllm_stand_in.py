@@ -23,6 +23,7 @@ from tiny_models import tiny_policy
 from rence_lightning.errors import EngineError, UserError, explanation
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Sampling, VLLMEngine
+from rence_lightning.rollouts.vllm_host import config_folder
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -36,7 +37,7 @@ SETTINGS = {
     "gpu_memory_utilization": 0.5,
     "enable_sleep_mode": True,
 }
-"""Those of a float32 policy on a GPU, with `max_sequences=8`."""
+"""Those of a float32 policy on a GPU, with `max_num_seqs=8`."""
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]
 
 
 def engine(**settings: Any) -> VLLMEngine:
-    return VLLMEngine(**{"max_sequences": 8, **settings})
+    return VLLMEngine(**{"max_num_seqs": 8, **settings})
 
 
 def log_prob(engine: VLLMEngine, prompts: int = 3, cancelled: Any = ()) -> float:
@@ -98,12 +99,6 @@ def test_settings_on_a_gpu(given: dict[str, Any], changed: dict[str, Any], vllm:
     assert vllm.environment["VLLM_LOGGING_LEVEL"] == "CRITICAL"
 
 
-def test_what_the_user_says_about_vllms_log_is_kept(vllm: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
-    engine().sync(tiny_policy())
-    assert vllm.environment["VLLM_LOGGING_LEVEL"] == "INFO"
-
-
 def test_three_iterations_call_vllm_in_its_order_and_sample_from_the_newest_weights(vllm: Recording) -> None:
     rollouts, policy = engine(), tiny_policy()
     for _ in range(3):
@@ -120,6 +115,19 @@ def test_three_iterations_call_vllm_in_its_order_and_sample_from_the_newest_weig
         {"tags": ["kv_cache"]},
     ] * 2
     assert all(given == {"level": 2} for name, given in vllm.calls if name == "sleep")
+
+
+def test_a_configuration_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's compile cache goes by the folder: a new one at each start would compile each time."""
+    monkeypatch.setenv("RENCE_CACHE", str(tmp_path))
+    model = tiny_policy("llama-tied").model
+    folder = config_folder(model)
+    assert folder == config_folder(model) and [file.name for file in folder.iterdir()] == ["config.json"]
+    assert folder != config_folder(tiny_policy("qwen3-tied").model)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RENCE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="RENCE_CACHE"):
+        config_folder(model)
 
 
 def test_without_sleep_the_engine_stays_awake(vllm: Recording) -> None:
@@ -244,7 +252,7 @@ def test_an_error_is_one_line_and_ends_the_use_of_the_engine(call: str, error: E
     vllm.fail = lambda name: None
     calls = len(vllm.calls)
     with pytest.raises(RuntimeError, match="no weights"):
-        rollouts.generate([])
+        next(rollouts.generate([]))
     with pytest.raises(EngineError, match="start the run again"):
         rollouts.sync(policy)
     rollouts.release()
@@ -272,7 +280,7 @@ def test_an_answer_of_no_is_an_error(call: str, says: str, vllm: Recording) -> N
     with pytest.raises(EngineError, match=says):
         rollouts.sync(policy)
     with pytest.raises(RuntimeError, match="no weights"):
-        rollouts.generate([])
+        next(rollouts.generate([]))
 
 
 def test_weights_that_vllm_leaves_as_they_are_are_an_error(vllm: Recording) -> None:
@@ -281,7 +289,7 @@ def test_weights_that_vllm_leaves_as_they_are_are_an_error(vllm: Recording) -> N
     with pytest.raises(EngineError, match=r"2 weights .*: lm_head.weight, model.layers.1.mlp.gate_up_proj.weight;"):
         rollouts.sync(tiny_policy())
     with pytest.raises(RuntimeError, match="no weights"):
-        rollouts.generate([])
+        next(rollouts.generate([]))
 
 
 class Counted:
@@ -338,7 +346,7 @@ def test_a_run_that_is_done_does_not_fail_because_vllm_does_not_shut_down(vllm: 
 
 # ---- several ranks ---------------------------------------------------------------------------------------------------
 
-KINDS = {"folder": UserError, "import": EngineError, "built": EngineError, "push": EngineError}
+KINDS = {"folder": UserError, "push": EngineError}
 """Where rank 1 fails, and the error that both ranks end with."""
 
 
@@ -362,16 +370,7 @@ def test_where_one_rank_fails_both_end_with_its_error(place: str, tmp_path: Path
         assert result["error"] == KINDS[place].__name__, output
         assert result["seconds"] < 30
     assert results[0]["message"] == f"rank 1: {results[1]['message']}"
-    assert results[0]["started"] == results[1]["started"] == (place in ("built", "push")), (
-        "it must start on both or none"
-    )
-
-
-@pytest.mark.slow
-def test_a_rank_that_fails_within_the_start_ends_the_others_which_wait_in_it(tmp_path: Path) -> None:
-    output = run_two_ranks("build", tmp_path)
-    assert output.count("error: rank 1: engine: vLLM does not start: CUDA out of memory") == 1, output
-    assert not (tmp_path / "0.json").exists(), "rank 0 was in a collective of vLLM"
+    assert results[0]["started"] == results[1]["started"] == (place == "push"), "it must start on both or none"
 
 
 class Sharded(Counted):
@@ -415,18 +414,6 @@ def spoil(place: str, folder: Path, vllm: Recording) -> None:
     if place == "folder":
         (folder / "file").write_text("")
         os.environ["RENCE_CACHE"] = str(folder / "file")
-    elif place == "import":
-        del sys.modules["vllm"].LLM  # type: ignore[attr-defined]
-    elif place == "build":
-        vllm.fail = fails_at("LLM", torch.OutOfMemoryError("CUDA out of memory"), vllm)
-        vllm.build = lambda: None
-    elif place == "built":
-
-        def after_the_collectives() -> None:
-            torch.distributed.barrier()
-            raise AssertionError("no room for keys and values")
-
-        vllm.build = after_the_collectives
     else:
         vllm.fail = fails_at("collective_rpc", RuntimeError("the cause"), vllm)
 

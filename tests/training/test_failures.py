@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import failures
 import pytest
 import torch
 from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer
@@ -78,21 +77,6 @@ def test_an_engine_that_dies_loses_nothing(while_syncing: bool, tmp_path: Path) 
     assert last.resolve().name == "iteration-0002", "the training of two iterations was lost"
     run("broken", ckpt_path="last")
     assert_same(tmp_path / "whole", tmp_path / "broken")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "rank", "place"),
-    [
-        ("UnknownError", 1, "reward"),
-        ("AssertionError", 1, "update"),
-        ("AssertionError", 0, "callback"),
-        ("SIGKILL", 0, "generate"),
-    ],
-)
-def test_all_ranks_end_when_one_fails(kind: str, rank: int, place: str, tmp_path: Path) -> None:
-    """With a transport that hides failures; `tests/failures.py` runs all cases."""
-    assert failures.run(kind, rank, place, tmp_path) < failures.SECONDS
 
 
 # ---- parts that a user has written -----------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_run_directory_holds_all_of_the_run(run: tuple[Path, Trainer]) -> None:
     iterations = [row for row in rows if row["rollouts/reward"]]
     assert [int(row["iteration"]) for row in iterations] == list(range(1, 13))
     assert len(rows) == len(updates) + len(iterations) + 4, "a row an update, an iteration and an evaluation"
-    for column in ("rollouts/share_kept", "rollouts/entropy", "rollouts/engine_log_prob_difference"):
+    for column in ("rollouts/share_kept", "rollouts/entropy", "rollouts/mismatch_abs"):
         assert sum(bool(row[column]) for row in rows) == 12, f"{column} must be there once an iteration"
 
 
@@ -150,7 +150,7 @@ def test_bf16_trains(tmp_path: Path) -> None:
     trainer.fit(make_module(gradient_checkpointing=True), make_data())
     assert trainer.global_step == 2
     assert all(parameter.dtype == torch.float32 for parameter in trainer.lightning_module.policy.parameters())
-    assert 0 < float(trainer.callback_metrics["rollouts/engine_log_prob_difference"]) < 0.05
+    assert 0 < float(trainer.callback_metrics["rollouts/mismatch_abs"]) < 0.05
 
 
 def test_a_gradient_that_is_not_finite_stops_or_is_skipped(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_dropout_is_off(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", max_iterations=2)
     trainer.fit(module, make_data())
     assert module.policy.model.config.attention_dropout == 0
-    assert float(trainer.callback_metrics["rollouts/engine_log_prob_difference"]) < 1e-5
+    assert float(trainer.callback_metrics["rollouts/mismatch_abs"]) < 1e-5
 
 
 def test_the_engines_log_probs_are_refused_where_they_are_not_the_trainers(tmp_path: Path) -> None:

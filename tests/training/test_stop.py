@@ -37,7 +37,7 @@ def test_an_interrupted_run_saves_and_continues_exactly(
 
 
 @pytest.mark.slow
-def test_ranks_stop_together_when_one_is_interrupted(tmp_path: Path) -> None:
+def test_the_agent_passes_a_signal_on_and_waits_until_all_ranks_have_saved(tmp_path: Path) -> None:
     stop_after_three_iterations(tmp_path / "run", signal.SIGTERM, *SHARDED)
     assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("rng-*"))) == 2
 
@@ -45,7 +45,7 @@ def test_ranks_stop_together_when_one_is_interrupted(tmp_path: Path) -> None:
 def stop_after_three_iterations(run_dir: Path, number: signal.Signals, *options: str) -> None:
     process = torture.start(run_dir, "--checkpoint.every=100", *options)
     torture.wait_for(process, "iteration   3/")
-    process.send_signal(number)  # to rank 0 alone
+    process.send_signal(number)  # to the agent alone, where there is one
     begun = time.monotonic()
     output = torture.finish(process)
     assert time.monotonic() - begun < 30, "an interruption must not wait for the end of an iteration"

@@ -13,7 +13,7 @@ from rence_lightning.training.strategy import FullyShardStrategy
 
 def read_timeouts(rank: int) -> None:
     """Runs in each of two processes, each of which has a whole copy of the policy."""
-    fabric = make_fabric("cpu", 2, 1, FullyShardStrategy(shard_size=1, timeout_minutes=77), "32-true")
+    fabric = make_fabric("cpu", 2, 1, FullyShardStrategy(shard_size=1), "32-true", timedelta(minutes=77))
     fabric.launch()
     policy = load_policy("embedded:arithmetic", empty=rank > 0)
     fabric.setup_module(policy)

@@ -44,7 +44,7 @@ def fit(settings: Settings, engine: Engine) -> list[float]:
         "--trainer.strategy=rence_lightning.training.FullyShardStrategy",
         "--trainer.precision=bf16-mixed",
         f"--model.gradient_checkpointing={'false' if settings.cpu else 'true'}",
-        "--old_policy.verify_sync=0.05",
+        "--old_policy.max_mismatch=0.05",
     ]
     if settings.cpu:
         options += ["--evaluation.limit=100", "--evaluation.repeats=1", "--trainer.max_iterations=12"]

@@ -21,7 +21,7 @@ CHANGE = 0.02
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """Largest mean difference per token between the log-probabilities of engine and trainer, by data type of the engine;
-that of bfloat16 is `old_policy.verify_sync` of the overlays for GPUs."""
+that of bfloat16 is `old_policy.max_mismatch` of the overlays for GPUs."""
 
 NEAR_TIE = 0.25
 """Largest difference of the log-probabilities of two tokens that rounding may exchange in greedy sampling."""
@@ -104,7 +104,7 @@ def rounds(
     """
     generator = torch.Generator().manual_seed(0)
     engine.sync(policy)
-    reference, found = TransformersEngine(max_sequences=64), []
+    reference, found = TransformersEngine(max_num_seqs=64), []
     for number in range(ROUNDS):
         before = checksums() if checksums is not None else None
         requests = [

@@ -69,7 +69,7 @@ def overlay_of(settings: Settings, rank: int, place: str, folder: Path, killed: 
     data: dict[str, object] = {"prompts_per_iteration": 8, "prompts_per_update": 4}
     if settings.vllm:
         memory = {"kv_cache_memory_bytes": 2**26} if settings.cpu else {"gpu_memory_utilization": 0.2}
-        engine = {"max_model_len": 96, "max_sequences": 64, **memory}
+        engine = {"max_model_len": 96, "max_num_seqs": 64, **memory}
         data["engine"] = {"class_path": "rence_lightning.rollouts.VLLMEngine", "init_args": engine}
     callback = {"rank": rank, "place": place, "file": str(killed)}
     return {

@@ -91,7 +91,7 @@ def overlay_of(settings: Settings, folder: Path, checkpoints: bool) -> dict[str,
             "init_args": {"dtype": "bfloat16", "max_model_len": length},
         }
         if settings.cpu:
-            engine["init_args"] |= {"max_sequences": 64, "kv_cache_memory_bytes": 2**26}
+            engine["init_args"] |= {"max_num_seqs": 64, "kv_cache_memory_bytes": 2**26}
     else:
         engine = {"class_path": "rence_lightning.rollouts.TransformersEngine"}
     stand_ins = "benchmarks.gpu_check.stand_ins"
@@ -123,7 +123,7 @@ def overlay_of(settings: Settings, folder: Path, checkpoints: bool) -> dict[str,
             "max_prompt_tokens": prompt,
             "sampling": {"max_response_tokens": response},
         },
-        "old_policy": {"verify_sync": 0.05},
+        "old_policy": {"max_mismatch": 0.05},
         "evaluation": {"every": 0, "benchmarks": None},
         "checkpoint": {"every": 1 if checkpoints else 0, "keep_last": 1},
         "export": {"enabled": False},

@@ -1,16 +1,14 @@
 """Attention that keeps the keys and values of each prompt once, for all responses to it.
 
-The functions here are called by the model's own attention layers, through the registry of transformers, with queries,
-keys and values after the positional embedding. No code of a model is replaced.
-
-A response attends to its prompt and to its own earlier tokens. The first part is one matrix product per prompt, for all
-of its responses; the second is one small product per response. One softmax goes over both. On a CPU this took 0.44 to
+The model's own attention layers call `attend` through the registry of transformers, with queries, keys and values after
+the positional embedding. A response attends to its prompt, by one matrix product per prompt for all of its responses,
+and to its own earlier tokens, by one small product per response; one softmax goes over both. On a CPU this took 0.44 to
 0.88 of the time of `scaled_dot_product_attention` over prompts repeated for each response (8 responses per prompt, of 8
 to 64 tokens, after prompts of 12 and 112), because decoding is limited by the reading of keys and values.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from rence_lightning.attention import special_arguments
 
 NAME = "rence_shared_prompts"
-"""Name of the attention implementation in the registry of transformers. No mask is built for a name of one's own."""
+"""Name of the attention implementation in the registry of transformers."""
 
 GROWTH = 32
 """Smallest number of columns by which the buffers of keys and values grow."""
@@ -28,25 +26,6 @@ class UnsupportedAttentionError(Exception):
     """The model asks for attention that is not computed here, such as a sliding window."""
 
 
-class ForwardState(Protocol):
-    """What the attention layers need to know in a forward pass, beyond queries, keys and values."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Attention of one layer.
-
-        Args:
-            layer: Number of the layer.
-            query: Queries `(rows, heads, tokens, head_dim)`.
-            key: Keys of the same tokens, `(rows, key_heads, tokens, head_dim)`.
-            value: Values of the same tokens, `(rows, key_heads, tokens, value_dim)`.
-            scaling: Factor of the scores.
-
-        Returns:
-            Attention outputs `(rows, tokens, heads, value_dim)`.
-        """
-        ...
-
-
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -54,10 +33,13 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    forward_state: ForwardState | None = None,
+    forward_state: "PromptPass | ResponsePass | None" = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The attention function of the registry. The model's forward pass was given `forward_state` and passes it on.
+
+    Queries are `(rows, heads, tokens, head_dim)`, keys and values `(rows, key_heads, tokens, head_dim)`, and the result
+    is `(rows, tokens, heads, head_dim)`. No mask is built for a name of one's own.
 
     Raises:
         UnsupportedAttentionError: The layer asks for something that is not computed here.
@@ -71,15 +53,11 @@ def attend(
 
 
 class PromptPass:
-    """A forward pass over prompts, padded on the left, that keeps their keys and values.
-
-    Args:
-        lengths: Numbers of tokens of the prompts.
-        device: Device of the forward pass.
+    """A forward pass over prompts of given lengths, padded on the left, that keeps their keys and values.
 
     Attributes:
         keys: Keys of each layer, times the scaling of the scores, `(key_heads, prompts, longest, head_dim)`.
-        values: Values of each layer, `(key_heads, prompts, longest, value_dim)`.
+        values: Values of each layer, of the same shape.
     """
 
     def __init__(self, lengths: list[int], device: torch.device) -> None:
@@ -112,17 +90,11 @@ class LayerCache:
     """The keys and values of one layer, heads first, so that a product takes them as they are.
 
     Keys are stored times the scaling of the scores, which is then applied once for each key.
-
-    Attributes:
-        prompt_keys: Keys of the prompts, padded on the left, `(key_heads, prompts, longest, head_dim)`.
-        prompt_values: Values of the prompts, `(key_heads, prompts, longest, value_dim)`.
-        keys: Keys of the responses' own tokens, `(key_heads, rows, capacity, head_dim)`.
-        values: Values of the responses' own tokens, `(key_heads, rows, capacity, value_dim)`.
     """
 
-    prompt_keys: Tensor
+    prompt_keys: Tensor  # `(key_heads, prompts, longest, head_dim)`, padded on the left
     prompt_values: Tensor
-    keys: Tensor
+    keys: Tensor  # of the responses' own tokens, `(key_heads, rows, capacity, head_dim)`
     values: Tensor
 
 
@@ -171,15 +143,8 @@ class ResponsePass:
         return output.view(heads, rows, repeats, -1).transpose(0, 1).reshape(rows, 1, heads * repeats, -1)
 
     def _by_prompt(self, left: Tensor, right: Tensor) -> Tensor:
-        """Products of each row's matrix with that of its prompt.
-
-        Args:
-            left: Matrices of the rows, `(key_heads, rows, repeats, inner)`.
-            right: Matrices of the prompts, `(key_heads, prompts, inner, columns)`.
-
-        Returns:
-            Products `(key_heads, rows, repeats, columns)`.
-        """
+        """Products `(key_heads, rows, repeats, columns)` of the rows' matrices `(key_heads, rows, repeats, inner)` with
+        those of their prompts, `(key_heads, prompts, inner, columns)`."""
         heads, prompts, inner, columns = right.shape
         repeats = left.shape[2]
         if self._grid is not None:
@@ -194,9 +159,8 @@ def _reserve(cache: LayerCache, columns: int) -> None:
     rows, capacity = cache.keys.shape[1:3]
     if columns > capacity:
         capacity = columns + max(GROWTH, columns // 2)
-        everyone = torch.arange(rows, device=cache.keys.device)
-        cache.keys = resized(cache.keys, everyone, slice(0, columns - 1), rows, capacity)
-        cache.values = resized(cache.values, everyone, slice(0, columns - 1), rows, capacity)
+        everyone, written = torch.arange(rows, device=cache.keys.device), slice(0, columns - 1)
+        cache.keys, cache.values = (resized(x, everyone, written, rows, capacity) for x in (cache.keys, cache.values))
 
 
 def resized(buffer: Tensor, kept: Tensor, written: slice, rows: int, capacity: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from rence_lightning.attention import special_arguments
+from rence_lightning.attention import special_arguments, special_attention
 from rence_lightning.errors import UserError
 from rence_lightning.policy.packed_row import Block, PackedRow
 
@@ -29,25 +29,11 @@ def enable(model: "PreTrainedModel") -> bool:
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if not attends_plainly(model):
+    if special_attention(model):
         return False
     ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
     return bool(model.config._attn_implementation == NAME)
-
-
-def attends_plainly(model: "PreTrainedModel") -> bool:
-    """Whether each layer of a model attends fully and causally, by a function that can be exchanged.
-
-    It reads the configuration alone, because a process that waits for its shards has a model without weights. What a
-    configuration does not show is found by the comparison of the first pass of a run.
-    """
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None and getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None):
-        kinds = ["sliding_attention"]
-    plain = set(kinds or ()) <= {"full_attention"} and getattr(config, "attn_logit_softcapping", None) is None
-    return plain and model._can_set_attn_implementation()
 
 
 def packed_attention(
@@ -62,18 +48,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of the tokens of `packed_row`; without one, causal attention of padded rows.
 
-    Args:
-        module: Attention layer of the model.
-        query: Queries after rotary embedding, `(rows, heads, tokens, head dimension)`; one row if it is packed.
-        key: Keys, with as many heads as the model has for keys and values.
-        value: Values, like `key`.
-        attention_mask: Mask of the keys, where the model was called with one and is not given a packed row.
-        scaling: Factor of the scores (default: 1 / sqrt(head dimension)).
-        packed_row: Layout of the row, which the model passes on to its layers.
-        settings: Further arguments of the model's layers.
-
-    Returns:
-        `(rows, tokens, heads, head dimension)`, and None for the weights.
+    Queries, after rotary embedding, are `(rows, heads, tokens, head dimension)`, one row if it is packed; keys and
+    values have their own number of heads; the result is `(rows, tokens, heads, head dimension)`. The model passes
+    `packed_row` on to its layers.
 
     Raises:
         UserError: A layer asks for more than full causal attention.
@@ -89,7 +66,14 @@ def packed_attention(
             "model.attn_implementation to sdpa"
         )
     if query.is_cuda:
-        return _flex(module, query, key, value, packed_row, scaling), None
+        from transformers.integrations.flex_attention import flex_attention_forward
+
+        # The kernel for decoding, which torch would take for a row of fewer than 128 tokens, refuses some lengths.
+        options = {"FORCE_USE_FLEX_ATTENTION": True}
+        output, _ = flex_attention_forward(
+            module, query, key, value, packed_row.block_mask, scaling=scaling, kernel_options=options
+        )
+        return output, None
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = [_attend(block, q, k, v, scaling) for block in packed_row.blocks]
     return torch.cat(outputs).index_select(0, packed_row.order).unsqueeze(0), None
@@ -110,18 +94,5 @@ def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, scaling: float | None
 
 
 def _at(places: Tensor, states: Tensor) -> Tensor:
-    """The states at places `(rows, length)` of the packed row, `(rows, heads, length, dim)`. What stands on padding is
-    finite, and is not used."""
+    """The states at places `(rows, length)` of the row, `(rows, heads, length, dim)`; those of padding are not used."""
     return states.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
-
-
-# ---- on a GPU ------------------------------------------------------------------------------------------------------
-
-
-def _flex(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None
-) -> Tensor:
-    from transformers.integrations.flex_attention import flex_attention_forward
-
-    output, _ = flex_attention_forward(module, query, key, value, row.block_mask, scaling=scaling)
-    return output
