@@ -34,9 +34,9 @@ def busy(processes: int = 8, workers: int = 2, timeout: float = 1.0, file: Path 
     runs = []
     for loops in (0, processes):
         with GraderPool(workers, timeout) as pool, running(loops):
-            pool.judge_in_workers([("1/2", "0.5"), ("1/3", "2/6")])  # starts the workers
+            pool.grade_in_workers([("1/2", "0.5"), ("1/3", "2/6")])  # starts the workers
             load, begin = os.getloadavg()[0], time.perf_counter()
-            runs.append(pool.judge_in_workers(questions))
+            runs.append(pool.grade_in_workers(questions))
             seconds = time.perf_counter() - begin
             right = sum(bool(label) == pair.same for label, pair in zip(runs[-1], pairs, strict=False))
             print(

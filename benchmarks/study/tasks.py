@@ -13,19 +13,19 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.study import make_guesser
-from rence_lightning.embedded.make_arithmetic import TEMPLATE, draw_examples
-from rence_lightning.embedded.make_gym import TASK
-from rence_lightning.embedded.warm_up import BATCH_SIZE, PHASES
 from rence_lightning.policy.load import load_policy
 from rence_lightning.problem import Problem
 from rence_lightning.prompts import ArithmeticProblems
-from rence_lightning.prompts.arithmetic import Chain, draw_new_chain, held_out_chains
+from rence_lightning.prompts.arithmetic import Chain, chains_of, draw_new_chain
 from rence_lightning.prompts.gym import GymProblems
 from rence_lightning.rewards import MathReward
-from rence_lightning.rewards.base import Response, Reward, Score
+from rence_lightning.rewards.reward import Response, Reward, Score
 from rence_lightning.rollouts.engine import Request, Sampling
 from rence_lightning.rollouts.transformers import TransformersEngine
 from rence_lightning.text import last_boxed
+from tools.make_arithmetic import draw_examples
+from tools.make_gym import TASK
+from tools.warm_up import BATCH_SIZE, PHASES, TEMPLATE
 
 TRAIN, VALIDATION = "train", "validation"
 VALIDATION_SIZE = 400
@@ -41,7 +41,7 @@ def prepare(folder: Path) -> None:
     The files are the same wherever the versions of torch and transformers and the kind of processor are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "guesser" / "README.md").exists():
+    if not (folder / "guesser" / "tokenizer_config.json").exists():
         make_guesser.main([str(folder / "guesser")])
     if not (folder / "chains-test.jsonl").exists():
         for split, problems in chain_splits().items():
@@ -92,7 +92,7 @@ def new_chains(rng: random.Random, count: int, taken: Collection[str]) -> list[C
 
 def warm_up_problems(seed: int = 0) -> set[str]:
     """The problems of all examples from which the embedded policy was made: the draws of its program, repeated."""
-    rng, held_out = random.Random(seed), {chain.problem for chain in held_out_chains()}
+    rng, held_out = random.Random(seed), {chain.problem for chain in chains_of("test")}
     prompts = [
         prompt
         for phase in PHASES
@@ -117,7 +117,7 @@ def gym_splits() -> dict[str, list[Problem]]:
 
 def chain_pools() -> dict[str, list[Chain]]:
     """Chains by how often the embedded policy solves them before training."""
-    taken = warm_up_problems() | {chain.problem for chain in held_out_chains()}
+    taken = warm_up_problems() | {chain.problem for chain in chains_of("test")}
     chains = new_chains(random.Random(30_002), POOL_CHAINS, taken)
     solved = count_solved(chains)
     pools = {name: [c for c, n in zip(chains, solved, strict=True) if a <= n <= b] for name, (a, b) in POOLS.items()}

@@ -10,6 +10,7 @@ from typing import Any
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Description, Difference, compare
 from rence_lightning.evaluation.comparison import MACRO
+from rence_lightning.prompts.cleaning import REASONS
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run, SavedAt
 
@@ -107,10 +108,8 @@ class CardFacts:
     @property
     def left_out(self) -> dict[str, int]:
         """The number of training problems that cleaning left out, by reason."""
-        names = {"script": "in another script", "conflict": "copies with different answers"}
-        names |= {"duplicate": "duplicates", "contaminated": "found in a benchmark"}
         dropped = self.run.training_problems.get("dropped", {})
-        return {names.get(reason, reason): count for reason, count in dropped.items()}
+        return {REASONS.get(reason, reason): count for reason, count in dropped.items()}
 
     @property
     def held_out(self) -> list[str]:

@@ -137,7 +137,7 @@ def curves(run: RunRecord, chosen: Sequence[Curve]) -> list[Plot]:
 
 def _series(run: RunRecord, name: str) -> Series:
     if name == "no_answer":
-        return [(x, 1 - boxed) for x, boxed in run.series("rollouts/boxed")]
+        return [(x, 1 - boxed) for x, boxed in run.series("rollouts/answered")]
     return run.series(name)
 
 

@@ -2,16 +2,8 @@
 
 from dataclasses import dataclass
 
+from rence_lightning.prompts.cleaning import REASONS
 from rence_lightning.report.run_record import RunRecord
-
-REASONS = {
-    "script": "written in another script",
-    "conflict": "copies with different answers",
-    "duplicate": "duplicates",
-    "contaminated": "found in a benchmark",
-    "too_long": "longer than data.max_prompt_tokens",
-}
-"""Why training problems are left out, by the names of `training_problems.json`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def _responses(run: RunRecord) -> list[Dropped]:
     rows = [
         ("responses, cancelled", run.total("rollouts/responses_discarded"), 0, "the batch was complete without them"),
         ("responses, truncated", _weighted(run, "rollouts/truncated"), whole, "reached the length limit"),
-        ("responses without an answer", _weighted(run, "rollouts/boxed", inverse=True), whole, "no final answer"),
+        ("responses without an answer", _weighted(run, "rollouts/answered", inverse=True), whole, "no final answer"),
         (
             "responses, left out",
             of_groups - trained if trained else 0,

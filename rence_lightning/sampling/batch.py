@@ -18,7 +18,7 @@ class SampledTotals:
         tokens: Number of sampled tokens.
         truncated: Number of responses that were cut at the limit.
         correct: Number of correct responses.
-        boxed: Number of responses that give an answer.
+        answered: Number of responses that give an answer.
         reward: Sum of the rewards.
         parts: Sums of the parts of a combined reward, by name.
     """
@@ -28,7 +28,7 @@ class SampledTotals:
     tokens: int = 0
     truncated: int = 0
     correct: int = 0
-    boxed: int = 0
+    answered: int = 0
     reward: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class SampledTotals:
         self.truncated += sum(rollout.finish_reason == "length" for rollout in group.rollouts)
         for score in group.scores:
             self.correct += score.correct
-            self.boxed += score.answer is not None
+            self.answered += score.answer is not None
             self.reward += score.reward
             for part, value in score.parts.items():
                 self.parts[part] = self.parts.get(part, 0.0) + value
@@ -57,7 +57,7 @@ class SampledTotals:
             "reward": self.reward / self.responses,
             **{f"reward_{part}": total / self.responses for part, total in self.parts.items()},
             "correct": self.correct / self.responses,
-            "boxed": self.boxed / self.responses,
+            "answered": self.answered / self.responses,
             "truncated": self.truncated / self.responses,
             "length": self.tokens / self.responses,
             "tokens": float(self.tokens),

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study.tasks import TRAIN, NoisyReward, chain_splits, partial_credit, warm_up_problems, write_problems
-from rence_lightning.embedded.make_arithmetic import TEMPLATE, draw_examples
-from rence_lightning.embedded.warm_up import BATCH_SIZE, PHASES
 from rence_lightning.problem import Problem
 from rence_lightning.prompts import FileProblems
-from rence_lightning.prompts.arithmetic import held_out_chains
+from rence_lightning.prompts.arithmetic import chains_of
 from rence_lightning.rewards import Response
+from tools.make_arithmetic import draw_examples
+from tools.warm_up import BATCH_SIZE, PHASES, TEMPLATE
 
 
 def test_no_validation_problem_is_trained_on_by_anyone() -> None:
@@ -25,7 +25,7 @@ def test_no_validation_problem_is_trained_on_by_anyone() -> None:
 
 def test_the_warm_ups_problems_are_the_draws_of_its_program() -> None:
     """One generator draws all batches in the order of the phases, as `warm_up` asks for them."""
-    rng, held_out, asked = random.Random(0), {chain.problem for chain in held_out_chains()}, []
+    rng, held_out, asked = random.Random(0), {chain.problem for chain in chains_of("test")}, []
     for phase in PHASES:
         for _ in range(phase.steps):
             asked += [prompt for prompt, _ in draw_examples(held_out, rng, BATCH_SIZE, phase.sloppy)]

@@ -114,7 +114,7 @@ def _drift(expected: dict[str, Any], actual: dict[str, Any], where: str) -> Iter
     one, other = expected["weights"]["movement"], actual["weights"]["movement"]
     if not math.isclose(one, other, rel_tol=DRIFT):
         yield f"{where}, weights, movement: {one} in the golden run, {other} now"
-    for name in ("reward", "correct", "boxed", "truncated"):
+    for name in ("reward", "correct", "answered", "truncated"):
         one, other = expected["rollouts"][name], actual["rollouts"][name]
         if abs(one - other) > DRIFT:
             yield f"{where}, rollouts, {name}: {one} in the golden run, {other} now"

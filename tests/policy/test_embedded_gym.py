@@ -2,7 +2,6 @@
 
 import random
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +9,15 @@ import yaml
 from command_line import CONF
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import rence_lightning.embedded
-from rence_lightning.embedded.make_gym import CHARACTERS, TASK, TEMPLATE, draw_example, question_of
-from rence_lightning.embedded.warm_up import EOS, build_tokenizer
+from rence_lightning.policy.load import EMBEDDED
 from rence_lightning.prompts import GymProblems
 from rence_lightning.prompts.arithmetic import Chain
 from rence_lightning.prompts.gym_generation import split_of
 from rence_lightning.rewards import last_boxed
+from tools.make_gym import CHARACTERS, TASK, draw_example, question_of
+from tools.warm_up import EOS, TEMPLATE, build_tokenizer
 
-FOLDER = Path(rence_lightning.embedded.__file__).parent / "gym"
+FOLDER = EMBEDDED / "gym"
 
 
 def test_it_is_small_and_reads_all_of_ascii() -> None:

@@ -1,21 +1,19 @@
 """The policy shipped in the package: it loads with plain transformers, and half knows its task."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-import rence_lightning.embedded
-from rence_lightning.embedded.make_arithmetic import CHARACTERS, TEMPLATE, sloppy_response
-from rence_lightning.embedded.warm_up import EOS, build_model, build_tokenizer, encode_examples
-from rence_lightning.policy.load import load_policy
+from rence_lightning.policy.load import EMBEDDED, load_policy
 from rence_lightning.prompts.arithmetic import ArithmeticProblems, Chain, draw_chain
 from rence_lightning.rewards import last_boxed
+from tools.make_arithmetic import CHARACTERS, sloppy_response
+from tools.warm_up import EOS, TEMPLATE, build_model, build_tokenizer, encode_examples
 
-FOLDER = Path(rence_lightning.embedded.__file__).parent / "arithmetic"
+FOLDER = EMBEDDED / "arithmetic"
 WORKED = "76+4+9+8=?\n76+4=80,80+9=89,89+8=97,\\boxed{97}"
 HELD_OUT = ArithmeticProblems("test", count=50).load()
 

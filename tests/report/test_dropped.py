@@ -11,7 +11,7 @@ from rence_lightning.report.run_record import RunRecord
 
 HEADER = (
     "iteration,step,rollouts/groups_sampled,rollouts/groups_trained,rollouts/share_kept,rollouts/share_too_easy,"
-    "rollouts/share_too_hard,rollouts/share_mastered,rollouts/responses_total,rollouts/truncated,rollouts/boxed,"
+    "rollouts/share_too_hard,rollouts/share_mastered,rollouts/responses_total,rollouts/truncated,rollouts/answered,"
     "rollouts/responses_discarded,rollouts/grading_timeouts,rollouts/grading_crashes,train/updates_skipped,train/loss,"
     "train/responses"
 )
