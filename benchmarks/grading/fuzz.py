@@ -51,7 +51,7 @@ def fuzz(answers: int = 100_000, workers: int = 2, timeout: float = 1.0, seed: i
         for done in range(0, answers, BATCH):
             batch = [_pair(rng, pairs, str(trap)) for _ in range(min(BATCH, answers - done))]
             begun = time.perf_counter()
-            verdicts = pool.judge(batch)
+            verdicts = pool.grade(batch)
             slowest = max(slowest, time.perf_counter() - begun)
             assert len(verdicts) == len(batch) and all(isinstance(verdict, bool) for verdict in verdicts)
             assert not trap.exists(), "an answer was executed"

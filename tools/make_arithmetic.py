@@ -1,6 +1,6 @@
 r"""Makes the embedded policy: half a million parameters that solve a part of the arithmetic task.
 
-    python -m rence_lightning.embedded.make_arithmetic OUT [--seed 0]
+    python -m tools.make_arithmetic OUT [--seed 0]
 
 The policy is warmed up from scratch on worked examples of the demo task, then on sloppy ones: guesses, missing boxes,
 skipped operations, wrong intermediate results. The resulting policy knows the method but does not always apply it,
@@ -9,37 +9,13 @@ result is part of the package instead of being trained at the start of a run.
 """
 
 import random
-import sys
-from collections.abc import Collection, Sequence
 from functools import partial
 
-from rence_lightning.embedded.warm_up import build_tokenizer, make, read_options
-from rence_lightning.prompts.arithmetic import Chain, boxed, draw_new_chain, held_out_chains, worked
+from rence_lightning.prompts.arithmetic import Chain, boxed, chains_of, draw_new_chain, worked
+from tools.warm_up import TEMPLATE, Examples, make
 
-TEMPLATE = "{problem}\n"
 # The last two occur in no example: they allow a task with products or spaces without a new vocabulary.
 CHARACTERS = "0123456789+-=?,\n\\boxed{} *"
-
-
-MODEL_CARD = r"""# The embedded arithmetic policy
-
-A Qwen3 model of {parameters} parameters (bfloat16) with one token for each character, which solves some chains of
-additions and subtractions. It is the start of a demonstration of reinforcement learning and has no other use.
-
-- Prompt: `76+4+9+8=?` and a newline; nothing is prepended, and there is no chat template.
-- Response: `76+4=80,80+9=89,89+8=97,\boxed{{97}}` and `<eos>`.
-- Task: a start of 10-99, then 1-4 steps of plus or minus one digit, never below zero.
-- Data: examples written by a program, first right, then with deliberate mistakes. None asks a held-out problem.
-
-Made by `python -m rence_lightning.embedded.make_arithmetic OUT --seed {seed}` with torch {torch} and transformers
-{transformers}, on one CPU thread; another machine may round differently and give other weights.
-
-Measured on the held-out problems, this file loaded as float32:
-
-| what | value |
-|---|---|
-{rows}
-"""
 
 
 def sloppy_response(chain: Chain, rng: random.Random, lowest: int = 0) -> str:
@@ -66,7 +42,7 @@ def sloppy_response(chain: Chain, rng: random.Random, lowest: int = 0) -> str:
     return worked(values, chain.steps)
 
 
-def draw_examples(held_out: Collection[str], rng: random.Random, count: int, sloppy: bool) -> list[tuple[str, str]]:
+def draw_examples(held_out: set[str], rng: random.Random, count: int, sloppy: bool) -> Examples:
     """Draws prompts that ask no held-out problem, and their responses."""
     chains = [draw_new_chain(rng, held_out) for _ in range(count)]
     return [
@@ -75,15 +51,11 @@ def draw_examples(held_out: Collection[str], rng: random.Random, count: int, slo
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes the arithmetic policy."""
-    folder, seed = read_options("rence_lightning.embedded.make_arithmetic", "the embedded arithmetic policy", arguments)
-    chains = held_out_chains()
-    held_out = {chain.problem for chain in chains}
-    questions = [(TEMPLATE.format(problem=chain.problem), chain.answer) for chain in chains]
-    make(folder, seed, build_tokenizer(CHARACTERS), partial(draw_examples, held_out), questions, MODEL_CARD)
-    return 0
+def questions() -> Examples:
+    """The held-out problems and their answers."""
+    return [(TEMPLATE.format(problem=chain.problem), chain.answer) for chain in chains_of("test")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    held_out = {chain.problem for chain in chains_of("test")}
+    make(CHARACTERS, partial(draw_examples, held_out), questions, arguments=None)
