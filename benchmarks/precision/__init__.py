@@ -1,1 +1,0 @@
-"""What a policy sees of its own movement in half precision, and whether that matters for learning."""
