@@ -160,7 +160,7 @@ def test_a_run_with_a_missing_file_is_reported_without_it(copy: Path, missing: s
         "evaluations": "solved more",
         "evaluations.jsonl": "All evaluations",
         "metrics.csv": "Gradient norm",
-        "config.yaml": "embedded:arithmetic",
+        "config.yaml": "complete config.yaml",
         "run.json": "None",
     }
     assert gone[missing] not in text
