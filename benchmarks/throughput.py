@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import CLI
 from rich.console import Console
 from rich.table import Table
 
@@ -84,11 +84,5 @@ def show(title: str, rates: dict[str, list[float]], syncs: dict[str, list[float]
     print(f"vllm / transformers: {middle:.2f} (rounds from {min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def main() -> None:
-    parser = ArgumentParser(description=throughput.__doc__)
-    parser.add_function_arguments(throughput)
-    throughput(**parser.parse_args().as_dict())
-
-
 if __name__ == "__main__":
-    main()
+    CLI(throughput, as_positional=False)

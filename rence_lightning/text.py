@@ -2,10 +2,8 @@ r"""Text that several rooms share: the last `\boxed{...}`, how to install an ext
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from difflib import get_close_matches
-from types import MappingProxyType
 
 # One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
 # The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
@@ -54,38 +52,6 @@ def kind_of(value: object) -> str:
     """What a value of a data set is, in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
-
-
-def last_tagged(text: str) -> str | None:
-    """The content of the last `<answer>...</answer>` of a text, or None where there is none.
-
-    The tag that opens last before the last closing tag counts: `<answer>1<answer>2</answer>` gives `2`.
-    """
-    stop = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(stop, 0))
-    return text[start + len("<answer>") : stop] if start >= 0 else None
-
-
-@dataclass(frozen=True)
-class ResponseFormat:
-    """A form in which a final answer is asked for and read.
-
-    Attributes:
-        instruction: Sentence of the prompt that asks for the form.
-        parse: Function that returns the final answer of a response, or None where it has none.
-    """
-
-    instruction: str
-    parse: Callable[[str], str | None]
-
-
-RESPONSE_FORMATS: Mapping[str, ResponseFormat] = MappingProxyType(
-    {
-        "boxed": ResponseFormat(r"Write the final answer in \boxed{}.", last_boxed),
-        "tags": ResponseFormat("Write the final answer between <answer> and </answer>.", last_tagged),
-    }
-)
-"""The forms in which a final answer may be asked for, by name."""
 
 
 def install_extra(extra: str) -> str:

@@ -1,1 +1,1 @@
-"""A check of a new machine with GPUs: whether its results are correct, and how fast it is."""
+"""How fast a machine with GPUs trains, and whether its memory is the one that `plan` computes."""

@@ -2,12 +2,16 @@
 
 from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 
+from rence_lightning.callbacks import Callback
 from rence_lightning.prompts import Problem, ProblemSource
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, SampledPolicy, SamplingStep
+from rence_lightning.sampling import IterationBatch
+from rence_lightning.training import PolicyModule, Trainer
 
 
 class LongestResponses:
@@ -46,3 +50,21 @@ class LongProblems(ProblemSource):
 
     def load(self) -> list[Problem]:
         return [Problem(str(i), "1" * (self.tokens - len(str(i))) + str(i), "1") for i in range(self.count)]
+
+
+class PeakMemory(Callback):
+    """Logs the peak of the GPU's memory in the updates of each iteration, in bytes, as `memory/peak`."""
+
+    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: PolicyModule, outputs: dict[str, Any], batch: Any, batch_idx: int
+    ) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the time of the update ends here
+
+    def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
+        if torch.cuda.is_available():
+            trainer.log_metrics({"memory/peak": float(torch.cuda.max_memory_allocated())}, trainer.iteration)

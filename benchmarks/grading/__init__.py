@@ -1,1 +1,1 @@
-"""Comparisons of the grader: with plain math-verify, with itself beside busy processes, and on hostile answers."""
+"""Comparisons of the grader: with plain math-verify, and on hostile answers."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import CLI
 from rich.console import Console
 from rich.table import Table
 
@@ -76,11 +76,5 @@ def _mistakes(pairs: list[Pair], verdicts: dict[str, list[bool]]) -> Table:
     return table
 
 
-def main() -> None:
-    parser = ArgumentParser(description=grading.__doc__)
-    parser.add_function_arguments(grading)
-    grading(**parser.parse_args().as_dict())
-
-
 if __name__ == "__main__":
-    main()
+    CLI(grading, as_positional=False)

@@ -1,13 +1,12 @@
 """`python -m benchmarks.grading.fuzz`: hostile answers through the grader: does it hang, crash, grow, or run code?"""
 
-import os
 import random
 import resource
 import tempfile
 import time
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import CLI
 
 from benchmarks.grading.pairs import Pair, read_pairs
 from rence_lightning.rewards.grading.pool import GraderPool
@@ -45,31 +44,22 @@ def fuzz(answers: int = 100_000, workers: int = 2, timeout: float = 1.0, seed: i
         timeout: Seconds of CPU time for an answer.
         seed: Seed of the random answers.
     """
-    rng = random.Random(seed)
-    pairs = list(read_pairs())
-    slowest = 0.0
-    times: list[float] = []
+    rng, pairs = random.Random(seed), list(read_pairs())
     with tempfile.TemporaryDirectory() as folder, GraderPool(workers, timeout) as pool:
-        trap = str(Path(folder) / "trap")
-        start, before = time.perf_counter(), 0.0
+        trap = Path(folder) / "trap"
+        start, slowest, before = time.perf_counter(), 0.0, 0.0
         for done in range(0, answers, BATCH):
-            batch = [_pair(rng, pairs, trap) for _ in range(min(BATCH, answers - done))]
+            batch = [_pair(rng, pairs, str(trap)) for _ in range(min(BATCH, answers - done))]
             begun = time.perf_counter()
-            verdicts = pool.judge(batch)
-            times.append((time.perf_counter() - begun) / len(batch))
-            slowest = max(slowest, times[-1] * len(batch))
+            verdicts = pool.grade(batch)
+            slowest = max(slowest, time.perf_counter() - begun)
             assert len(verdicts) == len(batch) and all(isinstance(verdict, bool) for verdict in verdicts)
-            assert not Path(trap).exists(), "an answer was executed"
+            assert not trap.exists(), "an answer was executed"
             before = before or _memory()
-            if (done + BATCH) % 10_000 == 0:
-                print(
-                    f"{done + BATCH:>7,} answers in {time.perf_counter() - start:,.0f} s, {pool.timeouts} over "
-                    f"{timeout:g} s of CPU time, {pool.crashes} crashes, {_memory():.0f} MB",
-                    flush=True,
-                )
+        each = 1e3 * (time.perf_counter() - start) / answers
         print(
-            f"{answers:,} answers: {1e3 * sum(times) / len(times):.1f} ms each on {workers} workers, the slowest "
-            f"{BATCH} took {slowest:.1f} s, {pool.timeouts} timeouts, {pool.crashes} crashed workers, memory of this "
+            f"{answers:,} answers: {each:.1f} ms each on {workers} workers, the slowest {BATCH} took {slowest:.1f} s, "
+            f"{pool.timeouts} over {timeout:g} s of CPU time, {pool.crashes} crashed workers, peak memory of this "
             f"process {before:.0f} -> {_memory():.0f} MB, no code was run"
         )
 
@@ -98,19 +88,9 @@ def _pair(rng: random.Random, pairs: list[Pair], trap: str) -> tuple[str, str]:
 
 
 def _memory() -> float:
-    """Megabytes of this process now, or its peak where the system does not report its present size."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def main() -> None:
-    parser = ArgumentParser(description=fuzz.__doc__)
-    parser.add_function_arguments(fuzz)
-    fuzz(**parser.parse_args().as_dict())
+    """Peak of this process's memory in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 if __name__ == "__main__":
-    main()
+    CLI(fuzz, as_positional=False)

@@ -2,36 +2,22 @@ r"""Makes the start policy of the task `gym`: it knows how to calculate step by 
 
     python -m benchmarks.study.make_guesser FOLDER [--seed 0]
 
-The task is that of `rence_lightning.embedded.make_gym`, and so is the warm-up, apart from its last phase: there, most
+The task is that of `tools.make_gym`, and so is the warm-up, apart from its last phase: there, most
 examples are guesses without a calculation. The most likely response is then a guess, so that the policy is wrong
 greedily too, and training has to change what it does, not only to sharpen it. No example asks a problem of the test
 split of reasoning-gym's generator, from which both the validation and the test problems of the studies are taken.
 """
 
 import random
-import sys
 from collections.abc import Sequence
 
-from rence_lightning.embedded.make_arithmetic import sloppy_response
-from rence_lightning.embedded.make_gym import LARGEST, LOWEST, TEMPLATE, draw_chain, make_gym_policy, question_of
-from rence_lightning.embedded.warm_up import read_options
 from rence_lightning.prompts.arithmetic import boxed
+from tools.make_arithmetic import sloppy_response
+from tools.make_gym import CHARACTERS, LARGEST, LOWEST, draw_chain, question_of, questions
+from tools.warm_up import TEMPLATE, make
 
 GUESSED = 0.7
 """Share of the examples of the last phase that are guesses; the others are those of `make_gym`."""
-
-MODEL_CARD = r"""# The start policy of the study's task `gym`
-
-A Qwen3 model of {parameters} parameters (bfloat16) that mostly guesses the answers of `basic_arithmetic` of
-reasoning-gym. Made by `python -m benchmarks.study.make_guesser FOLDER --seed {seed}` with torch {torch} and
-transformers {transformers}, on one CPU thread.
-
-Measured on 500 problems of the test split, this file loaded as float32:
-
-| what | value |
-|---|---|
-{rows}
-"""
 
 
 def draw_example(rng: random.Random, sloppy: bool) -> tuple[str, str]:
@@ -51,12 +37,10 @@ def draw_examples(rng: random.Random, count: int, sloppy: bool) -> list[tuple[st
     return [draw_example(rng, sloppy) for _ in range(count)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the policy."""
-    folder, seed = read_options("benchmarks.study.make_guesser", "the start policy of the task `gym`", arguments)
-    make_gym_policy(folder, seed, draw_examples, MODEL_CARD)
-    return 0
+    make(CHARACTERS, draw_examples, questions, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,9 +2,10 @@
 
 The logits of all response tokens, `(response tokens, vocabulary)`, would be the first tensor to exceed the memory. They
 are computed in chunks, and where they are too many to keep, once more in the backward pass, which writes the gradient
-of a chunk over its logits. Of library functions for this, most need the gradient of each token in the forward pass,
-where an objective that couples responses does not have it yet; torch's `linear_cross_entropy(reduction="none",
-options=...)` gives no entropy, computes logits in the type of the states, and always computes them twice.
+of a chunk over its logits. `benchmarks/memory.py` compares this with library functions. Most need the gradient of each
+token in the forward pass, where an objective that couples responses does not have it yet; torch's
+`linear_cross_entropy(reduction="none", options=...)` gives no entropy, computes logits in the type of the states, and
+always computes them twice.
 """
 
 from typing import Any, NamedTuple

@@ -5,13 +5,12 @@ r"""The demo task: chains of small additions and subtractions, which are generat
 """
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
-from rence_lightning.prompts.problems import ProblemSource
+from rence_lightning.prompts.problems import ProblemSource, check_split
 
 SPLIT_SIZES = {"train": 2000, "validation": 500, "test": 500}
 
@@ -78,16 +77,12 @@ def draw_chain(rng: random.Random) -> Chain:
     value = start = rng.randrange(10, 100)
     steps: list[int] = []
     for _ in range(rng.randrange(1, 5)):
-        step = _draw_step(rng)
+        step = -value - 1
         while value + step < 0:
-            step = _draw_step(rng)
+            step = rng.choice((-1, 1)) * rng.randrange(1, 10)
         steps.append(step)
         value += step
     return Chain(start, tuple(steps))
-
-
-def _draw_step(rng: random.Random) -> int:
-    return rng.choice((-1, 1)) * rng.randrange(1, 10)
 
 
 def draw_new_chain(rng: random.Random, taken: Collection[str]) -> Chain:
@@ -98,34 +93,15 @@ def draw_new_chain(rng: random.Random, taken: Collection[str]) -> Chain:
     return chain
 
 
-def held_out_chains() -> list[Chain]:
-    """The chains of the test split."""
-    return _draw_split("test", taken=set())
-
-
-def _training_chains() -> list[Chain]:
-    return _draw_split("train", taken={chain.problem for chain in held_out_chains()})
-
-
-def _validation_chains() -> list[Chain]:
-    return _draw_split("validation", taken={chain.problem for chain in (*held_out_chains(), *_training_chains())})
-
-
-def _draw_split(split: str, taken: set[str]) -> list[Chain]:
-    rng = random.Random(_SPLIT_SEEDS[split])
-    chains = []
+def chains_of(split: str) -> list[Chain]:
+    """The chains of a split: none is in the test split, nor a validation chain among those for training."""
+    others = {"test": (), "train": ("test",), "validation": ("test", "train")}[split]
+    taken = {chain.problem for other in others for chain in chains_of(other)}
+    rng, chains = random.Random(_SPLIT_SEEDS[split]), []
     for _ in range(SPLIT_SIZES[split]):
-        chain = draw_new_chain(rng, taken)
-        taken.add(chain.problem)
-        chains.append(chain)
+        chains.append(draw_new_chain(rng, taken))
+        taken.add(chains[-1].problem)
     return chains
-
-
-_SPLITS: dict[str, Callable[[], list[Chain]]] = {
-    "train": _training_chains,
-    "validation": _validation_chains,
-    "test": held_out_chains,
-}
 
 
 class ArithmeticProblems(ProblemSource):
@@ -140,21 +116,12 @@ class ArithmeticProblems(ProblemSource):
     """
 
     def __init__(self, split: str = "train", count: int | None = None) -> None:
-        if split not in _SPLITS:
-            raise UserError(f"ArithmeticProblems: no split {split!r}; choose one of: {', '.join(_SPLITS)}")
-        size = SPLIT_SIZES[split]
-        if count is not None and not 1 <= count <= size:
-            raise UserError(
-                f"ArithmeticProblems: count must be from 1 to {size}, the size of the {split} split, or null for all, "
-                f"not {count}"
-            )
-        self.split = split
-        self.count = count
+        check_split("ArithmeticProblems", split, count, SPLIT_SIZES)
+        self.split, self.count = split, count
 
     def load(self) -> list[Problem]:
         """Generates the split, which takes a few milliseconds and needs no file."""
-        chains = _SPLITS[self.split]()[: self.count]
         return [
             Problem(f"arithmetic/{self.split}/{number}", chain.problem, chain.answer, "arithmetic")
-            for number, chain in enumerate(chains, start=1)
+            for number, chain in enumerate(chains_of(self.split)[: self.count], start=1)
         ]

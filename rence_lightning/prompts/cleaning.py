@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,15 +13,16 @@ from rence_lightning.problem import Problem
 from rence_lightning.prompts.overlap import Overlap, OverlapIndex, normal_form
 
 What = Literal["drop", "keep"]
-Reason = Literal["script", "duplicate", "conflict", "contaminated"]
 
-REASONS: dict[Reason, str] = {
-    "script": "in another script",
-    "duplicate": "duplicates",
+REASONS = {
+    "script": "written in another script",
     "conflict": "copies with different answers",
+    "duplicate": "duplicates",
     "contaminated": "found in a benchmark",
+    "too_long": "longer than data.max_prompt_tokens",
 }
-"""The reasons in words, to follow a number."""
+"""Why training problems are left out, by the names of `training_problems.json`. Of several reasons, the first is
+reported; prompts that are too long are left out after the cleaning."""
 
 _MATHEMATICAL = ("GREEK", "MATHEMATICAL")
 """First words of the Unicode names of letters that occur in problems of any language."""
@@ -36,20 +37,22 @@ _DEGREES = re.compile(r"\^\\circ|\\mathbf")
 
 
 @dataclass(frozen=True)
-class Dropped:
+class Finding:
     """A problem that is left out of training, or would be if contaminated problems were dropped.
 
     Attributes:
         problem: Problem in question.
-        reason: Reason for leaving it out.
+        reason: Reason for leaving it out, one of `REASONS`.
         because_of: Ids of the problems that it copies or contradicts.
         overlaps: Overlaps with held-out problems, for the reason `contaminated`.
+        kept: Whether it is kept nevertheless, because the configuration says so.
     """
 
     problem: Problem
-    reason: Reason
+    reason: str
     because_of: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,82 +61,63 @@ class Cleaned:
 
     Attributes:
         kept: Positions of the problems that are kept, ascending.
-        dropped: Problems that are left out, in the given order.
-        reported: Contaminated problems that are kept because the configuration says so.
+        findings: Problems that are left out, or kept although they are contaminated, in the given order.
     """
 
     kept: list[int]
-    dropped: list[Dropped] = field(default_factory=list)
-    reported: list[Dropped] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
-    def counts(self) -> dict[Reason, int]:
+    def counts(self) -> dict[str, int]:
         """The number of problems left out for each reason."""
-        return dict(Counter(dropped.reason for dropped in self.dropped))
-
-    @property
-    def overlaps(self) -> list[tuple[Problem, Overlap]]:
-        """The overlaps of training problems, dropped or kept, with held-out problems."""
-        return [(each.problem, overlap) for each in self.dropped + self.reported for overlap in each.overlaps]
+        return dict(Counter(each.reason for each in self.findings if not each.kept))
 
     def contamination(self) -> dict[str, dict[str, int]]:
         """For each benchmark with overlaps, the number of its `problems` that overlap and the number of overlaps of
         each kind."""
-        hit: defaultdict[str, set[str]] = defaultdict(set)
-        kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for _, overlap in self.overlaps:
-            hit[overlap.benchmark].add(overlap.problem.id)
-            kinds[overlap.benchmark][str(overlap.kind)] += 1
-        return {name: {"problems": len(hit[name]), **dict(sorted(kinds[name].items()))} for name in hit}
+        found: defaultdict[str, list[Overlap]] = defaultdict(list)
+        for overlap in (overlap for each in self.findings for overlap in each.overlaps):
+            found[overlap.benchmark].append(overlap)
+        return {
+            name: {
+                "problems": len({overlap.problem.id for overlap in overlaps}),
+                **dict(sorted(Counter(overlap.kind for overlap in overlaps).items())),
+            }
+            for name, overlaps in found.items()
+        }
 
     def lines(self) -> list[str]:
         """The report in lines of text, empty if nothing was found."""
-        total = len(self.kept) + len(self.dropped)
+        total = len(self.kept) + sum(self.counts.values())
         lines = []
-        if self.dropped:
+        if self.counts:
             why = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in self.counts.items())
             lines.append(f"training problems: {len(self.kept):,} of {total:,}; left out: {why}")
-        if self.overlaps:
-            verb = "left out" if not self.reported else "NOT left out (data.cleaning.contaminated: keep)"
-            hits = ", ".join(f"{counts['problems']} of {name}" for name, counts in self.contamination().items())
+        if hits := ", ".join(f"{counts['problems']} of {name}" for name, counts in self.contamination().items()):
+            kept = any(each.kept for each in self.findings)
+            verb = "NOT left out (data.cleaning.contaminated: keep)" if kept else "left out"
             lines.append(f"benchmark problems found in the training data, and {verb}: {hits}")
         return lines
 
     def record(self) -> dict[str, Any]:
         """The full report as JSON: counts, and an entry for each problem that is left out or overlaps."""
         return {
-            "problems": len(self.kept) + len(self.dropped),
+            "problems": len(self.kept) + sum(self.counts.values()),
             "kept": len(self.kept),
             "dropped": self.counts,
             "contamination": self.contamination(),
-            "details": [_detail(each, kept=False) for each in self.dropped]
-            + [_detail(each, kept=True) for each in self.reported],
+            "details": [
+                {
+                    "id": each.problem.id,
+                    "source": each.problem.source,
+                    "reason": each.reason,
+                    "kept": each.kept,
+                    "because_of": each.because_of,
+                    "overlaps": [{"kind": o.kind, "benchmark": o.benchmark, "id": o.problem.id} for o in each.overlaps],
+                }
+                for each in self.findings
+            ],
         }
-
-
-def _detail(each: Dropped, kept: bool) -> dict[str, Any]:
-    detail: dict[str, Any] = {"id": each.problem.id, "source": each.problem.source, "reason": each.reason, "kept": kept}
-    if each.because_of:
-        detail["because_of"] = list(each.because_of)
-    if each.overlaps:
-        detail["overlaps"] = [
-            {"kind": str(overlap.kind), "benchmark": overlap.benchmark, "id": overlap.problem.id}
-            for overlap in each.overlaps
-        ]
-    return detail
-
-
-@dataclass(frozen=True)
-class _Copies:
-    """The problems with the same normal form.
-
-    Attributes:
-        positions: Their positions, ascending.
-        conflict: Whether their answers differ.
-    """
-
-    positions: list[int]
-    conflict: bool
 
 
 class Cleaning(Configurable):
@@ -162,46 +146,42 @@ class Cleaning(Configurable):
         self.script = script.upper() if script is not None else None
 
     def clean(self, problems: Sequence[Problem], held_out: Mapping[str, Sequence[Problem]]) -> Cleaned:
-        """Judges problems in their order. Of several reasons to leave one out, the first of `script`, `conflict`,
-        `duplicate` and `contaminated` is reported.
+        """Judges problems in their order; see `REASONS`.
 
         Raises:
             UserError: Nothing is left.
         """
         index = OverlapIndex(held_out)
+        copies: defaultdict[str, list[Problem]] = defaultdict(list)
         forms = [normal_form(each.problem) if self._in_script(each.problem) else None for each in problems]
-        copies = _copies(problems, forms)
-        kept: list[int] = []
-        dropped: list[Dropped] = []
-        reported: list[Dropped] = []
-        for position, problem in enumerate(problems):
-            form = forms[position]
-            judged = (
-                Dropped(problem, "script") if form is None else self._judge(position, problems, copies[form], index)
-            )
-            if judged is None:
-                kept.append(position)
-            elif judged.reason == "contaminated" and self.contaminated == "keep":
-                kept.append(position)
-                reported.append(judged)
-            else:
-                dropped.append(judged)
-        if problems and not kept:
-            counts = dict(Counter(each.reason for each in dropped))
-            raise UserError(f"data.cleaning: none of the {len(problems)} training problems is left ({counts})")
-        return Cleaned(kept, dropped, reported)
+        for problem, form in zip(problems, forms, strict=True):
+            if form is not None:
+                copies[form].append(problem)
+        # Once for all copies: some data sets hold a hundred copies of each problem.
+        contradictory = {form for form, each in copies.items() if len({_answer_form(p.answer) for p in each}) > 1}
+        cleaned = Cleaned([])
+        for position, (problem, form) in enumerate(zip(problems, forms, strict=True)):
+            copied = copies[form] if form is not None else None
+            finding = self._judge(problem, copied, form in contradictory, index)
+            if finding is not None:
+                cleaned.findings.append(finding)
+            if finding is None or finding.kept:
+                cleaned.kept.append(position)
+        if problems and not cleaned.kept:
+            raise UserError(f"data.cleaning: none of the {len(problems)} training problems is left ({cleaned.counts})")
+        return cleaned
 
     def _judge(
-        self, position: int, problems: Sequence[Problem], copies: _Copies, index: OverlapIndex
-    ) -> Dropped | None:
-        problem = problems[position]
-        if self.conflicts == "drop" and copies.conflict:
-            others = [other for other in copies.positions if other != position]
-            return Dropped(problem, "conflict", _ids(problems, others))
-        if self.duplicates == "drop" and copies.positions[0] != position:
-            return Dropped(problem, "duplicate", _ids(problems, copies.positions[:1]))
+        self, problem: Problem, copies: list[Problem] | None, conflict: bool, index: OverlapIndex
+    ) -> Finding | None:
+        if copies is None:
+            return Finding(problem, "script")
+        if self.conflicts == "drop" and conflict:
+            return Finding(problem, "conflict", tuple(copy.id for copy in copies if copy is not problem))
+        if self.duplicates == "drop" and copies[0] is not problem:
+            return Finding(problem, "duplicate", (copies[0].id,))
         overlaps = tuple(index.find(problem.problem))
-        return Dropped(problem, "contaminated", overlaps=overlaps) if overlaps else None
+        return Finding(problem, "contaminated", (), overlaps, self.contaminated == "keep") if overlaps else None
 
     def _in_script(self, text: str) -> bool:
         if self.script is None or (text.isascii() and self.script == "LATIN"):
@@ -213,22 +193,5 @@ class Cleaning(Configurable):
         return other <= OTHER_LETTERS * len(letters)
 
 
-def _copies(problems: Sequence[Problem], forms: Sequence[str | None]) -> dict[str, _Copies]:
-    """The problems of each normal form; those without one are in another script."""
-    positions: defaultdict[str, list[int]] = defaultdict(list)
-    for position, form in enumerate(forms):
-        if form is not None:
-            positions[form].append(position)
-    # Once for all copies: some data sets hold a hundred copies of each problem.
-    return {
-        form: _Copies(members, len({_answer_form(problems[member].answer) for member in members}) > 1)
-        for form, members in positions.items()
-    }
-
-
 def _answer_form(answer: str) -> str:
     return _DEGREES.sub("", normal_form(answer)).lstrip("0") or "0"
-
-
-def _ids(problems: Sequence[Problem], positions: Iterable[int]) -> tuple[str, ...]:
-    return tuple(problems[position].id for position in positions)

@@ -15,7 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Literal
 
 from rence_lightning.problem import Problem
 
@@ -29,25 +29,10 @@ _WORD = re.compile(r"[^\W\d_]{3,}|[^\W\d_]|\d+")
 _TYPESETTING = re.compile(
     r"\s|[${}]|\\(?:left|right|displaystyle|quad|qquad|text|mathrm|textrm)(?![A-Za-z])|\\[,!;: ()\[\]]"
 )
-_SPELLINGS = {
-    r"\dfrac": r"\frac",
-    r"\tfrac": r"\frac",
-    r"\leqslant": r"\le",
-    r"\geqslant": r"\ge",
-    r"\leq": r"\le",
-    r"\geq": r"\ge",
-    r"\ldots": r"\dots",
-    r"\cdots": r"\dots",
-}
-_END = ".,:;!? "
-
-
-class OverlapKind(StrEnum):
-    """The kind of an overlap of a training problem with a held-out one."""
-
-    EXACT = "exact"
-    CONTAINED = "contained"
-    NEAR = "near"
+_SPELLINGS = (
+    *((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\leqslant", r"\le"), (r"\geqslant", r"\ge")),
+    *((r"\leq", r"\le"), (r"\geq", r"\ge"), (r"\ldots", r"\dots"), (r"\cdots", r"\dots")),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class Overlap:
         problem: Held-out problem.
     """
 
-    kind: OverlapKind
+    kind: Literal["exact", "contained", "near"]
     benchmark: str
     problem: Problem
 
@@ -68,21 +53,19 @@ class Overlap:
 def normal_form(text: str) -> str:
     """The text without typesetting, equal for copies of a problem. Operators are kept."""
     text = text.casefold()
-    for spelling, usual in _SPELLINGS.items():
+    for spelling, usual in _SPELLINGS:
         text = text.replace(spelling, usual)
-    return _TYPESETTING.sub("", text).rstrip(_END)
+    return _TYPESETTING.sub("", text).rstrip(".,:;!? ")
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+class _Text:
+    """What is compared of a problem's text."""
 
-
-def _ngrams(words: Sequence[str]) -> set[tuple[str, ...]]:
-    return {tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)}
-
-
-def _numbers(words: Sequence[str]) -> Counter[str]:
-    return Counter(word for word in words if word.isdigit())
+    def __init__(self, text: str) -> None:
+        words = _WORD.findall(text.casefold())
+        self.form = normal_form(text)
+        self.ngrams = {tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)}
+        self.numbers = Counter(word for word in words if word.isdigit())
 
 
 class OverlapIndex:
@@ -94,28 +77,24 @@ class OverlapIndex:
 
     def __init__(self, held_out: Mapping[str, Sequence[Problem]]) -> None:
         self._held_out = [(name, problem) for name, problems in held_out.items() for problem in problems]
-        words = [_words(problem.problem) for _, problem in self._held_out]
-        self._forms = [normal_form(problem.problem) for _, problem in self._held_out]
-        self._ngrams = [_ngrams(each) for each in words]
-        self._numbers = [_numbers(each) for each in words]
-        self._with_form: defaultdict[str, list[int]] = defaultdict(list)
-        self._with_ngram: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-        for index, (form, ngrams) in enumerate(zip(self._forms, self._ngrams, strict=True)):
-            self._with_form[form].append(index)
-            for ngram in ngrams:
-                self._with_ngram[ngram].append(index)
+        self._texts = [_Text(problem.problem) for _, problem in self._held_out]
+        self._with: defaultdict[str | tuple[str, ...], list[int]] = defaultdict(list)  # a form, or an n-gram
+        for index, text in enumerate(self._texts):
+            self._with[text.form].append(index)
+            for ngram in text.ngrams:
+                self._with[ngram].append(index)
 
-    def find(self, text: str) -> list[Overlap]:
+    def find(self, problem: str) -> list[Overlap]:
         """All overlaps of a training problem's text, in the order of the held-out problems."""
-        form, words = normal_form(text), _words(text)
-        found = dict.fromkeys(self._with_form.get(form, ()), OverlapKind.EXACT)
-        shared = Counter(index for ngram in _ngrams(words) for index in self._with_ngram.get(ngram, ()))
-        numbers = _numbers(words)
+        text = _Text(problem)
+        found = {index: Overlap("exact", *self._held_out[index]) for index in self._with.get(text.form, ())}
+        shared = Counter(index for ngram in text.ngrams for index in self._with.get(ngram, ()))
         for index, count in shared.items():
+            other = self._texts[index]
             if index in found:
                 continue
-            if self._forms[index] in form:
-                found[index] = OverlapKind.CONTAINED
-            elif count >= SHARE * len(self._ngrams[index]) and self._numbers[index] <= numbers:
-                found[index] = OverlapKind.NEAR
-        return [Overlap(found[index], *self._held_out[index]) for index in sorted(found)]
+            if other.form in text.form:
+                found[index] = Overlap("contained", *self._held_out[index])
+            elif count >= SHARE * len(other.ngrams) and other.numbers <= text.numbers:
+                found[index] = Overlap("near", *self._held_out[index])
+        return [found[index] for index in sorted(found)]

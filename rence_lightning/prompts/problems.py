@@ -11,7 +11,7 @@ from typing import Any
 from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.problem import Problem
-from rence_lightning.prompts.files import iter_file
+from rence_lightning.prompts.files import Rows, iter_file
 from rence_lightning.prompts.rows import RowSchema, UnansweredError
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ class ProblemSource(Configurable, ABC):
             At least one problem; the ids are unique.
 
         Raises:
-            UserError: The data cannot be read, or a row lacks a problem or an answer.
+            UserError: The data cannot be read, or a row lacks a problem or an answer. The message names the file and
+                the line or row, counted from 1.
         """
 
 
@@ -40,7 +41,7 @@ class FileProblems(RowSchema, ProblemSource):
     `prompt.0.content`.
 
     Args:
-        path: A `.jsonl`, `.jsonl.gz` or `.parquet` file; JSON lines are UTF-8.
+        path: A `.jsonl`, `.jsonl.gz`, `.csv` or `.parquet` file; text is UTF-8.
         source: Name of the data set in ids, logs and tables. None: the file's name without its suffix.
     """
 
@@ -48,12 +49,6 @@ class FileProblems(RowSchema, ProblemSource):
     source: str | None = field(default=None, kw_only=True)
 
     def load(self) -> list[Problem]:
-        """Reads the file.
-
-        Raises:
-            UserError: The file or a row cannot be read. The message names the file and the line (of JSON lines) or row
-                (of parquet), counted from 1.
-        """
         name = Path(self.path).name.removesuffix(".gz").rsplit(".", 1)[0]
         return _to_problems(iter_file(self.path), self.path, self, name if self.source is None else self.source)
 
@@ -71,17 +66,10 @@ class ListProblems(RowSchema, ProblemSource):
     source: str = field(default="problems", kw_only=True)
 
     def load(self) -> list[Problem]:
-        """Reads the rows.
-
-        Raises:
-            UserError: A row (counted from 1) lacks a problem or an answer.
-        """
         for number, row in enumerate(self.rows, start=1):
             if not isinstance(row, Mapping):
                 raise UserError(f"{self.source}, row {number}: {row!r:.60} instead of a dictionary with fields")
-        rows = enumerate(self.rows, start=1)
-        places = ((f"{self.source}, row {number}", number, dict(row)) for number, row in rows)
-        return _to_problems(places, self.source, self, self.source)
+        return _to_problems(_numbered(self.rows, self.source), self.source, self, self.source)
 
 
 @dataclass
@@ -101,18 +89,10 @@ class HubProblems(RowSchema, ProblemSource):
     revision: str | None = field(default=None, kw_only=True)
 
     def load(self) -> list[Problem]:
-        """Downloads the split, or reads it from the cache.
-
-        Raises:
-            UserError: The hub cannot be reached; the name, configuration, split or revision does not exist; or a row
-                (counted from 1) lacks a problem or an answer.
-        """
         problems: list[Problem] = []
         for config in self.config if isinstance(self.config, list) else [self.config]:
             source = "/".join(part for part in (self.name, config, self.split) if part)
-            rows = enumerate(self._download(config), start=1)
-            places = ((f"{source}, row {number}", number, row) for number, row in rows)
-            problems += _to_problems(places, source, self, source)
+            problems += _to_problems(_numbered(self._download(config), source), source, self, source)
         return problems[: self.limit]
 
     def _download(self, config: str | None) -> Iterable[dict[str, Any]]:
@@ -120,9 +100,7 @@ class HubProblems(RowSchema, ProblemSource):
 
         try:
             return datasets.load_dataset(self.name, config, split=self.split, revision=self.revision)
-        except (
-            Exception
-        ) as error:  # the library passes on errors of many others: httpx, pyarrow, fsspec, huggingface_hub
+        except Exception as error:  # the library passes on errors of httpx, pyarrow, fsspec, huggingface_hub
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"data set {self.name!r} (config {config}, split {self.split!r}) could not be loaded from the "
@@ -131,35 +109,33 @@ class HubProblems(RowSchema, ProblemSource):
             ) from error
 
 
-def _to_problems(
-    rows: Iterable[tuple[str, int, dict[str, Any]]], where: str, schema: RowSchema, source: str
-) -> list[Problem]:
+def _numbered(rows: Iterable[Mapping[str, Any]], source: str) -> Rows:
+    return ((f"{source}, row {number}", number, dict(row)) for number, row in enumerate(rows, start=1))
+
+
+def _to_problems(rows: Rows, where: str, schema: RowSchema, source: str) -> list[Problem]:
     """The problems of rows, each of which comes with its place as text and its number."""
-    problems: list[Problem] = []
+    problems: dict[str, Problem] = {}
+    places: dict[str, str] = {}
     unanswered: list[str] = []
-    seen: dict[str, str] = {}
     others = 0  # rows that are in the other part of the data set
     for place, number, row in islice(rows, schema.limit):
-        problem = schema.problem(row, place)
         try:
-            answer = schema.answer(row, place)
+            problem = schema.read(row, place, source, number)
         except UnansweredError:
             if not schema.skip_unanswered:
                 raise
             unanswered.append(place)
             continue
-        if not schema.in_part(row, place, problem):
+        if problem is None:
             others += 1
-            continue
-        identifier = schema.identifier(row, place, source, number)
-        if identifier in seen:
+        elif problem.id in problems:
             raise UserError(
-                f"{place}: the id {identifier!r} is also that of {seen[identifier]}; make ids unique, or name another "
-                "id_field"
+                f"{place}: the id {problem.id!r} is also that of {places[problem.id]}; make ids unique, or name "
+                "another id_field"
             )
-        seen[identifier] = place
-        own = schema.messages(row, place), schema.system(row, place), schema.template(row, place)
-        problems.append(Problem(identifier, problem, answer, source, row, *own))
+        else:
+            problems[problem.id], places[problem.id] = problem, place
     if unanswered:
         _log.warning("%s: left out %d rows without a final answer: %s", source, len(unanswered), "; ".join(unanswered))
     if not problems and others:
@@ -169,4 +145,19 @@ def _to_problems(
         )
     if not problems:
         raise UserError(f"{where}: no rows; give a data set with at least one problem")
-    return problems
+    return list(problems.values())
+
+
+def check_split(source: str, split: str, count: int | None, sizes: Mapping[str, int]) -> None:
+    """Refuses a split that a generated source lacks, or a number of problems that the split lacks.
+
+    Raises:
+        UserError: It does.
+    """
+    if split not in sizes:
+        raise UserError(f"{source}: no split {split!r}; choose one of: {', '.join(sizes)}")
+    if count is not None and not 1 <= count <= sizes[split]:
+        raise UserError(
+            f"{source}: count must be from 1 to {sizes[split]}, the size of the {split} split, or null for all, "
+            f"not {count}"
+        )

@@ -55,7 +55,14 @@ def encode_prompts(
     """
     if not problems:
         raise UserError("prompts: there are no problems; name at least one data set")
-    _check_ids(problems)
+    sources: dict[str, str] = {}
+    for problem in problems:
+        if problem.id in sources:
+            raise UserError(
+                f"prompts: the id {problem.id!r} is both in {sources[problem.id]!r} and in {problem.source!r}; is a "
+                "data set named twice? Otherwise give the sources other names or id fields"
+            )
+        sources[problem.id] = problem.source
     encoded = template.encode_all(tokenizer, problems)
     prompts = [
         Prompt(index, problem, tuple(token_ids))
@@ -75,22 +82,7 @@ def fingerprint(prompts: Sequence[Prompt]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for prompt in prompts:
         problem = prompt.problem
-        fields = json.dumps(dict(problem.fields), sort_keys=True, default=_kind)
+        # The text of a value that JSON does not hold may differ between processes, hence its type.
+        fields = json.dumps(dict(problem.fields), sort_keys=True, default=lambda value: type(value).__qualname__)
         digest.update(f"{prompt.index} {problem.id} {problem.answer} {fields} {prompt.token_ids}".encode())
     return f"{len(prompts)} {digest.hexdigest()}"
-
-
-def _kind(value: object) -> str:
-    """Stands for a value that JSON does not hold, whose text may differ between processes."""
-    return type(value).__qualname__
-
-
-def _check_ids(problems: Sequence[Problem]) -> None:
-    sources: dict[str, str] = {}
-    for problem in problems:
-        if problem.id in sources:
-            raise UserError(
-                f"prompts: the id {problem.id!r} is both in {sources[problem.id]!r} and in {problem.source!r}; is a "
-                "data set named twice? Otherwise give the sources other names or id fields"
-            )
-        sources[problem.id] = problem.source

@@ -7,7 +7,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
 from rence_lightning.errors import UserError
-from rence_lightning.text import kind_of, last_boxed, share_of, shortened
+from rence_lightning.problem import Problem
+from rence_lightning.text import did_you_mean, kind_of, last_boxed, share_of, shortened
 
 AnswerFormat = Literal["plain", "boxed", "gsm8k"]
 Part = Literal["train", "test"]
@@ -81,11 +82,6 @@ class RowSchema:
     part_field: str | None = None
     rounded: bool = False
 
-    def fits(self, row: dict[str, Any]) -> bool:
-        """Whether the row has the fields that the schema names."""
-        named = [self.problem_field, self.answer_field, *([self.id_field] if self.id_field is not None else [])]
-        return all(_lookup(row, field) is not _MISSING for field in named)
-
     def __post_init__(self) -> None:
         if self.answer_format not in get_args(AnswerFormat):
             known = ", ".join(get_args(AnswerFormat))
@@ -97,121 +93,100 @@ class RowSchema:
         if not 0 < self.held_out < 1:
             raise UserError(f"held_out: {self.held_out} must be a share between 0 and 1")
 
-    def problem(self, row: dict[str, Any], where: str) -> str:
-        """The text of the problem, without strip_prefix and strip_suffix."""
+    def fits(self, row: dict[str, Any]) -> bool:
+        """Whether the row has the fields that the schema names."""
+        named = [self.problem_field, self.answer_field, *([self.id_field] if self.id_field is not None else [])]
+        return all(_lookup(row, field) is not _MISSING for field in named)
+
+    def read(self, row: dict[str, Any], where: str, source: str, number: int) -> Problem | None:
+        """The problem of a row; None where the row is in the other part of the data set.
+
+        The part is a function of the problem's text alone, or of the value of `part_field`: it is the same in every
+        order of the rows, and however many are added. Messages begin with the place of the row, `where`.
+
+        Raises:
+            UnansweredError: The row has no final answer.
+            UserError: Another field cannot be read.
+        """
+        text, answer = self._problem(row, where), self._answer(row, where)
+        if self.part is not None:
+            key = text if self.part_field is None else _required(row, self.part_field, "part_field", where)
+            if (share_of(str(key)) < self.held_out) != (self.part == "test"):
+                return None
+        system = _own_text(row, self.system_field, "system_field", where)
+        template = _own_text(row, self.template_field, "template_field", where)
+        identifier = self._identifier(row, where, source, number)
+        return Problem(identifier, text, answer, source, row, self._messages(row, where), system, template)
+
+    def _problem(self, row: dict[str, Any], where: str) -> str:
         if self.messages_field is not None and _lookup(row, self.problem_field) is _MISSING:
-            text: Any = self.messages(row, where)[-1]["content"]
+            text = self._messages(row, where)[-1]["content"]
         else:
-            text = _required(row, self.problem_field, "problem_field", where)
-        if not isinstance(text, str):
-            raise UserError(
-                f"{where}: field {self.problem_field!r} is not text but {kind_of(text)}; name another field"
-            )
-        _check_unicode(text, self.problem_field, where)
+            text = _text(_required(row, self.problem_field, "problem_field", where), self.problem_field, where)
         if not text.startswith(self.strip_prefix):
             raise UserError(f"{where}: the problem does not begin with strip_prefix {shortened(self.strip_prefix)}")
-        text = text[len(self.strip_prefix) :]
+        text = text.removeprefix(self.strip_prefix)
         if not text.endswith(self.strip_suffix):
             raise UserError(f"{where}: the problem does not end with strip_suffix {shortened(self.strip_suffix)}")
-        text = text[: len(text) - len(self.strip_suffix)].strip()
+        text = text.removesuffix(self.strip_suffix).strip()
         if not text:
             raise UserError(f"{where}: the problem (field {self.problem_field!r}) is empty; fix or remove the row")
         return text
 
-    def answer(self, row: dict[str, Any], where: str) -> str:
-        """The final answer, as text."""
-        value = _lookup(row, self.answer_field)
-        if value is _MISSING or value is None:
-            lacking = f"no field {self.answer_field!r}" if value is _MISSING else f"field {self.answer_field!r} is null"
-            raise UnansweredError(
-                f"{where}: {lacking}; fix the row, set skip_unanswered: true, or set answer_field to one of those that "
-                f"are there: {', '.join(_paths(row)) or 'none'}"
-            )
+    def _answer(self, row: dict[str, Any], where: str) -> str:
+        field, skip = self.answer_field, "or set skip_unanswered: true"
+        value = _lookup(row, field)
+        if value is _MISSING:
+            raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip}")
+        if value is None:
+            raise UnansweredError(f"{where}: field {field!r} is null; fix the row, {skip}")
         text = _scalar_text(value)
         if text is None:
-            fix = f"; name one of its values, such as {self.answer_field}.0" if isinstance(value, list) else ""
-            raise UserError(f"{where}: field {self.answer_field!r} holds no answer but {kind_of(value)}{fix}")
-        _check_unicode(text, self.answer_field, where)
-        answer = _final_answer(text, self.answer_format)
+            fix = f"; name one of its values, such as {field}.0" if isinstance(value, list) else ""
+            raise UserError(f"{where}: field {field!r} holds no answer but {kind_of(value)}{fix}")
+        answer = _final_answer(_text(text, field, where), self.answer_format)
         if answer is None:
             sought = {"boxed": r"\boxed{...}", "gsm8k": "#### ANSWER"}[self.answer_format]
-            raise UnansweredError(
-                f"{where}: no {sought} in field {self.answer_field!r}, which answer_format: {self.answer_format} asks "
-                "for; fix the row, name another field or format, or set skip_unanswered: true"
-            )
+            change = f"fix the row, change answer_format {self.answer_format}, name another field"
+            raise UnansweredError(f"{where}: no {sought} in field {field!r}; {change}, {skip}")
         if not answer:
-            raise UnansweredError(
-                f"{where}: the answer (field {self.answer_field!r}) is empty; fix the row or set skip_unanswered: true"
-            )
+            raise UnansweredError(f"{where}: the answer in field {field!r} is empty; fix the row, {skip}")
         return self._with_tolerance(answer, row, where)
 
     def _with_tolerance(self, answer: str, row: dict[str, Any], where: str) -> str:
-        if self.tolerance_field is not None:
-            error = _lookup(row, self.tolerance_field)
-            if error is not _MISSING and error not in (None, ""):
-                number = _decimal(_scalar_text(error) or "")
-                if number is None or number <= 0:
-                    raise UserError(
-                        f"{where}: field {self.tolerance_field!r} must hold a positive number, not {error!r}"
-                    )
-                return rf"{answer} \pm {number:f}"
+        error = _MISSING if self.tolerance_field is None else _lookup(row, self.tolerance_field)
+        if error is not _MISSING and error not in (None, ""):
+            number = _decimal(_scalar_text(error) or "")
+            if number is None or number <= 0:
+                raise UserError(f"{where}: field {self.tolerance_field!r} must hold a positive number, not {error!r}")
+            return rf"{answer} \pm {number:f}"
         value = _decimal(answer) if self.rounded and _ROUNDED.search(answer) else None
         if value is None:
             return answer
         half_a_unit = Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
         return rf"{answer} \pm {min(half_a_unit, abs(value) * LARGEST_ROUNDING or half_a_unit).normalize()}"
 
-    def messages(self, row: dict[str, Any], where: str) -> tuple[dict[str, str], ...]:
-        """The turns of the row's own chat; empty where the schema names no field of them."""
+    def _messages(self, row: dict[str, Any], where: str) -> tuple[dict[str, str], ...]:
         if self.messages_field is None:
             return ()
         turns = _required(row, self.messages_field, "messages_field", where)
         if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
-            raise UserError(
-                f"{where}: field {self.messages_field!r} must be a list of turns such as "
-                '{"role": "user", "content": "1+1=?"}'
-            )
+            example = '{"role": "user", "content": "1+1=?"}'
+            raise UserError(f"{where}: field {self.messages_field!r} must be a list of turns such as {example}")
         if turns[-1]["role"] == "assistant":
             raise UserError(f"{where}: the last turn in field {self.messages_field!r} is the assistant's; remove it")
-        for turn in turns:
-            _check_unicode(turn["content"], self.messages_field, where)
-        return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+        return tuple(
+            {"role": turn["role"], "content": _text(turn["content"], self.messages_field, where)} for turn in turns
+        )
 
-    def system(self, row: dict[str, Any], where: str) -> str | None:
-        """The row's own system turn; None where it has none."""
-        return _own_text(row, self.system_field, "system_field", where)
-
-    def template(self, row: dict[str, Any], where: str) -> str | None:
-        """The row's own instructions; None where it has none."""
-        return _own_text(row, self.template_field, "template_field", where)
-
-    def in_part(self, row: dict[str, Any], where: str, problem: str) -> bool:
-        """Whether the row is in the part of the data set that the schema names.
-
-        The part is a function of the text alone, or of the value of `part_field`: it is the same in every order of the
-        rows, and however many are added.
-        """
-        if self.part is None:
-            return True
-        key: Any = problem
-        if self.part_field is not None:
-            key = _required(row, self.part_field, "part_field", where)
-        return (share_of(str(key)) < self.held_out) == (self.part == "test")
-
-    def identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
-        """The id of the row. A plain number is prefixed with the name of the source, as other data sets are numbered
-        too."""
-        if self.id_field is None:
-            value = row.get("id")
-            if value is None or value == "":
-                value = number
-        else:
-            value = _required(row, self.id_field, "id_field", where)
-        text = _scalar_text(value)
+    def _identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
+        """The id. A plain number is prefixed with the name of the source, as other data sets are numbered too."""
+        field = "id" if self.id_field is None else self.id_field
+        value = row.get(field) if self.id_field is None else _required(row, field, "id_field", where)
+        text = _scalar_text(number if self.id_field is None and value in (None, "") else value)
         if not text:
-            raise UserError(f"{where}: field {self.id_field or 'id'!r} holds no id but {kind_of(value)}")
-        _check_unicode(text, self.id_field or "id", where)
-        return f"{source}/{text}" if text.isdecimal() else text
+            raise UserError(f"{where}: field {field!r} holds no id but {kind_of(value)}")
+        return f"{source}/{text}" if _text(text, field, where).isdecimal() else text
 
 
 def _is_turn(turn: object) -> bool:
@@ -220,13 +195,20 @@ def _is_turn(turn: object) -> bool:
 
 def _own_text(row: dict[str, Any], field: str | None, argument: str, where: str) -> str | None:
     """The text in a field of a row, which may be null; None where the schema names no field."""
-    text = None if field is None else _required(row, field, argument, where)
-    if field is None or text is None:
-        return None
-    if not isinstance(text, str):
-        raise UserError(f"{where}: field {field!r} is not text but {kind_of(text)}; name another field")
-    _check_unicode(text, field, where)
-    return text
+    value = None if field is None else _required(row, field, argument, where)
+    return None if field is None or value is None else _text(value, field, where)
+
+
+def _text(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field {field!r} is not text but {kind_of(value)}; name another field")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # valid JSON, for which a tokenizer raises an exception later
+        raise UserError(
+            f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; fix or remove the row"
+        ) from error
+    return value
 
 
 def _lookup(row: Any, field: str) -> Any:
@@ -247,9 +229,14 @@ def _lookup(row: Any, field: str) -> Any:
 def _required(row: dict[str, Any], field: str, argument: str, where: str) -> Any:
     value = _lookup(row, field)
     if value is _MISSING:
-        there = ", ".join(_paths(row)) or "none"
-        raise UserError(f"{where}: no field {field!r}; set {argument} to one of those that are there: {there}")
+        raise UserError(f"{where}: {_not_there(field, argument, row)}")
     return value
+
+
+def _not_there(field: str, argument: str, row: dict[str, Any]) -> str:
+    there = _paths(row)
+    hint = did_you_mean(field, there)
+    return f"no field {field!r}{hint}; set {argument} to one of those that are there: {', '.join(there) or 'none'}"
 
 
 def _paths(value: Any, prefix: str = "") -> list[str]:
@@ -265,13 +252,9 @@ def _scalar_text(value: Any) -> str | None:
     """A string without outer blanks, or a number as it is written by hand: 142.0 as `142`. None for other values."""
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, Decimal)):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    return None
+    if isinstance(value, float):
+        return (str(int(value)) if value.is_integer() else repr(value)) if math.isfinite(value) else None
+    return str(value) if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
 
 
 def _decimal(text: str) -> Decimal | None:
@@ -284,28 +267,15 @@ def _decimal(text: str) -> Decimal | None:
 
 def _final_answer(text: str, answer_format: AnswerFormat) -> str | None:
     """The answer in a field of this format, without dollar signs around it; None where there is none."""
-    answer = _found_answer(text, answer_format)
-    whole = _MATH_DELIMITERS.fullmatch(answer) if answer is not None else None
-    return whole.group(1).strip() if whole else answer
-
-
-def _found_answer(text: str, answer_format: AnswerFormat) -> str | None:
+    answer: str | None = text
     if answer_format == "boxed":
         answer = last_boxed(text)
         if answer is None and (bare := _BARE_BOX.findall(text)):
             answer = bare[-1].rstrip(".,;")
-        return None if answer is None else answer.strip()
-    if answer_format == "gsm8k":
-        _, marker, answer = text.rpartition("####")
-        return answer.strip().replace(",", "") if marker else None
-    return text
-
-
-def _check_unicode(text: str, field: str, where: str) -> None:
-    # A lone `\ud835` in JSON is a valid string in Python, but a tokenizer raises an exception for it later.
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; fix or remove the row"
-        ) from error
+    elif answer_format == "gsm8k":
+        _, marker, end = text.rpartition("####")
+        answer = end.replace(",", "") if marker else None
+    if answer is None:
+        return None
+    whole = _MATH_DELIMITERS.fullmatch(answer.strip())
+    return (whole[1] if whole else answer).strip()

@@ -46,10 +46,7 @@ class PromptTemplate(Configurable):
     def __init__(
         self, text: str = PAPER_TEMPLATE, chat: bool | None = True, thinking: bool = False, system: str | None = None
     ) -> None:
-        if (count := text.count(_PLACEHOLDER)) != 1:
-            raise UserError(
-                f"template: text must contain {_PLACEHOLDER} exactly once, not {count} times: {text[:80]!r}"
-            )
+        _check_placeholder(text, "template: text")
         if escape := _LITERAL_ESCAPE.search(text):
             what = "line break" if escape.group().endswith("n") else "tab"
             example = f"{_PLACEHOLDER}{escape.group()}"
@@ -59,20 +56,13 @@ class PromptTemplate(Configurable):
             )
         if chat is False and (thinking or system is not None):
             raise UserError("template: thinking and system are parts of a chat; remove them or set chat: true")
-        self.text = text
-        self.chat = chat
-        self.thinking = thinking
-        self.system = system
+        self.text, self.chat, self.thinking, self.system = text, chat, thinking, system
 
     def render(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
-        """The prompt as text for people to read. The policy receives the tokens of `encode`."""
+        """The prompt as text for people to read. The policy receives the tokens of `encode_all`."""
         if not self.is_chat(tokenizer):
             return self._plain(problem)
         return str(self._apply_chat_template(tokenizer, [problem], tokenize=False)[0])
-
-    def encode(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> list[int]:
-        """The token ids of the prompt, `(tokens,)`; see `encode_all`."""
-        return self.encode_all(tokenizer, [problem])[0]
 
     def encode_all(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[list[int]]:
         """The token ids of each prompt, up to the start of the response.
@@ -91,16 +81,9 @@ class PromptTemplate(Configurable):
         return bool(tokenizer.chat_template) if self.chat is None else self.chat
 
     def _fill(self, problem: Problem) -> str:
-        text = self.text
-        if problem.template is not None:
-            text = problem.template
-            if text.count(_PLACEHOLDER) != 1:
-                raise UserError(
-                    f"problem {problem.id}: its template must contain {_PLACEHOLDER} exactly once: {text[:80]!r}"
-                )
-        # Not str.format, because problems and instructions contain braces.
-        before, _, after = text.partition(_PLACEHOLDER)
-        return f"{before}{problem.problem}{after}"
+        text = self.text if problem.template is None else problem.template
+        _check_placeholder(text, f"problem {problem.id}: its template")
+        return text.replace(_PLACEHOLDER, problem.problem)  # not str.format: instructions contain braces
 
     def _plain(self, problem: Problem) -> str:
         if problem.messages or problem.system is not None:
@@ -138,6 +121,11 @@ class PromptTemplate(Configurable):
                 "remove the template's system turn if it has one, or set chat: false"
             ) from error
         return prompts
+
+
+def _check_placeholder(text: str, what: str) -> None:
+    if (count := text.count(_PLACEHOLDER)) != 1:
+        raise UserError(f"{what} must contain {_PLACEHOLDER} exactly once, not {count} times: {text[:80]!r}")
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

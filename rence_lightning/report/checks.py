@@ -132,7 +132,7 @@ CHECKS = (
     Check("engine mismatch", "rollouts/mismatch_abs",
           "recent difference of log-probabilities between engine and trainer, as a multiple of the largest normal one",
           _mismatch, 1, 100, ".3g",
-          "The engine samples from another policy: check its dtype, and set old_policy.verify_sync."),
+          "The engine samples from another policy: check its dtype, and set old_policy.max_mismatch."),
     Check("skipped updates", "train/updates_skipped", "share of updates whose loss or gradient was not finite",
           lambda run, values: max(values) / run.series("train/updates_skipped")[-1][0], 0, 0.05, ".1%",
           "Lower the learning rate, or set trainer.precision to bf16-mixed."),

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
-from rence_lightning.rewards.base import Response, Reward, Score
+from rence_lightning.rewards.reward import Response, Reward, Score
 
 
 class CombinedReward(Reward):
@@ -31,10 +31,9 @@ class CombinedReward(Reward):
         if min(weights.values()) < 0 or not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
             raise UserError(
                 f"reward: the weights {', '.join(map(str, weights.values()))} must not be negative and must be 1 "
-                "together, so that the combined reward is in [0, 1]" + _rescaled(weights)
+                "together, so that the combined reward is in [0, 1]"
             )
-        self.rewards = rewards
-        self.weights = weights
+        self.rewards, self.weights = rewards, weights
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         scores = {name: reward.score(responses) for name, reward in self.rewards.items()}
@@ -63,11 +62,3 @@ class CombinedReward(Reward):
             for name, each in counts.items()
             for key, value in each.items()
         }
-
-
-def _rescaled(weights: dict[str, float]) -> str:
-    """The weights as they may have been meant."""
-    total = sum(weights.values())
-    if min(weights.values()) < 0 or total <= 0:
-        return ""
-    return f": {', '.join(f'{name} {weight / total:.4g}' for name, weight in weights.items())}"

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any
 
 from rence_lightning.errors import UserError, call_plugin, invalid_return
-from rence_lightning.rewards.base import Response, Reward, Score
+from rence_lightning.rewards.reward import Response, Reward, Score
 
 RewardFunction = Callable[[Response], float | bool | Score]
 """The reward of one response, in [0, 1]; True is 1. A `Score` also says what is correct, and what the answer is."""
@@ -36,14 +36,11 @@ class FunctionReward(Reward):
         try:
             inspect.signature(function).bind(None)
         except TypeError:
-            parameters = inspect.signature(function)
-            raise UserError(
-                f"reward: {_name(function)}{parameters} is not a function of one response; write def reward(response)"
-            ) from None
+            named = f"{_name(function)}{inspect.signature(function)}"
+            raise UserError(f"reward: {named} is not a function of one response; write def reward(response)") from None
         except ValueError:  # a function in C has no signature
             pass
-        self.function = function
-        self.correct_from = correct_from
+        self.function, self.correct_from = function, correct_from
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         return [self._scored(response) for response in responses]

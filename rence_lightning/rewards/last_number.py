@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
-from rence_lightning.rewards.base import Response, Reward, Score
+from rence_lightning.rewards.reward import Response, Reward, Score
 
 # A minus sign directly after a digit or a word is an operator or a hyphen: `9-4` holds 9 and 4. The comma separates
 # thousands only in front of three digits that no fourth one follows.

@@ -1,16 +1,16 @@
 r"""The reward of mathematics with verifiable answers: 1 boxed and correct, 0.1 boxed and wrong, 0 without a box."""
 
-import threading
+import functools
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
-from rence_lightning.rewards.base import Response, Reward, Score
 from rence_lightning.rewards.grading.pool import GraderPool, Judge
+from rence_lightning.rewards.reward import Response, Reward, Score
 from rence_lightning.text import last_boxed
 
 
 class MathReward(Reward):
-    r"""Compare the last `\boxed{...}` of a response with the reference answer.
+    r"""Compares the last `\boxed{...}` of a response with the reference answer.
 
     Args:
         correct: Reward of a boxed answer that is right.
@@ -37,13 +37,12 @@ class MathReward(Reward):
         timeout: float = 1.0,
         judge: Judge = "rules",
     ) -> None:
-        if not correct > max(wrong, unboxed):
-            raise UserError(f"reward: correct={correct} must be greater than wrong={wrong} and unboxed={unboxed}")
-        if not (correct <= 1 and wrong >= 0 and unboxed >= 0):
-            raise UserError(f"reward: correct={correct}, wrong={wrong} and unboxed={unboxed} must be from 0 to 1")
+        if not 0 <= min(wrong, unboxed) <= max(wrong, unboxed) < correct <= 1:
+            raise UserError(
+                f"reward: correct={correct} must be greater than wrong={wrong} and unboxed={unboxed}, all from 0 to 1"
+            )
         self.correct, self.wrong, self.unboxed = correct, wrong, unboxed
         self.pool = GraderPool(workers, timeout, judge=judge)
-        self._counted = (0, 0)
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         """Scores responses; see `Reward.score`. Equal pairs of reference and answer are judged once.
@@ -51,40 +50,32 @@ class MathReward(Reward):
         Raises:
             RuntimeError: If no grading worker can be started.
         """
-        answers = [last_boxed(response.text) for response in responses]
-        gold = [response.problem.answer for response in responses]
-        pairs = {index: (gold[index], answer) for index, answer in enumerate(answers) if answer is not None}
-        right = dict(zip(pairs, self.pool.judge(list(pairs.values())), strict=True))
-        return [self._score(answer, right.get(index, False)) for index, answer in enumerate(answers)]
-
-    @property
-    def label(self) -> str:
-        return super().label if self.pool.kind == "rules" else f"{super().label} ({self.pool.kind})"
-
-    def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
-        return self.pool.judge(answers)
-
-    def figures(self) -> dict[str, float]:
-        now, before = (self.pool.timeouts, self.pool.crashes), self._counted
-        self._counted = now
-        return {"grading_timeouts": float(now[0] - before[0]), "grading_crashes": float(now[1] - before[1])}
+        pairs = [(response.problem.answer, last_boxed(response.text)) for response in responses]
+        grades = self.pool.grade(pairs)
+        return [self._score(answer, bool(grade)) for (_, answer), grade in zip(pairs, grades, strict=True)]
 
     def _score(self, answer: str | None, right: bool) -> Score:
         if answer is None:
-            return Score(self.unboxed, False, None)
+            return Score(self.unboxed, False)
         return Score(self.correct if right else self.wrong, right, answer)
 
+    @property
+    def label(self) -> str:
+        return super().label if self.pool.judge == "rules" else f"{super().label} ({self.pool.judge})"
+
+    def same(self, answers: Sequence[tuple[str, str]]) -> list[bool]:
+        return [bool(grade) for grade in self.pool.grade(answers)]
+
+    def figures(self) -> dict[str, float]:
+        return self.pool.figures()
+
     def close(self) -> None:
-        """End the grading processes, which start again when they are needed."""
+        """Ends the grading processes, which start again when they are needed."""
         self.pool.close()
 
 
-_default_pool: GraderPool | None = None
-_default_lock = threading.Lock()
-
-
 def math_equivalent(gold: str, prediction: str) -> bool:
-    r"""Tell whether a final answer equals the reference, in bounded time and memory, from any thread.
+    r"""Tells whether a final answer equals the reference, in bounded time and memory, from any thread.
 
     Both are LaTeX or plain text, with or without `$...$`, without `\boxed`. The rules are those of
     `rence_lightning.rewards.grading.equivalence`. No string makes this raise. A judgement that takes
@@ -93,8 +84,9 @@ def math_equivalent(gold: str, prediction: str) -> bool:
     Raises:
         RuntimeError: If no grading worker can be started, which no answer can cause.
     """
-    global _default_pool
-    with _default_lock:
-        if _default_pool is None:
-            _default_pool = GraderPool(workers=1, timeout=0.9)
-    return _default_pool.judge([(gold, prediction)])[0]
+    return bool(_default_pool().grade([(gold, prediction)])[0])
+
+
+@functools.cache
+def _default_pool() -> GraderPool:
+    return GraderPool(workers=1, timeout=0.9)

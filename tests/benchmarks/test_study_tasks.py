@@ -8,11 +8,11 @@ import random
 import pytest
 
 from benchmarks.study.tasks import PROBLEMS, NoisyReward, partial_credit
-from rence_lightning.embedded.make_arithmetic import TEMPLATE, draw_examples
-from rence_lightning.embedded.warm_up import BATCH_SIZE, PHASES
 from rence_lightning.problem import Problem
-from rence_lightning.prompts.arithmetic import held_out_chains
+from rence_lightning.prompts.arithmetic import chains_of
 from rence_lightning.rewards import Response
+from tools.make_arithmetic import draw_examples
+from tools.warm_up import BATCH_SIZE, PHASES, TEMPLATE
 
 SPLITS = {
     name: {split: file for file in PROBLEMS.glob(f"{name}-*.gz") for split in [file.name.split("-")[1].split(".")[0]]}
@@ -36,7 +36,7 @@ def test_no_problem_is_in_two_splits(name: str) -> None:
 
 def test_the_warm_up_of_the_policy_asked_no_problem_that_is_evaluated_and_none_of_the_pools() -> None:
     """One generator draws all batches in the order of the phases, as the program that made the policy does."""
-    rng, held_out, asked = random.Random(0), {chain.problem for chain in held_out_chains()}, set()
+    rng, held_out, asked = random.Random(0), {chain.problem for chain in chains_of()}, set()
     for phase in PHASES:
         for _ in range(phase.steps):
             asked |= {prompt for prompt, _ in draw_examples(held_out, rng, BATCH_SIZE, phase.sloppy)}
@@ -63,7 +63,7 @@ def test_partial_credit_is_half_of_the_share_of_right_first_steps(text: str, rew
 
 
 def test_partial_credit_knows_the_steps_of_every_chain() -> None:
-    for chain in held_out_chains():
+    for chain in chains_of("test"):
         steps = chain.solution.rsplit(",", 1)[0]
         assert partial_credit(Response(Problem("1", chain.problem, chain.answer), steps)).reward == 0.5
 

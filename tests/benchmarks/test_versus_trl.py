@@ -1,49 +1,19 @@
-"""The comparison with TRL: stopwatch, floor and rows on cases counted by hand, and both sides on little work."""
+"""The comparison with TRL: floor and rows on cases counted by hand, and both sides on little work."""
 
 from dataclasses import replace
 
 import pytest
 from tiny_models import tiny_policy
 
-from benchmarks.markdown import table
-from benchmarks.versus_trl import ours, timing
+from benchmarks.versus_trl import ours
 from benchmarks.versus_trl.__main__ import compare, result_rows, versus_trl
 from benchmarks.versus_trl.cases import CASES, problems
 from benchmarks.versus_trl.floor import iteration_flops
-from benchmarks.versus_trl.timing import IterationTime, Stopwatch
+from benchmarks.versus_trl.timing import IterationTime
 from rence_lightning.errors import UserError
 
 LITTLE = replace(CASES[0], prompts=4, updates=2, response_tokens=6, group_size=2)
 PARTS = {"generate": 1.0, "reward": 0.5, "log-probs": 0.0, "train": 2.5}
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
-def test_the_rest_of_an_iteration_is_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, watch = Clock(), Stopwatch()
-    monkeypatch.setattr(timing, "time", clock)
-    watch.start_iteration()
-    for _ in range(2):
-        with watch.measures("generate"):
-            clock.now += 1
-    with pytest.raises(GeneratorExit), watch.measures("log-probs"):
-        clock.now += 0.5
-        raise GeneratorExit
-    watch.sampled([(7, 8), (3,)], 9)
-    clock.now += 4
-    watch.end()
-    (measured,) = watch.times
-    assert measured.total == 6.5
-    assert measured.parts == {"generate": 2, "reward": 0, "log-probs": 0.5, "train": 4}
-    assert (measured.prompts, measured.prompt_tokens, measured.response_tokens) == (((3,), (7, 8)), 3, 9)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3-tied", "qwen3-untied"])
@@ -65,12 +35,6 @@ def test_rows_have_medians_spread_ratio_and_floor() -> None:
     parts = "1.00 | 0.50 | 0.00 | 2.50 | 2 + 30"
     assert theirs == f"| work | TRL | 6.00 (4.00 to 9.00) | {parts} | 1.00 | 1.00 s | 6.0 |"
     assert own == f"| work | ours | 3.00 (2.00 to 4.00) | {parts} | 2.00 | 0.50 s | 6.0 |"
-
-
-def test_a_table_is_refused_where_cells_are_missing() -> None:
-    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| :--- | ---: |\n| x | 1 |"
-    with pytest.raises(ValueError, match="2 cells"):
-        table(["a", "b"], [["x"]])
 
 
 def test_bad_arguments_are_refused() -> None:

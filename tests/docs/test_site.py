@@ -15,7 +15,7 @@ for needed in ("material", "mkdocstrings", "latex2mathml", "markdown_callouts"):
 
 ROOMS = [
     *("training", "sampling", "rollouts", "prompts", "rewards", "objectives"),
-    *("policy", "evaluation", "callbacks", "run", "report", "planning"),
+    *("policy", "evaluation", "callbacks", "run", "report"),
 ]
 FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']?(?:https?:)?//""")
 

@@ -1,6 +1,5 @@
 """The template's text, its two ways to a prompt's tokens, and tokenizers that cannot do what is asked."""
 
-import subprocess
 from typing import Any
 
 import pytest
@@ -43,6 +42,10 @@ def asking(text: str, **own: Any) -> Problem:
     return Problem("p", text, "2", **own)
 
 
+def encode(template: PromptTemplate, tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
+    return template.encode_all(tokenizer, [problem])[0]
+
+
 def test_the_papers_text() -> None:
     assert PAPER_TEMPLATE == (
         r"Please solve the following math problem: {problem}. The assistant first thinks about the reasoning process "
@@ -58,31 +61,25 @@ def test_a_chat_is_one_user_turn_with_thinking_off() -> None:
     expected = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     template = PromptTemplate()
     assert template.render(tokenizer, asking("1+1")) == expected
-    assert tokenizer.decode(template.encode(tokenizer, asking("1+1"))) == expected
+    assert tokenizer.decode(encode(template, tokenizer, asking("1+1"))) == expected
 
 
 def test_the_thinking_switch_and_the_system_turn() -> None:
     tokenizer = byte_tokenizer(QWEN_LIKE)
     template = PromptTemplate("{problem}", thinking=True, system="Be brief.")
-    assert tokenizer.decode(template.encode(tokenizer, asking("1+1"))) == (
+    assert tokenizer.decode(encode(template, tokenizer, asking("1+1"))) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_braces_in_problems_mean_themselves(chat: bool) -> None:
+def test_braces_mean_themselves_and_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
     tokenizer = byte_tokenizer("{{ messages[0]['content'] }}")
     template = PromptTemplate(r"{problem} in \boxed{}", chat=chat)
-    assert tokenizer.decode(template.encode(tokenizer, asking(PROBLEM))) == rf"{PROBLEM} in \boxed{{}}"
-    assert template.render(tokenizer, asking(PROBLEM)) == rf"{PROBLEM} in \boxed{{}}"
-
-
-@pytest.mark.parametrize("chat", [True, False])
-def test_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
-    tokenizer = byte_tokenizer(QWEN_LIKE)
-    template = PromptTemplate("{problem}=?", chat=chat)
     problems = [asking("1+1"), asking(PROBLEM), asking("求 π")]
-    assert template.encode_all(tokenizer, problems) == [template.encode(tokenizer, problem) for problem in problems]
+    for problem, ids in zip(problems, template.encode_all(tokenizer, problems), strict=True):
+        assert ids == encode(template, tokenizer, problem)
+        assert tokenizer.decode(ids) == template.render(tokenizer, problem) == rf"{problem.problem} in \boxed{{}}"
 
 
 @pytest.mark.parametrize(
@@ -91,25 +88,22 @@ def test_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
 )
 def test_plain_text_keeps_a_bos_and_never_ends_in_eos(single: str | None, expected: str) -> None:
     tokenizer = byte_tokenizer(single=single)
-    ids = PromptTemplate("{problem}=?", chat=False).encode(tokenizer, asking("1+1"))
+    ids = encode(PromptTemplate("{problem}=?", chat=False), tokenizer, asking("1+1"))
     assert tokenizer.decode(ids) == expected
 
 
 def test_a_chat_gets_no_second_bos() -> None:
     tokenizer = byte_tokenizer("{{ bos_token }}{{ messages[0]['content'] }}", single="<bos> $A <eos>")
-    assert tokenizer.decode(PromptTemplate("{problem}").encode(tokenizer, asking("1+1"))) == "<bos>1+1"
+    assert tokenizer.decode(encode(PromptTemplate("{problem}"), tokenizer, asking("1+1"))) == "<bos>1+1"
 
 
-def test_a_tokenizer_without_chat_template_is_refused() -> None:
+def test_a_chat_template_that_is_missing_or_refuses_is_reported() -> None:
     with pytest.raises(UserError, match="has no chat template; set the template's chat: false"):
-        PromptTemplate().encode(byte_tokenizer(), asking("1+1"))
-
-
-def test_a_chat_template_that_refuses_is_reported() -> None:
+        encode(PromptTemplate(), byte_tokenizer(), asking("1+1"))
     tokenizer = byte_tokenizer(NO_SYSTEM)
     assert PromptTemplate("{problem}").render(tokenizer, asking("1+1")) == "1+1"
     with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):
-        PromptTemplate("{problem}", system="Be brief.").encode(tokenizer, asking("1+1"))
+        encode(PromptTemplate("{problem}", system="Be brief."), tokenizer, asking("1+1"))
 
 
 @pytest.mark.parametrize("text", ["Solve it.", "{problem} and {problem}", "{ problem }"])
@@ -125,26 +119,15 @@ def test_plain_text_has_no_parts_of_a_chat(options: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "escape"),
-    [
-        (r"{problem}\n", r"\n"),
-        (r"{problem}\n\n", r"\n"),
-        (r"\n{problem}", r"\n"),
-        (r"{problem} \n.", r"\n"),
-        (r"Q:\t{problem}", r"\t"),
-    ],
+    ("text", "escape"), [(r"{problem}\n\n", r"\n"), (r"{problem} \n.", r"\n"), (r"Q:\t{problem}", r"\t")]
 )
 def test_an_escape_in_single_quotes_is_refused_with_the_ways_to_write_one(text: str, escape: str) -> None:
     """A shell passes `'{problem}\\n'` on as a backslash and an n, which the policy has never seen."""
     with pytest.raises(UserError, match="as two characters") as caught:
         PromptTemplate(text, chat=False)
-    message = str(caught.value)
-    assert "\n" not in message
-    in_a_shell, in_yaml = f"$'{{problem}}{escape}'", f'"{{problem}}{escape}"'
-    assert in_a_shell in message and in_yaml in message
-    control = escape.encode().decode("unicode_escape")  # what the advice comes to, by programs that are not ours
-    printed = subprocess.run(["bash", "-c", f"printf %s {in_a_shell}"], capture_output=True, check=True).stdout.decode()
-    assert printed == yaml.safe_load(in_yaml) == f"{{problem}}{control}"
+    in_yaml = f'"{{problem}}{escape}"'
+    assert f"$'{{problem}}{escape}'" in str(caught.value) and in_yaml in str(caught.value)
+    assert yaml.safe_load(in_yaml) == f"{{problem}}{escape.encode().decode('unicode_escape')}"
 
 
 @pytest.mark.parametrize(
@@ -168,14 +151,14 @@ def test_a_problem_may_bring_its_own_turns_system_and_instructions() -> None:
     ]
     own = asking("1+1", messages=turns)
     assert template.render(tokenizer, own) == "[user]1+1[assistant]3[user]No"
-    assert tokenizer.decode(template.encode(tokenizer, own)) == template.render(tokenizer, own)
+    assert tokenizer.decode(encode(template, tokenizer, own)) == template.render(tokenizer, own)
     plain = PromptTemplate("{problem}=?", chat=False)
     assert plain.render(tokenizer, asking("1+1", template="Add {problem}!")) == "Add 1+1!"
     for refused in (own, asking("1+1", system="Shout.")):
         with pytest.raises(UserError, match="problem p: it has turns of its own, which plain text has not"):
-            plain.encode(tokenizer, refused)
+            encode(plain, tokenizer, refused)
     with pytest.raises(UserError, match=r"problem p: its template must contain \{problem\} exactly once"):
-        template.encode(tokenizer, asking("1+1", template="Add."))
+        encode(template, tokenizer, asking("1+1", template="Add."))
 
 
 def test_a_chat_is_chosen_where_the_tokenizer_has_a_template() -> None:

@@ -19,11 +19,16 @@ import re
 import sys
 from typing import Any
 
-_ARITHMETIC = re.compile(
-    r"(?:[0-9]++\.?+[0-9]*+(?:[eE][+-]?[0-9]++)?+|\.[0-9]++(?:[eE][+-]?[0-9]++)?+|[\s+\-*/()]++)*+"
+_NUMBER = r"[0-9]++\.?+[0-9]*+(?:[eE][+-]?[0-9]++)?+|\.[0-9]++(?:[eE][+-]?[0-9]++)?+"
+ARITHMETIC = re.compile(rf"(?:{_NUMBER}|[\s+\-*/()]++)*+|\s*+[A-Za-z]++\s*+")
+"""Arithmetic of numbers, or a name alone, which calls nothing: sympy's modules define units by name."""
+
+_NAMES = (
+    "sin|cos|tan|sec|csc|cot|asin|acos|atan|sinh|cosh|tanh|asinh|acosh|atanh|exp|log|ln|sqrt|Abs|pi|Integer|Rational"
+    "|Float|[A-Za-z]"
 )
-_WORD = re.compile(r"[A-Za-z]++")
-"""A name alone, which calls nothing: sympy's own modules define units by name while they are imported."""
+EXPRESSION = re.compile(rf"(?:{_NUMBER}|(?:{_NAMES})(?![A-Za-z0-9_])|[\s+\-*/^(),]++)*+|\s*+[A-Za-z_]++\s*+")
+"""Expressions of numbers, variables of one letter and known functions, or a name alone, for reasoning-gym."""
 
 _EFFECTS = (
     *("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill"),
@@ -34,22 +39,27 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def forbid_execution() -> None:
-    """Change sympy, in this process, so that it executes no text of an answer.
+    """Changes sympy, in this process, so that it executes no text of an answer.
 
     Raises:
         AttributeError: If sympy no longer has these functions, so that a worker never runs without the guard.
     """
+    restrict_sympy(ARITHMETIC)
+    _restrict_code_generation()
+
+
+def restrict_sympy(allowed: re.Pattern[str]) -> None:
+    """Lets sympy's parser evaluate nothing but texts of this form, in this process."""
     from sympy.parsing import sympy_parser
 
     to_source = sympy_parser.stringify_expr
 
-    def arithmetic_only(text: str, *arguments: Any) -> str:
-        if not (_ARITHMETIC.fullmatch(text) or _WORD.fullmatch(text.strip())):
-            raise ValueError(f"{text[:80]!r} is not arithmetic of numbers and is not evaluated")
+    def allowed_only(text: str, *arguments: Any) -> str:
+        if not allowed.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is not arithmetic or a known function, and is not evaluated")
         return str(to_source(text, *arguments))
 
-    sympy_parser.stringify_expr = arithmetic_only
-    _restrict_code_generation()
+    sympy_parser.stringify_expr = allowed_only
 
 
 def _restrict_code_generation() -> None:

@@ -1,264 +1,235 @@
-"""Judges answers in processes that can be killed.
+"""Grades answers in processes that can be killed.
 
 Computer algebra on model output is bounded neither in time nor in memory (`9^{9^{9^9}}`). An alarm signal works on the
-main thread only and cannot interrupt arithmetic on huge integers, and a thread cannot be stopped. Judgements therefore
-run in small processes that are started by `exec`: they do not inherit torch's threads and locks, as after `fork`, and
-do not import the parent's `__main__` again, as multiprocessing's `spawn` does. For POSIX systems.
-
-No library gives these guarantees. `pebble` 5.2 starts its workers through multiprocessing, so that `spawn` runs the
-parent's `__main__`, it limits wall-clock time only, and its pool fails in a forked child. `loky` 3.7 has no limit for a
-single task, and its executor is broken once a worker dies.
+main thread only and cannot interrupt arithmetic on huge integers, and a thread cannot be stopped. Answers are therefore
+graded in small processes that are started by `exec`: they do not inherit torch's threads and locks, as after `fork`,
+and do not import the parent's `__main__` again, as multiprocessing's `spawn` does. For POSIX systems.
 """
 
+import contextlib
+import json
 import math
 import os
-import selectors
+import signal
+import subprocess
+import tempfile
 import threading
 import time
-import weakref
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Literal, get_args
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, Literal, cast, get_args
 
+from rence_lightning.child import python_process
 from rence_lightning.errors import UserError
 from rence_lightning.rewards.grading.equivalence import quick_verdict
-from rence_lightning.rewards.grading.process import WorkerProcess
 
-Pair = tuple[str, str]
+Pair = tuple[str, str | None]
+"""A reference and an answer, or None for no answer."""
+
 Judge = Literal["rules", "math_verify"]
-AnyJudge = Judge | Literal["gym"]
 
 CACHE_SIZE = 20_000
-"""Number of verdicts that are kept: a few MB of ordinary answers. The least recently used ones are dropped first."""
+"""Number of grades that are kept: a few MB of ordinary answers. The oldest ones are dropped first."""
 
-START_ATTEMPTS = 3
-"""Number of workers in a row that may fail to start before the pool gives up."""
+START_SECONDS = 120.0
+"""Wall-clock limit of a worker's start, in which it imports sympy: half a second on an idle machine, and far more from
+a cold network disk."""
+
+BACKSTOP = 20.0
+"""Wall-clock limit of an answer, as a multiple of its limit of CPU time. It ends a worker that does not run at all, for
+example a stopped one; a busy machine does not reach it."""
 
 
-class GraderPool:
-    """Worker processes that tell whether two answers are equal; usable from any thread, one batch at a time.
+class Worker:
+    """A grading process as its parent sees it; for the arguments see `GraderPool`."""
 
-    The pool starts its workers when the first answer needs one, and ends them at `close()`, at the end of a `with`
-    block or at the interpreter's exit. A closed pool starts new workers when it is used again, and a copied or
-    unpickled pool has none at first. A process that is forked from this one gets workers of its own.
+    def __init__(self, timeout: float, memory_bytes: int, judge: str) -> None:
+        module = "rence_lightning.rewards.grading.worker"
+        command, environment = python_process(module, str(memory_bytes), str(timeout), judge)
+        self._timeout, self._started = timeout, False
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker; a pipe could fill up)
+        self.process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C at the terminal reaches the parent alone
+        )
+
+    def ready(self) -> bool:
+        """Waits until it can grade; False where it did not start, or died meanwhile."""
+        if self._started:
+            return self.process.poll() is None
+        with contextlib.suppress(EOFError, TimeoutError):
+            self._exchange(b"", START_SECONDS)
+            self._started = True
+        return self._started
+
+    def ask(self, pair: Pair) -> tuple[float, bool]:
+        """Waits for the grade of a pair, and for whether the worker wants to be replaced.
+
+        Raises:
+            TimeoutError: The worker used up its CPU time, or `BACKSTOP` times as long on the clock.
+            EOFError: It died.
+        """
+        grade, retire = self._exchange(json.dumps(pair).encode("ascii") + b"\n", BACKSTOP * self._timeout)
+        return float(grade), retire
+
+    def _exchange(self, request: bytes, seconds: float) -> Any:
+        end = time.monotonic() + seconds
+        timer = threading.Timer(seconds, self.process.kill)  # which also unblocks both pipes
+        timer.daemon = True
+        timer.start()
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
+            while request:
+                request = request[cast(IO[bytes], self.process.stdin).write(request) :]
+            line = cast(IO[bytes], self.process.stdout).readline()
+        timer.cancel()
+        if line.endswith(b"\n"):
+            return json.loads(line)
+        self.process.kill()
+        out_of_time = self.process.wait() == -signal.SIGPROF or time.monotonic() >= end
+        raise TimeoutError if out_of_time else EOFError
+
+    def last_error(self) -> str:
+        """The last line that it printed on its stderr while it started."""
+        self._errors.seek(0)
+        return (self._errors.read().decode(errors="replace").strip().splitlines() or ["it printed no error"])[-1]
+
+    def close(self) -> None:
+        """Kills it, waits for its end and closes the files of this end."""
+        self.process.kill()
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self._errors):
+            cast(IO[bytes], file).close()
+
+
+class GraderPool(contextlib.AbstractContextManager["GraderPool"]):
+    """Worker processes that grade pairs of a reference and an answer; usable from any thread, one batch at a time.
+
+    The pool starts its workers when the first pair needs one. They end at `close()`, at the end of a `with` block, and
+    where the pool or its program ends. A closed pool starts new workers when it is used again, and a copied or
+    unpickled pool, or the one in a forked process, has workers of its own.
 
     Args:
         workers: Number of processes. A typical answer takes 2 to 60 ms in one.
-        timeout: Seconds of its worker's CPU time that an answer may take, so that a busy machine changes no verdict.
-            The kernel ends a worker that takes more, and so does the pool after 20 times as long on the clock. The
-            answer is then wrong in this batch, and judged anew when it comes again.
+        timeout: Seconds of its worker's CPU time that an answer may take, so that a busy machine changes no grade. The
+            kernel ends a worker that takes more. The answer then has 0 in this batch, and is graded anew when it comes
+            again.
         memory_bytes: Limit of a worker's address space, which is about 70 MB when idle.
         judge: Judge of answers: `rules`, the checks of `rence_lightning.rewards.grading.equivalence` around
-            math-verify; `math_verify` alone; or `gym`, the grading of reasoning-gym, for which the first of a pair is
-            a problem of `GymProblems` as JSON.
+            math-verify; `math_verify` alone; or `gym`, the one of `rence_lightning.rewards.gym`.
 
     Attributes:
-        timeouts: Number of judgements that ended at the limit of time.
-        crashes: Number of judgements during which the worker died.
+        timeouts: Number of answers that ended at the limit of time since the last call of `figures`.
+        crashes: Number of answers during which the worker died since then.
 
     Raises:
-        UserError: If a limit is not positive and finite, or the judge is unknown.
+        UserError: A limit is not positive and finite, or the judge is unknown.
     """
 
     def __init__(
-        self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30, judge: AnyJudge = "rules"
+        self, workers: int = 2, timeout: float = 1.0, memory_bytes: int = 2 << 30, judge: str = "rules"
     ) -> None:
         if workers < 1 or memory_bytes < 1 or not 0 < timeout < math.inf:
             limits = f"workers={workers}, timeout={timeout}, memory_bytes={memory_bytes}"
             raise UserError(f"reward: {limits}: all must be positive, and finite")
         if judge not in (*get_args(Judge), "gym"):
             raise UserError(f"reward: judge is {judge!r}; it must be one of {', '.join(get_args(Judge))}")
-        self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
-        self.kind: AnyJudge = judge
-        self.timeouts = 0
-        self.crashes = 0
-        self._cache: OrderedDict[Pair, float] = OrderedDict()
+        self.workers, self.timeout, self.memory_bytes, self.judge = workers, timeout, memory_bytes, judge
+        self.timeouts = self.crashes = 0
+        self._cache: dict[Pair, float] = {}
         self._reset()
 
     def _reset(self) -> None:
-        """Start with no worker, in the process that calls this."""
-        self._lock = threading.Lock()
-        self._owner = os.getpid()
-        self._processes: list[WorkerProcess] = []
-        self._failed_starts = 0
-        # It refers to the list and not to the pool, which may thus be collected. It also runs at exit.
-        self._finalizer = weakref.finalize(self, _end, self._processes, self._owner)
-
-    def _after_fork(self) -> None:
-        """Give up the parent's workers in a forked child: two readers of one pipe would each get parts of a reply."""
-        if self._owner != os.getpid():
-            self._finalizer.detach()
-            for process in self._processes:
-                process.abandon()
-            self._reset()
+        """Starts with no worker: two readers of one pipe, here and in the parent, would each get parts of a reply."""
+        self._owner, self._lock = os.getpid(), threading.Lock()
+        self._idle: list[Worker] = []
 
     def __reduce__(self) -> tuple[type["GraderPool"], tuple[int, float, int, str]]:
-        return GraderPool, (self.workers, self.timeout, self.memory_bytes, self.kind)
+        return GraderPool, (self.workers, self.timeout, self.memory_bytes, self.judge)
 
-    def __enter__(self) -> "GraderPool":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End all workers and wait for their end."""
-        self._after_fork()
-        with self._lock:
-            _end(self._processes, self._owner)
+        """Ends all workers and waits for their end."""
+        if self._owner == os.getpid():
+            with self._lock:
+                while self._idle:
+                    self._idle.pop().close()
 
-    def judge(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Tell for each `(gold, prediction)` whether they are equal, in order.
-
-        Simple pairs are decided here and known ones by the cache; the workers judge the others, each distinct pair
-        once. A judgement that the limit of time or a crash ended is not kept, because its cause may not have been the
-        answer.
-
-        Raises:
-            RuntimeError: If no worker can be started at all (a broken installation, never a bad answer).
-        """
-        return [bool(verdict) for verdict in self.grade(pairs)]
+    def figures(self) -> dict[str, float]:
+        """The number of answers that took too long, and of workers that died, since the last call."""
+        counts = {"grading_timeouts": float(self.timeouts), "grading_crashes": float(self.crashes)}
+        self.timeouts = self.crashes = 0
+        return counts
 
     def grade(self, pairs: Sequence[Pair]) -> list[float]:
-        """Score each `(gold, prediction)` from 0 to 1, in order; see `judge`. Only the judge `gym` gives part of 1."""
-        self._after_fork()
-        quick = quick_verdict if self.kind == "rules" else _unknown
-        verdicts: dict[Pair, float | None] = {pair: quick(*pair) for pair in dict.fromkeys(pairs)}
-        with self._lock:
-            hard = [pair for pair, verdict in verdicts.items() if verdict is None and not self._recall(pair, verdicts)]
-            for pair, verdict in zip(hard, self._run(hard), strict=True):
-                verdicts[pair] = verdict
-                if verdict is not None:
-                    self._remember(pair, verdict)
-        return [float(verdicts[pair] or 0.0) for pair in pairs]
+        """The grade of each answer from 0 to 1, in order; only the judge `gym` gives part of 1. No answer has 0.
 
-    def judge_in_workers(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Judge in the workers alone, without shortcuts and cache.
-
-        Returns:
-            One verdict per pair, in order; None where the limit of time or a crash ended the judgement.
+        Simple pairs are decided here and known ones by the cache. The workers grade the others, each distinct pair
+        once.
 
         Raises:
-            RuntimeError: As `judge`.
+            RuntimeError: No worker can be started at all (a broken installation, never a bad answer).
         """
-        self._after_fork()
-        with self._lock:
-            return self._run(pairs)
+        grades = {pair: self._known(*pair) for pair in dict.fromkeys(pairs)}
+        hard = [pair for pair, grade in grades.items() if grade is None]
+        grades.update(zip(hard, self.grade_in_workers(hard), strict=True))
+        with self._lock:  # what a limit or a crash ended is not kept: it may have another cause than the answer
+            self._cache.update({pair: grade for pair in hard if (grade := grades[pair]) is not None})
+            while len(self._cache) > CACHE_SIZE:
+                del self._cache[next(iter(self._cache))]
+        return [grades[pair] or 0.0 for pair in pairs]
 
-    def _recall(self, pair: Pair, verdicts: dict[Pair, float | None]) -> bool:
-        if pair not in self._cache:
-            return False
-        self._cache.move_to_end(pair)
-        verdicts[pair] = self._cache[pair]
-        return True
+    def _known(self, gold: str, answer: str | None) -> float | None:
+        quick = False if answer is None else quick_verdict(gold, answer) if self.judge == "rules" else None
+        return self._cache.get((gold, answer)) if quick is None else float(quick)
 
-    def _remember(self, pair: Pair, verdict: float) -> None:
-        self._cache[pair] = verdict
-        if len(self._cache) > CACHE_SIZE:
-            self._cache.popitem(last=False)
+    def grade_in_workers(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """The grades by the workers alone, in order; None where the limit of time or a crash ended the work.
 
-    def _run(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Run the event loop, which keeps every worker busy until all pairs have been judged."""
-        verdicts: list[float | None] = [None] * len(pairs)
-        waiting = deque(range(len(pairs)))
-        try:
-            while waiting or self._busy():
-                self._staff(len(waiting) + len(self._busy()))
-                for process in [p for p in self._processes if p.idle]:
-                    self._assign(process, waiting, pairs)
-                for process in self._readable():
-                    self._receive(process, verdicts)
-                for process in [p for p in self._processes if p.deadline <= time.monotonic()]:
-                    self._expire(process)
-        finally:
-            # After an interrupt a busy worker will still reply, which the next batch would take for a reply to it.
-            self._drop(self._busy())
-        self._staff(min(self.workers, len(pairs)))  # so that the next batch need not wait for them
-        return verdicts
-
-    def _busy(self) -> list[WorkerProcess]:
-        return [process for process in self._processes if process.task is not None]
-
-    def _staff(self, tasks: int) -> None:
-        for _ in range(min(self.workers, tasks) - len(self._processes)):
-            try:
-                self._processes.append(WorkerProcess(self.timeout, self.memory_bytes, self.kind))
-            except OSError as error:
-                raise RuntimeError(f"a grading worker cannot start: {error}") from error
-
-    def _assign(self, process: WorkerProcess, waiting: deque[int], pairs: Sequence[Pair]) -> None:
-        if not waiting:
-            return
-        task = waiting.popleft()
-        if not process.send(task, pairs[task]):  # it died while idle: another worker gets the task
-            waiting.appendleft(task)
-            self._drop([process])
-
-    def _readable(self) -> list[WorkerProcess]:
-        """Wait for a reply, the end of a worker, or the next deadline."""
-        if not self._processes:
+        Raises:
+            RuntimeError: As `grade`.
+        """
+        if self._owner != os.getpid():  # in a forked process
+            self._reset()
+        if not pairs:
             return []
-        with selectors.DefaultSelector() as selector:
-            for process in self._processes:
-                selector.register(process.stdout, selectors.EVENT_READ, process)
-            seconds = min(process.deadline for process in self._processes) - time.monotonic()
-            return [key.data for key, _ in selector.select(max(0.0, seconds))]
+        # After an interrupt, `map` begins no other pair, and those in work are waited for.
+        with self._lock, ThreadPoolExecutor(min(self.workers, len(pairs))) as threads:
+            outcomes = list(threads.map(self._ask, pairs))
+        self.timeouts += outcomes.count("timeout")
+        self.crashes += outcomes.count("crash")
+        return [None if isinstance(outcome, str) else outcome for outcome in outcomes]
 
-    def _receive(self, process: WorkerProcess, verdicts: list[float | None]) -> None:
+    def _ask(self, pair: Pair) -> float | str:
+        """The grade of a pair by a worker that no other thread uses, or what ended its work."""
+        worker = self._take()
+        outcome: float | str
         try:
-            message = process.receive()
-        except EOFError:
-            if process.starting:
-                self._fail_start(process, "it ended")
-            elif process.task is not None and process.used_up_its_time():
-                self.timeouts += 1
-            elif process.task is not None:
-                self.crashes += 1
-            self._drop([process])
-            return
-        if message is None:
-            return
-        if process.starting:
-            process.starting = False
-            self._failed_starts = 0
-        elif process.task is not None:
-            verdicts[process.task] = message["equal"]
-        process.rest()
-        if message.get("retire"):
-            self._drop([process])
+            outcome, retire = worker.ask(pair)
+        except (TimeoutError, EOFError) as error:
+            outcome, retire = "timeout" if isinstance(error, TimeoutError) else "crash", True
+        if retire:
+            worker.close()
+            worker = Worker(self.timeout, self.memory_bytes, self.judge)  # so that the next answer need not wait for it
+        self._idle.append(worker)
+        return outcome
 
-    def _expire(self, process: WorkerProcess) -> None:
-        """Give up a worker at its wall-clock deadline."""
-        if process.starting:
-            self._fail_start(process, "it did not report in time")
-        elif process.task is not None:
-            self.timeouts += 1
-        self._drop([process])
-
-    def _fail_start(self, process: WorkerProcess, how: str) -> None:
-        self._failed_starts += 1
-        if self._failed_starts >= START_ATTEMPTS:
-            self._failed_starts = 0
-            process.kill()
-            cause = process.last_error() or "it printed no error"
-            self._drop(list(self._processes))
-            raise RuntimeError(f"a grading worker ({process.command}) cannot start: {how}: {cause}")
-
-    def _drop(self, processes: Iterable[WorkerProcess]) -> None:
-        for process in processes:
-            self._processes.remove(process)
-            process.close()
-
-
-def _unknown(gold: str, prediction: str) -> None:
-    """Leave a pair to the workers."""
-
-
-def _end(processes: list[WorkerProcess], owner: int) -> None:
-    """Kill the workers, except at the exit of a forked child, which must not touch those of its parent."""
-    if os.getpid() == owner:
-        while processes:
-            processes.pop().close()
+    def _take(self) -> Worker:
+        cause = ""
+        for _ in range(self.workers + 3):  # idle ones may have died, and a start may fail
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = Worker(self.timeout, self.memory_bytes, self.judge)
+            if worker.ready():
+                return worker
+            cause = worker.last_error()
+            worker.close()
+        raise RuntimeError(f"a grading worker cannot start: {cause}")

@@ -67,11 +67,11 @@ def test_the_guard_executes_no_answer(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("gold", [GOLD, "3", r"1.6 \pm 0.05", "x", r"\sum_{n=1}^{\infty} \frac{1}{n^3+1}"])
+@pytest.mark.parametrize("gold", [GOLD, "3", r"1.6 \pm 0.05"])
 def test_workers_execute_no_answer(gold: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with GraderPool(workers=1) as pool:
-        verdicts = pool.judge_in_workers([(gold, answer) for answer in HOSTILE])
+        verdicts = pool.grade_in_workers([(gold, answer) for answer in HOSTILE])
         assert not any(verdicts)
         assert pool.crashes == 0
     assert list(tmp_path.iterdir()) == []

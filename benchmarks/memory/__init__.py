@@ -1,1 +1,0 @@
-"""Peak memory of an update, and of the ways to get log-probabilities without all logits."""

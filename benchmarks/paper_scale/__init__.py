@@ -1,1 +1,0 @@
-"""The paper's run, replayed through planner and scheduler without a model."""

@@ -1,1 +1,0 @@
-"""What the parts of an iteration cost as its sizes grow."""

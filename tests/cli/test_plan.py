@@ -1,0 +1,96 @@
+"""`plan`: what it prints, that its suggestions fit, and that the overlays for GPUs fit what their headers claim."""
+
+import re
+from pathlib import Path
+
+import pytest
+from command_line import CONF, printed_config
+from transformers import Qwen3Config
+
+from benchmarks.qwen3 import qwen3
+from rence_lightning.cli.main import main, run
+from rence_lightning.training.memory import Memory
+
+GPU_OVERLAYS = sorted(path for path in (CONF / "hardware").glob("*.yaml") if path.stem != "cpu")
+
+
+def options(folder: Path, *more: str) -> list[str]:
+    """A run of 116 million parameters on one GPU, with groups of 8 x 500 tokens; the folder has a config.json alone."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8}
+    Qwen3Config(num_hidden_layers=4, head_dim=64, vocab_size=65536, tie_word_embeddings=True, **sizes).save_pretrained(
+        folder
+    )
+    files = ["--config", str(CONF / "rence.yaml"), "--config", str(CONF / "hardware" / "gpu1.yaml")]
+    lengths = ["--data.max_prompt_tokens", "100", "--data.sampling.max_response_tokens", "500"]
+    return ["plan", *files, *lengths, "--model.policy", str(folder), "--trainer.micro_batch_tokens", "8192", *more]
+
+
+def test_a_run_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(options(tmp_path, "--gpu_memory", "24")) == 0
+    text = capsys.readouterr().out
+    assert "It fits" in text and "1 x 24.0 GB (--gpu_memory)" in text
+    assert "512 / 32 prompts = 16 updates; x 50 iterations = 800 updates" in text
+    assert "the longest group: 100 + 8 x 500 = 4,100 tokens" in text
+    assert re.search(r"parameters +0\.\d\d +4 x 11\d\.\d M\n", text) and "keys and values" in text
+
+
+def test_each_change_that_is_suggested_makes_the_run_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    too_large = options(tmp_path, "--gpu_memory", "3.2", "--trainer.micro_batch_tokens", "32768")
+    with pytest.raises(SystemExit) as end:
+        main(too_large)
+    text = capsys.readouterr().out
+    assert end.value.code == 1 and "It does not fit: training is too large" in text
+    suggested = [line.split("   (")[0].split() for line in text.splitlines() if line.startswith("  --")]
+    names = {option for change in suggested for option in change if option.startswith("--")}
+    assert len(suggested) >= 3 and {"--trainer.micro_batch_tokens", "--trainer.devices", "--model.lora.r"} <= names
+    for change in suggested:
+        assert run([*too_large, *change]) == 0, change
+        assert "It fits" in capsys.readouterr().out
+
+
+def test_a_run_on_a_cpu_is_planned_for_main_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--config", str(CONF / "arithmetic.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert "(this machine's)" in text and "TransformersEngine" in text and "It fits" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--gpu_memory", "0"], "--gpu_memory is 0; it must be > 0"),
+        (["--gpu_memory", "much"], "invalid float value"),
+        (["--model.policy", "/no/such/folder"], "no folder '/no/such/folder'"),
+        (["--model.policy", "EMPTY"], "cannot read the configuration"),
+        (["--model.policy", "no/such-model"], "cannot read the configuration of 'no/such-model'"),
+        (["--trainer.micro_batch_token", "3"], "did you mean"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    arguments = [str(tmp_path) if argument == "EMPTY" else argument for argument in arguments]
+    assert run(["plan", "--config", str(CONF / "rence.yaml"), *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("overlay", GPU_OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_fits_what_its_header_claims(
+    overlay: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    claims = re.findall(r"Qwen3-([\d.]+B) on (\d+) GB", next(re.finditer("# fits: .*", overlay.read_text())).group())
+    config = printed_config(capfd, "fit", "--config", str(CONF / "rence.yaml"), "--config", str(overlay))
+    assert config["old_policy"]["max_mismatch"] == 0.05
+    assert config["model"]["optimizer"]["init_args"]["fused"] is True
+    assert claims
+    for size, gigabytes in claims:
+        qwen3(size).save_pretrained(tmp_path / size)
+        config["model"]["policy"] = str(tmp_path / size)
+        memory = Memory(config, 1e9 * float(gigabytes))
+        assert memory.training_bytes <= memory.usable, memory.training()
+        assert memory.sampling_bytes <= memory.usable and memory.sampling()[1] >= 8, memory.sampling()  # a whole group
