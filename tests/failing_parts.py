@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,10 @@ class UnknownError(Exception):
 
 def fail(kind: str) -> None:
     if "FAILED_AT" in os.environ:
-        Path(os.environ["FAILED_AT"]).write_text(str(time.time()))
+        file = Path(os.environ["FAILED_AT"])
+        draft = file.with_name(f"draft-{threading.get_ident()}")  # several threads grade
+        draft.write_text(str(time.time()))
+        draft.replace(file)
     if kind.startswith("SIG"):
         os.kill(os.getpid(), signal.Signals[kind])
         return  # a process that was stopped and is continued

@@ -115,6 +115,8 @@ def test_the_ratio_is_not_one_after_a_step(on_a_cpu: list[dict[str, float]]) -> 
 )
 def test_packed_rows_are_padded_rows(dtype: str, of_log_probs: float, of_gradient: float, checkpointing: bool) -> None:
     """Two layers of Qwen3-0.6B, with weights at which attention matters; on a GPU, packed rows use FlexAttention."""
+    if dtype == "float16" and REHEARSAL:
+        pytest.skip("CPUs are very slow in float16")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(0)
     config = qwen3("0.6B")

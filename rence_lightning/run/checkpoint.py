@@ -127,7 +127,7 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
     """
     part = _checked_part(folder, policy)
     if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
-        run = _assemble(folder, part, cast(_FabricOptimizer, optimizer).optimizer)
+        run = _read(folder, part, cast(_FabricOptimizer, optimizer).optimizer)
     else:
         run = fabric.load(folder / "state", {"policy": part, "optimizer": optimizer}, weights_only=True)["run"]
     rng = folder / f"rng-{fabric.global_rank}"
@@ -143,15 +143,10 @@ def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[st
         UserError: The checkpoint holds adapters of another model than the policy's.
     """
     part = _checked_part(folder, policy)
-    if _has_shards(folder):
-        if isinstance(fabric.strategy, ModelParallelStrategy):
-            run: dict[str, Any] = fabric.load(folder / "state", {"policy": part}, weights_only=True)["run"]
-            return run
-        return _assemble(folder, part)
-    state = _mapped(folder)
-    # Every rank takes its shards from the file.
-    set_model_state_dict(part, state["policy"], options=StateDictOptions(full_state_dict=True))
-    return cast(dict[str, Any], state["run"])
+    if _has_shards(folder) and isinstance(fabric.strategy, ModelParallelStrategy):
+        run: dict[str, Any] = fabric.load(folder / "state", {"policy": part}, weights_only=True)["run"]
+        return run
+    return _read(folder, part)
 
 
 def read_policy_weights(folder: Path, policy: Policy) -> None:
@@ -161,24 +156,20 @@ def read_policy_weights(folder: Path, policy: Policy) -> None:
         UserError: The checkpoint holds adapters of another model than the policy's.
     """
     check_base(folder, policy)
-    if _has_shards(folder):
-        _assemble(folder, policy.trained_part())
-        return
-    policy.trained_part().load_state_dict(_mapped(folder)["policy"])
-
-
-def _mapped(folder: Path) -> dict[str, Any]:
-    """The contents of an unsharded checkpoint, mapped into memory, so that only the parts in use are read."""
-    state: dict[str, Any] = torch.load(folder / "state", weights_only=True, mmap=True, map_location="cpu")
-    return state
+    _read(folder, policy.trained_part())
 
 
 def _has_shards(folder: Path) -> bool:
     return (folder / "state").is_dir()
 
 
-def _assemble(folder: Path, policy: Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
-    """Reads the shards of several processes into an unsharded policy (and optimizer); returns the `run`."""
+def _read(folder: Path, policy: Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
+    """Reads a file, or the shards of several processes into an unsharded policy (and optimizer); returns the `run`."""
+    if not _has_shards(folder):
+        # Mapped into memory, so that the optimizer's state is not read; every rank takes its shards from the file.
+        whole: dict[str, Any] = torch.load(folder / "state", weights_only=True, mmap=True, map_location="cpu")
+        set_model_state_dict(policy, whole["policy"], options=StateDictOptions(full_state_dict=True))
+        return cast(dict[str, Any], whole["run"])
     state: dict[str, Any] = {"policy": get_model_state_dict(policy)}
     if optimizer is not None:
         state["optimizer"] = get_optimizer_state_dict(policy, optimizer)

@@ -132,7 +132,7 @@ def test_the_code_in_the_card_prompts_as_in_training(
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
     tokenizer = AutoTokenizer.from_pretrained(".")
-    assert prompts == [PromptTemplate(**settings).encode(tokenizer, Problem("1", problem, "2"))]
+    assert prompts == [*PromptTemplate(**settings).encode_all(tokenizer, [Problem("1", problem, "2")])]
     assert printed.getvalue().strip()
 
 

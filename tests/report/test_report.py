@@ -157,7 +157,7 @@ def test_a_run_with_a_missing_file_is_reported_without_it(copy: Path, missing: s
         "evaluations": "solved more",
         "evaluations.jsonl": "All evaluations",
         "metrics.csv": "Gradient norm",
-        "config.yaml": "seed_everything: 7",
+        "config.yaml": "complete config.yaml",
         "run.json": "None",
     }
     assert missing == "run.json" or gone[missing] in page_of(copy).text

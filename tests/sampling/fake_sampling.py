@@ -236,7 +236,7 @@ class Ranks:
             patch.setattr(dist, "get_rank", lambda: self._rank.number)
             patch.setattr(dist, "get_world_size", lambda: self.world)
             patch.setattr(dist, "all_gather_object", self.gather)
-            patch.setattr(distributed, "_control_group", lambda: None)
+            patch.setattr(distributed, "_group", object())
             patch.setattr(distributed, "_board", board)
             yield
 

@@ -42,7 +42,8 @@ def start(kind: str, rank: int, place: str, folder: Path, *options: str) -> "sub
 
 def assert_all_end(kind: str, rank: int, place: str, folder: Path) -> None:
     every = 100 if kind in KINDS and place in SAVED else 1
-    process = start(kind, rank, place, folder, f"--checkpoint.every={every}", "--trainer.timeout_minutes=0.05")
+    minutes = 0.15 if kind == "SIGSTOP" else 120  # enough for what ranks differ in on a busy machine
+    process = start(kind, rank, place, folder, f"--checkpoint.every={every}", f"--trainer.timeout_minutes={minutes}")
     try:
         output, _ = process.communicate(timeout=180)  # ends when the last process has closed its output
     except subprocess.TimeoutExpired:
@@ -59,7 +60,7 @@ def assert_all_end(kind: str, rank: int, place: str, folder: Path) -> None:
         assert (folder / "run" / "checkpoints" / "last").resolve().name.startswith("iteration-0001"), output
     if (folder / "run" / "checkpoints").exists():
         torture.assert_nothing_half_written(folder / "run")
-    assert seconds < SECONDS + 5 * (kind == "SIGSTOP"), f"all processes ended only after {seconds:.0f} s"
+    assert seconds < SECONDS + 9 * (kind == "SIGSTOP"), f"all processes ended only after {seconds:.0f} s"
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +134,7 @@ def test_a_command_is_started_on_each_device_and_again_after_a_kill(
 
 
 LOOP = """
-import signal, time
+import os, signal, time
 from pathlib import Path
 from rence_lightning.training.fabric import make_fabric
 from rence_lightning.training.launch import launch
@@ -146,7 +147,7 @@ with stop.listening():
     while not stop.signal:
         time.sleep(0.05)
     if Path("save").exists():
-        print("saved after", signal.Signals(stop.signal).name, flush=True)
+        os.write(1, f"saved after {signal.Signals(stop.signal).name}\\n".encode())
         raise SystemExit(128 + stop.signal)
     time.sleep(600)
 """
