@@ -167,7 +167,7 @@ class Memory:
         self.tokens = max(min(trainer["micro_batch_tokens"], self.update_tokens), self.sequence)
         engine = data["engine"] or {"class_path": "TransformersEngine"}
         self.vllm, self.engine = engine["class_path"].endswith("VLLMEngine"), engine.get("init_args") or {}
-        dtype = self.engine.get("dtype" if self.vllm else "copy_dtype") or self._model["dtype"]
+        dtype = (self.engine.get("dtype") if self.vllm else None) or self._model["dtype"]
         self._engine_size, self.utilization = BYTES[dtype], self.engine.get("gpu_memory_utilization", 0.5)
         self.max_num_seqs = self.engine.get("max_num_seqs", 256)
         self.tensor_parallel = self.engine.get("tensor_parallel_size", 1)
