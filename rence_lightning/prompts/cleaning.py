@@ -37,7 +37,7 @@ _DEGREES = re.compile(r"\^\\circ|\\mathbf")
 
 
 @dataclass(frozen=True)
-class Dropped:
+class Finding:
     """A problem that is left out of training, or would be if contaminated problems were dropped.
 
     Attributes:
@@ -45,12 +45,14 @@ class Dropped:
         reason: Reason for leaving it out, one of `REASONS`.
         because_of: Ids of the problems that it copies or contradicts.
         overlaps: Overlaps with held-out problems, for the reason `contaminated`.
+        kept: Whether it is kept nevertheless, because the configuration says so.
     """
 
     problem: Problem
     reason: str
     because_of: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,22 @@ class Cleaned:
 
     Attributes:
         kept: Positions of the problems that are kept, ascending.
-        dropped: Problems that are left out, in the given order.
-        reported: Contaminated problems that are kept because the configuration says so.
+        findings: Problems that are left out, or kept although they are contaminated, in the given order.
     """
 
     kept: list[int]
-    dropped: list[Dropped] = field(default_factory=list)
-    reported: list[Dropped] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
         """The number of problems left out for each reason."""
-        return dict(Counter(dropped.reason for dropped in self.dropped))
-
-    @property
-    def overlaps(self) -> list[tuple[Problem, Overlap]]:
-        """The overlaps of training problems, dropped or kept, with held-out problems."""
-        return [(each.problem, overlap) for each in self.dropped + self.reported for overlap in each.overlaps]
+        return dict(Counter(each.reason for each in self.findings if not each.kept))
 
     def contamination(self) -> dict[str, dict[str, int]]:
         """For each benchmark with overlaps, the number of its `problems` that overlap and the number of overlaps of
         each kind."""
         found: defaultdict[str, list[Overlap]] = defaultdict(list)
-        for _, overlap in self.overlaps:
+        for overlap in (overlap for each in self.findings for overlap in each.overlaps):
             found[overlap.benchmark].append(overlap)
         return {
             name: {
@@ -93,21 +88,21 @@ class Cleaned:
 
     def lines(self) -> list[str]:
         """The report in lines of text, empty if nothing was found."""
-        total = len(self.kept) + len(self.dropped)
+        total = len(self.kept) + sum(self.counts.values())
         lines = []
-        if self.dropped:
+        if self.counts:
             why = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in self.counts.items())
             lines.append(f"training problems: {len(self.kept):,} of {total:,}; left out: {why}")
-        if self.overlaps:
-            verb = "left out" if not self.reported else "NOT left out (data.cleaning.contaminated: keep)"
-            hits = ", ".join(f"{counts['problems']} of {name}" for name, counts in self.contamination().items())
+        if hits := ", ".join(f"{counts['problems']} of {name}" for name, counts in self.contamination().items()):
+            kept = any(each.kept for each in self.findings)
+            verb = "NOT left out (data.cleaning.contaminated: keep)" if kept else "left out"
             lines.append(f"benchmark problems found in the training data, and {verb}: {hits}")
         return lines
 
     def record(self) -> dict[str, Any]:
         """The full report as JSON: counts, and an entry for each problem that is left out or overlaps."""
         return {
-            "problems": len(self.kept) + len(self.dropped),
+            "problems": len(self.kept) + sum(self.counts.values()),
             "kept": len(self.kept),
             "dropped": self.counts,
             "contamination": self.contamination(),
@@ -116,15 +111,11 @@ class Cleaned:
                     "id": each.problem.id,
                     "source": each.problem.source,
                     "reason": each.reason,
-                    "kept": kept,
+                    "kept": each.kept,
                     "because_of": each.because_of,
-                    "overlaps": [
-                        {"kind": overlap.kind, "benchmark": overlap.benchmark, "id": overlap.problem.id}
-                        for overlap in each.overlaps
-                    ],
+                    "overlaps": [{"kind": o.kind, "benchmark": o.benchmark, "id": o.problem.id} for o in each.overlaps],
                 }
-                for kept, problems in ((False, self.dropped), (True, self.reported))
-                for each in problems
+                for each in self.findings
             ],
         }
 
@@ -170,26 +161,27 @@ class Cleaning(Configurable):
         contradictory = {form for form, each in copies.items() if len({_answer_form(p.answer) for p in each}) > 1}
         cleaned = Cleaned([])
         for position, (problem, form) in enumerate(zip(problems, forms, strict=True)):
-            if form is None:
-                judged: Dropped | None = Dropped(problem, "script")
-            else:
-                judged = self._judge(problem, copies[form], form in contradictory, index)
-            reported = judged is not None and judged.reason == "contaminated" and self.contaminated == "keep"
-            if judged is None or reported:
+            copied = copies[form] if form is not None else None
+            finding = self._judge(problem, copied, form in contradictory, index)
+            if finding is not None:
+                cleaned.findings.append(finding)
+            if finding is None or finding.kept:
                 cleaned.kept.append(position)
-            if judged is not None:
-                (cleaned.reported if reported else cleaned.dropped).append(judged)
         if problems and not cleaned.kept:
             raise UserError(f"data.cleaning: none of the {len(problems)} training problems is left ({cleaned.counts})")
         return cleaned
 
-    def _judge(self, problem: Problem, copies: list[Problem], conflict: bool, index: OverlapIndex) -> Dropped | None:
+    def _judge(
+        self, problem: Problem, copies: list[Problem] | None, conflict: bool, index: OverlapIndex
+    ) -> Finding | None:
+        if copies is None:
+            return Finding(problem, "script")
         if self.conflicts == "drop" and conflict:
-            return Dropped(problem, "conflict", tuple(copy.id for copy in copies if copy is not problem))
+            return Finding(problem, "conflict", tuple(copy.id for copy in copies if copy is not problem))
         if self.duplicates == "drop" and copies[0] is not problem:
-            return Dropped(problem, "duplicate", (copies[0].id,))
+            return Finding(problem, "duplicate", (copies[0].id,))
         overlaps = tuple(index.find(problem.problem))
-        return Dropped(problem, "contaminated", overlaps=overlaps) if overlaps else None
+        return Finding(problem, "contaminated", (), overlaps, self.contaminated == "keep") if overlaps else None
 
     def _in_script(self, text: str) -> bool:
         if self.script is None or (text.isascii() and self.script == "LATIN"):

@@ -48,7 +48,7 @@ def test_copies_go_and_the_first_stays_and_contradictory_ones_all_go() -> None:
     rows = [("Two?", "4"), ("What is 3+3?", "6"), ("two", "4"), ("Which?", "1"), ("which", "2"), ("Which ?", "1")]
     cleaned = Cleaning().clean(problems(*rows, ("An angle?", "83"), ("An angle?", r"083^\circ")), {})
     assert cleaned.kept == [0, 1, 6]
-    assert [(each.problem.id, each.reason, each.because_of) for each in cleaned.dropped] == [
+    assert [(each.problem.id, each.reason, each.because_of) for each in cleaned.findings] == [
         ("p2", "duplicate", ("p0",)),
         *(("p3", "conflict", ("p4", "p5")), ("p4", "conflict", ("p3", "p5")), ("p5", "conflict", ("p3", "p4"))),
         ("p7", "duplicate", ("p6",)),
@@ -60,7 +60,7 @@ def test_switched_off_nothing_goes() -> None:
     cleaning = Cleaning(duplicates="keep", conflicts="keep", contaminated="keep")
     cleaned = cleaning.clean(problems(("Two?", "2"), ("Two?", "2"), ("Two?", "3"), LONG), held_out(LONG))
     assert cleaned.kept == [0, 1, 2, 3]
-    assert [each.problem.id for each in cleaned.reported] == ["p3"]
+    assert [each.problem.id for each in cleaned.findings if each.kept] == ["p3"]
     assert "NOT left out" in cleaned.lines()[-1]
 
 
@@ -160,10 +160,10 @@ def test_every_labelled_overlap_is_found(file: str, data_folder: Path, benchmark
     # Only contamination: a copy is otherwise left out as a copy, and its overlaps are not looked at.
     cleaning = Cleaning(duplicates="keep", conflicts="keep")
     cleaned = cleaning.clean(FileProblems(str(path)).load(), benchmarks)
-    found = {(problem.id, overlap.problem.id) for problem, overlap in cleaned.overlaps}
+    found = {(each.problem.id, overlap.problem.id) for each in cleaned.findings for overlap in each.overlaps}
     assert labelled <= found
     assert len(found) <= 1.3 * len(labelled) + 3
-    dropped = {each.problem.id for each in cleaned.dropped}
+    dropped = {each.problem.id for each in cleaned.findings}
     assert {training for training, _ in labelled} <= dropped
 
 

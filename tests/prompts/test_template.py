@@ -73,19 +73,13 @@ def test_the_thinking_switch_and_the_system_turn() -> None:
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_braces_in_problems_mean_themselves(chat: bool) -> None:
+def test_braces_mean_themselves_and_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
     tokenizer = byte_tokenizer("{{ messages[0]['content'] }}")
     template = PromptTemplate(r"{problem} in \boxed{}", chat=chat)
-    assert tokenizer.decode(encode(template, tokenizer, asking(PROBLEM))) == rf"{PROBLEM} in \boxed{{}}"
-    assert template.render(tokenizer, asking(PROBLEM)) == rf"{PROBLEM} in \boxed{{}}"
-
-
-@pytest.mark.parametrize("chat", [True, False])
-def test_many_problems_are_encoded_as_each_alone(chat: bool) -> None:
-    tokenizer = byte_tokenizer(QWEN_LIKE)
-    template = PromptTemplate("{problem}=?", chat=chat)
     problems = [asking("1+1"), asking(PROBLEM), asking("求 π")]
-    assert template.encode_all(tokenizer, problems) == [encode(template, tokenizer, problem) for problem in problems]
+    for problem, ids in zip(problems, template.encode_all(tokenizer, problems), strict=True):
+        assert ids == encode(template, tokenizer, problem)
+        assert tokenizer.decode(ids) == template.render(tokenizer, problem) == rf"{problem.problem} in \boxed{{}}"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +97,9 @@ def test_a_chat_gets_no_second_bos() -> None:
     assert tokenizer.decode(encode(PromptTemplate("{problem}"), tokenizer, asking("1+1"))) == "<bos>1+1"
 
 
-def test_a_tokenizer_without_chat_template_is_refused() -> None:
+def test_a_chat_template_that_is_missing_or_refuses_is_reported() -> None:
     with pytest.raises(UserError, match="has no chat template; set the template's chat: false"):
         encode(PromptTemplate(), byte_tokenizer(), asking("1+1"))
-
-
-def test_a_chat_template_that_refuses_is_reported() -> None:
     tokenizer = byte_tokenizer(NO_SYSTEM)
     assert PromptTemplate("{problem}").render(tokenizer, asking("1+1")) == "1+1"
     with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):

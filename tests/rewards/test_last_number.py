@@ -52,14 +52,10 @@ def score(text: str, answer: str = "24", **settings: float) -> Score:
 
 def test_right_wrong_and_no_number_earn_less_and_less() -> None:
     assert score("5 + 19 = 24") == Score(1.0, True, "24")
-    assert score("24 = 5 + 19") == Score(0.1, False, "19")
+    assert score("24 = 5 + 19") == Score(0.1, False, "19"), "repeating the problem earns no more than a wrong number"
     assert score("I do not know") == Score(0.0, False)
     assert score("1,000", answer="1000").correct
     assert score("25", wrong=0.3).reward == 0.3
-
-
-def test_repeating_the_problem_earns_no_more_than_a_wrong_number() -> None:
-    assert not score("5 + 19").correct
 
 
 @pytest.mark.parametrize("settings", [{"wrong": 1.0}, {"none": 1.0}, {"correct": 2.0}, {"wrong": -0.1}])

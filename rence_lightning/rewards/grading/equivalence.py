@@ -154,23 +154,18 @@ def _parsed(answer: str) -> Any:
 
 
 def _math_verify(gold: str, prediction: str) -> bool:
-    from math_verify import verify
-
-    try:
-        if verify(_parsed(_trimmed(gold)), _parsed(_trimmed(prediction)), timeout_seconds=None):
-            return True
-        return _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
-    except Exception:  # a recursion limit, exhausted memory, a bug of a parser: the answer is not understood
-        return False
+    if plain_math_verify(_trimmed(gold), _trimmed(prediction)):
+        return True
+    return _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
 
 
 def plain_math_verify(gold: str, prediction: str) -> bool:
-    """Judge by math-verify alone, without the rules of this module: only for a process that may be killed."""
+    """Judges by math-verify alone, without the rules of this module: only for a process that may be killed."""
     from math_verify import verify
 
     try:
         return bool(verify(_parsed(gold), _parsed(prediction), timeout_seconds=None))
-    except Exception:  # the answer is not understood
+    except Exception:  # a recursion limit, exhausted memory, a bug of a parser: the answer is not understood
         return False
 
 

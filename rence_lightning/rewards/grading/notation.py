@@ -20,21 +20,9 @@ r"""Rewrites answers in one notation before they are compared, by patterns alone
 import re
 
 _SYMBOLS = str.maketrans(
-    {
-        "\N{MINUS SIGN}": "-",
-        "\N{EN DASH}": "-",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "\N{UNION}": r"\cup ",
-        "∈": r"\in ",
-        "\N{MULTIPLICATION SIGN}": r"\times ",
-        "·": r"\cdot ",
-        "∅": r"\emptyset ",
-        "°": "",
-    }
+    {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "·": r"\cdot ", "°": ""}
+    | {"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "\N{UNION}": r"\cup ", "∈": r"\in "}
+    | {"∅": r"\emptyset "}
 )
 _REWRITES = [
     (re.compile(pattern), replacement)

@@ -31,9 +31,6 @@ Judge = Literal["rules", "math_verify"]
 CACHE_SIZE = 20_000
 """Number of grades that are kept: a few MB of ordinary answers. The oldest ones are dropped first."""
 
-START_ATTEMPTS = 3
-"""Number of workers in a row that may fail to start before the pool gives up."""
-
 START_SECONDS = 120.0
 """Wall-clock limit of a worker's start, in which it imports sympy: half a second on an idle machine, and far more from
 a cold network disk."""
@@ -44,22 +41,21 @@ example a stopped one; a busy machine does not reach it."""
 
 
 class Worker:
-    """A grading process as its parent sees it: a question, then its answer.
-
-    Args:
-        timeout: Seconds of its CPU time for each answer.
-        memory_bytes: Limit of its address space.
-        judge: Judge of answers, as in `GraderPool`.
-    """
+    """A grading process as its parent sees it; for the arguments see `GraderPool`."""
 
     def __init__(self, timeout: float, memory_bytes: int, judge: str) -> None:
         module = "rence_lightning.rewards.grading.worker"
         command, environment = python_process(module, str(memory_bytes), str(timeout), judge)
         self._timeout, self._started = timeout, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker; a pipe could fill up)
-        pipe, alone = subprocess.PIPE, True  # in a session of its own: a Ctrl-C at the terminal reaches the parent only
         self.process = subprocess.Popen(
-            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment, start_new_session=alone
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C at the terminal reaches the parent alone
         )
 
     def ready(self) -> bool:
@@ -143,8 +139,7 @@ class GraderPool(contextlib.AbstractContextManager["GraderPool"]):
             raise UserError(f"reward: {limits}: all must be positive, and finite")
         if judge not in (*get_args(Judge), "gym"):
             raise UserError(f"reward: judge is {judge!r}; it must be one of {', '.join(get_args(Judge))}")
-        self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
-        self.judge = judge
+        self.workers, self.timeout, self.memory_bytes, self.judge = workers, timeout, memory_bytes, judge
         self.timeouts = self.crashes = 0
         self._cache: dict[Pair, float] = {}
         self._reset()
@@ -228,7 +223,7 @@ class GraderPool(contextlib.AbstractContextManager["GraderPool"]):
 
     def _take(self) -> Worker:
         cause = ""
-        for _ in range(self.workers + START_ATTEMPTS):  # so many may have died while they were idle
+        for _ in range(self.workers + 3):  # idle ones may have died, and a start may fail
             try:
                 worker = self._idle.pop()
             except IndexError:

@@ -40,36 +40,12 @@ _UNIT = re.compile(
     r"(?:\^\{?([23])\}?)?$"
 )
 
-_UNITS = {
-    "mm": "mm millimeter millimetre",
-    "cm": "cm centimeter centimetre",
-    "m": "m meter metre",
-    "km": "km kilometer kilometre",
-    "in": "in inch inche",
-    "ft": "ft foot feet",
-    "yd": "yd yard",
-    "mi": "mi mile",
-    "s": "s sec second",
-    "min": "min minute",
-    "h": "h hr hour",
-    "day": "day",
-    "week": "week",
-    "month": "month",
-    "year": "year yr",
-    "g": "g gram",
-    "kg": "kg kilogram",
-    "mg": "mg milligram",
-    "lb": "lb pound",
-    "oz": "oz ounce",
-    "L": "l liter litre",
-    "mL": "ml milliliter millilitre",
-    "m/s": "m/s",
-    "km/h": "km/h kmh kph",
-    "mph": "mph",
-    "cent": "cent",
-    "dollar": "dollar",
-}
-_CANONICAL = {name: unit for unit, names in _UNITS.items() for name in names.split()}
+_UNITS = (
+    "mm millimeter millimetre|cm centimeter centimetre|m meter metre|km kilometer kilometre|in inch inche|ft foot feet"
+    "|yd yard|mi mile|s sec second|min minute|h hr hour|day|week|month|year yr|g gram|kg kilogram|mg milligram|lb pound"
+    "|oz ounce|l liter litre|ml milliliter millilitre|m/s|km/h kmh kph|mph|cent|dollar"
+)
+_CANONICAL = {name: names.split()[0] for names in _UNITS.split("|") for name in names.split()}
 
 
 def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
@@ -258,17 +234,14 @@ def _assignments(answer: str) -> dict[str, str] | None:
 
 
 def split_parts(text: str) -> list[str]:
-    """Split a text at the commas that are outside of brackets."""
-    parts, depth, start = [], 0, 0
-    for index, symbol in enumerate(text):
-        if symbol in "([{":
-            depth += 1
-        elif symbol in ")]}":
-            depth -= 1
-        elif symbol == "," and depth == 0:
-            parts.append(text[start:index])
-            start = index + 1
-    parts.append(text[start:])
+    """Splits a text at the commas that are outside of brackets."""
+    parts, depth = [""], 0
+    for symbol in text:
+        depth += (symbol in "([{") - (symbol in ")]}")
+        if symbol == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += symbol
     return [stripped for part in parts if (stripped := part.strip())]
 
 
