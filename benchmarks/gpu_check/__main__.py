@@ -18,9 +18,9 @@ from benchmarks.gpu_check.flops import packed_flops, peak_flops
 from benchmarks.machine import describe, processor, version
 from benchmarks.markdown import save, table
 from benchmarks.qwen3 import SIZES, qwen3
+from rence_lightning.cli.commands.memory import Memory, total
 from rence_lightning.errors import UserError
 from rence_lightning.policy.load import EMBEDDED
-from rence_lightning.training.memory import Memory
 
 ROOT = Path(__file__).parents[2]
 HERE = "benchmarks.gpu_check.stand_ins"
@@ -148,7 +148,7 @@ def fit(out: Path, policy: Path, cpu: bool, devices: int, overlay: dict[str, Any
     command = [sys.executable, "-m", "rence_lightning", "fit", *configs]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     config = yaml.safe_load((out / "run" / "config.yaml").read_text())
-    planned = Memory(config, 1.0).training_bytes
+    planned = total(Memory(config, 1.0).training())
     with (out / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
 

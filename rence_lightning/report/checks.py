@@ -82,7 +82,7 @@ def _kl_target(run: RunRecord) -> float:
 
 def _mismatch(run: RunRecord, values: Sequence[float]) -> float:
     engine = run.setting("data.engine.init_args") or {}
-    types = {run.setting("model.dtype"), engine.get("dtype"), engine.get("copy_dtype")}
+    types = {run.setting("model.dtype"), engine.get("dtype")}
     float32 = run.setting("trainer.precision") in (None, "32-true") and types <= {None, "float32"}
     return recent(values) / (1e-4 if float32 else 3e-2)
 

@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,11 @@ from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import UserError
 
 if TYPE_CHECKING:  # it imports torch
-    from rence_lightning.training.memory import Memory, Part
+    from rence_lightning.cli.commands.memory import Memory, Part
 
 PAPER_GPU = 80.0
 """Memory of the paper's GPUs in GB, which is taken where there is no GPU to ask."""
 
-STEP = 1024
-"""Number of tokens of which a suggested `micro_batch_tokens` is a multiple."""
-
-MOST_GPUS = 64
 SHARDED = {"class_path": "rence_lightning.training.FullyShardStrategy", "init_args": {}}
 
 Changes = dict[str, Any]
@@ -58,16 +53,18 @@ def plan_command(arguments: list[str]) -> None:
     if chosen.gpu_memory is not None and not chosen.gpu_memory > 0:
         raise UserError(f"plan: --gpu_memory is {chosen.gpu_memory:g}; it must be > 0, in GB")
     settings = Settings(of_fit)
+    from rence_lightning.cli.commands.memory import Memory, on_gpu
     from rence_lightning.cli.lightning_cli import read_config
-    from rence_lightning.training.memory import Memory, on_gpu
 
     config = read_config("fit", settings)
     gigabytes, origin = _device_memory(chosen.gpu_memory, on_gpu(config["trainer"]))
     memory = Memory(config, 1e9 * gigabytes)
-    print("\n".join([*_head(memory, origin), "", *_tables(memory), ""]))
-    print(_verdict(memory))
+    print("\n".join([*_head(memory, origin), "", *_tables(memory)]), "\n")
     if memory.training_fits and memory.sampling_fits:
+        print(f"It fits into {memory.usable / 1e9:.1f} GB that a process may take (95%).")
         return
+    which = "the engine beside the trainer" if memory.training_fits else "training"
+    print(f"It does not fit into {memory.usable / 1e9:.1f} GB that a process may take (95%): {which} is too large.")
     print("\n".join(_advice(memory)))
     sys.exit(1)
 
@@ -89,17 +86,16 @@ def _device_memory(given: float | None, gpu: bool) -> tuple[float, str]:
 def _head(memory: "Memory", origin: str) -> list[str]:
     """The run in words, and the arithmetic of its batches."""
     trainer, model, data = (memory.config[section] for section in ("trainer", "model", "data"))
-    per_iteration, per_update, k = data["prompts_per_iteration"], memory.prompts_per_update, memory.group_size
+    per_iteration, per_update, k = data["prompts_per_iteration"], data["prompts_per_update"], data["group_size"]
     updates, iterations = per_iteration / per_update, trainer["max_iterations"]
     trained = f"{memory.shape.adapters / 1e6:,.1f} M adapters trained" if memory.lora else "all trained"
     return [
         f"{model['policy']}: {memory.shape.parameters / 1e6:,.1f} M parameters, {trained}; {memory.world} x "
-        f"{memory.device_bytes / 1e9:.1f} GB ({origin}), {memory.strategy}, {trainer['precision']}",
+        f"{memory.device_bytes / 1e9:.1f} GB ({origin}), {'sharded' if memory.sharded else 'not sharded'}, "
+        f"{trainer['precision']}",
         f"an iteration: {per_iteration:,} prompts x {k} = {per_iteration * k:,} responses; {per_iteration:,} / "
         f"{per_update} prompts = {updates:g} updates; x {iterations} iterations = {updates * iterations:,.0f} updates",
-        f"an update: {per_update} prompts x {k} = {per_update * k} responses, "
-        f"{math.ceil(per_update / memory.world)} prompts on a device, at most {memory.update_tokens:,} tokens, "
-        f"{math.ceil(memory.update_tokens / memory.tokens)} or more passes of up to {memory.tokens:,}",
+        f"an update: at most {memory.update_tokens:,} tokens on a device, in passes of up to {memory.tokens:,}",
         f"the longest group: {memory.prompt:,} + {k} x {memory.response:,} = {memory.longest_group:,} tokens",
     ]
 
@@ -107,11 +103,10 @@ def _head(memory: "Memory", origin: str) -> list[str]:
 def _tables(memory: "Memory") -> list[str]:
     """The parts of memory, in GB of a device, with their formulas."""
     sampling, sequences = memory.sampling()
-    name = f"VLLMEngine, {memory.utilization:g} of the GPU" if memory.vllm else "TransformersEngine"
     lines = [
         *_table(f"training: a pass of {memory.tokens:,} tokens", memory.training()),
         "",
-        *_table(f"sampling: {name}", sampling),
+        *_table(f"sampling: {'VLLMEngine' if memory.vllm else 'TransformersEngine'}", sampling),
         f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt",
     ]
     if memory.offload:
@@ -124,90 +119,58 @@ def _table(title: str, parts: list["Part"]) -> list[str]:
     return [f"{title:<39} GB", *rows, f"  {'total':<32}{sum(part.bytes for part in parts) / 1e9:8.2f}"]
 
 
-def _figures(memory: "Memory") -> str:
-    return f"{memory.training_bytes / 1e9:.1f} GB while training and {memory.sampling_bytes / 1e9:.1f} while sampling"
-
-
-def _verdict(memory: "Memory") -> str:
-    """One line that says whether the run fits, and where it does not."""
-    usable = f"{memory.usable / 1e9:.1f} GB that a process may take (95%)"
-    reasons = {
-        "training is too large": not memory.training_fits,
-        "the engine does not fit beside the trainer": memory.sampling_bytes > memory.usable,
-        "the engine has no room for a response of the full length": memory.sampling()[1] < 1,
-    }
-    wrong = ", ".join(reason for reason, found in reasons.items() if found)
-    return f"It {f'does not fit: {wrong}. It takes' if wrong else 'fits:'} {_figures(memory)}, of {usable}."
-
-
 def _advice(memory: "Memory") -> Iterator[str]:
-    """Changes with each of which the run fits, as options of the command line with the memory that it then takes."""
-    fitting = [made for changes in _changes(memory) if (made := _made_to_fit(memory, changes)) is not None]
-    lines = [f"  {' '.join(_options(changes))}   ({_figures(memory.changed(changes))})" for changes in fitting]
-    yield (
-        "It fits with any one of these changes:" if lines else "No single change makes it fit: use more or larger GPUs."
-    )
-    yield from dict.fromkeys(lines)  # a change may be one that the configuration already has
+    """Options of the command line with each set of which the run fits; each is computed before it is printed."""
+    found = dict.fromkeys(_options(made) for change in _changes(memory) if (made := _made_to_fit(memory, change)))
+    yield "It fits with any one of these:" if found else "No single change makes it fit: use more or larger GPUs."
+    yield from (f"  {options}" for options in found)
 
 
 def _changes(memory: "Memory") -> Iterator[Changes]:
     """Changes to try, the cheapest first."""
-    yield {}
-    recomputed = {} if memory.config["model"]["gradient_checkpointing"] else {"model.gradient_checkpointing": True}
-    if recomputed:
-        yield recomputed
+    recomputed: Changes = {"model.gradient_checkpointing": True}
+    yield from ({}, recomputed)
     if memory.gpu:
-        sharded: Changes = {**recomputed, **({} if memory.sharded else {"trainer.strategy": SHARDED})}
+        sharded: Changes = {**recomputed, "trainer.strategy": SHARDED}
         yield sharded
-        for world in (2**power for power in range(1, MOST_GPUS.bit_length())):
+        for world in (2, 4, 8, 16, 32, 64):
             more = {**sharded, "trainer.devices": min(world, 8), "trainer.num_nodes": max(1, world // 8)}
             if world > memory.world and memory.changed(more).training_fits:
                 yield more
                 break
-        yield {**sharded, "trainer.strategy.init_args.cpu_offload": True}
+        yield {**recomputed, "trainer.strategy": {**SHARDED, "init_args": {"cpu_offload": True}}}
     if not memory.lora:
         yield {**recomputed, "model.lora": {"r": 32}, "model.dtype": "bfloat16"}
 
 
 def _made_to_fit(memory: "Memory", changes: Changes) -> Changes | None:
     """Changes with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
-    memory = memory.changed(changes)
-    if not memory.training_fits:
-        steps = range(math.ceil(memory.sequence / STEP), memory.tokens // STEP + 1)
-        key = "trainer.micro_batch_tokens"
-        fitting = bisect_left(steps, True, key=lambda step: not memory.changed({key: step * STEP}).training_fits)
-        if not fitting:
-            return None
-        tokens = {key: steps[fitting - 1] * STEP}
-        memory, changes = memory.changed(tokens), {**changes, **tokens}
-    for smaller in _engines(memory):
-        if memory.changed(smaller).sampling_fits:
-            return {**changes, **smaller}
-    return None
-
-
-def _engines(memory: "Memory") -> Iterator[Changes]:
-    """The engine as it is, and smaller ones."""
-    yield {}
-    section = "data.engine.init_args"
-    if not memory.vllm:
-        yield from ({f"{section}.max_num_seqs": memory.max_num_seqs // 2**n} for n in range(1, 8))
-        return
-    # A share of two digits, rounded down.
-    share = math.floor(100 * (memory.usable - memory.kept_bytes) / memory.device_bytes) / 100
-    for size in (memory.tensor_parallel * 2**n for n in range(4)):
-        if share > 0 and size <= min(8, memory.devices):
-            parallel = {} if size == memory.tensor_parallel else {f"{section}.tensor_parallel_size": size}
-            yield {f"{section}.gpu_memory_utilization": share, **parallel}
-
-
-def _options(changes: Mapping[str, Any]) -> Iterator[str]:
-    """Changes as options of the command line."""
-    for name, value in changes.items():
-        if not isinstance(value, Mapping):
-            yield f"--{name} {str(value).lower() if isinstance(value, bool) else value}"
-        elif "class_path" in value:
-            yield f"--{name} {value['class_path']}"
-            yield from _options({f"{name}.init_args.{key}": each for key, each in value["init_args"].items()})
+    changed = memory.changed(changes)
+    while not changed.training_fits and changed.tokens > changed.sequence:
+        changes = {**changes, "trainer.micro_batch_tokens": max(changed.tokens // 2, changed.sequence)}
+        changed = memory.changed(changes)
+    if changed.training_fits and not changed.sampling_fits:
+        if changed.vllm:  # a share of two digits, rounded down
+            share = math.floor(100 * (changed.usable - changed.kept_bytes) / changed.device_bytes) / 100
+            changes = {**changes, "data.engine.init_args.gpu_memory_utilization": max(share, 0.01)}
         else:
-            yield from _options({f"{name}.{key}": each for key, each in value.items()})
+            *others, cache = changed.sampling()[0]
+            room = changed.usable - sum(part.bytes for part in others)
+            sequences = int(room / cache.bytes * changed.engine.get("max_num_seqs", 256))
+            changes = {**changes, "data.engine.init_args.max_num_seqs": max(sequences, 1)}
+        changed = memory.changed(changes)
+    return changes if changed.training_fits and changed.sampling_fits else None
+
+
+def _options(changes: Mapping[str, Any]) -> str:
+    """Changes as options of the command line."""
+    words = []
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            words.append(f"--{name} {value['class_path']}")
+            value, name = value["init_args"], f"{name}.init_args"
+        if isinstance(value, Mapping):
+            words += [_options({f"{name}.{key}": each}) for key, each in value.items()]
+        else:
+            words.append(f"--{name} {str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(words)
