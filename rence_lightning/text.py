@@ -1,9 +1,12 @@
 r"""Text that several rooms share: the last `\boxed{...}`, how to install an extra, and the name nearest to a typo."""
 
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 # One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
 # The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
@@ -78,3 +81,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message, ` (did you mean X?)`; empty where no known name is like `name`."""
     near = nearest(name, known)
     return f" (did you mean {near}?)" if near is not None else ""
+
+
+def python_process(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a process that runs a module of this package, on one thread.
+
+    It imports the same code as its parent, and nothing from the current directory. Its hash seed is fixed, so that the
+    order of sets of text is the same in every process: sympy's verdicts and reasoning-gym's problems depend on it.
+    """
+    paths = [*(str(Path(path).resolve()) for path in sys.path), str(Path(__file__).resolve().parents[1])]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    fixed = {**threads, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONHASHSEED": "0"}
+    return [sys.executable, "-P", "-m", module, *arguments], {**os.environ, **fixed}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rence_lightning.configurable import Configurable
+from rence_lightning.parts import Configurable
 
 LOG_RATIO_LIMIT = 20.0
 """Largest log-ratio of which exp() is taken: beyond it the sums overflow. It guards against overflow alone. A policy

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.parts import Configurable
 from rence_lightning.training.precision import COMPUTE_TYPES
 
 
