@@ -1,4 +1,4 @@
-r"""Text that several rooms share: the last `\boxed{...}`, how to install an extra, and the name nearest to a typo."""
+r"""What several rooms need of text and of Python processes: `\boxed{...}`, the name nearest to a typo, a command."""
 
 import hashlib
 import os
@@ -24,8 +24,7 @@ def last_boxed(text: str) -> str | None:
     - `\boxed {4}` gives `4`, as in LaTeX. `\boxed 4` and `\fbox{4}` are not what the prompt asks for and are no boxes.
     - `\boxed{}` gives the empty string: a box without an answer.
 
-    The content is returned unchanged, with its blanks. Time and memory are linear in the length of the text: each brace
-    is pushed and popped once, however many boxes are nested or left open.
+    The content is returned unchanged, with its blanks. Time and memory are linear in the length of the text.
     """
     open_braces: list[tuple[int, bool]] = []  # (start of the content, whether a box opened it)
     start, stop = -1, -1
@@ -58,23 +57,13 @@ def kind_of(value: object) -> str:
 
 
 def install_extra(extra: str) -> str:
-    """How to install the optional dependencies `extra`: a clause for an error message.
-
-    The package is installed from a clone and is not on PyPI, where `pip install 'rence_lightning[...]'` would look.
-    """
+    """How to install the optional dependencies `extra`, for an error message: the package is not on PyPI."""
     return f"run pip install -e '.[{extra}]' in the root of the clone, or pip install 'WHEEL[{extra}]' with your wheel"
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like `name`, or None where none is like it.
-
-    Args:
-        name: A name that is not known.
-        known: The names that are.
-        cutoff: The least similarity, from 0 (nothing in common) to 1 (equal).
-    """
-    near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    """The known name that is most like `name`, or None where the similarity is below the cutoff, from 0 to 1."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
