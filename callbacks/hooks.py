@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.callbacks import Callback as LightningCallback
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Evaluation
+from rence_lightning.parts import Configurable
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
