@@ -15,16 +15,17 @@ plain types only, which are read with `weights_only`. It can be loaded into any 
 """
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import ModelParallelStrategy
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -192,14 +193,21 @@ def _put_in_place(draft: Path, folder: Path) -> None:
 
 
 def _rng_state() -> dict[str, Any]:
-    states = _collect_rng_states()
-    name, keys, *rest = states["numpy"]
-    return {**states, "numpy": [name, keys.tolist(), *rest]}  # `weights_only` reads no arrays of NumPy
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],  # `weights_only` reads no arrays of NumPy
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
-def _set_rng_state(states: dict[str, Any]) -> None:
-    cuda = states["cuda"] if torch.cuda.device_count() == len(states["cuda"]) else []
-    _set_rng_states({**states, "cuda": cuda})
+def _set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _fsync(path: Path) -> None:
