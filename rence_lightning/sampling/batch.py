@@ -24,7 +24,6 @@ class SampledTotals:
 
     @property
     def groups(self) -> int:
-        """Number of groups."""
         return self.outcomes.total()
 
     def add(self, group: Group) -> None:
@@ -94,8 +93,7 @@ class IterationBatch:
     def add_draw(self, costs: dict[str, float]) -> None:
         """Counts a draw and its costs."""
         self.draws += 1
-        for name, cost in costs.items():
-            self.figures[name] = self.figures.get(name, 0.0) + cost
+        self.figures |= {name: self.figures.get(name, 0.0) + cost for name, cost in costs.items()}
 
     def begin_updates(self) -> None:
         """Frees what the updates do not need: groups that are not trained on, and responses that are left out."""

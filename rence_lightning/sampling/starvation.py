@@ -54,14 +54,7 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
 
 def _nothing_correct(batch: IterationBatch) -> str:
     """What is said where no response was correct, with examples."""
-    highest = max((reward for group in batch.sampled for reward in group.rewards), default=0.0)
-    partly = f" (the highest reward was {highest:g}; correct_from of FunctionReward says what is correct)"
-    return f"no response was correct{partly if highest else ''}, for example {_examples(batch)}"
-
-
-def _examples(batch: IterationBatch) -> str:
-    """A few problems of an iteration with their answers, and a response to each."""
-    shown = []
+    highest, shown = max((reward for group in batch.sampled for reward in group.rewards), default=0.0), []
     for group in batch.sampled[:EXAMPLES]:
         problem, rollout = group.prompt.problem, group.rollouts[0]
         cut = ", cut at the limit" if rollout.finish_reason == "length" else ""
@@ -69,4 +62,5 @@ def _examples(batch: IterationBatch) -> str:
             f"{shortened(problem.problem)} (answer {shortened(problem.answer)}) -> {shortened(group.responses[0])} "
             f"(reward {group.rewards[0]:g}{cut})"
         )
-    return "; ".join(shown)
+    partly = f" (the highest reward was {highest:g}; correct_from of FunctionReward says what is correct)"
+    return f"no response was correct{partly if highest else ''}, for example {'; '.join(shown)}"
