@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
     "data": {"prompts_per_iteration": 24},
 }
 BFLOAT16 = {**CONFIG, "trainer": {"max_iterations": 20, "precision": "bf16-mixed"}}
-LIMITED = {**CONFIG, "model": {"trust_region": {"limit": 1.0}}}
+LIMITED = {**CONFIG, "model": {"trust_region": {"delta": 1.0}}}
 
 CASES: list[tuple[str, list[float], Level, dict[str, Any]]] = [
     ("KL", [0.0, 0.005, 0.02], FINE, CONFIG),
