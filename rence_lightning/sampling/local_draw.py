@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from rence_lightning.errors import call_plugin, invalid_return
@@ -163,14 +164,14 @@ class LocalDraw:
         self._running, self._peak = running, max(self._peak, running)
 
 
+@dataclass(frozen=True)
 class _Cancelled:
     """The numbers of the requests whose groups can no longer count, as the engine looks them up."""
 
-    def __init__(self, draw: LocalDraw) -> None:
-        self._draw = draw
+    draw: LocalDraw
 
     def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and self._draw.is_cancelled(number)
+        return isinstance(number, int) and self.draw.is_cancelled(number)
 
 
 def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:

@@ -31,14 +31,14 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
     if not left:
         return not batch.groups
     first = rank_and_world()[0] == 0
-    samples = "" if batch.totals.sums.get("correct") else _nothing_correct(batch)
+    samples = "" if batch.sums.get("correct") else _nothing_correct(batch)
     if batch.groups:
         if samples and batch.iteration == 1 and first:
             _log.warning("iteration 1: %s; can the policy read these problems, and the reward these answers?", samples)
         return False
     outcomes = batch.outcomes
     counts = (
-        f"iteration {batch.iteration}: none of the {batch.totals.groups} sampled groups can be trained on: "
+        f"iteration {batch.iteration}: none of the {batch.outcomes.total()} sampled groups can be trained on: "
         f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
         f"{outcomes[Outcome.MASTERED]} mastered; {left} prompts are left in the pool"
     )
