@@ -36,14 +36,6 @@ def unrelated(seed: int) -> tuple[int, list[bool]]:
     return chance.randint(1, 30), [chance.random() < 0.45 for _ in range(K)]
 
 
-def long_if_kept(seed: int) -> tuple[int, list[bool]]:
-    """Kept groups are longer than others on average, and of very different lengths."""
-    chance = random.Random(seed)
-    kept = chance.random() < 0.5
-    length = 1 + int(chance.expovariate(1 / (20 if kept else 8)))
-    return length, [kept and number < 2 for number in range(K)]
-
-
 class Numbers(ProblemSource):
     """Problems that are numbers."""
 
