@@ -231,24 +231,3 @@ class Ranks:
             patch.setattr(distributed, "_group", object())
             patch.setattr(distributed, "_board", board)
             yield
-
-
-class MemoryStore:
-    """A store in memory, with what the board uses of torch's."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def append(self, key: str, value: str) -> None:
-        with self._lock:
-            self.values[key] = self.values.get(key, "") + value
-
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self.values for key in keys)
-
-    def get(self, key: str) -> bytes:
-        return self.values[key].encode()
-
-    def delete_key(self, key: str) -> bool:
-        return self.values.pop(key, None) is not None
