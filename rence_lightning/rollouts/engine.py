@@ -77,12 +77,7 @@ class Request:
 
 @dataclass(frozen=True)
 class FinishedGroup:
-    """All responses to one request.
-
-    Attributes:
-        index: Number of the request, counted from 0 in the order in which the engine took the requests.
-        rollouts: The K responses.
-    """
+    """The K responses to the request of a number, counted from 0 in the order in which the engine took the requests."""
 
     index: int
     rollouts: list[Rollout]
@@ -99,7 +94,7 @@ class SamplingStep:
 
 
 class SampledPolicy(Protocol):
-    """What an engine reads of a policy; `rence_lightning.policy.Policy` is one."""
+    """What an engine reads of a policy, as in `rence_lightning.policy.Policy`."""
 
     @property
     def model(self) -> "PreTrainedModel":
