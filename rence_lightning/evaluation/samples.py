@@ -90,33 +90,24 @@ def evaluated_problem(
 
 
 def votes(scores: Sequence[Score], same: SameAnswers) -> list[int]:
-    """Numbers the answers to a problem, with equal numbers for equal answers.
+    """Numbers the answers to a problem from 0 in the order in which they first occur, equal ones alike; -1 for none.
 
-    Correct answers all equal the reference and therefore one another; only incorrect ones are compared.
-
-    Args:
-        scores: Scores of the k responses to the problem.
-        same: Comparison of answers. Answers of the same spelling are equal whatever it returns.
-
-    Returns:
-        A number for each response, counted from 0 in the order in which answers first occur; -1 for no answer.
+    Correct answers all equal the reference and therefore one another, and so do answers of the same spelling; `same`
+    compares the other incorrect ones.
     """
     numbers: dict[str | None, int] = {}  # by spelling; all correct answers under None
     incorrect: dict[int, str] = {}  # the first spelling of each incorrect answer
     result = []
     for score in scores:
-        if score.answer is None:
-            result.append(-1)
-            continue
         spelling = None if score.correct else score.answer
-        if spelling not in numbers:
+        if score.answer is not None and spelling not in numbers:
             number = 1 + max(numbers.values(), default=-1)
             if spelling is not None:
                 verdicts = same([(other, spelling) for other in incorrect.values()]) if incorrect else []
                 number = next((n for n, verdict in zip(incorrect, verdicts, strict=True) if verdict), number)
                 incorrect.setdefault(number, spelling)
             numbers[spelling] = number
-        result.append(numbers[spelling])
+        result.append(-1 if score.answer is None else numbers[spelling])
     return result
 
 
@@ -146,15 +137,11 @@ class Description:
         return {"weights": self.weights, "engine": self.engine, **self.settings, **self.benchmarks}
 
 
+@dataclass(frozen=True)
 class SampleFolder:
-    """The folder of one evaluation.
+    """The folder of one evaluation."""
 
-    Args:
-        path: Path of the folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def open(self, description: Description) -> bool:
         """Begins the evaluation, or continues it where the folder holds samples of the same one; returns whether
@@ -171,7 +158,7 @@ class SampleFolder:
         return stale
 
     def description(self) -> Description:
-        """Read what was evaluated, and how.
+        """What was evaluated, and how.
 
         Raises:
             UserError: The folder has no description, or the file is not one.
@@ -192,7 +179,7 @@ class SampleFolder:
 
     def read(self, name: str) -> dict[str, EvaluatedProblem]:
         """The completed problems of a benchmark, by id; an incomplete last line, left by a kill, is skipped."""
-        files = [self._whole(name), *sorted(self.path.glob(f"{name}.part-*.jsonl"))]
+        files = [self.path / f"{name}.jsonl", *sorted(self.path.glob(f"{name}.part-*.jsonl"))]
         return {problem.id: problem for file in files for problem in _read(file)}
 
     def append(self, name: str, rank: int, problem: EvaluatedProblem) -> None:
@@ -210,19 +197,16 @@ class SampleFolder:
         """
         # By their names as well, because a list of the folder may be old on a network file system.
         done = self.read(name) | {each.id: each for rank in range(ranks) for each in _read(self._part(name, rank))}
-        if missing := [each for each in ids if each not in done]:
+        if missing := len(set(ids) - done.keys()):
             raise UserError(
-                f"{self.path}: {len(missing)} problems of {name} are in no process's samples; write the run to a file "
+                f"{self.path}: {missing} problems of {name} are in no process's samples; write the run to a file "
                 "system that all processes share"
             )
         draft = self.path / f".tmp-{name}"
         draft.write_text("".join(f"{_line(done[each])}\n" for each in ids))
-        draft.replace(self._whole(name))
+        draft.replace(self.path / f"{name}.jsonl")
         for part in self.path.glob(f"{name}.part-*.jsonl"):
             part.unlink()
-
-    def _whole(self, name: str) -> Path:
-        return self.path / f"{name}.jsonl"
 
     def _part(self, name: str, rank: int) -> Path:
         return self.path / f"{name}.part-{rank}.jsonl"

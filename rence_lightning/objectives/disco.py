@@ -7,7 +7,7 @@ a prompt is
 
 The smaller tau is, the more of the weight is on the negatives of the highest score, as in distributionally robust
 optimisation; the limit of a large tau is the difference of the two means (the basic variant, DisCO-b). The source adds
-the constraint KL(pi_old || pi_theta) <= delta as a squared hinge, which is a trust region (`TrustRegion.limit`).
+the constraint KL(pi_old || pi_theta) <= delta as a squared hinge, which is a trust region (`TrustRegion.delta`).
 """
 
 import math
@@ -24,12 +24,9 @@ Score = Literal["log_likelihood", "likelihood_ratio"]
 
 
 def disco(scores_GK: Tensor, positive_GK: Tensor, tau: float | None) -> Tensor:
-    """The loss of each prompt, `(G,)`; 0 where P or N is empty and there is nothing to discriminate.
+    """The loss of each prompt, `(G,)`, from scores and the mask of bool of P; 0 where P or N is empty.
 
-    Args:
-        scores_GK: Scores s(x, y), float.
-        positive_GK: Mask of bool, True on P, False on N.
-        tau: Temperature of the weights of the negatives, > 0; None for equal weights.
+    The weights of the negatives have the temperature tau > 0; None makes them equal.
     """
     if tau is None:
         negatives_G = mean_over(scores_GK, ~positive_GK)

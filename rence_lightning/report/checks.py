@@ -1,7 +1,6 @@
 """The checks of a run, from which the verdict follows: one table of figures and their limits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
 from statistics import fmean, median
@@ -26,20 +25,10 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@dataclass(frozen=True)
-class Check:
-    """A row of the table.
-
-    Attributes:
-        name: Name of the check.
-        series: Series of `metrics.csv` that it watches.
-        what: Meaning of the figure.
-        figure: Function of the run and the values of the series; None where the figure means nothing.
-        watch: Value above which the figure is worth a look.
-        wrong: Value above which it is wrong.
-        form: Format of the figure.
-        advice: What to try where it is raised.
-    """
+class Check(NamedTuple):
+    """A row of the table: the series of `metrics.csv` that it watches, the meaning of its figure, the figure as a
+    function of the run and the values of the series (None where it means nothing), the values above which it is worth a
+    look and wrong, its format, and what to try where it is raised."""
 
     name: str
     series: str
@@ -77,7 +66,7 @@ def _kl_target(run: RunRecord) -> float:
     """Limit or target of the KL: the run's own, else the paper's."""
     adaptive = run.setting("adaptive_kl") or {}
     target = adaptive.get("target_kl") if adaptive.get("enabled", True) else None
-    return float(run.setting("model.trust_region.limit") or target or 0.01)
+    return float(run.setting("model.trust_region.delta") or target or 0.01)
 
 
 def _mismatch(run: RunRecord, values: Sequence[float]) -> float:
@@ -155,11 +144,11 @@ def examine(run: RunRecord) -> list[Finding]:
 
 
 def _completion(run: RunRecord) -> Finding:
-    planned, error = run.setting("trainer.max_iterations"), run.identity.error if run.identity is not None else None
+    planned, error = run.setting("trainer.max_iterations"), run.identity.error
     done = f"{run.iterations}{f' of {planned}' if planned else ''} iterations are done"
     if error is not None:
         return Finding("completion", Level.wrong, f"{done}; then the run ended with an error: {error}")
-    if run.finished or (planned and run.iterations >= planned):
+    if run.at_end or run.identity.finished or (planned and run.iterations >= planned):
         return Finding("completion", Level.fine, done)
     if run.running:
         return Finding("completion", Level.fine, f"{done}; the run is in progress")

@@ -1,8 +1,4 @@
-"""Sampling through the Hugging Face model itself: no server and no optional package; the default of the demo.
-
-Each response draws its random numbers from the seed of its request, one uniform number per token, so that the sampled
-tokens do not depend on the batch in which they are sampled.
-"""
+"""Sampling through the Hugging Face model itself: no server and no optional package; the default of the demo."""
 
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,8 +8,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.parts import Configurable
 from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, attention_of, can_share_prompts
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.slots import Slots

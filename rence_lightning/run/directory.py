@@ -48,11 +48,7 @@ class SavedAt:
 
     @classmethod
     def read(cls, folder: Path) -> "SavedAt":
-        """Reads the place of the checkpoint in a folder.
-
-        Raises:
-            UserError: The folder is not a complete checkpoint.
-        """
+        """Raises `UserError` if the folder is not a complete checkpoint."""
         try:
             return cls(**json.loads((folder / "checkpoint.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
@@ -70,9 +66,7 @@ class Run:
         id: Unique identity of the run.
         created: Time of the run's start, in seconds since 1970.
         parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
-        sessions: Records of each start and resume: the launch by torch's elastic agent, where it was started by one,
-            the checkpoint that the session began with (null for a new run), the configuration file that it wrote, the
-            settings that differed from those of the checkpoint, and the versions and commits that it was made with.
+        sessions: Records of each start and resume, as `with_session` makes them.
         finished: Whether all files of the run are written.
         error: Error that ended the last session, None where there was none.
     """
@@ -90,7 +84,9 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Folders of the run's checkpoints, the oldest first."""
-        return [folder for _, folder in sorted(_numbered(self.directory / CHECKPOINTS))]
+        folders = ((_FOLDER.fullmatch(each.name), each) for each in (self.directory / CHECKPOINTS).glob("iteration-*"))
+        numbered = [(int(match[1]), int(match[2] or 0), each) for match, each in folders if match and each.is_dir()]
+        return [each for *_, each in sorted(numbered)]
 
     def checkpoint(self, link: str) -> Path | None:
         """The checkpoint that `last` or `best` points to; None without the link."""
@@ -109,7 +105,13 @@ class Run:
         return run
 
     def with_session(self, checkpoint: Path | None, config: str | None, changed: list[str]) -> "Run":
-        """This run with one more session, and not finished any more; written to disk."""
+        """This run with one more session, and not finished any more; written to disk.
+
+        Args:
+            checkpoint: Checkpoint that the session begins with, None for a new run.
+            config: Name of the configuration file that it writes.
+            changed: Settings that differ from those of the checkpoint.
+        """
         session = {
             "started": time.time(),
             "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
@@ -121,11 +123,11 @@ class Run:
         return self._written(sessions=(*self.sessions, session), finished=False, error=None)
 
     def failed(self, error: str) -> "Run":
-        """This run, ended by an error; written to disk."""
+        """This run, ended by an error."""
         return self._written(error=error)
 
     def ended(self) -> "Run":
-        """This run, finished; written to disk."""
+        """This run, finished."""
         return self._written(finished=True)
 
     @classmethod
@@ -146,22 +148,25 @@ class Run:
         """
         if wanted.is_file():
             raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
-        number = 1
-        while True:
-            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                if not any(path.iterdir()):
-                    (path / IDENTITY).touch(exist_ok=False)  # one of several processes that start at once has it
-                    break
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise UserError(
-                    f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder"
-                ) from error
+        path, number = wanted, 1
+        while not _claim(path):
             number += 1
+            path = wanted.with_name(f"{wanted.name}-{number}")
         return cls(path, wanted.name, command, parent=parent)._written()
+
+
+def _claim(path: Path) -> bool:
+    """Whether this process, of several that start at once, has a folder that was empty or not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            return False
+        (path / IDENTITY).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
+    return True
 
 
 # ---- retention ------------------------------------------------------------------------------------------------------
@@ -191,12 +196,6 @@ def prune(run: Run, keep_last: int) -> None:
             folder.replace(folder.with_name(f".gone-{folder.name}"))  # a kill must not leave half of it in its place
     for gone in (run.directory / CHECKPOINTS).glob(".gone-*"):
         shutil.rmtree(gone, ignore_errors=True)
-
-
-def _numbered(checkpoints: Path) -> Iterator[tuple[tuple[int, int], Path]]:
-    for folder in checkpoints.glob("iteration-*"):
-        if folder.is_dir() and (match := _FOLDER.fullmatch(folder.name)):
-            yield (int(match[1]), int(match[2] or 0)), folder
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Fabric with the settings that this project supports; what cannot work is refused at the start, in one line."""
 
-import os
 import warnings
 from collections.abc import Iterable
 from datetime import timedelta
@@ -18,9 +17,6 @@ from rence_lightning.errors import UserError
 from rence_lightning.training.strategy import FullyShardStrategy
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-PROCESSES_PER_CORE = 4
-"""Largest number of processes per core of a CPU; with more, set-up does not finish in reasonable time."""
 
 GROWTH_INTERVAL = 100
 """Number of updates without an overflow after which the scale of a float16 loss is doubled. torch's own, 2000, is more
@@ -61,12 +57,6 @@ def make_fabric(
         )
     if not isinstance(fabric.strategy, SingleDeviceStrategy):
         fabric.strategy._timeout = timeout
-    processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
-    if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
-        raise UserError(
-            f"trainer: devices is {processes} on a CPU with {cores} cores; set it to at most "
-            f"{PROCESSES_PER_CORE * cores}"
-        )
     return fabric
 
 

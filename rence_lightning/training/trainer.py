@@ -80,8 +80,6 @@ class Trainer:
     Attributes:
         session: Run directory of the command, its lock, configuration and loggers.
         checkpoints: What a checkpoint holds of this run, saved and restored.
-        step: Optimizer step, which counts skipped updates.
-        doing: Phase that the run is in, empty between phases.
         batch: Batch of the iteration whose updates are being taken; None between iterations.
         global_step: Number of updates done.
         current_epoch: Number of iterations done, Lightning's epochs.
