@@ -37,9 +37,6 @@ class ProblemSource(Configurable, ABC):
 class FileProblems(RowSchema, ProblemSource):
     """Problems from a file on this machine.
 
-    Field names may be paths into nested values, with positions in lists: `reward_model.ground_truth`,
-    `prompt.0.content`.
-
     Args:
         path: A `.jsonl`, `.jsonl.gz`, `.csv` or `.parquet` file; text is UTF-8.
         source: Name of the data set in ids, logs and tables. None: the file's name without its suffix.
@@ -146,18 +143,3 @@ def _to_problems(rows: Rows, where: str, schema: RowSchema, source: str) -> list
     if not problems:
         raise UserError(f"{where}: no rows; give a data set with at least one problem")
     return list(problems.values())
-
-
-def check_split(source: str, split: str, count: int | None, sizes: Mapping[str, int]) -> None:
-    """Refuses a split that a generated source lacks, or a number of problems that the split lacks.
-
-    Raises:
-        UserError: It does.
-    """
-    if split not in sizes:
-        raise UserError(f"{source}: no split {split!r}; choose one of: {', '.join(sizes)}")
-    if count is not None and not 1 <= count <= sizes[split]:
-        raise UserError(
-            f"{source}: count must be from 1 to {sizes[split]}, the size of the {split} split, or null for all, "
-            f"not {count}"
-        )
