@@ -127,19 +127,15 @@ def _to_problems(rows: Rows, where: str, schema: RowSchema, source: str) -> list
         if problem is None:
             others += 1
         elif problem.id in problems:
-            raise UserError(
-                f"{place}: the id {problem.id!r} is also that of {places[problem.id]}; make ids unique, or name "
-                "another id_field"
-            )
+            other = f"is also that of {places[problem.id]}"
+            raise UserError(f"{place}: the id {problem.id!r} {other}; make ids unique, or name another id_field")
         else:
             problems[problem.id], places[problem.id] = problem, place
     if unanswered:
         _log.warning("%s: left out %d rows without a final answer: %s", source, len(unanswered), "; ".join(unanswered))
     if not problems and others:
-        raise UserError(
-            f"{where}: none of {others} rows is in the part {schema.part!r}; give more rows, or another held_out "
-            f"than {schema.held_out}"
-        )
+        fix = f"give more rows, or another held_out than {schema.held_out}"
+        raise UserError(f"{where}: none of {others} rows is in the part {schema.part!r}; {fix}")
     if not problems:
         raise UserError(f"{where}: no rows; give a data set with at least one problem")
     return list(problems.values())
