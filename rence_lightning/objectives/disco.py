@@ -7,7 +7,7 @@ a prompt is
 
 The smaller tau is, the more of the weight is on the negatives of the highest score, as in distributionally robust
 optimisation; the limit of a large tau is the difference of the two means (the basic variant, DisCO-b). The source adds
-the constraint KL(pi_old || pi_theta) <= delta as a squared hinge, which is a trust region (`TrustRegion.limit`).
+the constraint KL(pi_old || pi_theta) <= delta as a squared hinge, which is a trust region (`TrustRegion.delta`).
 """
 
 import math

@@ -77,7 +77,7 @@ def _kl_target(run: RunRecord) -> float:
     """Limit or target of the KL: the run's own, else the paper's."""
     adaptive = run.setting("adaptive_kl") or {}
     target = adaptive.get("target_kl") if adaptive.get("enabled", True) else None
-    return float(run.setting("model.trust_region.limit") or target or 0.01)
+    return float(run.setting("model.trust_region.delta") or target or 0.01)
 
 
 def _mismatch(run: RunRecord, values: Sequence[float]) -> float:

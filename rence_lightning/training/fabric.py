@@ -1,21 +1,22 @@
 """Fabric with the settings that this project supports; what cannot work is refused at the start, in one line."""
 
-import os
+import warnings
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from rence_lightning.distributed import TIMEOUT
 from rence_lightning.errors import UserError
-from rence_lightning.training.precision import Precision
 from rence_lightning.training.strategy import FullyShardStrategy
 
-PROCESSES_PER_CORE = 4
-"""Largest number of processes per core of a CPU; with more, set-up does not finish in reasonable time."""
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 GROWTH_INTERVAL = 100
 """Number of updates without an overflow after which the scale of a float16 loss is doubled. torch's own, 2000, is more
@@ -56,10 +57,26 @@ def make_fabric(
         )
     if not isinstance(fabric.strategy, SingleDeviceStrategy):
         fabric.strategy._timeout = timeout
-    processes, cores = fabric.world_size // num_nodes, os.cpu_count() or 1
-    if fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * cores:
-        raise UserError(
-            f"trainer: devices is {processes} on a CPU with {cores} cores; set it to at most "
-            f"{PROCESSES_PER_CORE * cores}"
-        )
     return fabric
+
+
+def check_trained(precision: str, parameters: Iterable[Tensor]) -> None:
+    """Refuses float16 parameters where the loss is scaled: gradients in float16 would overflow when they are summed.
+
+    It warns of other parameters in 16 bits, which the optimizer's small steps do not change.
+
+    Raises:
+        UserError: A parameter that is trained is in float16.
+    """
+    types = {each.dtype for each in parameters if each.requires_grad}
+    if precision == "16-mixed" and torch.float16 in types:
+        raise UserError(
+            "trainer: precision is 16-mixed, but the parameters that are trained are in float16 too; set model.dtype "
+            "to float32"
+        )
+    if types & {torch.bfloat16, torch.float16}:
+        warnings.warn(
+            "the parameters that are trained have 16 bits, and steps of the optimizer below half the spacing of such "
+            "numbers are lost; set model.dtype to float32, and trainer.precision to bf16-mixed or 16-mixed",
+            stacklevel=2,
+        )

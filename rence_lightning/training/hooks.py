@@ -76,16 +76,11 @@ def number(name: str, value: Any) -> float:
 SUPPORTED = ("EarlyStopping", "LambdaCallback", "ModelSummary", "RichModelSummary", "Timer")
 """Classes of `lightning.pytorch.callbacks` that run as they do in Lightning; an iteration is their epoch."""
 
-PROGRESS = "the section `progress` prints the progress of a run"
 INSTEAD = {
     "ModelCheckpoint": "it does not save the prompt pool; use the section `checkpoint`",
-    "OnExceptionCheckpoint": "the section `checkpoint` also saves a run that fails",
     "LearningRateMonitor": "the learning rate is in metrics.csv and every logger as `train/learning_rate`",
-    "TQDMProgressBar": PROGRESS,
-    "RichProgressBar": PROGRESS,
-    "ProgressBar": PROGRESS,
 }
-"""Callbacks that are refused, and what to use for their purpose."""
+"""Callbacks that are refused, and what to use for their purpose; progress bars are the section `progress`."""
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> None:

@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rence_lightning.errors import UserError
-from rence_lightning.run.lineage import runs_named
 
 PR_SET_PDEATHSIG = 1
 
@@ -104,22 +102,3 @@ def _report(failed: ChildFailedError) -> int:
     if text:
         print(text, file=sys.stderr, flush=True)
     return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-
-
-def continued(ckpt_path: str | None, wanted: Path) -> str | None:
-    """The checkpoint to start from: that of the configuration, or after a restart the newest one of the run itself.
-
-    A run that was ended before its first checkpoint starts anew, in the same directory.
-
-    Args:
-        ckpt_path: Checkpoint that the configuration names.
-        wanted: Configured run directory.
-    """
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        return ckpt_path
-    for run in runs_named(wanted, "fit"):
-        if run.sessions and run.sessions[-1].get("launch") == os.environ["TORCHELASTIC_RUN_ID"]:
-            if run.checkpoints:
-                return str(run.directory)
-            shutil.rmtree(run.directory)
-    return ckpt_path

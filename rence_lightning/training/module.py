@@ -78,31 +78,10 @@ class PolicyModule(pl.LightningModule):
         self._compared = False
 
     def configure_model(self, empty: bool = False) -> None:
-        """Loads the policy into main memory; the trainer moves it to the device, or shards it, afterwards.
-
-        Args:
-            empty: Whether to create the shapes of the parameters alone, because another rank sends the weights when the
-                policy is sharded.
-        """
+        """Loads the policy into main memory; with `empty` the shapes alone, because another rank sends the weights."""
         if "policy" not in self._modules:
-            self.policy = load_policy(
-                self.policy_name,
-                self._dtype,
-                self._gradient_checkpointing,
-                self._attn_implementation,
-                empty,
-                self._lora,
-            )
-
-    def configure_reference(self, empty: bool = False) -> None:
-        """Loads the reference policy into main memory, where one is needed besides the policy.
-
-        Args:
-            empty: Whether to create the shapes of the parameters alone, as in `configure_model`.
-        """
-        if self.reference is not None and self._lora is None and self.reference_policy is None:
-            policy = load_policy(self.policy_name, self._dtype, False, self._attn_implementation, empty)
-            self.reference_policy = policy.requires_grad_(False)
+            settings = self._dtype, self._gradient_checkpointing, self._attn_implementation
+            self.policy = load_policy(self.policy_name, *settings, empty, self._lora)
 
     def load(self, fabric: Fabric, training: bool) -> None:
         """Loads the policy, and a training run's reference policy, into main memory. Where the strategy shards them,
@@ -113,8 +92,9 @@ class PolicyModule(pl.LightningModule):
         gather(None)  # if rank 0 cannot load it, the other ranks end here as well
         empty = sharded and not fabric.is_global_zero
         self.configure_model(empty)  # does nothing where the policy is loaded
-        if training:
-            self.configure_reference(empty)
+        if training and self.reference is not None and self._lora is None and self.reference_policy is None:
+            policy = load_policy(self.policy_name, self._dtype, False, self._attn_implementation, empty)
+            self.reference_policy = policy.requires_grad_(False)
 
     def place(self, fabric: Fabric) -> None:
         """Moves the policies to the device, or shards them."""

@@ -93,20 +93,17 @@ class OptimizerStep:
         self._in_a_row += 1
         self.overflowed += overflow
         self.skipped += not overflow
-        found = f"{update}: the loss is {loss}, the gradient's norm {norm}"
-        scaler = self._scaler
         if self._in_a_row == SKIPS_IN_A_ROW:
-            scale = f" down to a loss scale of {scaler.get_scale():g}" if scaler is not None else ""
-            other = "; if it is not, set trainer.precision to bf16-mixed or 32-true" if scale else ""
-            raise NonFiniteError(
-                f"{found}, and {SKIPS_IN_A_ROW} updates in a row were skipped{scale}: the policy may be broken (resume "
-                f"an earlier checkpoint with a lower learning rate{other})"
-            )
-        if not overflow and self._on_nonfinite == "stop":
-            other = ", set trainer.precision to bf16-mixed" if scaler is not None else ""
-            raise NonFiniteError(
-                f"{found} (lower the learning rate{other}, or set trainer.on_nonfinite to skip if this is rare)"
-            )
+            what = f", and {SKIPS_IN_A_ROW} updates in a row were skipped: the policy may be broken (resume an earlier "
+            what += "checkpoint with a lower learning rate"
+        elif not overflow and self._on_nonfinite == "stop":
+            what = " (lower the learning rate, or set trainer.on_nonfinite to skip if this is rare"
+        else:
+            return
+        other = ""
+        if self._scaler is not None:
+            other = f"; at a loss scale of {self._scaler.get_scale():g}, set trainer.precision to bf16-mixed or 32-true"
+        raise NonFiniteError(f"{update}: the loss is {loss}, the gradient's norm {norm}{what}{other})")
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, and the loss scale if there is one."""

@@ -18,7 +18,9 @@ from torch.nn import Module
 
 from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
-from rence_lightning.training.precision import COMPUTE_TYPES
+
+COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Data type of the computation in each mixed precision, in which the parameters are float32."""
 
 
 class FullyShardStrategy(ModelParallelStrategy, Configurable):

@@ -26,18 +26,17 @@ from rence_lightning.distributed import (
     rank_and_world,
 )
 from rence_lightning.errors import Stopped, UserError
+from rence_lightning.run.session import Session
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.starvation import is_exhausted
 from rence_lightning.training.checkpoints import Checkpoints
-from rence_lightning.training.fabric import make_fabric
+from rence_lightning.training.fabric import Precision, check_trained, make_fabric
 from rence_lightning.training.hooks import Hooks, check_callbacks
 from rence_lightning.training.launch import launch
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.optimizer_step import OptimizerStep
-from rence_lightning.training.precision import Precision, check_trained
-from rence_lightning.training.session import Session
 from rence_lightning.training.stop import StopRequest, what_follows
 from rence_lightning.training.update import Update, drop_tokens_of_others
 
@@ -81,8 +80,6 @@ class Trainer:
     Attributes:
         session: Run directory of the command, its lock, configuration and loggers.
         checkpoints: What a checkpoint holds of this run, saved and restored.
-        step: Optimizer step, which counts skipped updates.
-        doing: Phase that the run is in, empty between phases.
         batch: Batch of the iteration whose updates are being taken; None between iterations.
         global_step: Number of updates done.
         current_epoch: Number of iterations done, Lightning's epochs.

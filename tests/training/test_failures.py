@@ -267,7 +267,6 @@ def test_the_standard_callbacks_are_those_that_a_run_needs(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"devices": 99}, "devices is 99 on a CPU with"),
         ({"strategy": "fsdp", "accelerator": "cpu"}, "fsdp"),
         (
             {"strategy": ModelParallelStrategy(lambda module, mesh: module), "devices": 2},

@@ -138,7 +138,7 @@ class Infinite(MultiLabelNCE):
 def test_endless_overflow_ends_the_run(action: str, tmp_path: Path) -> None:
     fresh_start()
     trainer = make_trainer(tmp_path / "run", precision="16-mixed", on_nonfinite=action, max_iterations=1)
-    with pytest.raises(NonFiniteError, match=r"10 updates in a row were skipped down to a loss scale of 64: .*bf16"):
+    with pytest.raises(NonFiniteError, match=r"10 updates in a row were skipped: .*at a loss scale of 64, .*bf16"):
         trainer.fit(make_module(objective=Infinite()), make_data(prompts_per_iteration=12, prompts_per_update=1))
     assert trainer.step.overflowed == 10 and trainer.step.skipped == 0
 

@@ -1,6 +1,8 @@
 """One command on a run: its directory, new or resumed, the lock on it, its configuration and its loggers."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,9 @@ from lightning.pytorch.loggers import Logger
 from rence_lightning.distributed import gather, on_rank_zero
 from rence_lightning.run.changed_settings import Change, changes
 from rence_lightning.run.directory import Run
-from rence_lightning.run.lineage import find_checkpoint, inherit, resume, unfinished_evaluation
+from rence_lightning.run.lineage import find_checkpoint, inherit, resume, runs_named, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
-from rence_lightning.training.launch import continued
 
 
 class Session:
@@ -55,7 +56,7 @@ class Session:
         """The checkpoint to start from, the same on every rank."""
         self._training = training
         wanted = self._wanted
-        start = on_rank_zero(lambda: continued(ckpt_path, wanted)) if training else ckpt_path
+        start = on_rank_zero(lambda: _continued(ckpt_path, wanted)) if training else ckpt_path
         if start is not None:
             self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
         if self.resumed_from is not None and training and self.config_yaml is not None:
@@ -139,3 +140,18 @@ class Session:
                 file = self.run_dir / f"{stem}-{number}.yaml"
         file.write_text(self.config_yaml)
         return file.name
+
+
+def _continued(ckpt_path: str | None, wanted: Path) -> str | None:
+    """The checkpoint to start from: that of the configuration, or after a restart the newest one of the run itself.
+
+    A run that was ended before its first checkpoint starts anew, in the same directory.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return ckpt_path
+    for run in runs_named(wanted, "fit"):
+        if run.sessions and run.sessions[-1].get("launch") == os.environ["TORCHELASTIC_RUN_ID"]:
+            if run.checkpoints:
+                return str(run.directory)
+            shutil.rmtree(run.directory)
+    return ckpt_path
