@@ -8,7 +8,6 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 from test_packed_update import SINGLE, WHOLE, passes_of
 from test_packed_update import make_groups as tiny_groups
 from test_packed_update import make_module as tiny_module
-from test_sharding import SHARDED, assert_close, run, weights
 from test_update_gradient import ALPHA, BETA, gradient_of, make_groups
 from tiny_models import in_float64
 from torch import Tensor
@@ -99,14 +98,3 @@ def test_a_limit_and_an_adaptive_coefficient_exclude_each_other(tmp_path: Path) 
     trainer.callbacks.append(AdaptiveKL(enabled=False))
     trainer.fit(make_module(trust_region=region), make_data())
     assert trainer.global_step == 2
-
-
-@pytest.mark.slow
-def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    """DisCO with a limit that is exceeded, and a budget that no group fits in."""
-    options = ("--config=conf/family/disco.yaml", "--trainer.max_iterations=2", "--trainer.micro_batch_tokens=100")
-    for name, processes in (("one", ()), ("two", SHARDED)):
-        run_dir = f"--trainer.run_dir={tmp_path / name}"
-        done = run("fit", tmp_path / name, *options, run_dir, *processes, "--model.trust_region.delta=1e-6")
-        assert done.returncode == 0, done.stderr
-    assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))

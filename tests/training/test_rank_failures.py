@@ -117,7 +117,7 @@ print("started again", flush=True)
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        (["-c", SCRIPT, "1"], 0, "failed (exitcode: -9) local_rank: 1"),
+        pytest.param(["-c", SCRIPT, "1"], 0, "failed (exitcode: -9) local_rank: 1", marks=pytest.mark.slow),
         (["script", "0"], 137, "error: rank 1 was ended by SIGKILL, perhaps because the machine ran out of memory; "),
         (["-", "0"], 1, "but a notebook or an interactive session is one process; set devices to 1, or write a script"),
     ],

@@ -11,7 +11,6 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from objective_groups import part, random_groups, totals_of
-from test_sharding import SHARDED, assert_close, run, weights
 from test_update_gradient import gradient_of, make_groups
 from tiny_models import in_float64
 from torch import Tensor
@@ -236,16 +235,3 @@ def test_an_evaluation_loads_no_reference(tmp_path: Path) -> None:
     module = make_module(reference=ReferencePenalty())
     trainer.validate(module, make_data())
     assert module.reference_policy is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--config=conf/small/lora.yaml",)], ids=["weights", "adapters"])
-def test_two_sharded_processes_are_as_one(options: tuple[str, ...], tmp_path: Path) -> None:
-    for name, processes in (("one", ()), ("two", SHARDED)):
-        run_dir = f"--trainer.run_dir={tmp_path / name}"
-        chosen = ("--config=conf/family/grpo_reference.yaml", *options, "--trainer.max_iterations=2", run_dir)
-        done = run("fit", tmp_path / name, *chosen, *processes, "--trainer.micro_batch_tokens=100")
-        assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(reference_kls(tmp_path / "one"), reference_kls(tmp_path / "two"), rtol=1e-3, atol=1e-6)
-    if not options:
-        assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))

@@ -99,7 +99,6 @@ def test_the_reference_run_trains_and_has_every_outcome(one: Path) -> None:
     assert {outcome for iteration in outcomes(one) for _, outcome in iteration} >= {"kept", "mastered", "too_hard"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -112,6 +111,7 @@ def test_the_reference_run_trains_and_has_every_outcome(one: Path) -> None:
                 "--trainer.strategy.init_args.reshard_after_forward=false",
             ),
             id="offloaded-checkpointed-reduced-at-the-end",
+            marks=pytest.mark.slow,
         ),
     ],
 )

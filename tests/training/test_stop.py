@@ -90,6 +90,7 @@ def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process
     assert process.stderr.read() == "SIGINT again: stopped\n"
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_process_whose_output_nobody_reads() -> None:
     """As with `2>&1 | tee log`, where Ctrl-C ends tee first."""
     script = """if True:
@@ -122,11 +123,13 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[s
     torture.assert_mastered_once(killed["outcomes"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "precision"),
-    [((), "bf16-mixed"), (SHARDED, "32-true"), (SHARDED, "16-mixed")],
-    ids=["one-bf16", "two-float32", "two-float16"],
+    [
+        pytest.param((), "bf16-mixed", id="one-bf16"),
+        pytest.param(SHARDED, "32-true", id="two-float32", marks=pytest.mark.slow),
+        pytest.param(SHARDED, "16-mixed", id="two-float16", marks=pytest.mark.slow),
+    ],
 )
 def test_four_iterations_are_two_a_kill_and_two(strategy: tuple[str, ...], precision: str, tmp_path: Path) -> None:
     options = (*strategy, f"--trainer.precision={precision}", "--trainer.max_iterations=4", "--checkpoint.every=2")
