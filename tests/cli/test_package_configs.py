@@ -80,6 +80,6 @@ def test_commands_of_other_programs_name_the_one_here(
 
 def test_the_installed_command_names_itself() -> None:
     start = "import sys; sys.argv = ['/usr/bin/rence-lightning']"
-    program = f"{start}; from rence_lightning.cli.main import main; main(['fit', '-h'])"
+    program = f"{start}; from rence_lightning.cli.main import main; main(['report', '-h'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: rence-lightning fit ") and "\n  rence-lightning fit --config" in done.stdout
+    assert done.stdout.startswith("usage: rence-lightning report ") and "\n  rence-lightning report runs" in done.stdout

@@ -200,6 +200,7 @@ def test_any_checkpoint_is_evaluated_and_exported_by_one_process(
         assert (tmp_path / "out" / name).read_text() == (run_dir / "hf" / name).read_text(), name
 
 
+@pytest.mark.slow
 def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     done = run("fit", tmp_path / "run", *SHARDED, "--trainer.strategy.init_args.shard_size=3")
     assert done.returncode == 2
@@ -207,6 +208,7 @@ def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_be_loaded_is_reported_once(tmp_path: Path) -> None:
     """Rank 0 alone reads the weights; the other ranks must not wait for them after a failure."""
     done = run("fit", tmp_path / "run", *SHARDED, "--model.policy=/no/such/folder")
