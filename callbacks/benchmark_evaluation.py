@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,11 @@ class BenchmarkEvaluation(Callback):
         self._evaluated = -1
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        """Load the benchmarks before any work is done, so that a wrong name is an error at start."""
+        """Loads the benchmarks before any work is done, so that a wrong name is an error at start."""
         data = trainer.datamodule
-        longest = data.prompt_limit(self.sampling, "evaluation") if self.sources else 0
         if stage == "validate" and not self.sources:
             raise UserError("evaluation: no benchmark is configured; name one under evaluation.benchmarks")
+        longest = data.prompt_limit(self.sampling, "evaluation") if self.sources else 0
         for name, source in self.sources.items():
             problems = load_benchmark(name, source)
             data.hold_out({name: problems})
@@ -150,9 +151,7 @@ class BenchmarkEvaluation(Callback):
             engine=type(data.engine).__name__,
             settings={
                 "repeats": self.repeats,
-                "temperature": self.sampling.temperature,
-                "top_p": self.sampling.top_p,
-                "max_response_tokens": self.sampling.max_response_tokens,
+                **asdict(self.sampling),
                 "seed": data.seed,
                 "precision": trainer.precision,
                 "reward": data.reward.label,

@@ -32,21 +32,14 @@ class ExportPolicy(Callback):
     """
 
     def __init__(
-        self,
-        enabled: bool = True,
-        which: Literal["last", "best"] = "last",
-        dtype: DType | None = None,
+        self, enabled: bool = True, which: Literal["last", "best"] = "last", dtype: DType | None = None
     ) -> None:
         self.enabled = enabled
         self.which = which
         self.dtype = dtype
 
     def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        """Refuses `best` in a run that has not evaluated its policy before the first iteration.
-
-        Raises:
-            UserError: There is no evaluation.
-        """
+        """Refuses `best` in a run that has not evaluated its policy before the first iteration."""
         evaluations = trainer.run_dir / "evaluations.jsonl"
         if self.enabled and self.which == "best" and not on_rank_zero(lambda: read_evaluations(evaluations)):
             raise UserError(
@@ -66,7 +59,11 @@ class ExportPolicy(Callback):
             weights = full_state_dict(policy.model) if is_sharded(policy) else None
             on_rank_zero(lambda: export_policy(policy, folder, weights, dtype))
         if trainer.is_global_zero:
-            self._describe(trainer, folder, SavedAt.read(best) if best is not None else trainer.checkpoints.saved_at)
+            try:
+                saved = SavedAt.read(best) if best is not None else trainer.checkpoints.saved_at
+                write_model_card(folder, trainer.run_dir, saved)
+            except Exception as error:  # the policy is exported: a card is no reason to lose the end of the run
+                _say(f"the model card was not written ({one_line(error)})", style="yellow")
             _say(f"exported to     {folder}; publish it with: hf upload USER/NAME {folder}")
         trainer.call("on_export", folder)
 
@@ -82,12 +79,6 @@ class ExportPolicy(Callback):
                 style="yellow",
             )
         return best
-
-    def _describe(self, trainer: Trainer, folder: Path, saved: SavedAt) -> None:
-        try:
-            write_model_card(folder, trainer.run_dir, saved)
-        except Exception as error:  # the policy is exported: a card is no reason to lose the end of the run
-            _say(f"the model card was not written ({one_line(error)})", style="yellow")
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.callbacks import Callback as LightningCallback
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Evaluation
+from rence_lightning.parts import Configurable
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -52,25 +52,11 @@ class Callback(LightningCallback, Configurable):
     def on_draw(
         self, trainer: Trainer, module: PolicyModule, batch: IterationBatch, prompts: int, group_size: int
     ) -> None:
-        """Called before responses are sampled.
-
-        Args:
-            trainer: The trainer.
-            module: The policy and its objective.
-            batch: Groups that the iteration has sampled and kept so far.
-            prompts: Number of prompts to sample, over all ranks.
-            group_size: Number of responses to each prompt.
-        """
+        """Called before `group_size` responses to each of `prompts` prompts are sampled, over all ranks; `batch` has
+        the groups that the iteration has sampled and kept so far."""
 
     def on_tokens(self, trainer: Trainer, module: PolicyModule, responses: int, tokens: int) -> None:
-        """Called while responses are sampled.
-
-        Args:
-            trainer: The trainer.
-            module: The policy and its objective.
-            responses: Number of responses finished on this rank since the last call.
-            tokens: Number of tokens sampled on this rank since the last call.
-        """
+        """Called with the numbers of responses finished and tokens sampled on this rank since the last call."""
 
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> Figures:
         """Called when the groups of an iteration are complete; `batch.sampled` has all that were sampled."""
@@ -80,13 +66,8 @@ class Callback(LightningCallback, Configurable):
         without the responses that a filter leaves out; what was sampled beside them is freed."""
 
     def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> Figures:
-        """Called when the gradient of an update is complete, before the optimizer's step.
-
-        Args:
-            trainer: The trainer.
-            module: The policy and its objective.
-            update: Groups that this rank trains on, with their log-probabilities under the policy.
-        """
+        """Called when the gradient of an update is complete, before the optimizer's step; `update` has the groups that
+        this rank trains on, with their log-probabilities under the policy."""
 
     def on_train_batch_end(
         self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
@@ -115,14 +96,7 @@ class Callback(LightningCallback, Configurable):
         """Called to evaluate the current policy."""
 
     def on_benchmark_start(self, trainer: Trainer, module: PolicyModule, name: str, responses: int) -> None:
-        """Called before a benchmark is sampled.
-
-        Args:
-            trainer: The trainer.
-            module: The policy and its objective.
-            name: Name of the benchmark.
-            responses: Number of responses to sample, over all ranks.
-        """
+        """Called before a benchmark is sampled; `responses` are to be sampled, over all ranks."""
 
     def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
         """Called on rank zero when samples of a different evaluation were found in the folder and removed."""
@@ -134,11 +108,7 @@ class Callback(LightningCallback, Configurable):
         """Called at the end of an evaluation."""
 
     def log(self, *args: Any, **settings: Any) -> NoReturn:
-        """Refuses to log: a callback belongs to no run, so it logs through the module that every hook is given.
-
-        Raises:
-            UserError: Always.
-        """
+        """Raises `UserError`: a callback belongs to no run, so it logs through the module that every hook is given."""
         raise UserError(f"{type(self).__name__}.log: call module.log(name, value) in the hook instead of self.log")
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:

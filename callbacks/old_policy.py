@@ -1,6 +1,5 @@
 """The old-policy snapshot: log pi_old of all responses that an iteration trains on, taken before its first update."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -47,32 +46,17 @@ class OldPolicySnapshot(Callback):
             )
         self.source = source
         self.max_mismatch = max_mismatch
-        self._sums = Sums()
 
     def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        dtype = module.policy.model.dtype
-        if self.source == "engine" and (trainer.precision != "32-true" or dtype != torch.float32):
+        if self.source == "engine" and (fault := _difference(trainer, module)):
             raise UserError(
-                f"old_policy: source is engine, but with precision {trainer.precision} and parameters in {dtype} the "
-                "engine's log-probabilities differ from the trainer's; set source to recompute"
-            )
-        if self.source == "engine" and trainer.fabric.device.type != "cpu":
-            raise UserError(
-                "old_policy: source is engine, but an engine on a GPU may compute float32 attention in TF32, as vLLM's "
-                "does, so that its log-probabilities differ from the trainer's; set source to recompute"
-            )
-        data = trainer.datamodule
-        engine_dtype = getattr(data.engine, "dtype", None)
-        lower = engine_dtype not in (None, "float32")
-        if self.source == "engine" and (lower or data.sampling.top_p < 1):
-            what = f"computes in {engine_dtype}" if lower else f"samples with top_p {data.sampling.top_p}"
-            raise UserError(
-                f"old_policy: source is engine, but the engine {what}, so that its log-probabilities differ from the "
+                f"old_policy: source is engine, but {fault}, so that the engine's log-probabilities differ from the "
                 "trainer's; set source to recompute"
             )
 
     def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        self._sums = Sums()
+        self._sums = dict.fromkeys(("difference", "kl", "entropy", "tokens", "responses"), 0.0)
+        self._largest = 0.0
         if self.source == "engine":
             for group in batch.groups:
                 group.old_log_probs = [engine_log_probs(rollout) for rollout in group.rollouts]
@@ -81,16 +65,28 @@ class OldPolicySnapshot(Callback):
             update = trainer.plan_update(groups, at_old_policy=True)
             with trainer.fabric.autocast():
                 update.score(module, update.micro_batches, entropy=True)
-            keep_as_old(update)
-            self._sums.add(update)
+            self._keep(update)
 
     def on_passes_end(self, trainer: Trainer, module: PolicyModule, update: Update) -> dict[str, float] | None:
         """Takes the log-probabilities that the passes of the first update recorded, before the policy is changed."""
         if self.source == "engine" or not update.at_old_policy:
             return None
-        keep_as_old(update)
-        self._sums.add(update)
+        self._keep(update)
         return self._figures(trainer.iteration, getattr(module.objective, "beta", None))
+
+    def _keep(self, update: Update) -> None:
+        """Keeps the log-probabilities of pi_old, and adds their difference from the engine's to this rank's sums."""
+        keep_as_old(update)
+        sums = self._sums
+        sums["entropy"] += update.entropy
+        for group in update.groups:
+            for trainer, rollout in zip(group.old_log_probs, group.rollouts, strict=True):
+                log_ratio = trainer.double() - engine_log_probs(rollout).double()
+                sums["difference"] += float(log_ratio.abs().sum())
+                sums["kl"] += float(kl_estimate(log_ratio).sum())  # KL(engine || trainer), by k3
+                sums["tokens"] += len(log_ratio)
+                sums["responses"] += 1
+                self._largest = max(self._largest, float(log_ratio.abs().max()))
 
     def _figures(self, iteration: int, beta: float | None) -> dict[str, float]:
         """The figures of the iteration, over all ranks.
@@ -98,11 +94,8 @@ class OldPolicySnapshot(Callback):
         Raises:
             EngineMismatchError: Engine and trainer differ by more than `max_mismatch`.
         """
-        sums = self._sums
-        difference, kl, entropy, tokens, responses = sum_over_ranks(
-            sums.difference, sums.kl, sums.entropy, sums.tokens, sums.responses
-        )
-        largest = max_over_ranks(sums.largest)
+        difference, kl, entropy, tokens, responses = sum_over_ranks(*self._sums.values())
+        largest = max_over_ranks(self._largest)
         if self.max_mismatch is not None and not difference / tokens <= self.max_mismatch:
             raise EngineMismatchError(
                 f"iteration {iteration}: the engine's log-probabilities differ from the trainer's by "
@@ -127,34 +120,13 @@ def keep_as_old(update: Update) -> None:
         group.old_log_probs = [values.cpu().clone() for values in log_probs if values is not None]
 
 
-@dataclass
-class Sums:
-    """Sums over the response tokens of an iteration, on one rank.
-
-    Attributes:
-        difference: Sum of the absolute differences between the log-probabilities of trainer and engine.
-        kl: Sum of KL(engine || trainer), estimated by k3 on the samples of the engine.
-        entropy: Sum of the entropies of pi_old.
-        tokens: Number of tokens.
-        responses: Number of responses.
-        largest: Largest absolute difference.
-    """
-
-    difference: float = 0.0
-    kl: float = 0.0
-    entropy: float = 0.0
-    tokens: int = 0
-    responses: int = 0
-    largest: float = 0.0
-
-    def add(self, update: Update) -> None:
-        """Adds the groups of an update, whose log-probabilities of pi_old are known."""
-        self.entropy += update.entropy
-        for group in update.groups:
-            for trainer, rollout in zip(group.old_log_probs, group.rollouts, strict=True):
-                log_ratio = trainer.double() - engine_log_probs(rollout).double()
-                self.difference += float(log_ratio.abs().sum())
-                self.kl += float(kl_estimate(log_ratio).sum())
-                self.tokens += len(log_ratio)
-                self.responses += 1
-                self.largest = max(self.largest, float(log_ratio.abs().max()))
+def _difference(trainer: Trainer, module: PolicyModule) -> str:
+    """The reason why the engine's log-probabilities are not those of the trainer; empty if they are."""
+    data, dtype = trainer.datamodule, module.policy.model.dtype
+    if trainer.precision != "32-true" or dtype != torch.float32:
+        return f"the trainer computes with precision {trainer.precision} and parameters in {dtype}"
+    if trainer.fabric.device.type != "cpu":
+        return "an engine on a GPU may compute float32 attention in TF32, as vLLM's does"
+    if (engine_dtype := getattr(data.engine, "dtype", None)) not in (None, "float32"):
+        return f"the engine computes in {engine_dtype}"
+    return f"the engine samples with top_p {data.sampling.top_p}" if data.sampling.top_p < 1 else ""

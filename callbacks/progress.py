@@ -24,7 +24,6 @@ LOG_WIDTH = 120
 LINES_PER_HEADING = 20
 """Number of iterations after which the headings of their lines are printed again."""
 
-
 LEGEND = "kept: groups trained on / groups sampled; rollouts, updates: time spent; left: time left, estimated"
 WIDTHS = {"correct": 7, "reward": 6, "length": 6, "kept": 8, "loss": 7, "kl": 8, "rollouts": 8, "updates": 7, "left": 7}
 """Headings of the lines for iterations, and the widths of their columns."""
@@ -43,10 +42,8 @@ class Progress(Callback):
         if not self.console.is_terminal:
             self.console.width = LOG_WIDTH
         self._bars: Bars | None = None
-        self._tokens = 0
-        self._task_start = self._iteration_start = self._sampling_seconds = 0.0
-        self._first_start: float | None = None
-        self._iterations = self._lines = self._falling = 0
+        self._task_start = self._iteration_start = self._first_start = self._sampling_seconds = 0.0
+        self._tokens = self._iterations = self._lines = self._falling = 0
         self._evaluation: Evaluation | None = None
         self._exported: Path | None = None
         self._stopped_by: str | None = None
@@ -65,13 +62,11 @@ class Progress(Callback):
                 f"{data.dropped_too_long} training prompts are longer than {data.longest_prompt} tokens "
                 "(data.max_prompt_tokens) and were dropped"
             )
-        parameters = sum(parameter.numel() for parameter in module.policy.parameters())
-        trained = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
+        sizes = [(each.numel(), each.requires_grad) for each in module.policy.parameters()]
+        parameters, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
         of_them = f", {trained:,} of them trained" if trained < parameters else ""
-        self._say(
-            f"{module.policy_name}: {parameters:,} parameters{of_them}, {len(data.prompts):,} training prompts; "
-            f"run directory {trainer.run_dir}"
-        )
+        size = f"{parameters:,} parameters{of_them}, {len(data.prompts):,} training prompts"
+        self._say(f"{module.policy_name}: {size}; run directory {trainer.run_dir}")
         if trainer.session.resumed_from is not None:
             done, updates = trainer.progress
             within = f", and {updates} updates of the next" if updates else ""
@@ -90,8 +85,7 @@ class Progress(Callback):
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
         self._iteration_start = time.perf_counter()
         self._sampling_seconds = 0.0  # where the rollouts were restored with a checkpoint
-        if self._first_start is None:
-            self._first_start = self._iteration_start
+        self._first_start = self._first_start or self._iteration_start
 
     def on_draw(
         self, trainer: Trainer, module: PolicyModule, batch: IterationBatch, prompts: int, group_size: int
@@ -126,13 +120,12 @@ class Progress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
-        assert self._first_start is not None
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         label = f"iteration {trainer.current_epoch:>3}/{trainer.max_iterations}"
         self._iterations += 1
+        if self._iterations == 1:
+            self._say(LEGEND)
         if self._lines % LINES_PER_HEADING == 0:
-            if self._iterations == 1:
-                self._say(LEGEND)
             self._say(aligned(" " * len(label), list(WIDTHS)))
         self._lines += 1
         now = time.perf_counter()
@@ -142,9 +135,7 @@ class Progress(Callback):
         self._say(iteration_line(label, figures, self._sampling_seconds, updates, left))
         if figures["rollouts/groups_trained"]:  # else, the figures of updates are an earlier iteration's
             self._falling = self._falling + 1 if figures.get("iteration/positive_log_ratio", 0.0) < 0 else 0
-        if (
-            self._falling == FALLING_ITERATIONS
-        ):  # likelihood displacement: the policy moves away from what it should learn
+        if self._falling == FALLING_ITERATIONS:  # likelihood displacement: it moves away from what it should learn
             self._warn(
                 f"the log-probability of correct responses has fallen for {FALLING_ITERATIONS} iterations; the run "
                 "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
@@ -156,9 +147,8 @@ class Progress(Callback):
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         self._end()
         self._evaluation = evaluation
-        policy = f"after iteration {evaluation.iteration}"
-        if not trainer.training:
-            policy = str(trainer.session.resumed_from or module.policy_name)
+        given = trainer.session.resumed_from or module.policy_name
+        policy = f"after iteration {evaluation.iteration}" if trainer.training else given
         title = f"{policy}, temperature {evaluation.temperature:g}"
         self.console.print(evaluation_table(evaluation.results, evaluation.repeats, title))
         self._lines = 0
@@ -209,16 +199,9 @@ class Progress(Callback):
         self._end()
         self._tokens, self._task_start = 0, time.perf_counter()
         if self.bars and self.console.is_terminal:
-            texts = [TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[figures]")]
-            columns = (
-                texts[0],
-                BarColumn(12),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                texts[1],
-            )
-            self._bars = Bars(*columns, console=self.console, transient=True)
+            name, figures = (TextColumn(f"{{task.{key}}}", markup=False) for key in ("description", "fields[figures]"))
+            counts = (BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bars = Bars(name, *counts, figures, console=self.console, transient=True)
             self._bars.add_task(title, total=total, figures="")
             self._bars.start()
 
@@ -251,15 +234,8 @@ def _before_and_after(evaluation: Evaluation) -> list[str]:
 
 
 def iteration_line(label: str, figures: Mapping[str, float], rollouts: float, updates: float, left: float) -> str:
-    """The line of an iteration.
-
-    Args:
-        label: Beginning of the line.
-        figures: Figures of the iteration, with the names of `metrics.csv`.
-        rollouts: Time of the rollouts, in seconds.
-        updates: Time of the updates, in seconds.
-        left: Estimated time left of the run, in seconds.
-    """
+    """The line of an iteration: figures with the names of `metrics.csv`, and the times of rollouts and updates and that
+    left of the run, in seconds."""
     kept, sampled = figures["rollouts/groups_trained"], figures["rollouts/groups_sampled"]
     cells = [
         f"{figures['rollouts/correct']:.1%}",

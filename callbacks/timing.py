@@ -1,12 +1,9 @@
 """Where the time of a run goes: the seconds of each phase, in `metrics.csv`."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from rence_lightning.callbacks.hooks import Callback
-from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -28,59 +25,43 @@ class Timing(Callback):
         self._seconds: dict[str, float] = {}
         self._since = self._begun = time.perf_counter()
 
-    def setup(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
-        self._start_row()
+    def _start_row(self, *_: Any, **__: Any) -> None:
+        self._seconds = {}
+        self._since = self._begun = time.perf_counter()
 
-    def on_validation_start(self, trainer: Trainer, module: PolicyModule) -> None:
+    def _start_phase(self, *_: Any, **__: Any) -> None:
         self._since = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        self._end_phase("evaluation")
-        if not trainer.training:
-            self._log(trainer)
-
-    def on_train_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        self._log(trainer)
-
-    def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
-        self._since = time.perf_counter()
-
-    def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        self._end_phase("rollouts")
-
-    def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
-        self._end_phase("old_policy")
-
-    def on_train_batch_start(self, trainer: Trainer, module: PolicyModule, batch: list[Group], batch_idx: int) -> None:
-        self._since = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
-    ) -> None:
-        self._end_phase("updates")
-
-    def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        self._log(trainer)
-
-    def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
-        if trainer.training and trainer.session.opened:
-            self._log(trainer)
-
-    def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
-        self._log(trainer)
 
     def _end_phase(self, name: str) -> None:
         now = time.perf_counter()
         self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
         self._since = now
 
-    def _log(self, trainer: Trainer) -> None:
+    def _log(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         total = time.perf_counter() - self._begun
         figures = {**self._seconds, "other": total - sum(self._seconds.values())}
         self._start_row()
         if self.enabled:
             trainer.log_metrics({f"time/{name}": seconds for name, seconds in figures.items()}, trainer.iteration)
 
-    def _start_row(self) -> None:
-        self._seconds = {}
-        self._since = self._begun = time.perf_counter()
+    setup = _start_row
+    on_validation_start = on_train_epoch_start = on_train_batch_start = _start_phase
+    on_train_start = on_train_epoch_end = on_train_end = _log
+
+    def on_rollouts_end(self, *_: Any, **__: Any) -> None:
+        self._end_phase("rollouts")
+
+    def on_updates_start(self, *_: Any, **__: Any) -> None:
+        self._end_phase("old_policy")
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self._end_phase("updates")
+
+    def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:
+        self._end_phase("evaluation")
+        if not trainer.training:
+            self._log(trainer)
+
+    def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
+        if trainer.training and trainer.session.opened:
+            self._log(trainer)

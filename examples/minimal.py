@@ -14,8 +14,8 @@ import torch
 
 from rence_lightning.objectives.nce import multi_label_nce
 from rence_lightning.objectives.trust_region import adapt_kl_coef, kl_estimate
+from rence_lightning.parts import Problem
 from rence_lightning.policy import PackedRow, Policy, Segment, load_policy
-from rence_lightning.problem import Problem
 from rence_lightning.prompts import ArithmeticProblems
 from rence_lightning.rewards import math_equivalent
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rence_lightning.api import Result, TrainedPolicy, fit, validate
-    from rence_lightning.problem import Problem
+    from rence_lightning.parts import Problem
     from rence_lightning.rewards import Response, Score
 
 __version__ = "0.2.0"
 
 _ROOMS = {
-    "Problem": "problem",
+    "Problem": "parts",
     "Response": "rewards",
     "Result": "api",
     "Score": "rewards",

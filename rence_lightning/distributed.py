@@ -59,12 +59,8 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def gather(value: T) -> list[T]:
-    """Gives the values of all ranks, in the order of the ranks, to every rank.
-
-    Raises:
-        PeerFailed: Another rank has failed.
-        PeerLost: Another rank has ended, or did not come within `trainer.timeout_minutes`.
-    """
+    """Gives the values of all ranks, in the order of the ranks, to every rank. Raises `PeerFailed` if one has failed,
+    and `PeerLost` if one has ended or did not come within `trainer.timeout_minutes`."""
     return _exchange(value, None) if rank_and_world()[1] > 1 else [value]
 
 
@@ -79,7 +75,7 @@ def max_over_ranks(value: float) -> float:
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """Does the work on rank 0 alone, and returns its result on every rank; the other ranks wait for it."""
+    """Does the work on rank 0 alone, and returns its result on every rank, which wait for it."""
     return gather(work() if rank_and_world()[0] == 0 else cast(T, None))[0]
 
 
@@ -98,8 +94,7 @@ class Board:
 
     def note(self, topic: str, numbers: Iterable[int]) -> None:
         """Adds numbers to a topic."""
-        text = "".join(f"{number} " for number in numbers)
-        self._store.append(topic, text)  # type: ignore[attr-defined]  # not in torch's stubs
+        self._store.append(topic, "".join(f"{number} " for number in numbers))  # type: ignore[attr-defined]  # not in torch's stubs
 
     def read(self, topic: str) -> list[int]:
         """The numbers that any rank, this one included, has noted on a topic so far."""

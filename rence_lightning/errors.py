@@ -54,10 +54,7 @@ class TracedError(RuntimeError):
 
 
 class PartError(TracedError):
-    """A part that the configuration names (reward, filter, ...) raised an error or returned something invalid.
-
-    The message names the part's class, the problem it worked on, what it did and what is expected.
-    """
+    """A part that the configuration names (reward, filter, ...) raised an error or returned something invalid."""
 
 
 class PeerError(TracedError):
@@ -118,12 +115,8 @@ def explanation(error: BaseException) -> str:
 
 
 def report(error: BaseException, aloud: bool) -> None:
-    """Hands the error that ends this process to torch's elastic agent, which prints the first of all processes last.
-
-    Args:
-        error: Error that ends this process.
-        aloud: Whether to print it here if no agent does, because there is none or it starts the processes again.
-    """
+    """Hands the error that ends this process to torch's elastic agent, which prints the first of all processes last;
+    `aloud` prints it here if no agent does, because there is none or it starts the processes again."""
     text, file = explanation(error), os.environ.get("TORCHELASTIC_ERROR_FILE")
     if text and file:
         Path(file).write_text(json.dumps({"message": text, "timestamp": int(time.time())}))
@@ -139,16 +132,8 @@ def one_line(error: BaseException) -> str:
 
 
 def call_plugin(part: object, doing: str, work: Callable[[], T]) -> T:
-    """Calls a part that the configuration names.
-
-    Args:
-        part: Part that is called, such as a reward.
-        doing: Description of the call for messages, such as `score(), problem math500/3`.
-        work: Function that makes the call.
-
-    Raises:
-        PartError: The part raised an error that is not one of this project's.
-    """
+    """Calls `work`, which calls a part that the configuration names; `doing` describes it in messages, such as
+    `score(), problem math500/3`. Raises `PartError` for an error that is not one of this project's."""
     try:
         return work()
     except Exception as error:

@@ -1,9 +1,12 @@
-r"""Text that several rooms share: the last `\boxed{...}`, how to install an extra, and the name nearest to a typo."""
+r"""What several rooms need of text and of Python processes: `\boxed{...}`, the name nearest to a typo, a command."""
 
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 # One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
 # The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
@@ -21,8 +24,7 @@ def last_boxed(text: str) -> str | None:
     - `\boxed {4}` gives `4`, as in LaTeX. `\boxed 4` and `\fbox{4}` are not what the prompt asks for and are no boxes.
     - `\boxed{}` gives the empty string: a box without an answer.
 
-    The content is returned unchanged, with its blanks. Time and memory are linear in the length of the text: each brace
-    is pushed and popped once, however many boxes are nested or left open.
+    The content is returned unchanged, with its blanks. Time and memory are linear in the length of the text.
     """
     open_braces: list[tuple[int, bool]] = []  # (start of the content, whether a box opened it)
     start, stop = -1, -1
@@ -55,26 +57,28 @@ def kind_of(value: object) -> str:
 
 
 def install_extra(extra: str) -> str:
-    """How to install the optional dependencies `extra`: a clause for an error message.
-
-    The package is installed from a clone and is not on PyPI, where `pip install 'rence_lightning[...]'` would look.
-    """
+    """How to install the optional dependencies `extra`, for an error message: the package is not on PyPI."""
     return f"run pip install -e '.[{extra}]' in the root of the clone, or pip install 'WHEEL[{extra}]' with your wheel"
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like `name`, or None where none is like it.
-
-    Args:
-        name: A name that is not known.
-        known: The names that are.
-        cutoff: The least similarity, from 0 (nothing in common) to 1 (equal).
-    """
-    near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    """The known name that is most like `name`, or None where the similarity is below the cutoff, from 0 to 1."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message, ` (did you mean X?)`; empty where no known name is like `name`."""
     near = nearest(name, known)
     return f" (did you mean {near}?)" if near is not None else ""
+
+
+def python_process(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a process that runs a module of this package, on one thread.
+
+    It imports the same code as its parent, and nothing from the current directory. Its hash seed is fixed, so that the
+    order of sets of text is the same in every process: sympy's verdicts and reasoning-gym's problems depend on it.
+    """
+    paths = [*(str(Path(path).resolve()) for path in sys.path), str(Path(__file__).resolve().parents[1])]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    fixed = {**threads, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONHASHSEED": "0"}
+    return [sys.executable, "-P", "-m", module, *arguments], {**os.environ, **fixed}

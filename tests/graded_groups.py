@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.rewards import Response, Score
 from rence_lightning.sampling import GradedGroup
 

@@ -8,7 +8,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.versus_trl.cases import Case, problems
 from benchmarks.versus_trl.timing import IterationTime, Stopwatch
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.rewards import MathReward, Response
 
 

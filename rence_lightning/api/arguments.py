@@ -11,8 +11,8 @@ from typing import Any
 from rence_lightning.cli.keys import CLASSES, is_settings
 from rence_lightning.cli.sections import CALLBACKS, SECTIONS
 from rence_lightning.cli.settings import Layer
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.parts import Configurable
 from rence_lightning.prompts import FileProblems, ListProblems, ProblemSource
 from rence_lightning.prompts.rows import RowSchema
 from rence_lightning.rewards import FunctionReward, Reward

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rence_lightning.errors import UserError
+from rence_lightning.parts import Problem
 from rence_lightning.policy import Policy, export_policy
-from rence_lightning.problem import Problem
 from rence_lightning.rewards import Response
 from rence_lightning.rollouts import Request
 from rence_lightning.sampling.datamodule import RolloutDataModule

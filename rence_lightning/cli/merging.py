@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys, required_keys
 from rence_lightning.cli.settings import Layer, Settings
 from rence_lightning.cli.written import GIVEN_IN_PYTHON, import_path
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.parts import Configurable
 
 
 def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from rence_lightning.configurable import Configurable
+from rence_lightning.parts import Configurable
 
 GIVEN_IN_PYTHON = "given in Python:"
 """Start of what stands for a part that has no name, which the command line refuses."""

@@ -8,9 +8,6 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 LEVEL = 0.95
 
-CHUNK = 2**22
-"""Largest number of counts that are in memory at a time (32 MiB)."""
-
 
 def resampled_means(values: Floats, seed: int = 0) -> Floats:
     """Means over problems drawn with replacement.
@@ -27,13 +24,8 @@ def resampled_means(values: Floats, seed: int = 0) -> Floats:
         The mean of each resample, `(RESAMPLES,)`.
     """
     levels, counts = np.unique(values, return_counts=True)
-    generator = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    chunk = max(1, CHUNK // len(levels))
-    for start in range(0, RESAMPLES, chunk):
-        size = min(chunk, RESAMPLES - start)
-        drawn = generator.multinomial(len(values), counts / len(values), size=size)
-        means[start : start + size] = (drawn * levels).sum(axis=1) / len(values)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    means: Floats = (drawn * levels).sum(axis=1) / len(values)
     return means
 
 

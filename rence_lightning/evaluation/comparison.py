@@ -1,7 +1,7 @@
 """Comparison of two evaluations on the same problems: the difference and its confidence interval."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation.bootstrap import RESAMPLES, Floats, interval, resampled_means
-from rence_lightning.evaluation.samples import EvaluatedProblem, SampleFolder, find_samples
+from rence_lightning.evaluation.samples import SampleFolder, find_samples
 
 
 @dataclass(frozen=True)
@@ -58,31 +58,19 @@ def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
             f"compare: {first.path} has finished {', '.join(first.finished) or 'nothing'}, {second.path} "
             f"{', '.join(second.finished) or 'nothing'}: no benchmark in common"
         )
-    shares = {name: _paired(name, first, second) for name in names}
     result: dict[str, Difference] = {}
     resampled: list[Floats] = []
-    for number, (name, (a, b)) in enumerate(shares.items()):
+    for number, name in enumerate(names):
+        a, b = _paired(name, first, second)
         # A seed for each benchmark: the macro average needs independent draws.
         resampled.append(resampled_means(b - a, seed=number))
-        result[name] = _difference(a, b, resampled[-1])
+        counts = int((b > a).sum()), int((b < a).sum())
+        result[name] = Difference(len(a), float(a.mean()), float(b.mean()), *interval(resampled[-1]), *counts)
     if len(names) > 1:
-        low, high = interval(np.mean(resampled, axis=0))
-        rows = list(result.values())
-        result[MACRO] = Difference(
-            sum(row.problems for row in rows),
-            fmean(row.a for row in rows),
-            fmean(row.b for row in rows),
-            low,
-            high,
-            sum(row.better for row in rows),
-            sum(row.worse for row in rows),
-        )
+        problems, a_avg, b_avg, _, _, better, worse = zip(*map(astuple, result.values()), strict=True)
+        means = fmean(a_avg), fmean(b_avg), *interval(np.mean(resampled, axis=0))
+        result[MACRO] = Difference(sum(problems), *means, sum(better), sum(worse))
     return result
-
-
-def _difference(a: Floats, b: Floats, resampled: Floats) -> Difference:
-    low, high = interval(resampled)
-    return Difference(len(a), float(a.mean()), float(b.mean()), low, high, int((b > a).sum()), int((b < a).sum()))
 
 
 def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Floats, Floats]:
@@ -95,16 +83,15 @@ def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Float
             f"compare: {name} has {len(one)} problems in {first.path} and {len(other)} in {second.path}, of which "
             f"{differing} are different; evaluate both policies on the same problems"
         )
-    return _shares(one, one), _shares(other, one)
-
-
-def _shares(rows: Mapping[str, EvaluatedProblem], order: Mapping[str, object]) -> Floats:
-    return np.array([fmean(sample.correct for sample in rows[key].samples) for key in order], dtype=np.float64)
+    a, b = (np.array([fmean(sample.correct for sample in rows[key].samples) for key in one]) for rows in (one, other))
+    return a, b
 
 
 def comparison_table(differences: Mapping[str, Difference], first: str, second: str) -> Table:
     """A table with one row for each benchmark, in percent."""
-    table = Table(title=Text(f"A: {first}\nB: {second}"), title_justify="left")
+    caption = f"paired bootstrap over problems, {RESAMPLES:,} resamples; * the interval excludes 0"
+    title = Text(f"A: {first}\nB: {second}")
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for heading in ("benchmark", "problems", "A %", "B %", "B - A", "95% interval", "better / worse"):
         table.add_column(heading, justify="left" if heading == "benchmark" else "right")
     for name, row in differences.items():
@@ -120,8 +107,6 @@ def comparison_table(differences: Mapping[str, Difference], first: str, second: 
             f"{row.better} / {row.worse}",
             style="bold" if name == MACRO else None,
         )
-    table.caption = f"paired bootstrap over problems, {RESAMPLES:,} resamples; * the interval excludes 0"
-    table.caption_justify = "left"
     return table
 
 

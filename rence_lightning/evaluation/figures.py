@@ -1,8 +1,8 @@
 """The figures of one benchmark sampled k times: avg@k, pass@k, maj@k, and those that help to explain them."""
 
-from collections import Counter
 from collections.abc import Mapping
 from math import comb
+from statistics import multimode
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from rence_lightning.evaluation.samples import EvaluatedProblem
 
 
 class BenchmarkMetrics(Metric):
-    """Accuracy over repeated sampling of a benchmark, accumulated over problems and over all ranks.
+    """Accuracy over repeated sampling of a benchmark, over all ranks; a problem that several ranks add is counted once.
 
     With c[i, j] = 1 where the j-th of k responses to problem i of n is correct, and a[j] = mean over i of c[i, j]:
 
@@ -33,7 +33,7 @@ class BenchmarkMetrics(Metric):
     - `length`: the mean response length in tokens.
     - `problems`: the number of problems.
 
-    All but the last two are shares in [0, 1]. A problem that several ranks add is counted once.
+    All but the last two are shares in [0, 1].
 
     Args:
         repeats: k, the number of responses to each problem.
@@ -80,12 +80,15 @@ class BenchmarkMetrics(Metric):
         _, rows = np.unique(index, return_index=True)
         correct, votes, truncated, lengths = np.moveaxis(dim_zero_cat(self.samples).cpu().numpy()[rows], -1, 0)
         low, high = interval(resampled_means(correct.mean(axis=1)))
+        right, k = correct.sum(axis=1), self.repeats
+        powers_of_two = (2**power for power in range(1, k.bit_length()) if 2**power < k)
         figures = {
             "avg": float(correct.mean()),
-            "std": float(correct.mean(axis=0).std(ddof=1)) if self.repeats > 1 else 0.0,
+            "std": float(correct.mean(axis=0).std(ddof=1)) if k > 1 else 0.0,
             "avg_low": low,
             "avg_high": high,
-            **_pass_figures(correct.sum(axis=1), self.repeats),
+            **{f"pass@{m}": float(_pass_at(m, k)[right].mean()) for m in powers_of_two},
+            "pass": float((right > 0).mean()),
         }
         if not correct.any() or (votes >= 0).any():  # else the reward names no answers, so there is nothing to count
             figures["maj"] = float(np.mean([*map(majority_share, correct, votes)]))
@@ -98,25 +101,9 @@ class BenchmarkMetrics(Metric):
         }
 
 
-def pass_at(m: int, k: int, correct: int) -> float:
-    """The unbiased estimate of the chance that one of m responses is correct, where `correct` of k are."""
-    return 1.0 - comb(k - correct, m) / comb(k, m)
-
-
-def _pass_figures(right: NDArray[np.int64], k: int) -> dict[str, float]:
-    """pass@m for the powers of two below k, and pass@k as `pass`.
-
-    Args:
-        right: Number of correct responses to each problem, `(problems,)`.
-        k: Number of responses to each problem.
-    """
-    smaller = [2**power for power in range(1, k.bit_length()) if 2**power < k]
-    # The chance depends on the number of correct responses alone, so that a table has it for all problems.
-    tables = {m: np.array([pass_at(m, k, correct) for correct in range(k + 1)]) for m in smaller}
-    return {
-        **{f"pass@{m}": float(table[right].mean()) for m, table in tables.items()},
-        "pass": float((right > 0).mean()),
-    }
+def _pass_at(m: int, k: int) -> NDArray[np.float64]:
+    """pass@m by the number of correct responses, from 0 to k, `(k + 1,)`."""
+    return np.array([1.0 - comb(k - correct, m) / comb(k, m) for correct in range(k + 1)])
 
 
 def majority_share(correct: NDArray[np.int64], votes: NDArray[np.int64]) -> float:
@@ -126,8 +113,6 @@ def majority_share(correct: NDArray[np.int64], votes: NDArray[np.int64]) -> floa
         correct: Whether each response is correct, `(k,)`.
         votes: Number of each response's answer, as in `Sample.vote`, `(k,)`.
     """
-    verdicts = {int(vote): bool(right) for vote, right in zip(votes, correct, strict=True) if vote >= 0}
-    counts = Counter(int(vote) for vote in votes if vote >= 0)
-    most = max(counts.values(), default=0)
-    winners = [vote for vote, count in counts.items() if count == most]
+    verdicts = dict(zip(votes.tolist(), correct.tolist(), strict=True))
+    winners = multimode(vote for vote in votes.tolist() if vote >= 0)
     return sum(verdicts[vote] for vote in winners) / max(len(winners), 1)

@@ -49,46 +49,34 @@ def _shown(name: str, value: float) -> str:
 
 
 def evaluation_table(results: Results, repeats: int, title: str) -> Table:
-    """A table with one row for each benchmark, in percent and tokens, and a last row with unweighted means.
-
-    The ± is the standard deviation over the k repeats; the interval is over problems. Figures that are missing for a
-    benchmark are omitted, and so is the last row where there is only one benchmark.
+    """A table with one row for each benchmark, in percent and tokens, and a last row with unweighted means if there are
+    several. Figures that are missing for a benchmark are omitted.
 
     Args:
-        results: Figures of each benchmark.
+        results: Figures of each benchmark. The ± is the standard deviation over repeats; the interval is over problems.
         repeats: Number of responses to each problem, k.
         title: Title of the table.
     """
     figures = [name for name in (*_SHARES, *_COUNTS) if all(name in result for result in results.values())]
-    interval = all("avg_low" in result for result in results.values())
+    named = [name + f"@{repeats}" * (name in ("maj", "pass")) + " %" * (name in _SHARES) for name in figures]
     table = Table(title=Text(title))
     table.add_column("benchmark")
-    named = [name + f"@{repeats}" * (name in ("maj", "pass")) + " %" * (name in _SHARES) for name in figures]
-    for heading in (f"avg@{repeats} %", *(["95% interval"] * interval), *named):
+    for heading in (f"avg@{repeats} %", "95% interval", *named):
         table.add_column(heading.replace("_per_", "/"), justify="right")
     for name, result in results.items():
-        accuracy = _shown("avg", result["avg"])
-        if repeats > 1:
-            accuracy += f" ± {_shown('std', result['std'])}"
-        bounds = [" - ".join(_shown(end, result[end]) for end in ("avg_low", "avg_high"))] if interval else []
-        table.add_row(Text(name), accuracy, *bounds, *(_shown(key, result[key]) for key in figures))
+        accuracy = _shown("avg", result["avg"]) + (f" ± {_shown('std', result['std'])}" if repeats > 1 else "")
+        bounds = " - ".join(_shown(end, result[end]) for end in ("avg_low", "avg_high"))
+        table.add_row(Text(name), accuracy, bounds, *(_shown(key, result[key]) for key in figures))
     if len(results) > 1:
         table.add_section()
         means = (_shown(key, fmean(result[key] for result in results.values())) for key in figures)
         # No ±: the std of a mean over benchmarks is not the mean of their stds.
-        average = _shown("avg", macro_average(results))
-        table.add_row("macro average", average, *([""] * interval), *means, style="bold")
+        table.add_row("macro average", _shown("avg", macro_average(results)), "", *means, style="bold")
     return table
 
 
 def macro_average(results: Results) -> float:
-    """The mean of `avg` over benchmarks, each with the same weight whatever its number of problems.
-
-    Raises:
-        ValueError: `results` is empty.
-    """
-    if not results:
-        raise ValueError("no benchmark was evaluated")
+    """The mean of `avg` over benchmarks, of which there must be one, each with the same weight."""
     return fmean(result["avg"] for result in results.values())
 
 
@@ -100,13 +88,8 @@ def append_evaluation(path: Path, iteration: int, results: Results) -> None:
     Raises:
         ValueError: A figure is not finite, which JSON cannot represent.
     """
-    record = {
-        "iteration": iteration,
-        "average": macro_average(results),
-        "benchmarks": {name: dict(result) for name, result in results.items()},
-    }
+    record = {"iteration": iteration, "average": macro_average(results), "benchmarks": results}
     line = json.dumps(record, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         file.write(line.encode())
         os.fsync(file.fileno())

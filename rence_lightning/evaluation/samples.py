@@ -105,18 +105,15 @@ def votes(scores: Sequence[Score], same: SameAnswers) -> list[int]:
     incorrect: dict[int, str] = {}  # the first spelling of each incorrect answer
     result = []
     for score in scores:
-        if score.answer is None:
-            result.append(-1)
-            continue
         spelling = None if score.correct else score.answer
-        if spelling not in numbers:
+        if score.answer is not None and spelling not in numbers:
             number = 1 + max(numbers.values(), default=-1)
             if spelling is not None:
                 verdicts = same([(other, spelling) for other in incorrect.values()]) if incorrect else []
                 number = next((n for n, verdict in zip(incorrect, verdicts, strict=True) if verdict), number)
                 incorrect.setdefault(number, spelling)
             numbers[spelling] = number
-        result.append(numbers[spelling])
+        result.append(-1 if score.answer is None else numbers[spelling])
     return result
 
 
@@ -146,15 +143,11 @@ class Description:
         return {"weights": self.weights, "engine": self.engine, **self.settings, **self.benchmarks}
 
 
+@dataclass(frozen=True)
 class SampleFolder:
-    """The folder of one evaluation.
+    """The folder of one evaluation."""
 
-    Args:
-        path: Path of the folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def open(self, description: Description) -> bool:
         """Begins the evaluation, or continues it where the folder holds samples of the same one; returns whether
@@ -192,7 +185,7 @@ class SampleFolder:
 
     def read(self, name: str) -> dict[str, EvaluatedProblem]:
         """The completed problems of a benchmark, by id; an incomplete last line, left by a kill, is skipped."""
-        files = [self._whole(name), *sorted(self.path.glob(f"{name}.part-*.jsonl"))]
+        files = [self.path / f"{name}.jsonl", *sorted(self.path.glob(f"{name}.part-*.jsonl"))]
         return {problem.id: problem for file in files for problem in _read(file)}
 
     def append(self, name: str, rank: int, problem: EvaluatedProblem) -> None:
@@ -210,19 +203,16 @@ class SampleFolder:
         """
         # By their names as well, because a list of the folder may be old on a network file system.
         done = self.read(name) | {each.id: each for rank in range(ranks) for each in _read(self._part(name, rank))}
-        if missing := [each for each in ids if each not in done]:
+        if missing := len(set(ids) - done.keys()):
             raise UserError(
-                f"{self.path}: {len(missing)} problems of {name} are in no process's samples; write the run to a file "
+                f"{self.path}: {missing} problems of {name} are in no process's samples; write the run to a file "
                 "system that all processes share"
             )
         draft = self.path / f".tmp-{name}"
         draft.write_text("".join(f"{_line(done[each])}\n" for each in ids))
-        draft.replace(self._whole(name))
+        draft.replace(self.path / f"{name}.jsonl")
         for part in self.path.glob(f"{name}.part-*.jsonl"):
             part.unlink()
-
-    def _whole(self, name: str) -> Path:
-        return self.path / f"{name}.jsonl"
 
     def _part(self, name: str, rank: int) -> Path:
         return self.path / f"{name}.part-{rank}.jsonl"

@@ -1,8 +1,8 @@
 """The input and the output of an objective.
 
-An objective is a pure function of the token log-probabilities, rewards and positive sets of *whole groups*. It does not
-depend on models, micro-batches or ranks: the caller passes any subset of an update's groups together with the global
-counts of the update, and the parts that are returned add up to the loss of the update.
+An objective is a pure function of the token log-probabilities, rewards and positive sets of *whole groups*. The caller
+passes any subset of an update's groups together with the global counts of the update, and the parts that are returned
+add up to the loss of the update.
 
 Shapes in this room, also as suffixes of names: G groups, one for each prompt; K responses of a group; T tokens of the
 longest response. `scores_GK` has a score for each response.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rence_lightning.configurable import Configurable
+from rence_lightning.parts import Configurable
 
 LOG_RATIO_LIMIT = 20.0
 """Largest log-ratio of which exp() is taken: beyond it the sums overflow. It guards against overflow alone. A policy
@@ -92,16 +92,12 @@ class Objective(Configurable, ABC):
 
     couples_responses: bool = True
     """Whether the loss of one response depends on the log-probabilities of the others in its group. Where it does not,
-    as in policy gradients, whose advantages come from the rewards alone, a group that exceeds the token budget is cut
-    without being scored first."""
+    as in policy gradients, a group that exceeds the token budget is cut without being scored first."""
 
     @abstractmethod
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
-        """The part of the update's loss that comes from `responses`: a scalar.
-
-        The parts of a partition of the update's groups add up to the loss of the update. A mean over prompts therefore
-        divides by `totals.prompts` and a mean over tokens by `totals.tokens`, never by a count of `responses`.
-        """
+        """The part of the update's loss that comes from `responses`: a scalar. Parts add up: a mean over prompts
+        divides by `totals.prompts` and one over tokens by `totals.tokens`, never by a count of `responses`."""
 
     def metrics(self, responses: ResponseTensors, totals: Totals) -> dict[str, Tensor]:
         """Further figures for the log of the run, as parts that add up like those of the loss (default: none)."""

@@ -24,12 +24,9 @@ Score = Literal["log_likelihood", "likelihood_ratio"]
 
 
 def disco(scores_GK: Tensor, positive_GK: Tensor, tau: float | None) -> Tensor:
-    """The loss of each prompt, `(G,)`; 0 where P or N is empty and there is nothing to discriminate.
+    """The loss of each prompt, `(G,)`, from scores and the mask of bool of P; 0 where P or N is empty.
 
-    Args:
-        scores_GK: Scores s(x, y), float.
-        positive_GK: Mask of bool, True on P, False on N.
-        tau: Temperature of the weights of the negatives, > 0; None for equal weights.
+    The weights of the negatives have the temperature tau > 0; None makes them equal.
     """
     if tau is None:
         negatives_G = mean_over(scores_GK, ~positive_GK)

@@ -15,12 +15,8 @@ from rence_lightning.objectives.nce import ContrastiveObjective
 def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
     """Group-DPO: the mean over all pairs (y in P, y' in N) of -log sigmoid(s(y) - s(y')).
 
-    Args:
-        scores: Scores s(x, y), `(G, K)` float.
-        positive: Mask `(G, K)` of bool, True on P, False on N.
-
-    Returns:
-        The loss of each prompt, `(G,)`; 0 where P or N is empty and there is no pair.
+    Scores s(x, y) and the mask of bool, True on P, are `(G, K)`; the loss of each prompt is `(G,)`, and 0 where P or N
+    is empty.
     """
     pairs_GKK = positive.unsqueeze(-1) & ~positive.unsqueeze(-2)  # y by y'
     losses_GKK = -F.logsigmoid(scores.unsqueeze(-1) - scores.unsqueeze(-2))
@@ -28,15 +24,9 @@ def all_pairs(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def random_pair(scores: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:
-    """-log sigmoid(s(y) - s(y')) of one pair for each prompt, with y drawn uniformly from P and y' from N.
+    """As `all_pairs`, of one pair for each prompt: y is drawn uniformly from P, and y' from N.
 
-    Args:
-        scores: Scores s(x, y), `(G, K)` float.
-        positive: Mask `(G, K)` of bool, True on P, False on N.
-        generator: Random number generator on the CPU, so that the pairs do not depend on the device.
-
-    Returns:
-        The loss of each prompt, `(G,)`; 0 where P or N is empty.
+    The random number generator is on the CPU, so that the pairs do not depend on the device.
     """
     # The position of the largest of iid uniform numbers is uniform, so one number per response chooses in P and in N.
     draws = torch.rand(scores.shape, generator=generator).to(scores.device)

@@ -13,11 +13,7 @@ from rence_lightning.objectives.base import ResponseTensors
 
 
 def check_cap(cap: float | None) -> float | None:
-    """The cap, if it is one.
-
-    Raises:
-        UserError: The cap is not positive.
-    """
+    """The cap; a `UserError` if it is not positive."""
     if cap is not None and not cap > 0:
         raise UserError(f"objective: tis_cap is {cap}; it must be > 0, or null for no weights")
     return cap
@@ -26,11 +22,6 @@ def check_cap(cap: float | None) -> float | None:
 def token_weights(responses: ResponseTensors, cap: float) -> Tensor:
     """The weights min(pi_old / pi_engine, cap) of the tokens, `(G, K, T)`, 1 on padding."""
     return _log_weights(responses).exp().clamp(max=cap)
-
-
-def sequence_weights(responses: ResponseTensors, cap: float) -> Tensor:
-    """The weights min(pi_old(y|x) / pi_engine(y|x), cap) of the responses, `(G, K)`."""
-    return _log_weights(responses).sum(-1).exp().clamp(max=cap)
 
 
 def weight_gradient(scores: Tensor, responses: ResponseTensors, cap: float | None) -> Tensor:
@@ -42,7 +33,7 @@ def weight_gradient(scores: Tensor, responses: ResponseTensors, cap: float | Non
     """
     if cap is None:
         return scores
-    weighted = scores * sequence_weights(responses, cap)
+    weighted = scores * _log_weights(responses).sum(-1).exp().clamp(max=cap)
     return scores.detach() + weighted - weighted.detach()
 
 

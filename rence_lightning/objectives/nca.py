@@ -15,30 +15,21 @@ from rence_lightning.objectives.nce import ContrastiveObjective, Margin
 def info_nca(scores: Tensor, rewards: Tensor, temperature: float) -> Tensor:
     """InfoNCA: the cross-entropy of softmax(s) with the labels softmax(r / temperature).
 
-    Args:
-        scores: Scores s(x, y), `(G, K)` float.
-        rewards: Rewards r(x, y), `(G, K)`.
-        temperature: Temperature of the labels, > 0 (alpha in the source).
-
-    Returns:
-        The loss of each prompt, `(G,)`.
+    Scores s(x, y) and rewards r(x, y) are `(G, K)`, the temperature (alpha in the source) is > 0, and the loss of each
+    prompt is `(G,)`.
     """
-    return -(_labels(rewards, temperature) * scores.log_softmax(-1)).sum(-1)
+    return -((rewards / temperature).softmax(-1) * scores.log_softmax(-1)).sum(-1)
 
 
 def nca(scores: Tensor, rewards: Tensor, temperature: float) -> Tensor:
     """NCA: -sum over y of [softmax(r / temperature) log sigmoid(s) + (1 / K) log sigmoid(-s)].
 
     Each response is distinguished from noise (pi_old), not from the other responses. The loss therefore depends on
-    absolute likelihoods and, unlike the other contrasts, changes when all scores are shifted. The arguments and the
-    result are those of `info_nca`.
+    absolute likelihoods and, unlike the other contrasts, changes when all scores are shifted. Shapes are those of
+    `info_nca`.
     """
-    labels = _labels(rewards, temperature)
+    labels = (rewards / temperature).softmax(-1)
     return -(labels * F.logsigmoid(scores)).sum(-1) - F.logsigmoid(-scores).mean(-1)
-
-
-def _labels(rewards: Tensor, temperature: float) -> Tensor:
-    return (rewards / temperature).softmax(-1)
 
 
 class _RewardLabels(ContrastiveObjective):

@@ -23,12 +23,8 @@ Margin = Literal["adaptive", "constant", "none"]
 def multi_label_nce(scores: Tensor, positive: Tensor) -> Tensor:
     """Multi-label NCE, Eq. (1): -(1/|P|) sum over y in P of log(e^s(y) / sum over {y} and N of e^s).
 
-    Args:
-        scores: Scores s(x, y), `(G, K)` float.
-        positive: Mask `(G, K)` of bool, True on P, False on N.
-
-    Returns:
-        The loss of each prompt, `(G,)`; 0 where P or N is empty and there is nothing to contrast.
+    Scores s(x, y) and the mask of bool, True on P, are `(G, K)`; the loss of each prompt is `(G,)`, and 0 where P or N
+    is empty.
     """
     # -log(e^s / (e^s + sum over N)) = softplus(logsumexp over N - s). The lowest finite number stands for an empty N,
     # because the gradient of a logsumexp over minus infinities alone is not well defined.
@@ -37,15 +33,8 @@ def multi_label_nce(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def softmax_contrast(scores: Tensor, positive: Tensor) -> Tensor:
-    """The *Softmax* ablation of Table 4: as `multi_label_nce`, but the other positives are in the denominator.
-
-    Args:
-        scores: Scores s(x, y), `(G, K)` float.
-        positive: Mask `(G, K)` of bool, True on P, False on N.
-
-    Returns:
-        The loss of each prompt, `(G,)`; 0 where P is empty.
-    """
+    """The *Softmax* ablation of Table 4: as `multi_label_nce`, but the other positives are in the denominator, and the
+    loss is 0 only where P is empty."""
     return mean_over(scores.logsumexp(-1, keepdim=True) - scores, positive)
 
 
@@ -75,11 +64,7 @@ class ContrastiveObjective(Objective):
     """
 
     def __init__(
-        self,
-        beta: float = 0.1,
-        alpha: float = 0.5,
-        margin: Margin = "adaptive",
-        tis_cap: float | None = None,
+        self, beta: float = 0.1, alpha: float = 0.5, margin: Margin = "adaptive", tis_cap: float | None = None
     ) -> None:
         if not 0 < beta < math.inf:
             raise UserError(f"objective: beta is {beta}, but the score needs beta > 0")
@@ -105,9 +90,8 @@ class ContrastiveObjective(Objective):
         scores = weight_gradient(self.scores(responses), responses, self.tis_cap)
         losses = self.contrast(scores, responses)
         if losses.shape != responses.positive.shape[:1]:
-            raise invalid_return(
-                self, "contrast()", losses.shape, f"a loss for each of {len(responses.positive)} prompts"
-            )
+            expected = f"a loss for each of {len(responses.positive)} prompts"
+            raise invalid_return(self, "contrast()", losses.shape, expected)
         return losses.sum() / totals.prompts
 
 

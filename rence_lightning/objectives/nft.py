@@ -23,12 +23,9 @@ PromptWeight = Literal["failures", "odds", "none"]
 
 
 def prompt_weights(share_G1: Tensor, kind: PromptWeight) -> Tensor:
-    """The weights omega of the prompts, `(G, 1)`; 0 where all responses are correct or none is.
+    """The weights omega of the prompts, `(G, 1)`, from the shares q of correct responses; 0 where q is 0 or 1.
 
-    Args:
-        share_G1: Share q of correct responses in each group.
-        kind: Kind of weight: `failures` is 1 - q, with which the gradient at pi_old is that of Dr. GRPO; `odds` is
-            sqrt((1 - q) / q), with which it is that of GRPO; `none` is 1.
+    With `failures`, 1 - q, the gradient at pi_old is that of Dr. GRPO; with `odds`, sqrt((1 - q) / q), that of GRPO.
     """
     if kind == "failures":
         weights_G1 = 1 - share_G1

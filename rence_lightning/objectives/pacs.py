@@ -15,13 +15,8 @@ from rence_lightning.objectives.nce import ContrastiveObjective, Margin
 def pacs(scores_GK: Tensor, positive_GK: Tensor, balanced: bool) -> Tensor:
     """The loss of each prompt, `(G,)`: the mean over responses of the cross-entropy of sigmoid(psi) with the label.
 
-    psi = s - mean of the K - 1 other scores.
-
-    Args:
-        scores_GK: Scores s(x, y), float.
-        positive_GK: Mask of bool, True on P, False on N.
-        balanced: Whether P and N weigh the same where neither is empty: K / (2 |P|) for each response in P and
-            K / (2 |N|) for each in N.
+    psi = s - mean of the K - 1 other scores. If it is balanced, P and N weigh the same where neither is empty:
+    K / (2 |P|) for each response in P and K / (2 |N|) for each in N.
     """
     k = scores_GK.shape[-1]
     others_GK = (scores_GK.sum(-1, keepdim=True) - scores_GK) / max(k - 1, 1)

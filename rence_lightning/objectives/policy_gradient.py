@@ -32,10 +32,6 @@ def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
 
     The standard deviation is that of a sample (K - 1), plus `STD_EPSILON`. Where all rewards are equal, the advantages
     are 0.
-
-    Args:
-        rewards: Rewards `(G, K)`.
-        standardise: Whether to divide by the standard deviation.
     """
     rewards = rewards - rewards.amax(-1, keepdim=True)  # equal rewards become zeros, whose mean has no rounding error
     advantage = rewards - rewards.mean(-1, keepdim=True)
@@ -43,15 +39,9 @@ def group_advantage(rewards: Tensor, standardise: bool = True) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer: int) -> Tensor:
-    """The soft overlong punishment of DAPO: 0 up to max - buffer tokens, then falling linearly to -1 at max.
+    """The soft overlong punishment of DAPO, which is added to the reward, in the shape of `lengths` in tokens.
 
-    Args:
-        lengths: Number of tokens of each response, in any shape.
-        max_response_tokens: Largest number of tokens of a response, max.
-        buffer: Number of tokens over which the penalty grows.
-
-    Returns:
-        `-(length - (max - buffer)) / buffer`, clipped to [-1, 0], in the shape of `lengths`, to be added to the reward.
+    It is 0 up to max - buffer tokens, and then falls linearly to -1 at max.
     """
     return (-(lengths.double() - (max_response_tokens - buffer)) / buffer).clamp(-1.0, 0.0)
 
@@ -94,13 +84,7 @@ class PolicyGradient(Objective):
 
     @abstractmethod
     def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
-        """The part of the update's mean that comes from `responses`.
-
-        Args:
-            values: Values `(G, K, T)` to be averaged, 0 on padding.
-            responses: The responses of the values.
-            totals: Counts over the whole update.
-        """
+        """The part of the update's mean that comes from the values `(G, K, T)`, 0 on padding, of `responses`."""
 
     def loss(self, responses: ResponseTensors, totals: Totals) -> Tensor:
         advantage = self.advantage(responses).unsqueeze(-1)
@@ -148,12 +132,10 @@ class DAPO(PolicyGradient):
         max_response_tokens: int | None = None,
     ) -> None:
         super().__init__(clip_low, clip_high, tis_cap)
-        if overlong_buffer is not None and max_response_tokens is None:
-            raise UserError("objective: overlong_buffer needs max_response_tokens (data.sampling.max_response_tokens)")
         if overlong_buffer is not None and not 0 < overlong_buffer <= (max_response_tokens or 0):
             raise UserError(
                 f"objective: overlong_buffer is {overlong_buffer}; need 0 < overlong_buffer <= max_response_tokens "
-                f"({max_response_tokens})"
+                f"({max_response_tokens}; set it to data.sampling.max_response_tokens)"
             )
         self.overlong_buffer = overlong_buffer
         self.max_response_tokens = max_response_tokens
@@ -197,11 +179,7 @@ class DrGRPO(PolicyGradient):
     """
 
     def __init__(
-        self,
-        max_response_tokens: int,
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        tis_cap: float | None = None,
+        self, max_response_tokens: int, clip_low: float = 0.2, clip_high: float = 0.2, tis_cap: float | None = None
     ) -> None:
         super().__init__(clip_low, clip_high, tis_cap)
         if max_response_tokens < 1:
@@ -228,8 +206,7 @@ class MaxRL(PolicyGradient):
     def advantage(self, responses: ResponseTensors) -> Tensor:
         correct = responses.positive.to(responses.rewards.dtype)
         share = correct.mean(-1, keepdim=True)
-        advantage = (correct - share) / share
-        return advantage.masked_fill(share == 0, 0.0)
+        return ((correct - share) / share).masked_fill(share == 0, 0.0)
 
     def mean(self, values: Tensor, responses: ResponseTensors, totals: Totals) -> Tensor:
         return values.sum() / totals.tokens

@@ -19,12 +19,9 @@ Reduction = Literal["token", "sequence"]
 
 
 def kl_estimate(log_ratio: Tensor, estimator: Estimator = "k3") -> Tensor:
-    """KL(pi_old || pi_theta) per token, in nats, from samples of pi_old, in the shape of `log_ratio`.
+    """KL(pi_old || pi_theta) per token, in nats, from log pi_theta - log pi_old of tokens that pi_old has sampled.
 
-    Args:
-        log_ratio: Log-ratio log pi_theta - log pi_old of the sampled tokens.
-        estimator: Name of the estimator: `k1` = -log ratio (unbiased, can be negative), `k2` = (log ratio)^2 / 2 (low
-            variance, biased) or `k3` = ratio - 1 - log ratio (unbiased and non-negative).
+    `k1` is -log ratio, `k2` is (log ratio)^2 / 2 and `k3` is ratio - 1 - log ratio.
     """
     if estimator == "k1":
         return -log_ratio

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rence_lightning.attention import implementation
 from rence_lightning.errors import UserError
 from rence_lightning.policy.adapters import Adapters
+from rence_lightning.policy.attention import implementation
 from rence_lightning.policy.output_projection import TokenScores, token_scores
 from rence_lightning.policy.packed_attention import enable
 from rence_lightning.policy.packed_row import PackedRow, Segment

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from rence_lightning.attention import special_arguments, special_attention
 from rence_lightning.errors import UserError
+from rence_lightning.policy.attention import special_arguments, special_attention
 from rence_lightning.policy.packed_row import Block, PackedRow
 
 if TYPE_CHECKING:

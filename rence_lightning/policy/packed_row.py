@@ -10,11 +10,12 @@ positions: a prompt attends to itself, a response to its prompt and itself (`ren
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -90,27 +91,37 @@ class PackedRow:
         self.shapes = [(len(segment.prompt), tuple(map(len, segment.responses))) for segment in segments]
         if not all(prompt > 0 and responses and min(responses) > 0 for prompt, responses in self.shapes):
             raise ValueError(f"a prompt or a response is empty; lengths of prompts and responses: {self.shapes}")
-        pieces: list[tuple[int, int, int]] = []
+        segment_ids: list[Tensor] = []
         positions: list[Tensor] = []
+        response_ids: list[Tensor] = []
         states: list[Tensor] = []
-        place = response = 0
-        for number, (prompt, lengths) in enumerate(self.shapes):
-            last = torch.tensor([place + prompt - 1])
-            pieces.append((prompt, number, -1))
-            positions.append(torch.arange(prompt))
-            place += prompt
-            for length in lengths:
-                pieces.append((length, number, response))
-                positions.append(torch.arange(prompt, prompt + length))
-                states += [last, torch.arange(place, place + length - 1)]
-                place, response = place + length, response + 1
-        sizes, numbers, responses = (torch.tensor(column) for column in zip(*pieces, strict=True))
+        number = 0
+        for segment, (prompt, responses) in enumerate(self.places):
+            segment_ids.append(torch.tensor(segment).expand(len(prompt) + sum(map(len, responses))))
+            positions.append(torch.arange(len(prompt)))
+            response_ids.append(torch.tensor(-1).expand(len(prompt)))
+            for response in responses:
+                positions.append(torch.arange(len(prompt), len(prompt) + len(response)))
+                response_ids.append(torch.tensor(number).expand(len(response)))
+                states += [prompt[-1:], response[:-1]]
+                number += 1
         tokens = chain.from_iterable(chain(segment.prompt, *segment.responses) for segment in segments)
         self.input_ids = torch.tensor(list(tokens)).to(device)
         self.position_ids = torch.cat(positions).to(device)
-        self.segment_ids = numbers.repeat_interleave(sizes).to(device)
-        self.response_ids = responses.repeat_interleave(sizes).to(device)
+        self.segment_ids = torch.cat(segment_ids).to(device)
+        self.response_ids = torch.cat(response_ids).to(device)
         self.states = torch.cat(states).to(device)
+
+    @cached_property
+    def places(self) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+        """Places of the tokens of each prompt, and of each of its responses."""
+        runs, start = [], 0
+        for prompt, lengths in self.shapes:
+            sizes = (prompt, *lengths)
+            first, *others = torch.arange(start, start + sum(sizes)).split(sizes)
+            runs.append((first, tuple(others)))
+            start += sum(sizes)
+        return runs
 
     @property
     def targets(self) -> Tensor:
@@ -120,37 +131,31 @@ class PackedRow:
     @cached_property
     def blocks(self) -> list[Block]:
         """Blocks that together give the attention of each token of the row once."""
-        starts = [0, *accumulate(prompt + sum(lengths) for prompt, lengths in self.shapes)]
-        return [block for numbers in like_shapes(self.shapes) for block in self._blocks(numbers, starts)]
+        return [block for numbers in like_shapes(self.shapes) for block in self._blocks(numbers)]
 
-    def _blocks(self, numbers: Sequence[int], starts: Sequence[int]) -> list[Block]:
+    def _blocks(self, numbers: Sequence[int]) -> list[Block]:
         """The blocks of some segments of like shape and equal number of responses, K."""
-        device = self.input_ids.device
-        prompts = torch.tensor([self.shapes[number][0] for number in numbers])
-        lengths = torch.tensor([self.shapes[number][1] for number in numbers])
-        first = torch.tensor([starts[number] for number in numbers])
-        before = (lengths.cumsum(-1) - lengths + (first + prompts).unsqueeze(-1)).flatten()
-        size, lengths = lengths.shape[1], lengths.flatten()
-        of_prompts = _Spans(first, prompts)
-        of_responses = _Spans(before, lengths)
-        copies = _Spans(first.repeat_interleave(size), prompts.repeat_interleave(size))
-        if prefers_whole_sequences(of_prompts.width, of_responses.width):
-            whole = copies.followed_by(of_responses)
-            response = torch.arange(whole.width) >= copies.lengths.unsqueeze(-1)
-            first_of_group = (torch.arange(len(lengths)) % size == 0).unsqueeze(-1)
-            return [Block(*whole.on(device), None, _where(whole.real & (response | first_of_group), device))]
-        keys = torch.cat([copies.places, of_responses.places], dim=-1)
-        causal = torch.ones(of_responses.width, of_responses.width, dtype=torch.bool).tril()
-        seen = copies.real if not copies.real.all() else copies.real[:1]
+        device, size = self.input_ids.device, len(self.places[numbers[0]][1])
+        prompts = [self.places[number][0] for number in numbers]
+        responses = [response for number in numbers for response in self.places[number][1]]
+        copies = [prompt for prompt in prompts for _ in range(size)]
+        of_prompts, real_prompts = _padded(prompts)
+        of_responses, real_responses = _padded(responses)
+        if prefers_whole_sequences(of_prompts.shape[1], of_responses.shape[1]):
+            whole, real = _padded([torch.cat(pair) for pair in zip(copies, responses, strict=True)])
+            of_copy = torch.arange(whole.shape[1]) < torch.tensor(list(map(len, copies))).unsqueeze(-1)
+            first_of_group = (torch.arange(len(copies)) % size == 0).unsqueeze(-1)
+            whole = whole.to(device)
+            return [Block(whole, whole, None, _where(real & (~of_copy | first_of_group), device))]
+        of_copies, seen = _padded(copies)
+        keys = torch.cat([of_copies, of_responses], dim=-1).to(device)
+        causal = torch.ones(2 * of_responses.shape[1:], dtype=torch.bool).tril()
+        seen = seen if not seen.all() else seen[:1]
         mask = torch.cat([each.expand(len(seen), len(causal), -1) for each in (seen.unsqueeze(1), causal)], dim=-1)
+        of_prompts = of_prompts.to(device)
         return [
-            Block(*of_prompts.on(device), None, _where(of_prompts.real, device)),
-            Block(
-                of_responses.places.to(device),
-                keys.to(device),
-                mask.unsqueeze(1).to(device),
-                _where(of_responses.real, device),
-            ),
+            Block(of_prompts, of_prompts, None, _where(real_prompts, device)),
+            Block(of_responses.to(device), keys, mask.unsqueeze(1).to(device), _where(real_responses, device)),
         ]
 
     @cached_property
@@ -201,34 +206,25 @@ class PackedRow:
 
     def sample(self, segments: int, responses: int) -> "PackedRow":
         """A row of at most so many segments, and responses to each."""
-        tokens, place, sampled = self.input_ids.tolist(), 0, []
-        for prompt, lengths in self.shapes[:segments]:
-            bounds = list(accumulate(lengths, initial=place + prompt))
-            kept = [tokens[start:end] for start, end in list(pairwise(bounds))[:responses]]
-            sampled.append(Segment(tokens[place : place + prompt], kept))
-            place = bounds[-1]
+        sampled = [
+            Segment(self.input_ids[prompt].tolist(), [self.input_ids[place].tolist() for place in places[:responses]])
+            for prompt, places in self.places[:segments]
+        ]
         return PackedRow(sampled, self.input_ids.device)
 
     def padded(self) -> "PaddedRows":
         """The same responses as rows of their own, each behind a copy of its prompt and padded on the right."""
         device = self.input_ids.device
-        places: list[Tensor] = []
-        predicts: list[tuple[int, int]] = []
-        start = 0
-        for prompt, responses in self.shapes:
-            of_prompt, start = torch.arange(start, start + prompt), start + prompt
-            for length in responses:
-                places.append(torch.cat([of_prompt, torch.arange(start, start + length)]))
-                predicts.append((prompt - 1, prompt - 1 + length))
-                start += length
-        rows = torch.nn.utils.rnn.pad_sequence(places, batch_first=True).to(device)
-        width = rows.shape[1]
-        states = [torch.arange(row * width + low, row * width + high) for row, (low, high) in enumerate(predicts)]
-        return PaddedRows(self.input_ids[rows], torch.cat(states).to(device))
+        sequences = [(prompt, response) for prompt, responses in self.places for response in responses]
+        rows = pad_sequence([torch.cat(pair) for pair in sequences], batch_first=True)
+        states = [
+            row * rows.shape[1] + len(prompt) - 1 + torch.arange(len(response))
+            for row, (prompt, response) in enumerate(sequences)
+        ]
+        return PaddedRows(self.input_ids[rows.to(device)], torch.cat(states).to(device))
 
 
-@dataclass(frozen=True)
-class PaddedRows:
+class PaddedRows(NamedTuple):
     """One row for each response, padded on the right: the usual layout, for models that cannot take a packed row.
 
     No attention mask is needed, because attention is causal: padding on the right cannot influence a token.
@@ -238,29 +234,10 @@ class PaddedRows:
     states: Tensor  # places `(response tokens,)` in the flattened rows, in the order of `PackedRow.states`
 
 
-class _Spans:
-    """Runs of consecutive places in a row, given their first places and lengths `(rows,)`, padded on the right by 0."""
-
-    def __init__(self, first: Tensor, lengths: Tensor) -> None:
-        self.first, self.lengths = first, lengths
-        self.width = int(lengths.max())
-        columns = torch.arange(self.width)
-        self.real = columns < lengths.unsqueeze(-1)
-        self.places = (first.unsqueeze(-1) + columns) * self.real
-
-    def followed_by(self, other: "_Spans") -> "_Spans":
-        """The runs of `self`, each directly followed by that of `other`."""
-        joined = _Spans(self.first, self.lengths + other.lengths)
-        own = torch.arange(joined.width)
-        later = own >= self.lengths.unsqueeze(-1)
-        shift = (other.first - self.first - self.lengths).unsqueeze(-1)
-        joined.places = (joined.places + later * shift) * joined.real
-        return joined
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The places, as queries and as keys."""
-        places = self.places.to(device)
-        return places, places
+def _padded(runs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Runs of places as rows, padded on the right by 0, and the mask of what is not padding."""
+    rows = pad_sequence(list(runs), batch_first=True)
+    return rows, torch.arange(rows.shape[1]) < torch.tensor(list(map(len, runs))).unsqueeze(-1)
 
 
 def _where(mask: Tensor, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """Prompts: data sets of problems, their cleaning, and the template that turns problems into prompts."""
 
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts.arithmetic import ArithmeticProblems
 from rence_lightning.prompts.cleaning import Cleaned, Cleaning
 from rence_lightning.prompts.gym import GymProblems, GymTask

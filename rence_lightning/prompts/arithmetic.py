@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts.problems import ProblemSource, check_split
 
 SPLIT_SIZES = {"train": 2000, "validation": 500, "test": 500}

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Configurable, Problem
 from rence_lightning.prompts.overlap import Overlap, OverlapIndex, normal_form
 
 What = Literal["drop", "keep"]

@@ -11,11 +11,10 @@ from hashlib import sha256
 from itertools import accumulate, pairwise
 from typing import Any
 
-from rence_lightning.child import python_process
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts.problems import ProblemSource
-from rence_lightning.text import install_extra
+from rence_lightning.text import install_extra, python_process
 
 SPLITS = ("train", "test")
 

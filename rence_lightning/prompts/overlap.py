@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 
 NGRAM = 8
 SHARE = 0.6

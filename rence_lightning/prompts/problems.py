@@ -8,9 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Configurable, Problem
 from rence_lightning.prompts.files import Rows, iter_file
 from rence_lightning.prompts.rows import RowSchema, UnansweredError
 

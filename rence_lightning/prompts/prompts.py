@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts.template import PromptTemplate
 
 if TYPE_CHECKING:

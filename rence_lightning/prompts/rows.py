@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.text import did_you_mean, kind_of, last_boxed, share_of, shortened
 
 AnswerFormat = Literal["plain", "boxed", "gsm8k"]

@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Configurable, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,7 +2,7 @@
 
 import random
 
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts.problems import ProblemSource, check_split
 
 SUMMANDS = range(1, 21)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.rewards.grading import guard
 from rence_lightning.rewards.grading.pool import GraderPool
 from rence_lightning.rewards.reward import Response, Reward, Score

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rence_lightning.configurable import Configurable
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Configurable, Problem
 
 
 @dataclass(frozen=True)

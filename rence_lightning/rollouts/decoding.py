@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rence_lightning.attention import implementation, special_attention
+from rence_lightning.policy.attention import implementation, special_attention
 from rence_lightning.rollouts.shared_prompts import (
     GROWTH,
     NAME,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rence_lightning.attention import special_arguments
+from rence_lightning.policy.attention import special_arguments
 
 NAME = "rence_shared_prompts"
 """Name of the attention implementation in the registry of transformers."""

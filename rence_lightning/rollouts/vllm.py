@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.distributed import gather
 from rence_lightning.errors import EngineError, UserError, one_line
+from rence_lightning.parts import Configurable
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.vllm_host import (
     STARTING,

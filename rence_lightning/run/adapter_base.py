@@ -1,7 +1,4 @@
-"""The model below the adapters of a checkpoint, which holds nothing else of the policy.
-
-Its weights have a digest, because the same adapters on other weights are another policy.
-"""
+"""The model below the adapters of a checkpoint, which holds nothing else of the policy."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -22,7 +19,7 @@ class Base:
     Attributes:
         policy: Name of the model, as in `model.policy`.
         dtype: Data type of its weights.
-        digest: Digest of its weights.
+        digest: Digest of its weights, because the same adapters on other weights are another policy.
         lora: Settings of the adapters.
     """
 
@@ -46,12 +43,11 @@ class Base:
         Raises:
             UserError: Its file cannot be read.
         """
-        path = checkpoint / FILE
-        if not path.exists():
-            return None
         try:
-            content = json.loads(path.read_text())
+            content = json.loads((path := checkpoint / FILE).read_text())
             return cls(**{**content, "lora": LoRA(**content["lora"])})
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} does not describe adapters ({error}); give another checkpoint") from error
 

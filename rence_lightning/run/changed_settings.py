@@ -1,8 +1,7 @@
 """The settings of a resumed run that differ from those of its checkpoint, and those that may not."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,15 +20,8 @@ FIXED = (
 IGNORED = ("ckpt_path", "config")
 
 
-@dataclass(frozen=True)
-class Change:
-    """A setting that differs between a checkpoint and the run that resumes it.
-
-    Attributes:
-        key: Dotted key of the setting, without `init_args`.
-        before: Value in the checkpoint.
-        now: Value in the resumed run.
-    """
+class Change(NamedTuple):
+    """A setting that differs: dotted key without `init_args`, value in the checkpoint, value in the resumed run."""
 
     key: str
     before: Any

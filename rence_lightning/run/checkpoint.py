@@ -11,9 +11,7 @@ A checkpoint is a folder:
 - `hf`: configuration and tokenizer of the policy, so that the policy can be loaded without the settings.
 
 The folder is written under another name and then renamed, so that every checkpoint that exists is complete. It stores
-plain types only, which are read with `weights_only`.
-
-Any checkpoint can be loaded into any strategy and any number of processes.
+plain types only, which are read with `weights_only`. It can be loaded into any strategy and any number of processes.
 """
 
 import os
@@ -67,10 +65,9 @@ def save_checkpoint(
         config: Settings of the run as YAML; None if the run has no settings.
 
     Raises:
-        CheckpointError: A rank cannot write, for example to a full disk; raised on every rank. Earlier checkpoints are
-            intact.
+        CheckpointError: A rank cannot write, for example to a full disk; raised on every rank.
     """
-    draft = folder.with_name(f".tmp-{folder.name}")
+    draft, plain = folder.with_name(f".tmp-{folder.name}"), _unwrapped(policy)
 
     def prepare() -> None:
         if fabric.is_global_zero:
@@ -78,9 +75,8 @@ def save_checkpoint(
             draft.mkdir(parents=True)
 
     def write() -> None:
-        base = Base.of(_unwrapped(policy))
-        part = _unwrapped(policy).trained_part()
-        fabric.save(draft / "state", {"policy": part, "optimizer": optimizer, "run": run})
+        base = Base.of(plain)
+        fabric.save(draft / "state", {"policy": plain.trained_part(), "optimizer": optimizer, "run": run})
         torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
         if fabric.is_global_zero:
             saved.write(draft)
@@ -88,7 +84,7 @@ def save_checkpoint(
                 (draft / "config.yaml").write_text(config)
             if base is not None:
                 base.write(draft)
-            _unwrapped(policy).save_config(draft / "hf")
+            plain.save_config(draft / "hf")
 
     def publish() -> None:
         if fabric.is_global_zero:
@@ -125,9 +121,9 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
     Raises:
         UserError: The checkpoint holds adapters of another model than the policy's.
     """
-    part = _checked_part(folder, policy)
+    part = checked_part(folder, _unwrapped(policy))
     if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
-        run = _read(folder, part, cast(_FabricOptimizer, optimizer).optimizer)
+        run = read_state(folder, part, cast(_FabricOptimizer, optimizer).optimizer)
     else:
         run = fabric.load(folder / "state", {"policy": part, "optimizer": optimizer}, weights_only=True)["run"]
     rng = folder / f"rng-{fabric.global_rank}"
@@ -142,28 +138,27 @@ def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[st
     Raises:
         UserError: The checkpoint holds adapters of another model than the policy's.
     """
-    part = _checked_part(folder, policy)
+    part = checked_part(folder, _unwrapped(policy))
     if _has_shards(folder) and isinstance(fabric.strategy, ModelParallelStrategy):
-        run: dict[str, Any] = fabric.load(folder / "state", {"policy": part}, weights_only=True)["run"]
-        return run
-    return _read(folder, part)
+        return cast(dict[str, Any], fabric.load(folder / "state", {"policy": part}, weights_only=True)["run"])
+    return read_state(folder, part)
 
 
-def read_policy_weights(folder: Path, policy: Policy) -> None:
-    """Loads a checkpoint's weights into a policy in a single process, without Fabric.
+def checked_part(folder: Path, policy: Policy) -> Module:
+    """The part of a policy that a checkpoint holds, after a comparison of what is below it.
 
     Raises:
         UserError: The checkpoint holds adapters of another model than the policy's.
     """
     check_base(folder, policy)
-    _read(folder, policy.trained_part())
+    return policy.trained_part()
 
 
 def _has_shards(folder: Path) -> bool:
     return (folder / "state").is_dir()
 
 
-def _read(folder: Path, policy: Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
+def read_state(folder: Path, policy: Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Reads a file, or the shards of several processes into an unsharded policy (and optimizer); returns the `run`."""
     if not _has_shards(folder):
         # Mapped into memory, so that the optimizer's state is not read; every rank takes its shards from the file.
@@ -177,14 +172,7 @@ def _read(folder: Path, policy: Module, optimizer: Optimizer | None = None) -> d
     set_model_state_dict(policy, state["policy"])
     if optimizer is not None:
         set_optimizer_state_dict(policy, optimizer, state["optimizer"])
-    run: dict[str, Any] = torch.load(folder / "state" / "meta.pt", weights_only=True)["run"]
-    return run
-
-
-def _checked_part(folder: Path, policy: Module) -> Module:
-    """The part of a policy that a checkpoint holds, after a comparison of what is below it."""
-    check_base(folder, _unwrapped(policy))
-    return _unwrapped(policy).trained_part()
+    return cast(dict[str, Any], torch.load(folder / "state" / "meta.pt", weights_only=True)["run"])
 
 
 def _unwrapped(policy: Module) -> Policy:
@@ -193,7 +181,8 @@ def _unwrapped(policy: Module) -> Policy:
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Renames a finished draft; an older folder of that name is kept until the new one has replaced it."""
-    _flush_to_disk(draft)
+    for path in (*draft.rglob("*"), draft):  # a rename may otherwise reach the disk before the data it names
+        _fsync(path)
     older = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(older, ignore_errors=True)
     if folder.exists():
@@ -207,7 +196,7 @@ def _rng_state() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],  # `weights_only` reads no arrays of NumPy
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -215,18 +204,10 @@ def _rng_state() -> dict[str, Any]:
 
 def _set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _flush_to_disk(folder: Path) -> None:
-    """Syncs the files, then the folder, because a rename may otherwise reach the disk before the data it names."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        _fsync(path)
-    _fsync(folder)
 
 
 def _fsync(path: Path) -> None:

@@ -48,11 +48,7 @@ class SavedAt:
 
     @classmethod
     def read(cls, folder: Path) -> "SavedAt":
-        """Reads the place of the checkpoint in a folder.
-
-        Raises:
-            UserError: The folder is not a complete checkpoint.
-        """
+        """Raises `UserError` if the folder is not a complete checkpoint."""
         try:
             return cls(**json.loads((folder / "checkpoint.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
@@ -121,11 +117,11 @@ class Run:
         return self._written(sessions=(*self.sessions, session), finished=False, error=None)
 
     def failed(self, error: str) -> "Run":
-        """This run, ended by an error; written to disk."""
+        """This run, ended by an error."""
         return self._written(error=error)
 
     def ended(self) -> "Run":
-        """This run, finished; written to disk."""
+        """This run, finished."""
         return self._written(finished=True)
 
     @classmethod
@@ -146,22 +142,25 @@ class Run:
         """
         if wanted.is_file():
             raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
-        number = 1
-        while True:
-            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                if not any(path.iterdir()):
-                    (path / IDENTITY).touch(exist_ok=False)  # one of several processes that start at once has it
-                    break
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise UserError(
-                    f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder"
-                ) from error
+        path, number = wanted, 1
+        while not _claim(path):
             number += 1
+            path = wanted.with_name(f"{wanted.name}-{number}")
         return cls(path, wanted.name, command, parent=parent)._written()
+
+
+def _claim(path: Path) -> bool:
+    """Whether this process, of several that start at once, has a folder that was empty or not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            return False
+        (path / IDENTITY).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
+    return True
 
 
 # ---- retention ------------------------------------------------------------------------------------------------------

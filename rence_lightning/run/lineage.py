@@ -10,8 +10,8 @@ A run's `run.json` holds its identity, so that it is never guessed from the name
 """
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rence_lightning.errors import UserError
 from rence_lightning.run.directory import CHECKPOINTS, Command, Run, SavedAt, restore
@@ -53,15 +53,8 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     )
 
 
-@dataclass(frozen=True)
-class Resumption:
-    """The decision whether a run that starts from a checkpoint continues in place or branches.
-
-    Attributes:
-        run: Run to continue in place; None for a branch.
-        parent: Record of the branch's origin.
-        reason: Reason for the branch, as shown to the user.
-    """
+class Resumption(NamedTuple):
+    """The run to continue in place; or None, with the record of a branch's origin and the reason for the branch."""
 
     run: Run | None
     parent: dict[str, str] | None = None
@@ -70,15 +63,14 @@ class Resumption:
 
 def resume(checkpoint: Path, wanted: Path) -> Resumption:
     """Decides whether a checkpoint's run continues in place or a new run branches off (see the module's docstring)."""
-    saved = SavedAt.read(checkpoint)
-    owner = Run.open(checkpoint.parent.parent) if checkpoint.parent.name == CHECKPOINTS else None
-    parent = {"run": saved.run, "directory": str(checkpoint.parent.parent), "checkpoint": checkpoint.name}
+    saved, directory = SavedAt.read(checkpoint), checkpoint.parent.parent
+    owner = Run.open(directory) if checkpoint.parent.name == CHECKPOINTS else None
+    parent = {"run": saved.run, "directory": str(directory), "checkpoint": checkpoint.name}
     if owner is None or owner.id != saved.run:
         return Resumption(None, {**parent, "directory": ""}, f"{checkpoint} is a copy outside its run")
     if owner.name != wanted.name or owner.directory.parent.resolve() != wanted.parent.resolve():
         return Resumption(None, parent, f"{checkpoint} belongs to {owner.directory}, and trainer.run_dir is {wanted}")
-    newest = owner.checkpoints[-1]
-    if newest.resolve() != checkpoint.resolve():
+    if (newest := owner.checkpoints[-1]).resolve() != checkpoint.resolve():
         return Resumption(None, parent, f"{owner.directory} has continued to {newest.name}")
     return Resumption(owner)
 
@@ -86,9 +78,8 @@ def resume(checkpoint: Path, wanted: Path) -> Resumption:
 def unfinished_evaluation(wanted: Path, config: str) -> Run | None:
     """The newest `validate` run of this name, if it has the same configuration, no results and no running process."""
     for run in runs_named(wanted, "validate")[:1]:
-        begun = run.directory / "config.yaml"
-        same = begun.exists() and begun.read_text() == config
-        if same and not (run.directory / "evaluations.jsonl").exists() and not is_locked(run.directory):
+        begun, results = run.directory / "config.yaml", run.directory / "evaluations.jsonl"
+        if begun.exists() and begun.read_text() == config and not results.exists() and not is_locked(run.directory):
             return run
     return None
 

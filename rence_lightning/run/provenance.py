@@ -14,12 +14,8 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def provenance(working_directory: Path) -> dict[str, dict[str, str]]:
-    """The versions and commits that a run is made with, for `run.json`.
-
-    Returns:
-        `versions` by package; `commits` of the repository around the working directory, which holds the user's own
-        parts, and of the one that tracks this package, where there are any.
-    """
+    """For `run.json`: `versions` by package; `commits` of the repository around the working directory, which holds the
+    user's own parts, and of the one that tracks this package, where there are any."""
     versions = {"rence_lightning": __version__}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -5,7 +5,7 @@ from pathlib import Path
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, load_policy
 from rence_lightning.run.adapter_base import Base
-from rence_lightning.run.checkpoint import read_policy_weights
+from rence_lightning.run.checkpoint import checked_part, read_state
 
 
 def read_policy(checkpoint: Path, base: str | None = None) -> Policy:
@@ -23,7 +23,7 @@ def read_policy(checkpoint: Path, base: str | None = None) -> Policy:
     if recorded is None and base is not None:
         raise UserError(f"export: {checkpoint} holds a whole policy without adapters; remove --base")
     policy = _empty_policy(checkpoint) if recorded is None else _with_adapters(checkpoint, recorded, base)
-    read_policy_weights(checkpoint, policy)
+    read_state(checkpoint, checked_part(checkpoint, policy))
     return policy
 
 

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -15,9 +15,6 @@ from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights,
 from rence_lightning.run.directory import SavedAt
 from rence_lightning.sampling.pending import pending_state, restored
 
-if TYPE_CHECKING:
-    from rence_lightning.training.trainer import Trainer
-
 
 class Checkpoints:
     """Saves and restores the state of a trainer.
@@ -26,14 +23,15 @@ class Checkpoints:
         trainer: Trainer whose state it is.
     """
 
-    def __init__(self, trainer: "Trainer") -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
     @property
     def saved_at(self) -> SavedAt:
         """The current moment, as a checkpoint records it."""
         trainer = self._trainer
-        return SavedAt(trainer.session.run.id, *trainer.progress, trainer.global_step)
+        iteration, update = self._trainer.progress
+        return SavedAt(trainer.session.run.id, iteration, update, trainer.global_step)
 
     def can_save(self) -> bool:
         """Whether all ranks are at the same moment, and none within an optimizer's step; every rank must call it."""

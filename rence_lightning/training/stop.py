@@ -6,10 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rence_lightning.training.trainer import Trainer
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -72,7 +69,7 @@ class StopRequest:
                 print(f"{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
 
 
-def what_follows(trainer: "Trainer") -> str:
+def what_follows(trainer: Any) -> str:
     """What the run still does after a first signal, and what a second signal would lose; empty on ranks but zero."""
     if not trainer.is_global_zero:
         return ""

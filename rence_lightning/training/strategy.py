@@ -16,8 +16,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError
+from rence_lightning.parts import Configurable
 
 COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Data type of the computation in each mixed precision, in which the parameters are float32."""

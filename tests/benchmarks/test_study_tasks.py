@@ -8,7 +8,7 @@ import random
 import pytest
 
 from benchmarks.study.tasks import PROBLEMS, NoisyReward, partial_credit
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts.arithmetic import chains_of
 from rence_lightning.rewards import Response
 from tools.make_arithmetic import draw_examples

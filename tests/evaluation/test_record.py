@@ -12,8 +12,9 @@ from rich.table import Table
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import append_evaluation, evaluation_table, read_evaluations
 
-ONE = {"avg": 0.26, "std": 0.0123, "pass": 0.71, "answered": 0.995, "truncated": 0.0, "length": 1234.4}
-TWO = {"avg": 0.5, "std": 0.02, "pass": 0.75, "answered": 1.0, "truncated": 0.25, "length": 2000.0}
+ENDS = {"avg_low": 0.2, "avg_high": 0.345}
+ONE = {"avg": 0.26, "std": 0.0123, **ENDS, "pass": 0.71, "answered": 0.995, "truncated": 0.0, "length": 1234.4}
+TWO = {"avg": 0.5, "std": 0.02, **ENDS, "pass": 0.75, "answered": 1.0, "truncated": 0.25, "length": 2000.0}
 
 
 def printed(table: Table) -> list[list[str]]:
@@ -30,8 +31,8 @@ def printed(table: Table) -> list[list[str]]:
 def test_one_benchmark_has_no_macro_average() -> None:
     rows = printed(evaluation_table({"arithmetic": ONE}, repeats=4, title="iteration 5"))
     assert rows == [
-        ["benchmark", "avg@4 %", "pass@4 %", "answered %", "truncated %", "length"],
-        ["arithmetic", "26.0 ± 1.2", "71.0", "99.5", "0.0", "1,234"],
+        ["benchmark", "avg@4 %", "95% interval", "pass@4 %", "answered %", "truncated %", "length"],
+        ["arithmetic", "26.0 ± 1.2", "20.0 - 34.5", "71.0", "99.5", "0.0", "1,234"],
     ]
 
 
@@ -39,11 +40,11 @@ def test_several_end_in_their_unweighted_mean() -> None:
     rows = printed(evaluation_table({"[a]": ONE, "b": TWO}, repeats=1, title=""))
     assert [row[0] for row in rows] == ["benchmark", "[a]", "b", "macro average"]
     assert rows[1][1] == "26.0"
-    assert rows[-1][1:] == ["38.0", "73.0", "99.8", "12.5", "1,617"]
+    assert rows[-1][1:] == ["38.0", "", "73.0", "99.8", "12.5", "1,617"]
 
 
 def test_lines_are_appended_and_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "evaluations.jsonl"
+    path = tmp_path / "evaluations.jsonl"
     assert read_evaluations(path) == []
     append_evaluation(path, 0, {"arithmetic": ONE})
     append_evaluation(path, 5, {"arithmetic": ONE, "other": TWO})

@@ -111,21 +111,6 @@ def test_info_nca_of_a_cold_temperature_is_the_softmax_contrast() -> None:
     torch.testing.assert_close(loss, softmax_contrast(scores, positive))
 
 
-@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-1, 1)), min_size=1), st.floats(0.5, 5), st.floats(-1, 1))
-def test_a_shift_of_the_scores_is_seen_by_nca_alone(
-    group: list[tuple[float, float]], shift: float, reward_shift: float
-) -> None:
-    """NCA judges each response by itself; of the rewards both see the differences only."""
-    scores, rewards = torch.tensor(group, dtype=torch.float64).T.unsqueeze(1)
-    for loss in (info_nca, nca):
-        torch.testing.assert_close(loss(scores, rewards + reward_shift, 0.5), loss(scores, rewards, 0.5))
-    torch.testing.assert_close(info_nca(scores + shift, rewards, 0.5), info_nca(scores, rewards, 0.5))
-    # NCA is strictly convex along a shift: its values at -shift, 0 and shift cannot all be equal. (Scores that are so
-    # large that its sigmoids saturate would hide that.)
-    values = [nca(scores + step, rewards, 0.5).item() for step in (-shift, 0, shift)]
-    assert max(values) - min(values) > 1e-3
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("loss", [info_nca, nca])
 def test_extreme_scores_stay_finite(loss: Loss, dtype: torch.dtype) -> None:

@@ -121,17 +121,6 @@ def test_every_objective_of_the_family_has_an_equation() -> None:
     assert {type(objective) for objective, _ in EQUATIONS} == set(POLICY_GRADIENT)
 
 
-def test_at_pi_old_the_gradient_is_that_of_advantage_times_likelihood() -> None:
-    """w = 1: nothing is clipped, and the gradient of a token is -A over the mean's denominator."""
-    groups = random_groups(scale=0.0)
-    weights = groups.mask / groups.mask.sum(-1, keepdim=True)
-    advantages = torch.tensor([standardised(rewards) for rewards in groups.rewards.tolist()], dtype=torch.float64)
-    for objective in (GRPO(), GSPO()):
-        _, gradient = value_and_gradient(objective, groups)
-        torch.testing.assert_close(gradient, -advantages.unsqueeze(-1) * weights / 30)
-        assert objective.metrics(groups, totals_of(groups))["clip_share"] == 0
-
-
 # ---- advantages ----------------------------------------------------------------------------------------------------
 
 
@@ -160,19 +149,6 @@ def test_advantages_know_no_shift_and_standardised_ones_no_scale(
 
 
 @pytest.mark.parametrize("objective", POLICY_GRADIENT)
-@given(seed=st.integers(0, 10_000), shift=st.floats(-5, 5))
-def test_losses_know_no_shift_of_the_rewards(objective: type[PolicyGradient], seed: int, shift: float) -> None:
-    groups = random_groups(prompts=3, seed=seed)
-    loss = build(objective)
-    for actual, expected in zip(
-        value_and_gradient(loss, replace(groups, rewards=groups.rewards + shift)),
-        value_and_gradient(loss, groups),
-        strict=True,
-    ):
-        torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-8)
-
-
-@pytest.mark.parametrize("objective", POLICY_GRADIENT)
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1.0, 1 / 3])
 @pytest.mark.parametrize("responses", [2, 3, 7])
 def test_equal_rewards_teach_exactly_nothing(objective: type[PolicyGradient], reward: float, responses: int) -> None:
@@ -184,17 +160,6 @@ def test_equal_rewards_teach_exactly_nothing(objective: type[PolicyGradient], re
     loss = objective() if objective is DAPO else build(objective)
     value, gradient = value_and_gradient(loss, groups)
     assert value == 0 and gradient.abs().sum() == 0
-
-
-@pytest.mark.parametrize("objective", POLICY_GRADIENT)
-def test_log_probs_enter_by_their_ratio_alone(objective: type[PolicyGradient]) -> None:
-    """The derivative by the old ones is that by the new ones with the sign turned."""
-    groups = random_groups()
-    old = groups.old_log_probs.clone().requires_grad_()
-    groups = replace(groups, old_log_probs=old)
-    _, gradient = value_and_gradient(build(objective), groups)
-    _, by_old = value_and_gradient(build(objective), groups, leaf=old)
-    torch.testing.assert_close(by_old, -gradient)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
@@ -221,13 +186,6 @@ def test_max_rl_is_unbiased_for_the_first_terms_of_the_log_likelihood(p: float, 
     (gradient,) = torch.autograd.grad(expected_loss, logit)
     derivative = sum((1 - p) ** j for j in range(k - 1)) * p * (1 - p)
     assert gradient.item() == pytest.approx(-derivative)
-
-
-def test_two_responses_are_two_grpo() -> None:
-    """2-GRPO is GRPO with K = 2: the advantages of a right and a wrong response are 1 / sqrt(2) and its negative."""
-    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    expected = [[math.sqrt(0.5), -math.sqrt(0.5)], [-math.sqrt(0.5), math.sqrt(0.5)], [0.0, 0.0]]
-    torch.testing.assert_close(group_advantage(rewards), torch.tensor(expected, dtype=torch.float64), rtol=2e-6, atol=0)
 
 
 # ---- the overlong penalty ------------------------------------------------------------------------------------------
@@ -308,20 +266,17 @@ def test_clip_share_is_the_share_of_tokens_without_a_gradient(objective: type[Po
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", POLICY_GRADIENT)
-@pytest.mark.parametrize(("clip_low", "clip_high"), [(0, 0.2), (1.1, 0.2), (0.2, 0), (-0.1, 0.2), (0.2, -0.1)])
-def test_clipping_that_makes_no_sense_is_refused(
-    objective: type[PolicyGradient], clip_low: float, clip_high: float
-) -> None:
+@pytest.mark.parametrize(("clip_low", "clip_high"), [(0, 0.2), (1.1, 0.2), (0.2, 0), (-0.1, 0.2)])
+def test_clipping_that_makes_no_sense_is_refused(clip_low: float, clip_high: float) -> None:
     with pytest.raises(UserError, match=r"need 0 < clip_low <= 1 and clip_high > 0"):
-        build(objective, clip_low=clip_low, clip_high=clip_high)
+        GRPO(clip_low=clip_low, clip_high=clip_high)
 
 
 def test_lengths_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UserError, match="overlong_buffer needs max_response_tokens"):
+    with pytest.raises(UserError, match=r"set it to data\.sampling\.max_response_tokens"):
         DAPO(overlong_buffer=4)
     for buffer in (0, -1, 10):
-        with pytest.raises(UserError, match=rf"overlong_buffer is {buffer}; need 0 < overlong_buffer .* \(9\)"):
+        with pytest.raises(UserError, match=rf"overlong_buffer is {buffer}; need 0 < overlong_buffer .* \(9;"):
             DAPO(overlong_buffer=buffer, max_response_tokens=9)
     with pytest.raises(UserError, match="max_response_tokens is 0"):
         DrGRPO(max_response_tokens=0)

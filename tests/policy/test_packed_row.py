@@ -11,9 +11,9 @@ from tiny_models import VOCABULARY, NoTokenizer, in_float64, tiny_model, tiny_po
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
-from rence_lightning.attention import special_attention
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths, packed_row
+from rence_lightning.policy.attention import special_attention
 from rence_lightning.policy.load import activation_checkpointing
 from rence_lightning.policy.packed_attention import packed_attention
 from rence_lightning.policy.packed_row import like_shapes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.prompts import GymProblems, GymTask
 from rence_lightning.prompts.gym import ANY_ANSWER
 from rence_lightning.prompts.gym_generation import NOT_OFFERED

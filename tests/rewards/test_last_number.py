@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.errors import UserError
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Problem
 from rence_lightning.rewards import LastNumberReward, Response, Score
 from rence_lightning.rewards.last_number import last_number
 

@@ -12,9 +12,8 @@ from enum import StrEnum
 from itertools import compress
 from typing import Literal
 
-from rence_lightning.configurable import Configurable
 from rence_lightning.errors import UserError, call_plugin, invalid_return
-from rence_lightning.problem import Problem
+from rence_lightning.parts import Configurable, Problem
 from rence_lightning.rewards import Response, Score
 
 Positives = Literal["correct", "best"]
