@@ -18,7 +18,8 @@ from arithmetic_run import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rence_lightning.callbacks import Callback, Checkpoint, ExportPolicy, OldPolicySnapshot, Progress
-from rence_lightning.errors import UserError
+from rence_lightning.errors import NonFiniteError, UserError
+from rence_lightning.objectives import MultiLabelNCE
 from rence_lightning.policy import export_policy
 from rence_lightning.prompts import ArithmeticProblems
 from rence_lightning.training.module import PolicyModule
@@ -127,7 +128,7 @@ def test_engine_and_recomputed_log_probs_train_alike(tmp_path: Path) -> None:
 def test_without_a_snapshot_of_pi_old_the_run_says_what_is_missing(tmp_path: Path) -> None:
     fresh_start()
     trainer = Trainer(run_dir=str(tmp_path / "run"), accelerator="cpu", devices=1, callbacks=[Progress()])
-    with pytest.raises(UserError, match="OldPolicySnapshot"):
+    with pytest.raises(UserError, match=r"no callback takes the log-probabilities of pi_old; add .*OldPolicySnapshot"):
         trainer.fit(make_module(), make_data())
     assert not (tmp_path / "run").exists(), "the error must come before the run directory is created"
 
@@ -142,9 +143,6 @@ def test_bf16_trains(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_not_finite_stops_or_is_skipped(tmp_path: Path) -> None:
-    from rence_lightning.errors import NonFiniteError
-    from rence_lightning.objectives import MultiLabelNCE
-
     class Broken(MultiLabelNCE):
         def loss(self, groups: Any, totals: Any) -> torch.Tensor:
             return super().loss(groups, totals) * float("nan")
@@ -166,7 +164,6 @@ def test_a_gradient_that_is_not_finite_stops_or_is_skipped(tmp_path: Path) -> No
 
 def test_a_policy_that_stays_broken_ends_the_run(tmp_path: Path) -> None:
     """Skipping is meant for a rare bad batch; ten in a row mean a broken policy, and kl_coef must not adapt to it."""
-    from rence_lightning.errors import NonFiniteError
 
     class Breaks(Callback):
         def on_train_batch_end(

@@ -1,4 +1,4 @@
-"""conf/gym.yaml trains: an iteration, alone and with a mixture of tasks that gives partial credit."""
+"""conf/gym.yaml trains with a mixture of tasks, one of which gives partial credit."""
 
 import json
 from pathlib import Path
@@ -12,21 +12,6 @@ SMALL = (
     *("--trainer.max_iterations=1", "--data.prompts_per_iteration=4", "--data.prompts_per_update=2"),
     *("--evaluation.repeats=1", "--evaluation.limit=20"),
 )
-
-
-def groups_of(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "rollouts" / "iteration-0001.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.slow
-def test_one_iteration_of_the_configuration(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    main(["fit", f"--config={CONF / 'gym.yaml'}", f"--trainer.run_dir={run}", *SMALL])
-    (before, after) = map(json.loads, (run / "evaluations.jsonl").read_text().splitlines())
-    assert (before["iteration"], after["iteration"]) == (0, 1)
-    assert 0.02 < before["benchmarks"]["basic_arithmetic"]["avg"] < 0.5
-    outcomes = [group["outcome"] for group in groups_of(run)]
-    assert outcomes.count("kept") == 4
 
 
 @pytest.mark.slow
@@ -46,5 +31,6 @@ def test_a_mixture_with_partial_credit(tmp_path: Path) -> None:
     configs = (f"--config={CONF / 'gym.yaml'}", f"--config={tmp_path / 'mixture.yaml'}")
     draw = ("--data.prompts_per_draw=40", "--data.max_draws_per_iteration=1")
     main(["fit", *configs, f"--trainer.run_dir={run}", *draw, *SMALL])
-    sources = {str(group["id"]).partition("/")[0] for group in groups_of(run)}
+    groups = map(json.loads, (run / "rollouts" / "iteration-0001.jsonl").read_text().splitlines())
+    sources = {group["id"].partition("/")[0] for group in groups}
     assert sources == {"basic_arithmetic", "spell_backward"}

@@ -77,8 +77,8 @@ def make_groups(module: PolicyModule) -> list[Group]:
     return groups
 
 
-def naive_loss(module: PolicyModule, groups: list[Group]) -> Tensor:
-    """Eq. (1) and (2) and the token mean of k3, one response at a time, from the model's full logits."""
+def naive(module: PolicyModule, groups: list[Group]) -> tuple[Tensor, Tensor]:
+    """Eq. (1), and (2), the token mean of k3, one response at a time, from the model's full logits."""
     total, kl, tokens = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
     for group in groups:
         scores = []
@@ -98,7 +98,7 @@ def naive_loss(module: PolicyModule, groups: list[Group]) -> Tensor:
             if positive
         ]
         total = total + sum(terms) / len(terms)
-    return total / len(groups) + KL_COEF * kl / tokens
+    return total / len(groups), kl / tokens
 
 
 def gradient_of(module: PolicyModule) -> Tensor:
@@ -110,7 +110,8 @@ def gradient_of(module: PolicyModule) -> Tensor:
 def test_gradient_of_an_update_is_that_of_the_equation(trainer: Trainer) -> None:
     module = trainer.lightning_module
     groups = make_groups(module)
-    loss = naive_loss(module, groups)
+    contrast, kl = naive(module, groups)
+    loss = contrast + KL_COEF * kl
     loss.backward()
     expected = gradient_of(module)
     metrics = Update(groups, 10_000).backward(module, trainer.fabric)
