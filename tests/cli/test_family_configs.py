@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CONF, ROOT, config_of
+from command_line import CONF, config_of
 
 from rence_lightning import objectives
 from rence_lightning.cli.main import main
@@ -60,15 +60,6 @@ def test_a_file_says_all_of_its_method_and_nothing_else(file: Path, base: str) -
 def test_every_method_that_is_not_of_the_paper_has_a_file() -> None:
     assert sorted(METHODS) == [file.stem for file in FILES]
     assert all(getattr(objectives, name) for name, _, _ in METHODS.values())
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_header_names_its_source_and_its_commands(file: Path) -> None:
-    header = file.read_text(encoding="utf-8").split("trainer:")[0]
-    assert "arXiv 2" in header and "Not run yet at the scale of its paper" in header
-    for base in ("arithmetic", "rence"):
-        command = f"fit --config conf/{base}.yaml --config {file.relative_to(ROOT)}"
-        assert command in header, f"{file.name} does not show how it is run on {base}"
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,6 @@ def stop_after_three_iterations(run_dir: Path, number: signal.Signals, *options:
     assert (run_dir / "checkpoints" / "last" / "state").exists()
 
 
-@pytest.mark.slow
-def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
-    process = torture.start(tmp_path / "run", "--checkpoint.every=1")
-    torture.wait_for(process, "iteration   3/")
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    torture.finish(process)
-    assert process.returncode in (130, 128 + signal.SIGTERM)  # it may have saved in those milliseconds
-    torture.assert_nothing_half_written(tmp_path / "run")
-
-
 def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process() -> None:
     """Also while the main thread is in one long computation, which Python code cannot interrupt."""
     script = """if True:
