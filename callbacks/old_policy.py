@@ -122,11 +122,12 @@ def keep_as_old(update: Update) -> None:
 
 def _difference(trainer: Trainer, module: PolicyModule) -> str:
     """The reason why the engine's log-probabilities are not those of the trainer; empty if they are."""
-    data, dtype = trainer.datamodule, module.policy.model.dtype
+    dtype = module.policy.model.dtype
     if trainer.precision != "32-true" or dtype != torch.float32:
         return f"the trainer computes with precision {trainer.precision} and parameters in {dtype}"
     if trainer.fabric.device.type != "cpu":
         return "an engine on a GPU may compute float32 attention in TF32, as vLLM's does"
+    data = trainer.datamodule
     if (engine_dtype := getattr(data.engine, "dtype", None)) not in (None, "float32"):
         return f"the engine computes in {engine_dtype}"
     return f"the engine samples with top_p {data.sampling.top_p}" if data.sampling.top_p < 1 else ""

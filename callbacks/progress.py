@@ -109,7 +109,7 @@ class Progress(Callback):
             counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(batch.outcomes.items()))
             self._warn(
                 f"iteration {batch.iteration}: only {len(batch.groups)} of {batch.wanted} groups were kept of "
-                f"{batch.totals.groups} sampled ({counts}); training on these"
+                f"{batch.outcomes.total()} sampled ({counts}); training on these"
             )
 
     def on_train_batch_end(

@@ -44,7 +44,8 @@ class RolloutLog(Callback):
 
 
 def _row(group: Group) -> dict[str, Any]:
-    problem = group.prompt.problem
+    problem, dropped = group.prompt.problem, group.dropped or (False,) * group.size
+    responses = zip(group.responses, group.scores, group.positive, dropped, group.rollouts, strict=True)
     return {
         "id": problem.id,
         "problem": problem.problem,
@@ -62,13 +63,6 @@ def _row(group: Group) -> dict[str, Any]:
                 "tokens": len(rollout.token_ids),
                 "finish_reason": rollout.finish_reason,
             }
-            for text, score, positive, dropped, rollout in zip(
-                group.responses,
-                group.scores,
-                group.positive,
-                group.dropped or (False,) * group.size,
-                group.rollouts,
-                strict=True,
-            )
+            for text, score, positive, dropped, rollout in responses
         ],
     }

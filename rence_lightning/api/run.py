@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rence_lightning.api.arguments import layer_of
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
-from rence_lightning.cli.lightning_cli import CLI
+from rence_lightning.cli.lightning_cli import run
 from rence_lightning.cli.package_configs import config_file
 from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import LINES, Stopped, UserError, exit_code
@@ -143,11 +143,10 @@ def _run(command: Literal["fit", "validate"], config: Configs | None, given: dic
         settings = Settings([f"--config={config_file(each, f'{command}(): config')}" for each in configs])
         settings.layers.append(layer_of(f"{command}()", given, settings.layers))
         with _isolated():
-            cli = CLI(command, settings)
+            cli = run(command, settings)
             if cli.unnamed and cli.trainer.is_global_zero:
                 parts = "; ".join(f"{key} is {what}" for key, what in cli.unnamed.items())
                 print(f"config.yaml will not repeat this run by itself: {parts}")
-            getattr(cli.trainer, command)(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     except (UserError, *LINES) as error:  # the message says all
         raise error.with_traceback(None) from None
     except Stopped as stopped:

@@ -66,9 +66,7 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         super().add_arguments(each for each in options if not each.dest.endswith(".help"))
 
     def _get_help_string(self, action: Action) -> str:
-        text = super()._get_help_string(action)
-        text = re.sub(r", known subclasses: .*\)$", ")", text)
-        return re.sub(r"\(type: Callable\[.*?\], (?:Union\[)?(\w+).*?, default:", r"(type: \1, default:", text)
+        return re.sub(r", known subclasses: .*\)$", ")", super()._get_help_string(action))
 
 
 class CLI(LightningCLI):

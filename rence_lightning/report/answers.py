@@ -1,6 +1,5 @@
 """The answers at the top of the page, in a sentence or two each."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,7 +11,6 @@ from rence_lightning.report.run_record import RunRecord
 
 PHASES = ("rollouts", "old_policy", "updates", "evaluation", "other")
 """The phases that the callback `Timing` measures."""
-
 
 METHOD = {
     "objective": "model.objective",
@@ -73,8 +71,8 @@ def accuracy(run: RunRecord) -> str:
     for name, row in run.evaluations[-1]["benchmarks"].items():
         interval = f" (95% interval {row['avg_low']:.1%} to {row['avg_high']:.1%})" if "avg_low" in row else ""
         problems = run.samples(run.evaluations[-1]["iteration"]).read(name).values()
-        counts = Counter(correct(problem) / len(problem.samples) for problem in problems)
-        always, never = counts[1.0], counts[0.0]
+        always = sum(correct(problem) == len(problem.samples) for problem in problems)
+        never = sum(not correct(problem) for problem in problems)
         kinds = f"{always:,} every time, {len(problems) - always - never:,} sometimes, {never:,} never"
         solved = f"; of {len(problems):,} problems, it solves {kinds}" if problems else ""
         sentences.append(f"{row['avg']:.1%} on {name}{interval}{solved}.")
@@ -94,8 +92,7 @@ def time_spent(run: RunRecord) -> dict[str, float]:
 
 def time_summary(run: RunRecord) -> str:
     """Where the time went; empty where it was not measured."""
-    spent = time_spent(run)
-    whole = sum(spent.values())
+    whole = sum((spent := time_spent(run)).values())
     shares = ", ".join(f"{seconds / whole:.0%} {phase.replace('_', ' ')}" for phase, seconds in spent.items())
     return f"{timedelta(seconds=round(whole))} in all: {shares}." if spent else ""
 

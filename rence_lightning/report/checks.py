@@ -1,7 +1,6 @@
 """The checks of a run, from which the verdict follows: one table of figures and their limits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
 from statistics import fmean, median
@@ -26,20 +25,10 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@dataclass(frozen=True)
-class Check:
-    """A row of the table.
-
-    Attributes:
-        name: Name of the check.
-        series: Series of `metrics.csv` that it watches.
-        what: Meaning of the figure.
-        figure: Function of the run and the values of the series; None where the figure means nothing.
-        watch: Value above which the figure is worth a look.
-        wrong: Value above which it is wrong.
-        form: Format of the figure.
-        advice: What to try where it is raised.
-    """
+class Check(NamedTuple):
+    """A row of the table: the series of `metrics.csv` that it watches, the meaning of its figure, the figure as a
+    function of the run and the values of the series (None where it means nothing), the values above which it is worth a
+    look and wrong, its format, and what to try where it is raised."""
 
     name: str
     series: str

@@ -119,8 +119,7 @@ def _draw(lines: Mapping[str, Series], bands: Mapping[str, list[Series]], percen
 
 
 def _in_words(lines: Mapping[str, Series], form: str) -> str:
-    ends = {label: (*series[0], *series[-1]) for label, series in lines.items()}
     return " ".join(
         f"{label}: from {before:{form}} at iteration {first:g} to {after:{form}} at iteration {last:g}."
-        for label, (first, before, last, after) in ends.items()
+        for label, ((first, before), *_, (last, after)) in lines.items()
     )

@@ -16,15 +16,8 @@ if TYPE_CHECKING:  # `huggingface_hub` takes half a second to import
 
 
 def write_model_card(folder: Path, run_dir: Path, saved: SavedAt) -> Path:
-    """Writes the model card of an exported policy, from what its run directory holds.
-
-    Args:
-        folder: Folder with the exported policy.
-        run_dir: Run directory of `fit`.
-        saved: Moment of training that the policy is from.
-
-    Returns:
-        The file written.
+    """Writes the model card of a policy that was exported to `folder`, from what its run directory holds; returns the
+    file.
 
     Raises:
         UserError: `run_dir` is not a run directory, or a file in it cannot be read.
@@ -53,8 +46,10 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
     trained, chosen = [iteration for iteration in figures if iteration], run.setting("export.which") == "best"
     template = run.described.settings if run.described is not None else _configured_template(run, folder)
     problems = [each.problem for name in evaluated for each in run.samples(saved.iteration).read(name).values()]
-    made_with = [in_words(session.get("versions", {})) for session in run.sessions]
-    commits = [in_words(session.get("commits", {})) for session in run.sessions]
+    made_with, commits = (
+        list(dict.fromkeys(filter(None, (in_words(session.get(key, {})) for session in run.sessions))))
+        for key in ("versions", "commits")
+    )
     ticks = re.findall(r"`+", f"{run.config_yaml} {template} {problems[:1]}")
     return ModelCard.from_template(
         _card_data(run, adapter, base if on_hub else None, evaluated),
@@ -73,8 +68,8 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
         method=method(run),
         data=problems_kept(run),
         held_out=list(dict.fromkeys([*run.benchmarks, *(run.setting("evaluation.held_out") or {})])),
-        made_with=list(dict.fromkeys(filter(None, made_with))),
-        commits=list(dict.fromkeys(filter(None, commits))),
+        made_with=made_with,
+        commits=commits,
         changed=[change for each in run.sessions for change in each.get("changed", [])],
     )
 

@@ -1,7 +1,7 @@
 """The page: the contents of one run directory or several, for readers who did not make the runs."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ def write_report(*run_dirs: Path, file: Path | None = None, at_end: bool = False
     Raises:
         UserError: A folder is not a run directory, or the page cannot be written.
     """
-    runs = {run.name: run for run in (RunRecord(path, at_end) for path in run_dirs)}
-    if len(runs) < len(run_dirs):
-        runs = {str(path): RunRecord(path) for path in run_dirs}
+    records = [RunRecord(path, at_end) for path in run_dirs]
+    runs = {run.name: run for run in records}
+    if len(runs) < len(records):
+        runs = {str(run.path): run for run in records}
     file = file if file is not None else run_dirs[0] / "report.html"
     try:
         # Model output may contain lone surrogates, which cannot be encoded in UTF-8.
@@ -75,15 +76,12 @@ def render(runs: Mapping[str, RunRecord]) -> str:
 
 def _changes(runs: Mapping[str, RunRecord]) -> tuple[dict[str, Difference], str]:
     """The paired differences between the last evaluations of the first run and the others, and why some are missing."""
-    folders = {
-        name: run.samples(run.evaluations[-1]["iteration"] if run.evaluations else 0) for name, run in runs.items()
-    }
-    first, *others = folders.items()
+    (_, first), *others = ((name, run.samples(run.evaluated[-1] if run.evaluated else 0)) for name, run in runs.items())
     changes: dict[str, Difference] = {}
     missing = []
     for name, folder in others:
         try:
-            changes |= {f"{name}: {benchmark}": change for benchmark, change in compare(first[1], folder).items()}
+            changes |= {f"{name}: {benchmark}": change for benchmark, change in compare(first, folder).items()}
         except UserError as error:
             missing.append(str(error))
     return changes, "; ".join(missing)
@@ -97,8 +95,8 @@ def _settings_that_differ(first: RunRecord, other: RunRecord) -> str:
 def _problems(run: RunRecord) -> Iterator[tuple[str, EvaluatedProblem | None, EvaluatedProblem]]:
     """Benchmark, and a problem in the first and the last evaluation; those solved more or less often come first."""
     for benchmark in run.benchmarks:
-        before, after = (run.samples(run.evaluations[at]["iteration"]).read(benchmark) for at in (0, -1))
-        same = len(run.evaluations) == 1
+        before, after = (run.samples(run.evaluated[at]).read(benchmark) for at in (0, -1))
+        same = len(run.evaluated) == 1
         pairs = [(None if same else before.get(key), problem) for key, problem in after.items()]
         pairs.sort(key=lambda pair: pair[0] is None or answers.correct(pair[0]) == answers.correct(pair[1]))
         yield from ((benchmark, *pair) for pair in pairs[:PROBLEMS_SHOWN])
@@ -106,14 +104,12 @@ def _problems(run: RunRecord) -> Iterator[tuple[str, EvaluatedProblem | None, Ev
 
 def _groups(run: RunRecord) -> Iterator[tuple[int, dict[str, Any]]]:
     """Iteration and first group of each outcome, from the first and the last logged iteration."""
-    logged: Sequence[int] = list(run.rollout_files)
+    logged = list(run.rollout_files)
     for iteration in dict.fromkeys((*logged[:1], *logged[-1:])):
         examples = {group["outcome"]: group for group in reversed(list(run.groups(iteration)))}
         yield from ((iteration, examples[outcome]) for outcome in sorted(examples))
 
 
 def _shorten(text: str) -> str:
-    left_out = len(text) - LONGEST_TEXT
-    if left_out <= 0:
-        return text
-    return f"{text[: LONGEST_TEXT // 2]}\n\n[... {left_out:,} characters ...]\n\n{text[-LONGEST_TEXT // 2 :]}"
+    half, left_out = LONGEST_TEXT // 2, len(text) - LONGEST_TEXT
+    return text if left_out <= 0 else f"{text[:half]}\n\n[... {left_out:,} characters ...]\n\n{text[-half:]}"

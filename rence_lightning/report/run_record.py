@@ -24,11 +24,7 @@ Series = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The contents of a run directory.
-
-    Attributes:
-        path: Path of the run directory.
-        at_end: Whether the run itself is reading, at its end, before it has written that it is finished.
+    """The contents of a run directory; `at_end` if the run itself reads them, before it says that it is finished.
 
     Raises:
         UserError: The folder is not a run directory, or a file in it cannot be read.
@@ -49,12 +45,10 @@ class RunRecord:
 
     @cached_property
     def identity(self) -> Run | None:
-        """The contents of `run.json`, None where there is none."""
         return Run.open(self.path)
 
     @property
     def sessions(self) -> tuple[dict[str, Any], ...]:
-        """The records of each start and resume of the run."""
         return self.identity.sessions if self.identity is not None else ()
 
     @property
@@ -78,8 +72,7 @@ class RunRecord:
     @cached_property
     def config_yaml(self) -> str:
         """The text of the configuration of the last session, empty where there is none."""
-        file = self.path / ((self.sessions[-1]["config"] if self.sessions else None) or "config.yaml")
-        return file.read_text() if file.exists() else ""
+        return self._text((self.sessions[-1]["config"] if self.sessions else None) or "config.yaml")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -100,13 +93,14 @@ class RunRecord:
             command.append(f"--ckpt_path={self.policy}")
         return shlex.join(["python", "-m", "rence_lightning", *command])
 
+    def _text(self, name: str) -> str:
+        """The text of a file in the run directory, empty where it is missing."""
+        return file.read_text() if (file := self.path / name).exists() else ""
+
     @cached_property
     def _rows(self) -> list[dict[str, float]]:
-        file = self.path / "metrics.csv"
-        if not file.exists():
-            return []
-        with file.open(newline="") as lines:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+        rows = csv.DictReader(self._text("metrics.csv").splitlines())
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
 
     def series(self, name: str) -> Series:
         """A figure of `metrics.csv`: over updates for `train/...`, over iterations for all others."""
@@ -124,14 +118,12 @@ class RunRecord:
 
     @property
     def iterations(self) -> int:
-        """Number of completed iterations."""
         return int(max((x for x, _ in self.series("rollouts/correct")), default=0))
 
     @cached_property
     def training_problems(self) -> dict[str, Any]:
         """The result of cleaning the training problems, empty where there is none."""
-        file = self.path / "training_problems.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        return json.loads(self._text("training_problems.json") or "{}")
 
     @cached_property
     def rollout_files(self) -> dict[int, Path]:
@@ -154,6 +146,11 @@ class RunRecord:
         return [lines[iteration] for iteration in sorted(lines)]
 
     @cached_property
+    def evaluated(self) -> list[int]:
+        """The iterations after which the policy was evaluated, ascending."""
+        return [line["iteration"] for line in self.evaluations]
+
+    @cached_property
     def benchmarks(self) -> list[str]:
         return list(dict.fromkeys(name for line in self.evaluations for name in line["benchmarks"]))
 
@@ -165,7 +162,7 @@ class RunRecord:
     def described(self) -> Description | None:
         """What was evaluated last, and how; None where there are no samples."""
         try:
-            return self.samples(self.evaluations[-1]["iteration"]).description()
+            return self.samples(self.evaluated[-1]).description()
         except (UserError, IndexError):
             return None
 
@@ -184,17 +181,13 @@ class RunRecord:
         return f"{repeats or 'several'} samples of each problem at temperature {temperature}"
 
     def changes(self, before: int | None = None, after: int | None = None) -> dict[str, Difference]:
-        """The changes between two evaluations by benchmark; empty where they are one, or lack samples.
-
-        Args:
-            before: Iteration of the earlier evaluation (default: the first).
-            after: Iteration of the later evaluation (default: the last).
-        """
-        if not (evaluated := [line["iteration"] for line in self.evaluations]):
+        """The changes by benchmark between the evaluations after two iterations (default: the first and the last);
+        empty where they are one, or lack samples."""
+        if not self.evaluated:
             return {}
-        before, after = evaluated[0] if before is None else before, evaluated[-1] if after is None else after
+        first, last = (self.evaluated[at] if given is None else given for at, given in ((0, before), (-1, after)))
         try:
-            return compare(self.samples(before), self.samples(after)) if before != after else {}
+            return compare(self.samples(first), self.samples(last)) if first != last else {}
         except UserError:  # samples were removed, or the benchmarks changed during the run
             return {}
 
@@ -206,5 +199,4 @@ class RunRecord:
     @property
     def best(self) -> int | None:
         """Iteration of the evaluation with the highest average; None without evaluations."""
-        best = max(self.evaluations, key=lambda line: line["average"], default=None)
-        return best["iteration"] if best is not None else None
+        return max(self.evaluations, key=lambda line: line["average"])["iteration"] if self.evaluations else None

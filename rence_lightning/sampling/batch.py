@@ -9,27 +9,45 @@ from rence_lightning.sampling.groups import Group
 
 
 @dataclass
-class SampledTotals:
-    """Sums over the groups that an iteration has sampled, before filtering.
+class IterationBatch:
+    """The groups that one iteration trains on, and everything that was sampled to obtain them.
 
     Attributes:
-        outcomes: Number of groups of each outcome.
-        responses: Number of responses.
-        sums: Sums over the responses, by the name of their mean in the log.
+        iteration: Number of the iteration, counted from 1.
+        prompts_per_update: Number of groups in one optimizer step, the mini-batch.
+        wanted: Number of groups that the iteration aims at, B.
+        groups: Groups that were kept, at most B.
+        sampled: All groups that were sampled up to the last one that was kept, in the order in which they were drawn;
+            empty after `on_rollouts_end`, because they can take gigabytes.
+        outcomes: Number of sampled groups that were kept, too easy, too hard or mastered.
+        responses: Number of responses in these groups.
+        sums: Sums over these responses, by the name of their mean in the log.
+        responses_total: Number of responses sampled in training since the start of the run, including this iteration.
+        draws: Number of draws.
+        figures: Further figures for the iteration's row in the log, such as those that callbacks return; in a batch
+            that was restored from a checkpoint, all figures.
+        updates_done: Figures of the updates that were taken on this batch.
     """
 
+    iteration: int
+    prompts_per_update: int
+    wanted: int
+    groups: list[Group] = field(default_factory=list)
+    sampled: list[Group] = field(default_factory=list)
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     responses: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def groups(self) -> int:
-        """Number of groups."""
-        return self.outcomes.total()
+    responses_total: int = 0
+    draws: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    updates_done: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, group: Group) -> None:
-        """Adds a group that was judged."""
+        """Adds a group that was sampled and judged."""
         assert group.outcome is not None
+        self.sampled.append(group)
+        if group.outcome is Outcome.KEPT:
+            self.groups.append(group)
         self.outcomes[group.outcome] += 1
         self.responses += group.size
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
@@ -44,58 +62,10 @@ class SampledTotals:
             for name, value in figures.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def metrics(self) -> dict[str, float]:
-        """Means over all responses, and shares of all groups."""
-        return {
-            **{name: total / self.responses for name, total in self.sums.items()},
-            "tokens": self.sums["length"],
-            "groups_sampled": float(self.groups),
-            **{f"share_{outcome}": self.outcomes[outcome] / self.groups for outcome in Outcome},
-        }
-
-
-@dataclass
-class IterationBatch:
-    """The groups that one iteration trains on, and everything that was sampled to obtain them.
-
-    Attributes:
-        iteration: Number of the iteration, counted from 1.
-        prompts_per_update: Number of groups in one optimizer step, the mini-batch.
-        wanted: Number of groups that the iteration aims at, B.
-        groups: Groups that were kept, at most B.
-        sampled: All groups that were sampled up to the last one that was kept, in the order in which they were drawn;
-            empty after `on_rollouts_end`, because they can take gigabytes.
-        totals: Sums over `sampled`, which remain.
-        responses_total: Number of responses sampled in training since the start of the run, including this iteration.
-        draws: Number of draws.
-        figures: Further figures for the iteration's row in the log, such as those that callbacks return; in a batch
-            that was restored from a checkpoint, all figures.
-        updates_done: Figures of the updates that were taken on this batch.
-    """
-
-    iteration: int
-    prompts_per_update: int
-    wanted: int
-    groups: list[Group] = field(default_factory=list)
-    sampled: list[Group] = field(default_factory=list)
-    totals: SampledTotals = field(default_factory=SampledTotals)
-    responses_total: int = 0
-    draws: int = 0
-    figures: dict[str, float] = field(default_factory=dict)
-    updates_done: list[dict[str, float]] = field(default_factory=list)
-
-    def add(self, group: Group) -> None:
-        """Adds a group that was sampled and judged."""
-        self.sampled.append(group)
-        self.totals.add(group)
-        if group.outcome is Outcome.KEPT:
-            self.groups.append(group)
-
     def add_draw(self, costs: dict[str, float]) -> None:
         """Counts a draw and its costs."""
         self.draws += 1
-        for name, cost in costs.items():
-            self.figures[name] = self.figures.get(name, 0.0) + cost
+        self.figures |= {name: self.figures.get(name, 0.0) + cost for name, cost in costs.items()}
 
     def begin_updates(self) -> None:
         """Frees what the updates do not need: groups that are not trained on, and responses that are left out."""
@@ -116,17 +86,15 @@ class IterationBatch:
         bounds = [len(self.groups) * i // count for i in range(count + 1)] if count else [0]
         return [self.groups[start:end] for start, end in pairwise(bounds)]
 
-    @property
-    def outcomes(self) -> Counter[Outcome]:
-        """Number of groups that were kept, too easy, too hard or mastered."""
-        return self.totals.outcomes
-
     def metrics(self) -> dict[str, float]:
-        """Means over everything that was sampled, before filtering, and further figures."""
-        if not self.totals.groups:
+        """Means over the responses that were sampled, before filtering, shares of their groups, and further figures."""
+        if not (sampled := self.outcomes.total()):
             return dict(self.figures)
         return {
-            **self.totals.metrics(),
+            **{name: total / self.responses for name, total in self.sums.items()},
+            "tokens": self.sums["length"],
+            "groups_sampled": float(sampled),
+            **{f"share_{outcome}": self.outcomes[outcome] / sampled for outcome in Outcome},
             "responses_total": float(self.responses_total),
             "groups_trained": float(len(self.groups)),
             **self.figures,

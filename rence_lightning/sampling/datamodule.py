@@ -185,12 +185,8 @@ class RolloutDataModule(LightningDataModule):
     def prompt_limit(self, sampling: Sampling, section: str) -> int:
         """The largest number of tokens of a prompt whose response is sampled in this way.
 
-        Args:
-            sampling: Settings of the responses.
-            section: Section of the configuration that holds them, for the error.
-
         Raises:
-            UserError: Prompts and responses together exceed the policy's context.
+            UserError: Prompts and responses together exceed the policy's context; it names the `section` of `sampling`.
         """
         prompt, response, context = self.max_prompt_tokens, sampling.max_response_tokens, self.context_length
         if context is None:
@@ -225,14 +221,11 @@ class RolloutDataModule(LightningDataModule):
         encoded = encode_prompts([problem for _, problem in kept], self.template, self.tokenizer, self.longest_prompt)
         self.prompts = {prompt.index: prompt for prompt in encoded.prompts}
         self.dropped_too_long = encoded.too_long
-        sets: list[list[int]] = [[] for _ in self.problems]
-        for index in self.prompts:
-            sets[kept[index][0]].append(index)
         # The pool's state holds indices of prompts, which are valid for exactly these prompts.
         self._fingerprint = fingerprint(encoded.prompts)
         check_same(self._fingerprint, "data: training problems")
-        indices = self.prompts if self.weights is None else sets
-        self.pool = PromptPool(indices, self.seed, self.weights)
+        sets = [[index for index in self.prompts if kept[index][0] == number] for number in range(len(self.problems))]
+        self.pool = PromptPool(self.prompts if self.weights is None else sets, self.seed, self.weights)
 
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
         """One element per iteration. The engine samples the rollouts, so that no worker processes are needed."""

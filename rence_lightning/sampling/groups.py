@@ -14,11 +14,7 @@ from rence_lightning.sampling.curriculum.filtering import GradedGroup, Outcome, 
 
 
 class RemoteArray:
-    """Stands for an array that another rank holds: only its length is known here.
-
-    Args:
-        length: Number of elements.
-    """
+    """Stands for an array of this length that another rank holds."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -34,8 +30,8 @@ class RemoteArray:
 class Group:
     """A prompt and its K responses.
 
-    An iteration samples gigabytes of tokens. During the updates, a rank holds those of the groups that it trains on; of
-    the others it knows lengths, rewards and positives (`drop_tokens`).
+    During the updates, a rank holds the tokens of the groups that it trains on; of the others it knows lengths, rewards
+    and positives (`drop_tokens`), because an iteration samples gigabytes of tokens.
 
     Attributes:
         prompt: Prompt x.
@@ -102,11 +98,9 @@ class Group:
         """Removes the responses that are left out of training, after the log has them."""
         if any(self.dropped):
             trained = [not each for each in self.dropped]
-            self.rollouts = list(compress(self.rollouts, trained))
-            self.responses = list(compress(self.responses, trained))
-            self.scores = list(compress(self.scores, trained))
+            for name in ("rollouts", "responses", "scores", "old_log_probs"):
+                setattr(self, name, list(compress(getattr(self, name), trained)))
             self.positive = tuple(compress(self.positive, trained))
-            self.old_log_probs = list(compress(self.old_log_probs, trained))
         self.dropped = ()
 
     def drop_tokens(self) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from rence_lightning.errors import call_plugin, invalid_return
@@ -85,9 +86,8 @@ class LocalDraw:
             self._grader.shutdown(wait=False, cancel_futures=True)  # a group that is being graded goes on to its end
 
     def _sample(self) -> None:
-        stream = call_plugin(
-            self._engine, "generate()", lambda: self._engine.generate(self._stream(), _Cancelled(self))
-        )
+        generate, cancelled = self._engine.generate, _Cancelled(self)
+        stream = call_plugin(self._engine, "generate()", lambda: generate(self._stream(), cancelled))
         try:
             while (step := call_plugin(self._engine, "generate()", lambda: next(stream, None))) is not None:
                 self._take(step)
@@ -95,9 +95,9 @@ class LocalDraw:
         finally:
             if hasattr(stream, "close"):  # ends the engine's work where something was raised
                 stream.close()
-        missing = [number for number in range(len(self._requests)) if number in self._open or number >= self._taken]
-        if missing := [number for number in missing if not self.is_cancelled(number)]:
-            problem = self._prompts[self._positions[missing[0]]].problem.id
+        missing = (number for number in range(len(self._requests)) if number in self._open or number >= self._taken)
+        if (first := next((number for number in missing if not self.is_cancelled(number)), None)) is not None:
+            problem = self._prompts[self._positions[first]].problem.id
             expected = f"the responses to all problems before it ends; those to problem {problem} are missing"
             raise invalid_return(self._engine, "generate()", StopIteration(), expected)
 
@@ -164,22 +164,21 @@ class LocalDraw:
         self._running, self._peak = running, max(self._peak, running)
 
 
+@dataclass(frozen=True)
 class _Cancelled:
     """The numbers of the requests whose groups can no longer count, as the engine looks them up."""
 
-    def __init__(self, draw: LocalDraw) -> None:
-        self._draw = draw
+    draw: LocalDraw
 
     def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and self._draw.is_cancelled(number)
+        return isinstance(number, int) and self.draw.is_cancelled(number)
 
 
 def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
     doing = f"generate(), problem {prompt.problem.id}"
     if not isinstance(rollouts, list) or len(rollouts) != group_size:
         raise invalid_return(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
+    expected = "a Rollout with at least one token and a log-probability for each"
     for rollout in rollouts:
         if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
-            raise invalid_return(
-                engine, doing, rollout, "a Rollout with at least one token and a log-probability for each"
-            )
+            raise invalid_return(engine, doing, rollout, expected)

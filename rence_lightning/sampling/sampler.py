@@ -3,7 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from rence_lightning.distributed import collectives, gather, rank_and_world
 from rence_lightning.errors import call_plugin
@@ -17,16 +18,10 @@ from rence_lightning.sampling.local_draw import LocalDraw, OnTokens
 from rence_lightning.sampling.scoring import responses_of, scores_of
 
 
-@dataclass(frozen=True)
-class Draw:
-    """The groups that were sampled from a sequence of prompts.
-
-    Attributes:
-        groups: Groups of the first prompts, in their order; those of the other prompts are not needed.
-        costs: Figures of the draw over all ranks, which depend on timing: `tail_seconds` (mean of
-            `LocalDraw.tail_seconds`), `wait_seconds` (mean time that a finished rank waited for the others) and
-            `responses_discarded` (responses that were begun and do not count).
-    """
+class Draw(NamedTuple):
+    """The groups of the first of the prompts that were drawn, in their order, and figures of the draw over all ranks,
+    which depend on timing: `tail_seconds` (mean of `LocalDraw.tail_seconds`), `wait_seconds` (mean time that a finished
+    rank waited for the others) and `responses_discarded` (responses that were begun and do not count)."""
 
     groups: list[Group]
     costs: dict[str, float]

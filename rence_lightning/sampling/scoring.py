@@ -14,11 +14,8 @@ from rence_lightning.rollouts import Rollout
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
     """The responses to a prompt as rewards and filters see them; their texts have no special tokens."""
-    texts = tokenizer.batch_decode(
-        [rollout.token_ids.tolist() for rollout in rollouts],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
+    ids = [rollout.token_ids.tolist() for rollout in rollouts]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [
         Response(prompt.problem, text, rollout.token_ids, rollout.finish_reason)
         for text, rollout in zip(texts, rollouts, strict=True)
@@ -37,25 +34,17 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
     if not whole or not all(isinstance(score, Score) for score in scores):
         raise invalid_return(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
     for score in scores:
-        if not _is_share(score.reward):
+        if not _is_finite(score.reward) or not 0 <= float(score.reward) <= 1:
             raise invalid_return(reward, doing, score.reward, "a reward from 0 to 1")
         if not isinstance(score.answer, str | None):
             raise invalid_return(reward, doing, score.answer, "an answer that is text, or None")
         if not all(_is_finite(part) for part in score.parts.values()):
             raise invalid_return(reward, doing, score.parts, "parts that are finite numbers")
+    parts = [{name: float(part) for name, part in score.parts.items()} for score in scores]
     return [
-        replace(
-            score,
-            reward=float(score.reward),
-            correct=bool(score.correct),
-            parts={name: float(part) for name, part in score.parts.items()},
-        )
-        for score in scores
+        replace(score, reward=float(score.reward), correct=bool(score.correct), parts=each)
+        for score, each in zip(scores, parts, strict=True)
     ]
-
-
-def _is_share(reward: object) -> bool:
-    return _is_finite(reward) and 0 <= float(reward) <= 1  # type: ignore[arg-type]
 
 
 def _is_finite(value: object) -> bool:

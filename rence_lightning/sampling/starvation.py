@@ -31,14 +31,14 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
     if not left:
         return not batch.groups
     first = rank_and_world()[0] == 0
-    samples = "" if batch.totals.sums.get("correct") else _nothing_correct(batch)
+    samples = "" if batch.sums.get("correct") else _nothing_correct(batch)
     if batch.groups:
         if samples and batch.iteration == 1 and first:
             _log.warning("iteration 1: %s; can the policy read these problems, and the reward these answers?", samples)
         return False
     outcomes = batch.outcomes
     counts = (
-        f"iteration {batch.iteration}: none of the {batch.totals.groups} sampled groups can be trained on: "
+        f"iteration {batch.iteration}: none of the {batch.outcomes.total()} sampled groups can be trained on: "
         f"{outcomes[Outcome.TOO_HARD]} too hard, {outcomes[Outcome.TOO_EASY]} too easy, "
         f"{outcomes[Outcome.MASTERED]} mastered; {left} prompts are left in the pool"
     )
@@ -54,14 +54,7 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
 
 def _nothing_correct(batch: IterationBatch) -> str:
     """What is said where no response was correct, with examples."""
-    highest = max((reward for group in batch.sampled for reward in group.rewards), default=0.0)
-    partly = f" (the highest reward was {highest:g}; correct_from of FunctionReward says what is correct)"
-    return f"no response was correct{partly if highest else ''}, for example {_examples(batch)}"
-
-
-def _examples(batch: IterationBatch) -> str:
-    """A few problems of an iteration with their answers, and a response to each."""
-    shown = []
+    highest, shown = max((reward for group in batch.sampled for reward in group.rewards), default=0.0), []
     for group in batch.sampled[:EXAMPLES]:
         problem, rollout = group.prompt.problem, group.rollouts[0]
         cut = ", cut at the limit" if rollout.finish_reason == "length" else ""
@@ -69,4 +62,5 @@ def _examples(batch: IterationBatch) -> str:
             f"{shortened(problem.problem)} (answer {shortened(problem.answer)}) -> {shortened(group.responses[0])} "
             f"(reward {group.rewards[0]:g}{cut})"
         )
-    return "; ".join(shown)
+    partly = f" (the highest reward was {highest:g}; correct_from of FunctionReward says what is correct)"
+    return f"no response was correct{partly if highest else ''}, for example {'; '.join(shown)}"

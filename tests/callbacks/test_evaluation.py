@@ -11,7 +11,7 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer, sm
 
 from rence_lightning.callbacks import Progress
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation import SampleFolder, compare, find_samples, settings_that_differ
+from rence_lightning.evaluation import SampleFolder, compare, find_samples
 from rence_lightning.evaluation.comparison import MACRO
 from rence_lightning.evaluation.figures import BenchmarkMetrics
 from rence_lightning.prompts import ArithmeticProblems, FileProblems
@@ -124,12 +124,6 @@ def test_samples_of_a_different_policy_are_removed(
     assert figures_of(folder) == figures_of(whole)
 
 
-def test_a_comparison_with_itself_finds_nothing(whole: Path) -> None:
-    difference = compare(find_samples(whole), find_samples(whole))["arithmetic"]
-    assert (difference.a - difference.b, difference.low, difference.high) == (0, 0, 0)
-    assert (difference.better, difference.worse, difference.sure) == (0, 0, False)
-
-
 def copy_with(source: Path, target: Path, change: Any, name: str = "arithmetic") -> SampleFolder:
     """A copy of an evaluation with changed rows."""
     samples = find_samples(source)
@@ -178,13 +172,6 @@ def test_different_problems_are_not_compared(whole: Path, tmp_path: Path) -> Non
         compare(find_samples(whole), other)
     with pytest.raises(UserError, match="no evaluation in it"):
         find_samples(tmp_path / "nowhere")
-
-
-def test_differing_settings_are_named(whole: Path, tmp_path: Path) -> None:
-    other = copy_with(whole, tmp_path / "other", lambda number, row: None)
-    description = other.path / "evaluation.json"
-    description.write_text(description.read_text().replace('"temperature": 1.0', '"temperature": 0.7'))
-    assert settings_that_differ(find_samples(whole), other) == ["temperature: 1.0 and 0.7"]
 
 
 def test_what_is_evaluated_is_held_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

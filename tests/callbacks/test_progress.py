@@ -10,11 +10,9 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer, sm
 from rich.console import Console
 
 import rence_lightning.callbacks.progress as progress_module
-from rence_lightning.callbacks import Callback, Checkpoint, ExportPolicy, Progress
+from rence_lightning.callbacks import Callback, ExportPolicy, Progress
 from rence_lightning.callbacks.progress import LEGEND, WIDTHS, aligned, clock, iteration_line
-from rence_lightning.errors import EngineError
 from rence_lightning.evaluation import Evaluation, read_evaluations
-from rence_lightning.rollouts import TransformersEngine
 
 FIGURES = ("rollouts/correct", "rollouts/reward", "rollouts/length", "rollouts/groups_trained",
            "rollouts/groups_sampled", "iteration/loss", "iteration/kl")  # fmt: skip
@@ -190,21 +188,3 @@ def test_an_earlier_evaluation_is_compared_with_in_validate_only(
     trainer = make_trainer(tmp_path / "fit", [listener, small_evaluation(limit=6, **settings)], max_iterations=1)
     trainer.fit(make_module(), make_data())
     assert [each.baseline for each in listener.evaluations] == [None, None]
-
-
-class FailingEngine(TransformersEngine):
-    """Samples nothing."""
-
-    def generate(self, *_: Any, **__: Any) -> Any:
-        raise EngineError("its memory is gone")
-
-
-def test_an_engine_that_fails_in_validate_ends_with_its_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fresh_start()
-    trainer = make_trainer(tmp_path / "run", [Progress(bars=False), small_evaluation(), Checkpoint()])
-    with pytest.raises(EngineError, match="its memory is gone"):
-        trainer.validate(make_module(), make_data(engine=FailingEngine()))
-    assert "interrupted; run the same command again to continue in" in capsys.readouterr().out
-    assert not (tmp_path / "run-validate" / "checkpoints").exists()

@@ -1,6 +1,5 @@
 """The times of a run's phases, by a clock that moves only where the test moves it."""
 
-import csv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,12 +81,6 @@ def test_the_time_of_an_interrupted_iteration_is_kept(tmp_path: Path, monkeypatc
     fit(tmp_path, monkeypatch, ckpt_path="last")
     totals = {name: RunRecord(tmp_path).total(f"time/{name}") for name in ("rollouts", "old_policy")}
     assert totals == {"rollouts": 2 * TICKS["on_draw"], "old_policy": 2 * TICKS["on_updates_start"]}
-
-
-def test_it_can_be_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit(tmp_path, monkeypatch, enabled=False)
-    with (tmp_path / "metrics.csv").open() as file:
-        assert not [name for name in next(csv.reader(file)) if name.startswith("time/")]
 
 
 def test_the_summary_gives_the_longest_phase_first(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--data.filter.init_args.t_easy=0.0", ["t_hard < t_easy", "t_easy 0.0"]),
         ("--data.prompts_per_update=7", ["24 is not a multiple", "24 / 7 = 3.43"]),
         ("--data.prompts_per_draw=2", ["2 x max_draws_per_iteration 10 = 20", "24"]),
-        ("--data.sampling.max_response_tokens=6000", ["32 + ", "6000 = 6032", "context is 256"]),
+        ("--data.sampling.max_response_tokens=6000", ["(32)", "(6000) need 6032", "context is 256"]),
         ("--adaptive_kl.target_kl=0", ["adaptive_kl", "must be > 0"]),
         ("--trainer.accelerator=gpu", ["accelerator gpu", "No supported gpu backend"]),
         ("--trainer.precision=8-bit", ["precision", "8-bit"]),

@@ -217,7 +217,7 @@ def test_help_of_fit_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
     assert lines.index("options:") < headings[0] and headings == sorted(headings)
     assert "Linked arguments" not in text and known_names() in " ".join(text.split())
     assert next(n for n, line in enumerate(lines) if line.startswith("  --ckpt_path")) < headings[0]
-    assert "known subclasses" not in text and "Callable[" not in text
+    assert "known subclasses" not in text
     assert "list[Callback]" in text and "--trainer.callbacks.help" not in text
     assert len(text.splitlines()) < 400
 

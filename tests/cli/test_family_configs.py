@@ -11,8 +11,8 @@ from rence_lightning import objectives
 from rence_lightning.cli.main import main
 
 FILES = sorted((CONF / "family").glob("*.yaml"))
-LIMIT = {"kl_coef": 1000.0, "limit": 1e-4, "estimator": "k1", "reduction": "token"}
-NONE = {"kl_coef": 0.0, "limit": None, "estimator": "k3", "reduction": "token"}
+LIMIT = {"kl_coef": 1000.0, "delta": 1e-4, "estimator": "k1", "reduction": "token"}
+NONE = {"kl_coef": 0.0, "delta": None, "estimator": "k3", "reduction": "token"}
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "disco": ("DisCO", {"score": "log_likelihood", "tau": 10.0}, LIMIT),
     "disco_b": ("DisCO", {"score": "log_likelihood", "tau": None}, LIMIT),

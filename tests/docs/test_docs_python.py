@@ -25,7 +25,7 @@ def test_the_examples_run_one_after_another(
     for code in EXAMPLES:
         exec(code.replace("max_iterations=10", "max_iterations=2"), names)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
-        *("sums", "sums-validate", "grpo", "early", "longest")
+        *("sums", "sums-validate", "grpo", "early", "longest", "problems")
     }
     printed = capsys.readouterr().out
     assert re.search(r"^Result\('runs/sums', held_out: [\d.]+% -> [\d.]+%\)$", printed, re.M)

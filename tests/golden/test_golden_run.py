@@ -13,7 +13,7 @@ from transformers.models.qwen3 import modeling_qwen3
 
 from rence_lightning.objectives import nce
 from rence_lightning.rollouts import slots
-from rence_lightning.sampling.curriculum import filtering, order, pool
+from rence_lightning.sampling.curriculum import filtering, pool
 
 GOLDEN = read_golden()
 SAME_ENVIRONMENT = GOLDEN["environment"] == environment()
@@ -53,7 +53,7 @@ def change_margin(monkeypatch: pytest.MonkeyPatch) -> None:
 def change_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another random stream for the order of the prompts."""
     draw = random.Random
-    monkeypatch.setattr(order.random, "Random", lambda name: draw(f"{name}!"))
+    monkeypatch.setattr(pool.random, "Random", lambda name: draw(f"{name}!"))
 
 
 def change_sampler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rence_lightning.evaluation import Difference
-from rence_lightning.report.checks import CHECKS, Finding, Level, examine, recent, verdict
+from rence_lightning.report.checks import CHECKS, Finding, Level, examine, verdict
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run
 
@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
     "data": {"prompts_per_iteration": 24},
 }
 BFLOAT16 = {**CONFIG, "trainer": {"max_iterations": 20, "precision": "bf16-mixed"}}
-LIMITED = {**CONFIG, "model": {"trust_region": {"limit": 1.0}}}
+LIMITED = {**CONFIG, "model": {"trust_region": {"delta": 1.0}}}
 
 CASES: list[tuple[str, list[float], Level, dict[str, Any]]] = [
     ("KL", [0.0, 0.005, 0.02], FINE, CONFIG),
@@ -129,9 +129,3 @@ def test_the_verdict_counts_what_was_raised() -> None:
     assert verdict([fine, fine]) == "Yes: all 2 checks passed."
     assert verdict([fine, watch]) == "Mostly: of 2 checks, 1 to watch."
     assert verdict([fine, watch, wrong]) == "No: of 3 checks, 1 failed and 1 to watch."
-
-
-def test_recent_is_the_last_quarter_and_at_least_three() -> None:
-    assert recent([9.0, 9.0, 1.0, 2.0, 3.0]) == 2.0
-    assert recent([9.0] * 15 + [1.0, 2.0, 3.0, 4.0, 5.0]) == 3.0
-    assert recent([4.0]) == 4.0

@@ -257,14 +257,6 @@ def test_a_validate_directory_is_reported(tmp_path: Path) -> None:
         assert absent not in page.text
 
 
-def test_iterations_are_in_the_order_of_their_numbers(copy: Path) -> None:
-    """As text, iteration-10000 comes before iteration-9999."""
-    (copy / "rollouts" / "iteration-0001.jsonl").rename(copy / "rollouts" / "iteration-9999.jsonl")
-    (copy / "rollouts" / "iteration-0002.jsonl").rename(copy / "rollouts" / "iteration-10000.jsonl")
-    shutil.copy(copy / "rollouts" / "iteration-9999.jsonl", copy / "rollouts" / "iteration-9999 (copy).jsonl")
-    assert list(RunRecord(copy).rollout_files) == [3, 4, 9999, 10000]
-
-
 class Fails(Callback):
     """Ends the run in an iteration."""
 

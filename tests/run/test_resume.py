@@ -87,41 +87,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-GROWING = ("metrics.csv", "evaluations.jsonl", "tensorboard/")
-"""Files that a run continued in place adds to."""
-REWRITTEN = ("run.json", ".lock", "checkpoints/last", "checkpoints/best", "hf/", "training_problems.json")
-
-
-def assert_nothing_lost(before: dict[str, bytes], after: dict[str, bytes]) -> None:
-    for name, content in before.items():
-        assert name in after, f"{name} was deleted"
-        if name.startswith(GROWING):
-            assert after[name].startswith(content) or name == "metrics.csv", f"{name} was overwritten"
-        elif not name.startswith(REWRITTEN):
-            assert after[name] == content, f"{name} was overwritten"
-
-
-@pytest.mark.slow
-def test_two_runs_side_by_side_do_not_touch_one_another(tmp_path: Path) -> None:
-    """`exp` and the unrelated `exp-7`, each resumed twice from last, from best and from a copy."""
-    names = ("exp", "exp-7")
-    for seed, name in enumerate(names):
-        run(tmp_path / name, 2, seed=seed, keep_last=9)
-    for name in names:
-        other = next(each for each in names if each != name)
-        copy = tmp_path / f"copy-of-{name}" / "iteration-0050"
-        shutil.copytree((tmp_path / name / "checkpoints" / "last").resolve(), copy)
-        for iterations in (3, 4):
-            for source in ("last", "best", str(copy)):
-                before = {path.name: contents(path) for path in tmp_path.iterdir()}
-                run(tmp_path / name, iterations, ckpt_path=source, keep_last=9)
-                after = {path.name: contents(path) for path in tmp_path.iterdir()}
-                assert after[other] == before[other], f"{name} resumed from {source} touched {other}"
-                assert after[copy.parent.name] == before[copy.parent.name]
-                for folder, files in before.items():
-                    assert_nothing_lost(files, after[folder])
-
-
 def test_a_finished_run_prints_that_and_changes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "run", 2)
     before = contents(tmp_path)
@@ -299,12 +264,3 @@ def test_other_data_are_refused_at_resume(tmp_path: Path) -> None:
     run(tmp_path / "run", 1)
     with pytest.raises(UserError, match="other training prompts \\(2000\\) than the configuration gives \\(100\\)"):
         run(tmp_path / "run", 2, ckpt_path="last", problems=[ArithmeticProblems("train", count=100)])
-
-
-def test_only_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
-    run(tmp_path / "run", 3)
-    checkpoints = tmp_path / "run" / "checkpoints"
-    folders = {path.name for path in checkpoints.iterdir()}
-    kept = {(checkpoints / link).resolve().name for link in ("last", "best")}
-    assert folders == kept | {"last", "best"}
-    assert (checkpoints / "last").resolve().name == "iteration-0003"

@@ -126,17 +126,6 @@ def test_what_another_rank_has_kept_is_seen() -> None:
     assert len(engines[0].seen) == 3, "positions 0, 2 and 4 of a batch that ends at 4"
 
 
-@pytest.mark.parametrize("order", range(3))
-def test_what_is_sampled_after_the_batch_is_complete_leaves_no_trace(order: int) -> None:
-    """All sixty groups are sampled to their ends: those after the last of the batch are not even mastered."""
-    data = make_data(FakeEngine(room=60, honours=False, order=order), prompts=60, prompts_per_draw=60)
-    (batch,) = iterations(data, 1)
-    counted = {group.prompt.index for group in batch.sampled}
-    assert len(counted) < 30
-    assert counted | set(data.pool.cached) == set(range(60)) and not counted & set(data.pool.cached)
-    assert data.pool.mastered <= counted
-
-
 class Interrupted(Exception):
     """What a listener raises to stop sampling."""
 

@@ -35,7 +35,7 @@ class DrawSize:
         self._kept = self._counted = 0
 
     def record(self, kept: bool) -> None:
-        """Records a group that counts, and whether it was kept."""
+        """Counts a group."""
         self._kept += kept
         self._counted += 1
 
@@ -62,6 +62,5 @@ class DrawSize:
         return {"share": self._share}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state that `state_dict` returned, between iterations."""
         self._share = state["share"]
         self._kept = self._counted = 0

@@ -34,12 +34,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class GradedGroup:
-    """The K responses to a problem with their scores, as filters see them.
-
-    Attributes:
-        responses: Responses: text, token ids and finish reason of each.
-        scores: Score of each response.
-    """
+    """The K responses to a problem with their scores, as filters see them."""
 
     responses: list[Response]
     scores: list[Score]
@@ -56,12 +51,10 @@ class GradedGroup:
 
     @property
     def rewards(self) -> list[float]:
-        """Reward of each response."""
         return [score.reward for score in self.scores]
 
     @property
     def correct(self) -> list[bool]:
-        """Whether each response is correct."""
         return [score.correct for score in self.scores]
 
     def only(self, chosen: Sequence[bool]) -> "GradedGroup":
@@ -135,9 +128,8 @@ class PositiveRatioFilter(PromptFilter):
         rho = positive / responses  # rounded like the literal threshold: 29 of 100 does not exceed 0.29
         if correct / responses > self.t_master:
             return Outcome.MASTERED
-        if not correct and positive == responses:
-            return Outcome.TOO_HARD  # all responses fail with the same reward, so there is nothing to contrast
-        if rho <= self.t_hard:
+        # Where all responses fail with the same reward, there is nothing to contrast.
+        if rho <= self.t_hard or (not correct and positive == responses):
             return Outcome.TOO_HARD
         if rho > self.t_easy or positive == responses:
             return Outcome.TOO_EASY
@@ -147,8 +139,7 @@ class PositiveRatioFilter(PromptFilter):
 class ZeroVarianceFilter(PositiveRatioFilter):
     """Keeps a group if and only if some but not all responses are correct: dynamic sampling (DAPO, Yu et al. 2025).
 
-    The variance is that of correctness, so a group that fails in two different ways is still too hard. P consists of
-    the correct responses. The filter is `PositiveRatioFilter` with t_hard = 0 and t_easy = 1.
+    A group that fails in two different ways is still too hard. It is `PositiveRatioFilter` with t_hard 0 and t_easy 1.
 
     Args:
         t_master: Share of correct responses above which a prompt is mastered and never drawn again; with 1, none is

@@ -4,10 +4,49 @@ A prompt is represented by its index alone. All decisions are functions of the s
 the pools of all ranks are equal.
 """
 
-from collections.abc import Iterable, Sequence
+import random
+from collections import deque
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from rence_lightning.sampling.curriculum.order import Mixture
+from rence_lightning.errors import UserError
+
+
+class ShuffledEpochs:
+    """An endless sequence of the prompts of one data set, in a new random order in each epoch.
+
+    Args:
+        indices: Indices of the prompts.
+        name: Name of the random stream; the same name gives the same order.
+    """
+
+    def __init__(self, indices: Iterable[int], name: str) -> None:
+        self.indices = list(indices)
+        self._name = name
+        self._epoch = 0
+        self._queue: deque[int] = deque()
+
+    def next(self, without: Container[int]) -> int:
+        """The next prompt that is not in `without`. There must be one, or this never returns."""
+        while True:
+            if not self._queue:
+                order = [index for index in self.indices if index not in without]
+                random.Random(f"{self._name}/{self._epoch}").shuffle(order)
+                self._queue.extend(order)
+                self._epoch += 1
+            index = self._queue.popleft()
+            if index not in without:
+                return index
+
+    def put_back(self, indices: Sequence[int]) -> None:
+        """Makes these prompts the next ones, in this order."""
+        self._queue.extendleft(reversed(indices))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "queue": list(self._queue)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch, self._queue = state["epoch"], deque(state["queue"])
 
 
 class PromptPool:
@@ -16,22 +55,26 @@ class PromptPool:
     Args:
         indices: Indices of the prompts, or with `weights` a list of indices for each data set.
         seed: Seed of the order.
-        weights: Relative frequency with which each data set is drawn from. Once an iteration has drawn all prompts of a
-            set, it draws from the others alone. None: every prompt is drawn once per epoch.
+        weights: Relative frequency with which each data set is drawn from, as evenly as whole turns allow. Once an
+            iteration has drawn all prompts of a set, it draws from the others alone. None: every prompt is drawn once
+            per epoch.
 
     Raises:
         UserError: The number of weights is not the number of data sets, or a weight is not positive.
     """
 
     def __init__(
-        self,
-        indices: Iterable[int] | Sequence[Sequence[int]],
-        seed: int,
-        weights: Sequence[float] | None = None,
+        self, indices: Iterable[int] | Sequence[Sequence[int]], seed: int, weights: Sequence[float] | None = None
     ) -> None:
         sets: list[Any] = list(indices)
-        self._order = Mixture(sets if weights is not None else [sets], weights, seed)
-        self._prompts = sum(len(each.indices) for each in self._order.epochs)
+        if weights is not None and (len(weights) != len(sets) or not all(weight > 0 for weight in weights)):
+            raise UserError(
+                f"data.weights: {list(weights)}: give a weight > 0 for each of the {len(sets)} sources in data.problems"
+            )
+        named = {str(seed): sets} if weights is None else {f"{seed}/{n}": each for n, each in enumerate(sets)}
+        self._sets = [ShuffledEpochs(each, name) for name, each in named.items()]
+        self._weights = [1.0] if weights is None else list(weights)
+        self._turns = [0] * len(self._sets)
         self._cache: list[int] = []
         self._mastered: set[int] = set()
         self._drawn: set[int] = set()
@@ -39,7 +82,7 @@ class PromptPool:
     @property
     def left(self) -> int:
         """Number of prompts that are not mastered."""
-        return self._prompts - len(self._mastered)
+        return sum(len(each.indices) for each in self._sets) - len(self._mastered)
 
     @property
     def mastered(self) -> frozenset[int]:
@@ -76,31 +119,35 @@ class PromptPool:
     def _next(self, count: int) -> list[int]:
         """The next prompts of the order that are neither mastered nor drawn in this iteration."""
         chosen: list[int] = []
-        sets, gone = self._order.epochs, self._drawn | self._mastered
-        unseen = {number: n for number, each in enumerate(sets) if (n := sum(i not in gone for i in each.indices))}
-        waiting: list[list[int]] = [[] for _ in sets]
+        gone = self._drawn | self._mastered
+        unseen = {n: left for n, each in enumerate(self._sets) if (left := sum(i not in gone for i in each.indices))}
+        waiting: list[list[int]] = [[] for _ in self._sets]
         while len(chosen) < count and unseen:
-            number = self._order.whose_turn(unseen)
-            index = sets[number].next(without=self._mastered)
+            # The set whose turns are furthest below its weight.
+            number = min(unseen, key=lambda n: ((self._turns[n] + 1) / self._weights[n], n))
+            index = self._sets[number].next(without=self._mastered)
             if index in self._drawn:  # a new epoch has begun within this iteration: it waits for the next iteration
                 waiting[number].append(index)
                 continue
             chosen.append(index)
             self._drawn.add(index)
-            self._order.count_turn(number)
+            self._turns[number] += 1
             unseen[number] -= 1
             if not unseen[number]:
                 del unseen[number]
-        for each, indices in zip(sets, waiting, strict=True):
+        for each, indices in zip(self._sets, waiting, strict=True):
             each.put_back(indices)
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
         """The state on which the draws of the next iteration depend, in plain lists and numbers."""
-        return {"order": self._order.state_dict(), "cache": list(self._cache), "mastered": sorted(self._mastered)}
+        order = {"turns": list(self._turns), "epochs": [each.state_dict() for each in self._sets]}
+        return {"order": order, "cache": list(self._cache), "mastered": sorted(self._mastered)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._order.load_state_dict(state["order"])
+        self._turns = list(state["order"]["turns"])
+        for each, saved in zip(self._sets, state["order"]["epochs"], strict=True):
+            each.load_state_dict(saved)
         self._cache = list(state["cache"])
         self._mastered = set(state["mastered"])
         self._drawn = set()

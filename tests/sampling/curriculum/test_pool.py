@@ -82,18 +82,6 @@ PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40
 TestPoolMachine = PoolMachine.TestCase
 
 
-def test_every_epoch_covers_what_is_not_mastered_by_then() -> None:
-    pool, left = PromptPool(range(12), seed=3), set(range(12))
-    while left:
-        epoch: list[int] = []
-        for _ in range(len(left)):
-            pool.start_iteration()
-            epoch += pool.draw(1)
-        assert sorted(epoch) == sorted(left), "an epoch must hold each prompt that is not mastered, once"
-        pool.master(epoch[0])
-        left.remove(epoch[0])
-
-
 def test_each_epoch_covers_every_prompt_once_in_a_new_order() -> None:
     pool = PromptPool(range(12), seed=0)
     epochs = []
