@@ -221,14 +221,6 @@ def test_the_message_for_an_incomplete_engine_names_the_missing_methods(
     assert "data.engine" in error and words in error
 
 
-def test_a_row_without_an_answer_is_named_by_file_and_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [{"problem": "1+1=?", "answer": "2"}, {"problem": "1+2=?"}]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = f"[{{class_path: FileProblems, init_args: {{path: {tmp_path / 'rows.jsonl'}}}}}]"
-    error = error_of(capfd, *fit(tmp_path, f"--data.problems={source}"))
-    assert f"{tmp_path / 'rows.jsonl'}, line 2" in error and "answer" in error
-
-
 def test_long_prompts_are_dropped_and_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{"problem": "12+3=?", "answer": "15"}, {"problem": "12+3+4+5+6+7=?", "answer": "37"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

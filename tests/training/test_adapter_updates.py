@@ -8,11 +8,9 @@ import pytest
 import torch
 from adapted_models import randomise
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer
-from test_sharding import command
 from test_update_gradient import KL_COEF, make_groups
 from tiny_models import in_float64
 
-from rence_lightning.evaluation import read_evaluations
 from rence_lightning.objectives import GRPO, MultiLabelNCE, Objective
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy import LoRA
@@ -64,15 +62,3 @@ def test_the_gradient_of_an_update_is_that_of_the_merged_policy(
             assert b.grad.abs().max() > 1e-6
             adapters += 1
     assert adapters == 14
-
-
-@pytest.mark.slow
-def test_the_demo_learns_with_adapters(tmp_path: Path) -> None:
-    done = command(
-        *("fit", "--config=conf/arithmetic.yaml", "--config=conf/small/lora.yaml", "--trainer.max_iterations=8"),
-        *(f"--trainer.run_dir={tmp_path / 'run'}", "--evaluation.every=8", "--evaluation.repeats=2"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "541,184 parameters, 45,056 of them trained" in " ".join(done.stdout.split())
-    first, last = (each["average"] for each in read_evaluations(tmp_path / "run" / "evaluations.jsonl"))
-    assert last > first + 0.2

@@ -1,6 +1,5 @@
-"""Failures during a run, of the engine, the disk or a user's part: the message is clear and no training is lost."""
+"""Failures of the disk or of a part that a user has written: the message is clear and no training is lost."""
 
-import json
 import resource
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -8,76 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer
+from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 from lightning.fabric.strategies import ModelParallelStrategy
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rence_lightning.callbacks import Callback, Checkpoint, standard_callbacks
-from rence_lightning.errors import CheckpointError, EngineError, PartError, UserError, explanation
+from rence_lightning.errors import CheckpointError, PartError, UserError, explanation
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Reward, Score
-from rence_lightning.rollouts import FinishedGroup, Request, SampledPolicy, SamplingStep, TransformersEngine
+from rence_lightning.rollouts import FinishedGroup, Request, SamplingStep, TransformersEngine
 from rence_lightning.run.lock import Lock
 from rence_lightning.sampling import FilterDecision, GradedGroup, Group, Outcome, PositiveRatioFilter
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
-
-ROOT = Path(__file__).parents[2]
-
-
-class DyingEngine(TransformersEngine):
-    """Fails in the first rollouts of an iteration."""
-
-    def __init__(self, iteration: int, while_syncing: bool) -> None:
-        super().__init__()
-        self.iteration, self.while_syncing, self.syncs = iteration, while_syncing, 0
-
-    def sync(self, policy: SampledPolicy) -> None:
-        super().sync(policy)
-        self.syncs += 1
-        if self.while_syncing:
-            self._perhaps_die()
-
-    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
-        self._perhaps_die()
-        return super().generate(requests, cancelled)
-
-    def _perhaps_die(self) -> None:
-        if self.syncs == self.iteration + 1:  # the evaluation before training syncs, too
-            raise EngineError("its memory is gone")
-
-
-def final(run_dir: Path) -> dict[str, torch.Tensor]:
-    return load_file(run_dir / "hf" / "model.safetensors")
-
-
-def assert_same(one: Path, other: Path) -> None:
-    assert all(torch.equal(weight, final(other)[name]) for name, weight in final(one).items())
-    for name in sorted(path.name for path in (one / "rollouts").iterdir()):
-        rows = [[json.loads(line)["id"] for line in (run / "rollouts" / name).open()] for run in (one, other)]
-        assert rows[0] == rows[1], f"{name}: prompts were lost or repeated"
-
-
-@pytest.mark.slow
-def test_an_engine_that_dies_loses_nothing(tmp_path: Path) -> None:
-    def run(name: str, ckpt_path: str | None = None, **data: Any) -> None:
-        fresh_start()
-        trainer = make_trainer(tmp_path / name, finishing_callbacks(), max_iterations=4)
-        trainer.fit(make_module(), make_data(**data), ckpt_path=ckpt_path)
-
-    run("whole")
-    for name, while_syncing in (("while-sampling", False), ("while-syncing", True)):
-        with pytest.raises(EngineError, match="its memory is gone"):
-            run(name, engine=DyingEngine(3, while_syncing=while_syncing))
-        last = tmp_path / name / "checkpoints" / "last"
-        assert last.resolve().name == "iteration-0002", "the training of two iterations was lost"
-        run(name, ckpt_path="last")
-        assert_same(tmp_path / "whole", tmp_path / name)
-
-
-# ---- parts that a user has written -----------------------------------------------------------------------------------
 
 
 class BadReward(Reward):
