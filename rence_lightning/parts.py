@@ -52,11 +52,8 @@ class Configurable(_RemembersArguments):
         pass
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the constructor by name, with the defaults of those that were not given.
-
-        Raises:
-            TypeError: The constructor was given arguments that have no name.
-        """
+        """The arguments of the constructor by name, with the defaults of those that were not given; a `TypeError` if it
+        was given arguments that have no name."""
         args, settings = self.__dict__["_given"]
         signature = inspect.signature(type(self).__init__)
         bound = signature.bind(self, *args, **settings)

@@ -37,9 +37,9 @@ class Benchmark:
     def in_file(self, path: str) -> FileProblems:
         """A copy in a local file, with the hub's fields or with `problem`, `answer` and optionally `id`."""
         schema = {"problem_field": "problem", "answer_field": "answer", "id_field": None, "answer_format": "plain"}
-        hub = RowSchema(**{**schema, **self.fields})
         row = next((row for _, _, row in iter_file(FileProblems(path).path)), {})
-        return FileProblems(path, **(self.fields if hub.fits(row) else {}), **self.answers)
+        fields = self.fields if RowSchema(**{**schema, **self.fields}).fits(row) else {}
+        return FileProblems(path, **fields, **self.answers)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -85,11 +85,7 @@ class BenchmarkFile(ProblemSource):
         self._benchmark = _known(name)
 
     def load(self) -> list[Problem]:
-        """Read the file.
-
-        Raises:
-            UserError: The file cannot be read, or does not have the benchmark's number of problems.
-        """
+        """Raises `UserError` if the file cannot be read, or does not have the benchmark's number of problems."""
         return _counted(self.name, self._benchmark, self._benchmark.in_file(self.path).load(), self.path)
 
 

@@ -90,16 +90,10 @@ def evaluated_problem(
 
 
 def votes(scores: Sequence[Score], same: SameAnswers) -> list[int]:
-    """Numbers the answers to a problem, with equal numbers for equal answers.
+    """Numbers the answers to a problem from 0 in the order in which they first occur, equal ones alike; -1 for none.
 
-    Correct answers all equal the reference and therefore one another; only incorrect ones are compared.
-
-    Args:
-        scores: Scores of the k responses to the problem.
-        same: Comparison of answers. Answers of the same spelling are equal whatever it returns.
-
-    Returns:
-        A number for each response, counted from 0 in the order in which answers first occur; -1 for no answer.
+    Correct answers all equal the reference and therefore one another, and so do answers of the same spelling; `same`
+    compares the other incorrect ones.
     """
     numbers: dict[str | None, int] = {}  # by spelling; all correct answers under None
     incorrect: dict[int, str] = {}  # the first spelling of each incorrect answer
@@ -164,7 +158,7 @@ class SampleFolder:
         return stale
 
     def description(self) -> Description:
-        """Read what was evaluated, and how.
+        """What was evaluated, and how.
 
         Raises:
             UserError: The folder has no description, or the file is not one.

@@ -38,8 +38,6 @@ class LoRA:
             the output projection.
         seed: Seed of the initial values of A, which are the same on every rank.
 
-    Raises:
-        UserError: A setting is impossible.
     """
 
     r: int = 32
@@ -73,30 +71,19 @@ class Adapters:
         """The settings as `peft` writes and reads them."""
         from peft import LoraConfig
 
-        return LoraConfig(
-            r=self.lora.r,
-            lora_alpha=self.lora.alpha,
-            lora_dropout=0.0,
-            target_modules=self.layers,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
+        lora = self.lora
+        return LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=self.layers, task_type="CAUSAL_LM")
 
 
 def add_adapters(model: "PreTrainedModel", lora: LoRA, base: str) -> Adapters:
-    """Adds adapters to a model in place, and freezes everything else.
-
-    Where the model has shapes alone (on the meta device), so have the adapters.
-
-    Raises:
-        UserError: `peft` is missing, or a name of `lora.target_modules` is not that of a linear layer.
-    """
+    """Adds adapters to a model in place, and freezes everything else. Raises `UserError` if `peft` is missing or a name
+    of `lora.target_modules` is not that of a linear layer."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"model.lora needs peft; {install_extra('lora')}")
-    adapters = Adapters(lora, base, _layers(model, lora.target_modules))
     from peft import inject_adapter_in_model
 
-    empty = next(model.parameters()).is_meta
+    adapters = Adapters(lora, base, _layers(model, lora.target_modules))
+    empty = next(model.parameters()).is_meta  # where the model has shapes alone, so have the adapters
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # The layers of GPT-2 hold the transpose of their weights: peft notices, and says so.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
@@ -152,15 +139,14 @@ def _layers(model: "PreTrainedModel", targets: str | list[str]) -> list[str]:
         return known
     wanted = [targets] if isinstance(targets, str) else targets
     for name in wanted:
-        if name in known:
-            continue
         if any(module is head and path.rpartition(".")[2] == name for path, module in model.named_modules()):
             raise UserError(
                 f"model.lora.target_modules: {name} is the output projection, which cannot be adapted, because "
                 "log-probabilities are computed from its weight alone; remove it"
             )
-        raise UserError(
-            f"model.lora.target_modules: the policy has no linear layer {name}{did_you_mean(name, known)}; choose from "
-            f"{', '.join(known)}, or set it to {ALL_LINEAR}"
-        )
+        if name not in known:
+            raise UserError(
+                f"model.lora.target_modules: the policy has no linear layer {name}{did_you_mean(name, known)}; choose "
+                f"from {', '.join(known)}, or set it to {ALL_LINEAR}"
+            )
     return sorted(set(wanted))

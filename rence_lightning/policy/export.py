@@ -20,10 +20,7 @@ if TYPE_CHECKING:  # `transformers` takes seconds to import: the functions that 
 
 
 def export_policy(
-    policy: Policy,
-    folder: Path,
-    state_dict: dict[str, Tensor] | None = None,
-    dtype: torch.dtype | None = None,
+    policy: Policy, folder: Path, state_dict: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None
 ) -> None:
     """Writes a Hugging Face folder (safetensors, tokenizer, generation config) that plain `transformers` loads.
 
@@ -52,15 +49,10 @@ def export_policy(
 
 def export_adapters(policy: Policy, folder: Path) -> None:
     """Writes the adapters of a policy, which is whole on this rank, as a folder that `peft.PeftModel` loads. An
-    existing folder is replaced.
-
-    Raises:
-        UserError: The policy has no adapters.
-    """
+    existing folder is replaced."""
     if policy.adapters is None:
         raise UserError("export: the policy was trained without adapters (model.lora); export the policy itself")
-    adapters = policy.adapters
-    config = adapters.config()
+    config = policy.adapters.config()
     config.inference_mode = True
     config.base_model_name_or_path = policy.model.name_or_path  # what `transformers` loads, not a name of this project
     weights = {

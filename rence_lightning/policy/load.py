@@ -53,12 +53,13 @@ def load_policy(
     from transformers import AutoConfig, AutoTokenizer
 
     folder = resolve_policy(name)
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
     try:
-        config = _without_dropout(AutoConfig.from_pretrained(folder))
-        model, missing = (_empty_model if empty else _whole_model)(folder, config, options)
+        config = AutoConfig.from_pretrained(folder)
+        for setting, value in config.to_dict().items():  # with dropout, pi_theta / pi_old would compare random networks
+            if setting.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float):
+                setattr(config, setting, 0.0)
+        model, missing = _model(folder, config, options, empty)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(
@@ -90,21 +91,15 @@ def _check_complete(name: str, missing: list[str], tokenizer: "PreTrainedTokeniz
         raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
 
 
-_Loaded = tuple["PreTrainedModel", list[str]]
-"""A model, and the names of the weights that its files lack."""
-
-
-def _whole_model(folder: str, config: "PretrainedConfig", options: dict[str, Any]) -> _Loaded:
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
-    model, report = loaded
-    return model, sorted(report["missing_keys"])
-
-
-def _empty_model(folder: str, config: "PretrainedConfig", options: dict[str, Any]) -> _Loaded:
+def _model(
+    folder: str, config: "PretrainedConfig", options: dict[str, Any], empty: bool
+) -> tuple["PreTrainedModel", list[str]]:
+    """A model, and the names of the weights that its files lack."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    if not empty:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        return loaded[0], sorted(loaded[1]["missing_keys"])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **options)
     with suppress(OSError):  # the folder need not hold a generation config
@@ -115,14 +110,6 @@ def _empty_model(folder: str, config: "PretrainedConfig", options: dict[str, Any
 def _reason(error: Exception) -> str:
     """The first line of a library's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _without_dropout(config: "PretrainedConfig") -> "PretrainedConfig":
-    """The configuration without dropout, with which pi_theta / pi_old would compare two different random networks."""
-    for name, value in config.to_dict().items():
-        if name.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config
 
 
 def activation_checkpointing(model: "PreTrainedModel") -> None:

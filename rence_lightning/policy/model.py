@@ -124,15 +124,8 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def check_head(self) -> None:
-        """Compares a few log-probabilities with the model's own logits.
-
-        Attention is computed by the eager implementation, because the configured one (such as FlashAttention) may need
-        a GPU, and the policy is checked on the device where it is loaded.
-
-        Raises:
-            UserError: The model does more than a linear projection after its last hidden state (soft-capped or scaled
-                logits), which `forward` would get wrong.
-        """
+        """Compares a few log-probabilities with the model's own logits, and refuses a model that does more than a
+        linear projection after its last hidden state. Attention is eager, because another may need a GPU."""
         row = PackedRow([Segment([1], [range(2, 9)])], self.model.device)
         with implementation(self.model, "eager"):
             ours = self.forward(row, packed=False).log_probs
@@ -148,13 +141,8 @@ class Policy(nn.Module):
 
 @torch.no_grad()
 def compare_paths(policy: Policy, row: PackedRow) -> None:
-    """Compares the log-probabilities of a few responses of a row, computed as they are and in padded rows.
-
-    Where the policy is sharded, this is a collective: all ranks must call it.
-
-    Raises:
-        UserError: The two results differ, because the model has another attention than the full causal one.
-    """
+    """Raises `UserError` if the log-probabilities of a few responses of a row, computed as they are and in padded rows,
+    differ. Where the policy is sharded, this is a collective: all ranks must call it."""
     device, config, dtype = row.input_ids.device.type, policy.model.config.get_text_config(), policy.model.dtype
     half = torch.is_autocast_enabled(device) or dtype in (torch.bfloat16, torch.float16)
     # In float32, CUDA has no fast kernel for queries that share keys: padded rows take the square of their length.

@@ -60,9 +60,8 @@ class _TokenScores(torch.autograd.Function):
             exponentials = logits.sub_(largest).exp_()  # in place: a second tensor of this size would cost as much time
             total = exponentials.sum(-1)
             normaliser = largest.squeeze(-1) + total.log()
-            parts.append(
-                (of_targets - normaliser, _entropies(exponentials, total) if entropy else total[:0], normaliser)
-            )
+            entropies = _entropies(exponentials, total) if entropy else total[:0]
+            parts.append((of_targets - normaliser, entropies, normaliser))
         log_probs, entropies, normaliser = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.save_for_backward(states, weight, bias, targets, normaliser)
         ctx.temperature, ctx.kept = temperature, (exponentials, total) if keep else None

@@ -50,10 +50,7 @@ def packed_attention(
 
     Queries, after rotary embedding, are `(rows, heads, tokens, head dimension)`, one row if it is packed; keys and
     values have their own number of heads; the result is `(rows, tokens, heads, head dimension)`. The model passes
-    `packed_row` on to its layers.
-
-    Raises:
-        UserError: A layer asks for more than full causal attention.
+    `packed_row` on to its layers. Raises `UserError` if a layer asks for more than full causal attention.
     """
     if packed_row is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -81,15 +78,9 @@ def packed_attention(
 
 def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
     """Outputs `(kept, heads, dim)` of the tokens that a block keeps, from the queries, keys and values of the row."""
-    output = scaled_dot_product_attention(
-        _at(block.queries, q),
-        _at(block.keys, k),
-        _at(block.keys, v),
-        attn_mask=block.mask,
-        is_causal=block.mask is None,
-        scale=scaling,
-        enable_gqa=True,
-    )
+    q, k, v = _at(block.queries, q), _at(block.keys, k), _at(block.keys, v)
+    causal = block.mask is None
+    output = scaled_dot_product_attention(q, k, v, block.mask, is_causal=causal, scale=scaling, enable_gqa=True)
     return output.transpose(1, 2).flatten(0, 1).index_select(0, block.kept)
 
 

@@ -141,7 +141,9 @@ class PackedRow:
         copies = [prompt for prompt in prompts for _ in range(size)]
         of_prompts, real_prompts = _padded(prompts)
         of_responses, real_responses = _padded(responses)
-        if prefers_whole_sequences(of_prompts.shape[1], of_responses.shape[1]):
+        longest, width = of_prompts.shape[1], of_responses.shape[1]
+        # With a short prompt, or where the mask would be large, each response attends with a copy of its prompt.
+        if longest <= SHORT_PROMPT * width or width * (longest + width) > LARGEST_MASK:
             whole, real = _padded([torch.cat(pair) for pair in zip(copies, responses, strict=True)])
             of_copy = torch.arange(whole.shape[1]) < torch.tensor(list(map(len, copies))).unsqueeze(-1)
             first_of_group = (torch.arange(len(copies)) % size == 0).unsqueeze(-1)
@@ -149,7 +151,7 @@ class PackedRow:
             return [Block(whole, whole, None, _where(real & (~of_copy | first_of_group), device))]
         of_copies, seen = _padded(copies)
         keys = torch.cat([of_copies, of_responses], dim=-1).to(device)
-        causal = torch.ones(2 * of_responses.shape[1:], dtype=torch.bool).tril()
+        causal = torch.ones(width, width, dtype=torch.bool).tril()
         seen = seen if not seen.all() else seen[:1]
         mask = torch.cat([each.expand(len(seen), len(causal), -1) for each in (seen.unsqueeze(1), causal)], dim=-1)
         of_prompts = of_prompts.to(device)
@@ -242,12 +244,6 @@ def _padded(runs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _where(mask: Tensor, device: torch.device) -> Tensor:
     return mask.flatten().nonzero().squeeze(-1).to(device)
-
-
-def prefers_whole_sequences(prompt: int, response: int) -> bool:
-    """Whether each response attends with a copy of its prompt, causally and without a mask: where the prompt is short,
-    or the mask would be large."""
-    return prompt <= SHORT_PROMPT * response or response * (prompt + response) > LARGEST_MASK
 
 
 def like_shapes(shapes: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[int]]:

@@ -43,10 +43,8 @@ def plain_weights(
         if not of_layer:
             yield name, read(name, False)
         elif of_layer == "weight":
-            yield (
-                f"{path}.weight",
-                merged(layers[path], read(name, True), *(read(each, True) for each in adapters[path])),
-            )
+            factors = [read(each, True) for each in (name, *adapters[path])]
+            yield f"{path}.weight", merged(layers[path], *factors)
         else:
             yield f"{path}.{of_layer}", read(name, False)
 
@@ -73,23 +71,19 @@ def only_trained(policy: nn.Module) -> nn.Module:
     return part
 
 
-@torch.no_grad()
 def weights_digest(policy: nn.Module) -> str:
-    """A digest of all weights, the same on every rank; equal weights have it equal, however they are sharded.
-
-    Where the policy is sharded, this is a collective: all ranks must call it. It digests the sum of each parameter's
-    bits as integers, which does not depend on the order of summation.
-    """
+    """A digest of all weights, the same on every rank; equal weights have it equal, however they are sharded. Where the
+    policy is sharded, this is a collective: all ranks must call it."""
     return _digest(policy.parameters())
 
 
-@torch.no_grad()
 def frozen_digest(policy: nn.Module) -> str:
     """The digest of the weights that are not trained. Below adapters, it is that of the plain model."""
     return _digest(parameter for parameter in policy.parameters() if not parameter.requires_grad)
 
 
 def _digest(parameters: Iterable[Tensor]) -> str:
+    """A digest of the sum of each parameter's bits as integers, which does not depend on the order of summation."""
     digest = hashlib.blake2b(digest_size=16)
     for parameter in parameters:
         total = _sum_of_bits(parameter.detach())

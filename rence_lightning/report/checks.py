@@ -144,11 +144,11 @@ def examine(run: RunRecord) -> list[Finding]:
 
 
 def _completion(run: RunRecord) -> Finding:
-    planned, error = run.setting("trainer.max_iterations"), run.identity.error if run.identity is not None else None
+    planned, error = run.setting("trainer.max_iterations"), run.identity.error
     done = f"{run.iterations}{f' of {planned}' if planned else ''} iterations are done"
     if error is not None:
         return Finding("completion", Level.wrong, f"{done}; then the run ended with an error: {error}")
-    if run.finished or (planned and run.iterations >= planned):
+    if run.at_end or run.identity.finished or (planned and run.iterations >= planned):
         return Finding("completion", Level.fine, done)
     if run.running:
         return Finding("completion", Level.fine, f"{done}; the run is in progress")

@@ -47,7 +47,7 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
     template = run.described.settings if run.described is not None else _configured_template(run, folder)
     problems = [each.problem for name in evaluated for each in run.samples(saved.iteration).read(name).values()]
     made_with, commits = (
-        list(dict.fromkeys(filter(None, (in_words(session.get(key, {})) for session in run.sessions))))
+        list(dict.fromkeys(filter(None, (in_words(session.get(key, {})) for session in run.identity.sessions))))
         for key in ("versions", "commits")
     )
     ticks = re.findall(r"`+", f"{run.config_yaml} {template} {problems[:1]}")
@@ -70,7 +70,7 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
         held_out=list(dict.fromkeys([*run.benchmarks, *(run.setting("evaluation.held_out") or {})])),
         made_with=made_with,
         commits=commits,
-        changed=[change for each in run.sessions for change in each.get("changed", [])],
+        changed=[change for each in run.identity.sessions for change in each.get("changed", [])],
     )
 
 

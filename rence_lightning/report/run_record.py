@@ -15,7 +15,7 @@ import yaml
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Description, Difference, SampleFolder, compare, iteration_of, read_evaluations
 from rence_lightning.evaluation.comparison import MACRO
-from rence_lightning.run.directory import Run
+from rence_lightning.run.directory import Command, Run
 from rence_lightning.run.lock import is_locked
 
 Series = list[tuple[float, float]]
@@ -44,22 +44,15 @@ class RunRecord:
         return self.path.resolve().name
 
     @cached_property
-    def identity(self) -> Run | None:
-        return Run.open(self.path)
-
-    @property
-    def sessions(self) -> tuple[dict[str, Any], ...]:
-        return self.identity.sessions if self.identity is not None else ()
+    def identity(self) -> Run:
+        """What `run.json` says; where it is missing, the command follows from the other files."""
+        command: Command = "fit" if self.training_problems or self.iterations else "validate"
+        return Run.open(self.path) or Run(self.path, self.name, command)
 
     @property
     def is_fit(self) -> bool:
         """Whether `fit` made the run directory, and not `validate`."""
-        trained = bool(self.training_problems or self.iterations)
-        return trained if self.identity is None else self.identity.command == "fit"
-
-    @property
-    def finished(self) -> bool:
-        return self.at_end or (self.identity is not None and self.identity.finished)
+        return self.identity.command == "fit"
 
     @cached_property
     def running(self) -> bool:
@@ -72,15 +65,16 @@ class RunRecord:
     @cached_property
     def config_yaml(self) -> str:
         """The text of the configuration of the last session, empty where there is none."""
-        return self._text((self.sessions[-1]["config"] if self.sessions else None) or "config.yaml")
+        sessions = self.identity.sessions
+        return self._text((sessions[-1]["config"] if sessions else None) or "config.yaml")
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.config_yaml) or {}
+    def _config(self) -> Any:
+        return yaml.safe_load(self.config_yaml)
 
     def setting(self, key: str) -> Any:
         """The value at a dotted key of the configuration, None where the key is missing."""
-        value: Any = self.config
+        value = self._config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return value

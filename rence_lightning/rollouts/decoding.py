@@ -84,10 +84,8 @@ class SharedPromptDecoder:
 
     def _forward(self, input_ids: Tensor, positions: Tensor, state: PromptPass | ResponsePass) -> Tensor:
         """Logits after the last token of each row, `(rows, vocab)`."""
-        output = self._model(
-            input_ids=input_ids, position_ids=positions, use_cache=False, logits_to_keep=1, forward_state=state
-        )
-        return output.logits[:, -1]
+        settings = {"use_cache": False, "logits_to_keep": 1, "forward_state": state}
+        return self._model(input_ids=input_ids, position_ids=positions, **settings).logits[:, -1]
 
     def _read(self, prompts: list[Sequence[int]]) -> tuple[list[PromptPass], Tensor]:
         """The keys and values of prompts, in a few forward passes, and the logits after each prompt."""
@@ -135,7 +133,7 @@ class SharedPromptDecoder:
             rows_of[prompt].append(row)
         most, device = max(map(len, rows_of)), self._model.device
         places = [prompt * most + place for prompt, rows in enumerate(rows_of) for place in range(len(rows))]
-        filled = [rows + [0] * (most - len(rows)) for rows in rows_of]
+        filled = [row for rows in rows_of for row in rows + [0] * (most - len(rows))]
         even = min(map(len, rows_of)) == most
         return None if even else torch.tensor(filled, device=device), torch.tensor(places, device=device)
 
@@ -180,14 +178,8 @@ class GeneralDecoder:
         self._mask = None if self._mask is None else self._mask[rows]
 
     def _forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=input_ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        settings = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
+        output = self._model(input_ids=input_ids, attention_mask=self._mask, position_ids=positions, **settings)
         return output.logits[:, -1]
 
 

@@ -1,4 +1,5 @@
-"""Drawing tokens: the inverse of the cumulative distribution, at random numbers that depend on the request alone."""
+"""Drawing tokens: the inverse of the cumulative distribution, at random numbers that depend on the request alone, one
+for each token, and so not on the batch in which it is sampled."""
 
 import torch
 from torch import Tensor

@@ -42,7 +42,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response, in arrays, which take a ninth of the memory of lists: an iteration has millions of tokens.
+    """One sampled response, in arrays, which take a ninth of the memory of lists.
 
     Attributes:
         token_ids: Token ids of the response as `array("i")`, including the end-of-sequence token if there is one.
@@ -77,12 +77,7 @@ class Request:
 
 @dataclass(frozen=True)
 class FinishedGroup:
-    """All responses to one request.
-
-    Attributes:
-        index: Number of the request, counted from 0 in the order in which the engine took the requests.
-        rollouts: The K responses.
-    """
+    """The K responses to the request of a number, counted from 0 in the order in which the engine took the requests."""
 
     index: int
     rollouts: list[Rollout]
@@ -99,7 +94,7 @@ class SamplingStep:
 
 
 class SampledPolicy(Protocol):
-    """What an engine reads of a policy; `rence_lightning.policy.Policy` is one."""
+    """What an engine reads of a policy, as in `rence_lightning.policy.Policy`."""
 
     @property
     def model(self) -> "PreTrainedModel":
@@ -119,8 +114,8 @@ class SampledPolicy(Protocol):
 class RolloutEngine(Protocol):
     """Samples groups of responses from the current policy. Chosen in YAML by `class_path`.
 
-    An engine may also have a method `close(self) -> None`, which the command line calls when a run has succeeded,
-    before the process groups end.
+    An engine may also have a method `close(self) -> None`, which is called when a run has succeeded, before the process
+    groups end.
     """
 
     def sync(self, policy: SampledPolicy) -> None:

@@ -98,27 +98,25 @@ class LayerCache:
     values: Tensor
 
 
+@dataclass
 class ResponsePass:
     """Forward passes over the last token of each response.
 
-    Args:
+    Attributes:
         layers: Keys and values of each layer.
         bias: Summand of the scores, `(rows, columns)`, -inf where a row does not attend; it covers the columns of the
             prompt and the first of the response's own. None if all rows attend to all columns.
-        grid: Numbers of the rows of each prompt, `(prompts, most rows of a prompt)`, filled up with any number. None if
-            all prompts have the same number of rows, adjacent and in order.
-        places: Place of each row in the flattened grid, `(rows,)`.
+        grid: Numbers of the rows of each prompt, filled up with any number to the most rows of a prompt, flattened.
+            None if all prompts have the same number of rows, adjacent and in order.
+        places: Place of each row in the grid, `(rows,)`.
         length: Number of columns of the responses' own tokens that are filled; the caller adds 1 after each pass.
     """
 
-    def __init__(
-        self, layers: dict[int, LayerCache], bias: Tensor | None, grid: Tensor | None, places: Tensor, length: int
-    ) -> None:
-        self.layers = layers
-        self.length = length
-        self._bias = bias
-        self._grid = None if grid is None else grid.flatten()
-        self._places = places
+    layers: dict[int, LayerCache]
+    bias: Tensor | None
+    grid: Tensor | None
+    places: Tensor
+    length: int
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         cache, end = self.layers[layer], self.length + 1
@@ -132,8 +130,8 @@ class ResponsePass:
         own_keys = cache.keys[:, :, :end].flatten(0, 1)
         own = torch.bmm(query.flatten(0, 1), own_keys.transpose(1, 2)).view(heads, rows, repeats, end)
         scores = torch.cat([self._by_prompt(query, cache.prompt_keys.transpose(2, 3)), own], dim=-1)
-        if self._bias is not None:
-            scores[..., : self._bias.shape[1]].add_(self._bias.unsqueeze(1))
+        if self.bias is not None:
+            scores[..., : self.bias.shape[1]].add_(self.bias.unsqueeze(1))
         precise = torch.promote_types(scores.dtype, torch.float32)
         weights = scores.softmax(-1, dtype=precise).to(cache.values.dtype)
         prompt_length = cache.prompt_keys.shape[2]
@@ -147,11 +145,11 @@ class ResponsePass:
         those of their prompts, `(key_heads, prompts, inner, columns)`."""
         heads, prompts, inner, columns = right.shape
         repeats = left.shape[2]
-        if self._grid is not None:
-            left = left.index_select(1, self._grid)
+        if self.grid is not None:
+            left = left.index_select(1, self.grid)
         product = torch.bmm(left.reshape(heads * prompts, -1, inner), right.flatten(0, 1))
         product = product.view(heads, -1, repeats, columns)
-        return product if self._grid is None else product.index_select(1, self._places)
+        return product if self.grid is None else product.index_select(1, self.places)
 
 
 def _reserve(cache: LayerCache, columns: int) -> None:

@@ -7,7 +7,7 @@ requests are taken for the room.
 
 from array import array
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -22,13 +22,13 @@ CROWDED = 4
 """Rows are rearranged when one in this many has ended: more often costs copies, more seldom idle rows."""
 
 
+@dataclass(eq=False)
 class _Group:
     """A request that was taken, and its responses so far."""
 
-    def __init__(self, index: int, request: Request) -> None:
-        self.index = index
-        self.request = request
-        self.rollouts: dict[int, Rollout] = {}
+    index: int
+    request: Request
+    rollouts: dict[int, Rollout] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -158,8 +158,7 @@ class Slots:
         stopped = torch.isin(tokens, self._end_ids)
         ended = stopped | (self._last_columns[first:] == self._column)
         numbers = [first + number for number in ended.nonzero().squeeze(-1).tolist()]
-        numbers = [number for number in numbers if self._rows[number].alive]
-        if numbers:
+        if numbers := [number for number in numbers if self._rows[number].alive]:
             self._end(numbers, stopped[[number - first for number in numbers]].tolist())
 
     def _end(self, numbers: list[int], stopped: list[bool]) -> None:

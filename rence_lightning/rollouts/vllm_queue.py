@@ -75,11 +75,11 @@ class VLLMQueue:
         ended = [number for number in own if number in cancelled]
         queued = self._engine.get_num_unfinished_requests()  # responses that are not finished, of all ranks
         added = intake.take((self._most - queued) // self._ranks, idle=len(ended) == len(own))
-        for prompt, response in ((len(each.prompt), each.sampling.max_response_tokens) for _, each in added):
-            if prompt + response > self._limit:
+        for prompt, most in ((len(each.prompt), each.sampling.max_response_tokens) for _, each in added):
+            if prompt + most > self._limit:
                 raise UserError(
-                    f"engine: a prompt of {prompt} tokens and max_response_tokens {response} are more than "
-                    f"max_model_len {self._limit}; raise engine.max_model_len"
+                    f"engine: a prompt of {prompt} tokens and max_response_tokens {most} are more than max_model_len "
+                    f"{self._limit}; raise engine.max_model_len"
                 )
         return _News(added, ended, bool(added) or len(ended) < len(own))
 

@@ -31,10 +31,10 @@ class Base:
     @classmethod
     def of(cls, policy: Policy) -> "Base | None":
         """The model below the adapters of a policy; None without adapters. Every rank must call it."""
-        if policy.adapters is None:
+        if (adapters := policy.adapters) is None:
             return None
         dtype = cast(DType, str(policy.model.dtype).removeprefix("torch."))
-        return cls(policy.adapters.base, dtype, policy.frozen_digest(), policy.adapters.lora)
+        return cls(adapters.base, dtype, policy.frozen_digest(), adapters.lora)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Base | None":

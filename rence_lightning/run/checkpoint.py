@@ -53,16 +53,8 @@ def save_checkpoint(
     saved: SavedAt,
     config: str | None,
 ) -> None:
-    """Writes a checkpoint; every rank must call it.
-
-    Args:
-        fabric: Fabric that has set up the policy and the optimizer.
-        folder: Path of the checkpoint.
-        policy: Policy that is trained.
-        optimizer: Optimizer of the policy.
-        run: Further state that the next step depends on, in plain types.
-        saved: Place of the checkpoint in its run.
-        config: Settings of the run as YAML; None if the run has no settings.
+    """Writes a checkpoint; every rank must call it. `run` is further state that the next step depends on, in plain
+    types; `config` are the settings of the run as YAML, None if it has none.
 
     Raises:
         CheckpointError: A rank cannot write, for example to a full disk; raised on every rank.
@@ -116,11 +108,7 @@ def _together(folder: Path, step: Callable[[], None]) -> None:
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Restores policy, optimizer and random number generators; returns the `run` that was saved with them.
-
-    Raises:
-        UserError: The checkpoint holds adapters of another model than the policy's.
-    """
+    """Restores policy (`checked_part`), optimizer and random number generators; returns the `run` saved with them."""
     part = checked_part(folder, _unwrapped(policy))
     if _has_shards(folder) and not isinstance(fabric.strategy, ModelParallelStrategy):
         run = read_state(folder, part, cast(_FabricOptimizer, optimizer).optimizer)
@@ -133,11 +121,7 @@ def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Opt
 
 
 def load_policy_weights(fabric: Fabric, folder: Path, policy: Module) -> dict[str, Any]:
-    """Loads a checkpoint's policy alone, without reading the optimizer's state; returns the `run` saved with it.
-
-    Raises:
-        UserError: The checkpoint holds adapters of another model than the policy's.
-    """
+    """Loads the policy alone, without reading the optimizer's state; returns the `run` saved with it."""
     part = checked_part(folder, _unwrapped(policy))
     if _has_shards(folder) and isinstance(fabric.strategy, ModelParallelStrategy):
         return cast(dict[str, Any], fabric.load(folder / "state", {"policy": part}, weights_only=True)["run"])

@@ -66,9 +66,7 @@ class Run:
         id: Unique identity of the run.
         created: Time of the run's start, in seconds since 1970.
         parent: Directory, identity and checkpoint of the run that this run branched from; None for any other run.
-        sessions: Records of each start and resume: the launch by torch's elastic agent, where it was started by one,
-            the checkpoint that the session began with (null for a new run), the configuration file that it wrote, the
-            settings that differed from those of the checkpoint, and the versions and commits that it was made with.
+        sessions: Records of each start and resume, as `with_session` makes them.
         finished: Whether all files of the run are written.
         error: Error that ended the last session, None where there was none.
     """
@@ -86,7 +84,9 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Folders of the run's checkpoints, the oldest first."""
-        return [folder for _, folder in sorted(_numbered(self.directory / CHECKPOINTS))]
+        folders = ((_FOLDER.fullmatch(each.name), each) for each in (self.directory / CHECKPOINTS).glob("iteration-*"))
+        numbered = [(int(match[1]), int(match[2] or 0), each) for match, each in folders if match and each.is_dir()]
+        return [each for *_, each in sorted(numbered)]
 
     def checkpoint(self, link: str) -> Path | None:
         """The checkpoint that `last` or `best` points to; None without the link."""
@@ -105,7 +105,13 @@ class Run:
         return run
 
     def with_session(self, checkpoint: Path | None, config: str | None, changed: list[str]) -> "Run":
-        """This run with one more session, and not finished any more; written to disk."""
+        """This run with one more session, and not finished any more; written to disk.
+
+        Args:
+            checkpoint: Checkpoint that the session begins with, None for a new run.
+            config: Name of the configuration file that it writes.
+            changed: Settings that differ from those of the checkpoint.
+        """
         session = {
             "started": time.time(),
             "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
@@ -190,12 +196,6 @@ def prune(run: Run, keep_last: int) -> None:
             folder.replace(folder.with_name(f".gone-{folder.name}"))  # a kill must not leave half of it in its place
     for gone in (run.directory / CHECKPOINTS).glob(".gone-*"):
         shutil.rmtree(gone, ignore_errors=True)
-
-
-def _numbered(checkpoints: Path) -> Iterator[tuple[tuple[int, int], Path]]:
-    for folder in checkpoints.glob("iteration-*"):
-        if folder.is_dir() and (match := _FOLDER.fullmatch(folder.name)):
-            yield (int(match[1]), int(match[2] or 0)), folder
 
 
 @contextmanager

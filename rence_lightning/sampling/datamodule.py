@@ -30,8 +30,6 @@ from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
 
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
-NO_LIMIT = 2**31
-"""Stands for no limit on the tokens of a prompt, where the context of the policy is not known."""
 
 
 class RolloutListener(Protocol):
@@ -190,7 +188,7 @@ class RolloutDataModule(LightningDataModule):
         """
         prompt, response, context = self.max_prompt_tokens, sampling.max_response_tokens, self.context_length
         if context is None:
-            return NO_LIMIT if prompt is None else prompt
+            return 2**31 if prompt is None else prompt  # without a limit, where the context is not known
         if (needed := response + (1 if prompt is None else prompt)) > context:
             raise UserError(
                 f"{section}: data.max_prompt_tokens ({prompt}) and sampling.max_response_tokens ({response}) need "

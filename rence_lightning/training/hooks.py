@@ -1,10 +1,8 @@
 """The callbacks of a run: how their hooks are called, and which of Lightning's own run in this loop."""
 
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
@@ -32,9 +30,7 @@ class Hooks:
             method = getattr(callback, hook, None)
             if method is None or getattr(method, "__qualname__", "").startswith("Callback."):
                 continue  # the empty hook of a base class
-            returned = self._call(callback, hook, *args)
-            if isinstance(returned, Mapping):
-                figures |= {name: number(name, value) for name, value in returned.items()}
+            figures |= self._call(callback, hook, *args)
             if hook not in LOCAL_HOOKS:
                 gather(None)  # what a callback raises on one rank ends all ranks here, where the state can be saved
         own = getattr(self._trainer.lightning_module, hook, None)
@@ -52,25 +48,13 @@ class Hooks:
                     raise
                 error.add_note(f"then, in {hook}(): {one_line(second)}")
 
-    def _call(self, callback: Callback, hook: str, *args: Any) -> Any:
-        if (method := getattr(callback, hook, None)) is None:
-            return None
-        trainer = self._trainer
-        return call_plugin(callback, f"{hook}()", functools.partial(method, trainer, trainer.lightning_module, *args))
+    def _call(self, callback: Callback, hook: str, *args: Any) -> dict[str, float]:
+        def work() -> dict[str, float]:
+            method = getattr(callback, hook, lambda *_: None)
+            returned = method(self._trainer, self._trainer.lightning_module, *args)
+            return {name: float(value) for name, value in returned.items()} if isinstance(returned, Mapping) else {}
 
-
-def number(name: str, value: Any) -> float:
-    """A figure as a number.
-
-    Raises:
-        UserError: It is none.
-    """
-    if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise UserError(f"figure {name} is a tensor of {value.numel()} elements; log one number, such as its mean")
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"figure {name} is {value!r:.80}; log a number, or a tensor of one element") from error
+        return call_plugin(callback, f"{hook}()", work)
 
 
 SUPPORTED = ("EarlyStopping", "LambdaCallback", "ModelSummary", "RichModelSummary", "Timer")

@@ -18,7 +18,6 @@ from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegio
 from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
-from rence_lightning.training.hooks import number
 from rence_lightning.training.strategy import FullyShardStrategy
 
 
@@ -191,11 +190,8 @@ class PolicyModule(pl.LightningModule):
             dictionary: Numbers, or tensors of one element, by name.
             sync_dist: Whether to take the mean over the ranks, for which every rank must make the call, instead of the
                 values of rank zero.
-
-        Raises:
-            UserError: A value is no number.
         """
-        figures = {name: number(name, value) for name, value in dictionary.items()}
+        figures = {name: float(value) for name, value in dictionary.items()}
         if sync_dist:
             shares = gather(figures)
             figures = {name: sum(share[name] for share in shares) / len(shares) for name in figures}

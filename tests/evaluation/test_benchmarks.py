@@ -126,13 +126,3 @@ def test_local_copies_have_the_right_counts(name: str, file: str, data_folder: P
     scores = reward.score([Response(p, f"so \\boxed{{{p.answer}}}") for p in problems])
     reward.close()
     assert all(score.correct for score in scores)
-
-
-@pytest.mark.data
-def test_olympiadbench_answers_lose_their_dollar_signs(data_folder: Path) -> None:
-    path = str(data_folder / "eval" / "olympiadbench_oe_to_maths_en.jsonl")
-    cleaned = [problem.answer for problem in FileProblems(path).load()]
-    raw = [problem.answer for problem in FileProblems(path, answer_field="final_answer.0").load()]
-    differing = [(a, b) for a, b in zip(cleaned, raw, strict=True) if a != b]
-    assert all("$" in b and a == b.replace("$", "") for a, b in differing)
-    assert len(differing) < 60

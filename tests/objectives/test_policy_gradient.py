@@ -237,21 +237,6 @@ def test_extreme_ratios_stay_finite(advantage: float, dtype: torch.dtype) -> Non
     assert gradient[0, 2] == -advantage and gradient[0, [0, 1, 3, 4]].abs().sum() == 0
 
 
-def test_clip_share_by_hand() -> None:
-    """Two good tokens too high, one bad token too low, out of nine; the padding counts for nothing."""
-    ratios = torch.tensor([[[1.3, 1.1, 0.5, 9.0], [0.7, 1.3, 0.9, 0.1], [1.25, 1.0, 1.0, 9.0]]], dtype=torch.float64)
-    rewards = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
-    mask = torch.tensor([[[True, True, True, False]] * 3])
-    groups = ResponseTensors(ratios.log(), torch.zeros_like(ratios), mask, rewards, rewards == 1)
-    for objective in (GRPO(), DAPO(clip_high=0.2), DrGRPO(max_response_tokens=4)):
-        assert objective.metrics(groups, totals_of(groups))["clip_share"].item() == pytest.approx(3 / 9)
-    assert DAPO(clip_high=0.28).metrics(groups, totals_of(groups))["clip_share"].item() == pytest.approx(2 / 9)
-    # GSPO clips whole responses: their geometric means are 0.894 (good), 0.936 (bad), 1.077 (good).
-    for clip_low, clip_high, tokens in ((0.05, 0.05, 6), (0.07, 0.05, 3), (0.07, 0.08, 0)):
-        share = GSPO(clip_low, clip_high).metrics(groups, totals_of(groups))["clip_share"]
-        assert share.item() == pytest.approx(tokens / 9)
-
-
 @pytest.mark.parametrize("objective", POLICY_GRADIENT)
 @given(seed=st.integers(0, 10_000))
 def test_clip_share_is_the_share_of_tokens_without_a_gradient(objective: type[PolicyGradient], seed: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VOCABULARY, NoTokenizer, in_float64, tiny_model, tiny_policy
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import PackedRow, Policy, Segment, compare_paths, packed_row
@@ -108,17 +108,6 @@ def test_packed_and_padded_agree_in_float32(name: str, checkpointing: bool) -> N
     (log_probs, packed), (expected, padded) = (gradient(policy, row, each, weights) for each in (True, False))
     torch.testing.assert_close(log_probs, expected, rtol=0, atol=2e-5)
     assert (packed - padded).norm() / padded.norm() < 1e-5
-
-
-@given(segments)
-@settings(max_examples=20)
-def test_flex_attention_gives_the_same(segments: list[Segment]) -> None:
-    """Its forward pass; it has no backward pass on a CPU."""
-    row, generator = PackedRow(segments, CPU), torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, heads, len(row.input_ids), 16, generator=generator) for heads in (4, 2, 2))
-    ours, _ = packed_attention(torch.nn.Identity(), q, k, v, None, packed_row=row)
-    flex = flex_attention(q, k, v, block_mask=row.block_mask, enable_gqa=True)
-    torch.testing.assert_close(ours, flex.transpose(1, 2), rtol=0, atol=1e-5)
 
 
 def test_on_a_gpu_a_short_row_is_not_left_to_the_kernel_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:

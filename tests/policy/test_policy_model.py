@@ -14,7 +14,6 @@ from rence_lightning.policy import (
     PackedRow,
     Policy,
     Segment,
-    TokenScores,
     load_policy,
     output_projection,
     weights_digest,
@@ -73,14 +72,18 @@ def test_gradients_are_those_of_the_full_logits(
     weights = torch.randn(sum(LENGTHS), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     (torch.cat(naive_log_probs(policy, 0.7)) * weights).sum().backward()
     reference = gradient(policy)
+    whole = policy(ROW, 0.7, entropy=True)
     monkeypatch.setattr(output_projection, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
     monkeypatch.setattr(output_projection, "LOGITS_KEPT", kept * VOCABULARY)
     if checkpointing:
         activation_checkpointing(policy.model)
     policy.train()
     for entropy in (False, True):
-        (policy(ROW, 0.7, entropy).log_probs * weights).sum().backward()
+        scores = policy(ROW, 0.7, entropy)
+        (scores.log_probs * weights).sum().backward()
         torch.testing.assert_close(gradient(policy), reference, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(scores.entropy, whole.entropy)
+    assert policy(ROW).entropy is None, "entropy costs a softmax and is computed only when asked for"
 
 
 def test_activation_checkpointing_recomputes_the_layers() -> None:
@@ -98,23 +101,6 @@ def test_activation_checkpointing_recomputes_the_layers() -> None:
         calls = 0
         policy(ROW).log_probs.sum().backward()
         assert calls == passes, f"checkpointing {checkpointing}: {calls} forward passes of a layer, expected {passes}"
-
-
-def test_chunks_do_not_show_in_log_probs_or_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = tiny_policy().double()
-    whole = policy(ROW, 0.7, entropy=True)
-    with torch.no_grad():
-        assert_same_scores(policy(ROW, 0.7, entropy=True), whole)
-    monkeypatch.setattr(output_projection, "LOGITS_KEPT", 0)
-    for chunk in (1, 4):
-        monkeypatch.setattr(output_projection, "LOGITS_PER_CHUNK", chunk * VOCABULARY)
-        assert_same_scores(policy(ROW, 0.7, entropy=True), whole)
-    assert policy(ROW).entropy is None, "entropy costs a softmax and is computed only when asked for"
-
-
-def assert_same_scores(scores: TokenScores, expected: TokenScores) -> None:
-    for one, other in zip(scores, expected, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_the_output_projection_of_a_bfloat16_policy_computes_in_float32() -> None:

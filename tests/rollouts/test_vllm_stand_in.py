@@ -32,6 +32,7 @@ SETTINGS = {
     "load_format": "dummy",
     "skip_tokenizer_init": True,
     "max_num_seqs": 8,
+    "tensor_parallel_size": 1,
     "logprobs_mode": "processed_logprobs",
     "enforce_eager": False,
     "gpu_memory_utilization": 0.5,
@@ -187,8 +188,7 @@ def test_the_contract_names_what_is_used_and_nothing_else(vllm: Recording) -> No
     rollouts.sync(tiny_policy())
     rollouts.close()
     used = set(vllm.calls[0][1])
-    several_ranks, on_a_cpu = {"distributed_executor_backend", "tensor_parallel_size"}, {"enable_chunked_prefill"}
-    assert used - {"model"} == set(contract.SETTINGS) - several_ranks - on_a_cpu
+    assert used - {"model"} == set(contract.SETTINGS) - {"distributed_executor_backend", "enable_chunked_prefill"}
     counted = {"get_num_unfinished_requests"}  # is not recorded
     assert set(vllm.names) == {"LLM", *contract.METHODS, *contract.QUEUE_METHODS, "shutdown"} - counted
     assert {name for given in vllm.sampling for name in given} == set(contract.SAMPLING_FIELDS)
@@ -224,11 +224,7 @@ def fails_at(call: str, error: Exception, vllm: Recording) -> Callable[[str], No
     return fail
 
 
-@pytest.mark.parametrize(
-    ("call", "error"),
-    list(product(CALLS, ERRORS)),
-    ids=lambda value: value if isinstance(value, str) else repr(value)[:24],
-)
+@pytest.mark.parametrize(("call", "error"), [*product(CALLS, ERRORS[:1]), *product(CALLS[:2], ERRORS[1:])])
 def test_an_error_is_one_line_and_ends_the_use_of_the_engine(call: str, error: Exception, vllm: Recording) -> None:
     rollouts, policy = engine(), tiny_policy()
     if call != "LLM":

@@ -102,15 +102,6 @@ def test_a_run_and_its_continuation_are_one_run_of_trackio(tmp_path: Path) -> No
     assert configs[0]["model"]["policy"] == "embedded:arithmetic"
 
 
-@pytest.mark.slow
-def test_a_run_is_kept_by_wandb(tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
-    fit_with(tmp_path / "w", "lightning.pytorch.loggers.WandbLogger", 1, save_dir=str(tmp_path / "w"))
-    (kept,) = (tmp_path / "w").glob("wandb/offline-run-*/*.wandb")
-    content = kept.read_bytes()
-    assert b"train/loss" in content and b"embedded:arithmetic" in content
-
-
 def test_a_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match=r"TrackioLogger needs trackio; .*\[trackio\]"):

@@ -36,14 +36,6 @@ def unrelated(seed: int) -> tuple[int, list[bool]]:
     return chance.randint(1, 30), [chance.random() < 0.45 for _ in range(K)]
 
 
-def long_if_kept(seed: int) -> tuple[int, list[bool]]:
-    """Kept groups are longer than others on average, and of very different lengths."""
-    chance = random.Random(seed)
-    kept = chance.random() < 0.5
-    length = 1 + int(chance.expovariate(1 / (20 if kept else 8)))
-    return length, [kept and number < 2 for number in range(K)]
-
-
 class Numbers(ProblemSource):
     """Problems that are numbers."""
 
@@ -239,24 +231,3 @@ class Ranks:
             patch.setattr(distributed, "_group", object())
             patch.setattr(distributed, "_board", board)
             yield
-
-
-class MemoryStore:
-    """A store in memory, with what the board uses of torch's."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def append(self, key: str, value: str) -> None:
-        with self._lock:
-            self.values[key] = self.values.get(key, "") + value
-
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self.values for key in keys)
-
-    def get(self, key: str) -> bytes:
-        return self.values[key].encode()
-
-    def delete_key(self, key: str) -> bool:
-        return self.values.pop(key, None) is not None

@@ -11,7 +11,6 @@ from fake_sampling import (
     FakeEngine,
     K,
     LastToken,
-    MemoryStore,
     Ranks,
     brute_force,
     figures,
@@ -22,6 +21,7 @@ from fake_sampling import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
 from rence_lightning.distributed import Board
 from rence_lightning.prompts import Prompt
@@ -61,8 +61,8 @@ def test_a_batch_equals_brute_force(engine: FakeEngine, size: int | None) -> Non
 @given(st.lists(ENGINES, min_size=2, max_size=3), SIZES, st.booleans())
 def test_a_batch_is_the_same_on_several_ranks(engines: list[FakeEngine], size: int | None, shared: bool) -> None:
     """With a board of the ranks and without one."""
-    ranks, store = Ranks(len(engines)), MemoryStore()
-    board = Board(store) if shared else None  # type: ignore[arg-type]
+    ranks, store = Ranks(len(engines)), HashStore()
+    board = Board(store) if shared else None
     data = [make_data(engine, prompts=100, prompts_per_draw=size) for engine in engines]
     with pytest.MonkeyPatch.context() as patch, ranks.connected(board):
         patch.setattr(cutoff, "POLL_SECONDS", 0.0)
@@ -71,7 +71,7 @@ def test_a_batch_is_the_same_on_several_ranks(engines: list[FakeEngine], size: i
         assert_expected(one, batches, 100)
         assert one.state_dict() == data[0].state_dict()
         assert [batch.metrics() for batch in batches] == [batch.metrics() for batch in results[0]]
-    assert not store.values, "topics of past draws are left on the board"
+    assert store.num_keys() == 0, "topics of past draws are left on the board"
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,9 +118,9 @@ def test_what_another_rank_has_kept_is_seen() -> None:
         return 5, [True, False, False, False]
 
     engines = [FakeEngine(kept, room=1, pause=0.003), FakeEngine(kept, room=30, pause=0.003)]
-    ranks, store = Ranks(2), MemoryStore()
+    ranks, store = Ranks(2), HashStore()
     data = [make_data(engine, prompts=100, prompts_per_draw=60) for engine in engines]
-    with pytest.MonkeyPatch.context() as patch, ranks.connected(Board(store)):  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch, ranks.connected(Board(store)):
         patch.setattr(cutoff, "POLL_SECONDS", 0.0)
         ranks.run(lambda rank: iterations(data[rank], 1))
     assert len(engines[0].seen) == 3, "positions 0, 2 and 4 of a batch that ends at 4"
