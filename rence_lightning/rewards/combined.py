@@ -37,10 +37,10 @@ class CombinedReward(Reward):
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         combined = []
-        for first, *others in zip(*(reward.score(responses) for reward in self.rewards.values()), strict=True):
-            parts = {name: score.reward for name, score in zip(self.rewards, (first, *others), strict=True)}
+        for scores in zip(*(reward.score(responses) for reward in self.rewards.values()), strict=True):
+            parts = {name: score.reward for name, score in zip(self.rewards, scores, strict=True)}
             total = sum(self.weights[name] * value for name, value in parts.items())
-            combined.append(Score(total, first.correct, first.answer, parts))
+            combined.append(Score(total, scores[0].correct, scores[0].answer, parts))
         return combined
 
     @property
