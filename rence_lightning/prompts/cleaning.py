@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rence_lightning.errors import UserError
@@ -64,7 +64,7 @@ class Cleaned:
     """
 
     kept: list[int]
-    findings: list[Finding]
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -77,11 +77,8 @@ class Cleaned:
         found: defaultdict[str, list[Overlap]] = defaultdict(list)
         for overlap in (overlap for each in self.findings for overlap in each.overlaps):
             found[overlap.benchmark].append(overlap)
-        kinds: dict[str, dict[str, int]] = {
-            name: {str(kind): count for kind, count in sorted(Counter(each.kind for each in found[name]).items())}
-            for name in found
-        }
-        return {name: {"problems": len({o.problem.id for o in found[name]}), **kinds[name]} for name in found}
+        kinds = {name: sorted(Counter[str](each.kind for each in found[name]).items()) for name in found}
+        return {name: {"problems": len({o.problem.id for o in found[name]}), **dict(kinds[name])} for name in found}
 
     def lines(self) -> list[str]:
         """The report in lines of text, empty if nothing was found."""
@@ -152,11 +149,10 @@ class Cleaning(Configurable):
                 copies[form].append(problem)
         # Once for all copies: some data sets hold a hundred copies of each problem.
         contradictory = {form for form, each in copies.items() if len({_answer_form(p.answer) for p in each}) > 1}
-        cleaned = Cleaned([], [])
+        cleaned = Cleaned([])
         for position, (problem, form) in enumerate(zip(problems, forms, strict=True)):
             copied = copies[form] if form is not None else None
-            finding = self._judge(problem, copied, form in contradictory, index)
-            if finding is not None:
+            if finding := self._judge(problem, copied, form in contradictory, index):
                 cleaned.findings.append(finding)
             if finding is None or finding.kept:
                 cleaned.kept.append(position)

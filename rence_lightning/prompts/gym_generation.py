@@ -77,14 +77,15 @@ def main() -> None:
     import numpy
 
     numpy.set_printoptions(legacy="1.25")  # a number of NumPy is then written like one of Python
-    rows = []
-    with contextlib.redirect_stdout(sys.stderr):  # generators print
-        try:
-            for task, *arguments in json.load(sys.stdin):
-                for entry in generate(task, *arguments):
-                    rows.append((task, entry["question"], entry["answer"], repr(entry)))
-        except UserError as error:
-            sys.exit(str(error))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # generators print
+            rows = [
+                (task, entry["question"], entry["answer"], repr(entry))
+                for task, *arguments in json.load(sys.stdin)
+                for entry in generate(task, *arguments)
+            ]
+    except UserError as error:
+        sys.exit(str(error))
     json.dump(rows, sys.stdout)
 
 

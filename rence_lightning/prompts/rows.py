@@ -137,8 +137,7 @@ class RowSchema:
             raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip}")
         if value is None:
             raise UnansweredError(f"{where}: field {field!r} is null; fix the row, {skip}")
-        text = _scalar_text(value)
-        if text is None:
+        if (text := _scalar_text(value)) is None:
             fix = f"; name one of its values, such as {field}.0" if isinstance(value, list) else ""
             raise UserError(f"{where}: field {field!r} holds no answer but {kind_of(value)}{fix}")
         answer = _final_answer(_text(text, field, where), self.answer_format)

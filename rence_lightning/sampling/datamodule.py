@@ -166,7 +166,7 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = 0
         self.prompts: dict[int, Prompt] = {}
         self.dropped_too_long = 0
-        self.cleaned = Cleaned([], [])
+        self.cleaned = Cleaned([])
         self._held_out: dict[str, Sequence[Problem]] = {}
 
     def connect(self, policy: Policy) -> None:
