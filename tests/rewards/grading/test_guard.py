@@ -67,7 +67,9 @@ def test_the_guard_executes_no_answer(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("gold", [GOLD, "3", r"1.6 \pm 0.05"])
+@pytest.mark.parametrize(
+    "gold", [GOLD, *(pytest.param(each, marks=pytest.mark.slow) for each in ("3", r"1.6 \pm 0.05"))]
+)
 def test_workers_execute_no_answer(gold: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with GraderPool(workers=1) as pool:
