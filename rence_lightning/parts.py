@@ -45,7 +45,7 @@ class Configurable(_RemembersArguments):
     """Base class of the parts of a run: it remembers the arguments that an object was built with.
 
     A run that is given an object writes it to its `config.yaml` as the object's class and these arguments, so that the
-    command line can build it again. Subclasses need nothing for this.
+    command line can build it again.
     """
 
     def __init__(self) -> None:  # so that a class without a constructor has this signature, and not that of __new__

@@ -53,7 +53,6 @@ def output_of(command: list[str], folder: Path, environment: dict[str, str]) -> 
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_what_the_clone_has(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.startswith("rence_lightning-")}
@@ -65,7 +64,6 @@ def test_the_wheel_holds_what_the_clone_has(wheel: Path) -> None:
     assert held == {f"rence_lightning/{file}" for file in wanted if "__pycache__" not in file.parts}
 
 
-@pytest.mark.slow
 def test_the_command_and_the_module_do_the_same_in_an_empty_folder(environment: dict[str, str], tmp_path: Path) -> None:
     arguments = ["fit", "--config", "rence", "--config", "hardware/gpu1", "--print_config"]
     printed = output_of(["rence-lightning", *arguments], tmp_path, environment)

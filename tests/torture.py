@@ -127,15 +127,15 @@ def writing(run_dir: Path) -> bool:
     return any((run_dir / "checkpoints").glob(".tmp-iteration-*"))
 
 
-def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] = ()) -> tuple[int, int]:
+def torture(run_dir: Path, kills: int) -> int:
     """Kills and resumes a run, then lets it end.
 
     Returns:
-        The number of kills, and the number of those that came while a checkpoint was being written.
+        The number of kills that came while a checkpoint was being written.
     """
-    rng, during = random.Random(seed), 0
+    rng, during = random.Random(0), 0
     for number in range(kills):
-        process = start(run_dir, *options, *resume(run_dir))
+        process = start(run_dir, *resume(run_dir))
         wait_for(process, "run directory")
         if number % 2:
             while not writing(run_dir) and process.poll() is None:
@@ -153,10 +153,10 @@ def torture(run_dir: Path, kills: int, seed: int = 0, options: tuple[str, ...] =
             assert_nothing_half_written(run_dir)
         if not resume(run_dir):  # killed before the first checkpoint
             shutil.rmtree(run_dir)
-    process = start(run_dir, *options, *resume(run_dir))
+    process = start(run_dir, *resume(run_dir))
     output = finish(process)
     assert process.returncode == 0, output
     names = [path.name for path in (run_dir / "checkpoints").iterdir()]
     left = [name for name in names if name.startswith((".old-", ".gone-", ".tmp-"))]
     assert not left, f"left behind: {left}"
-    return kills, during
+    return during

@@ -37,7 +37,6 @@ class LoRA:
         target_modules: Names of the linear layers to adapt, such as `q_proj`, or `all-linear` for all of them except
             the output projection.
         seed: Seed of the initial values of A, which are the same on every rank.
-
     """
 
     r: int = 32

@@ -13,7 +13,7 @@ from rence_lightning.policy.attention import implementation
 from rence_lightning.policy.output_projection import TokenScores, token_scores
 from rence_lightning.policy.packed_attention import enable
 from rence_lightning.policy.packed_row import PackedRow, Segment
-from rence_lightning.policy.weights import frozen_digest, gathered, only_trained, plain_weights
+from rence_lightning.policy.weights import gathered, only_trained, plain_weights, weights_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +87,7 @@ class Policy(nn.Module):
         """The digest of the weights below the adapters, computed once. Where the policy is sharded, the first call is a
         collective: all ranks must make it."""
         if self._frozen_digest is None:
-            self._frozen_digest = frozen_digest(self)
+            self._frozen_digest = weights_digest(self, frozen=True)
         return self._frozen_digest
 
     def save_config(self, folder: Path) -> None:

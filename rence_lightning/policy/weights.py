@@ -71,23 +71,18 @@ def only_trained(policy: nn.Module) -> nn.Module:
     return part
 
 
-def weights_digest(policy: nn.Module) -> str:
-    """A digest of all weights, the same on every rank; equal weights have it equal, however they are sharded. Where the
-    policy is sharded, this is a collective: all ranks must call it."""
-    return _digest(policy.parameters())
+def weights_digest(policy: nn.Module, frozen: bool = False) -> str:
+    """A digest of all weights, the same on every rank; equal weights have it equal, however they are sharded.
 
-
-def frozen_digest(policy: nn.Module) -> str:
-    """The digest of the weights that are not trained. Below adapters, it is that of the plain model."""
-    return _digest(parameter for parameter in policy.parameters() if not parameter.requires_grad)
-
-
-def _digest(parameters: Iterable[Tensor]) -> str:
-    """A digest of the sum of each parameter's bits as integers, which does not depend on the order of summation."""
+    With `frozen`, it is that of the weights that are not trained: below adapters, that of the plain model. Where the
+    policy is sharded, this is a collective: all ranks must call it. It digests the sum of each parameter's bits as
+    integers, which does not depend on the order of summation.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for parameter in parameters:
-        total = _sum_of_bits(parameter.detach())
-        digest.update(f"{tuple(parameter.shape)} {parameter.dtype} {total}".encode())
+    for parameter in policy.parameters():
+        if not (frozen and parameter.requires_grad):
+            total = _sum_of_bits(parameter.detach())
+            digest.update(f"{tuple(parameter.shape)} {parameter.dtype} {total}".encode())
     return digest.hexdigest()
 
 

@@ -1,31 +1,32 @@
-r"""The demo task: chains of small additions and subtractions, which are generated, not downloaded.
+r"""Generated problems: chains of small sums, which are the demo task, and sums and products of two numbers.
 
 `76+4+9+8=?` has the answer `97`, which a policy is expected to compute step by step:
 `76+4=80,80+9=89,89+8=97,\boxed{97}`.
 """
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from rence_lightning.errors import UserError
 from rence_lightning.parts import Problem
-from rence_lightning.prompts.problems import ProblemSource, check_split
+from rence_lightning.prompts.problems import ProblemSource
 
 SPLIT_SIZES = {"train": 2000, "validation": 500, "test": 500}
 
-# Seeds of the data sets. Another seed gives another data set, with which published results cannot be compared.
+# Other seeds give other data sets, with which published results cannot be compared.
 _SPLIT_SEEDS = {"train": 20_001, "validation": 20_003, "test": 20_002}
+_PAIRS_SEED = 20_007
+
+SUMMANDS, FACTORS = range(1, 21), range(2, 13)
+HELD_OUT = 200
+"""Smallest number of held-out pairs of numbers; a pair and its mirror image are held out together, hence a few more."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A start value and the numbers that are added to it, step by step.
-
-    Attributes:
-        start: First number of the chain.
-        steps: Signed digits that are added, none of them 0.
-    """
+    """A start value, and the signed digits that are added to it one by one, none of them 0."""
 
     start: int
     steps: tuple[int, ...]
@@ -52,13 +53,8 @@ class Chain:
 
 
 def worked(values: Sequence[int], steps: Sequence[int], box: bool = True) -> str:
-    r"""Writes out a calculation, right or wrong, such as `76+4=80,80-9=71,\boxed{71}`.
-
-    Args:
-        values: Start value, then the stated result of each step (one value more than steps).
-        steps: Numbers that are added, one at each step.
-        box: Whether the last value follows in a box.
-    """
+    """Writes out a calculation, right or wrong: `values` are the start and the stated result of each of the `steps`.
+    With `box`, the last value follows in a box."""
     parts = [f"{a}{step:+d}={b}" for a, step, b in zip(values[:-1], steps, values[1:], strict=True)]
     return ",".join([*parts, boxed(values[-1])] if box else parts)
 
@@ -87,9 +83,8 @@ def draw_chain(rng: random.Random) -> Chain:
 
 def draw_new_chain(rng: random.Random, taken: Collection[str]) -> Chain:
     """Draws chains until the problem of one is not in `taken`."""
-    chain = draw_chain(rng)
-    while chain.problem in taken:
-        chain = draw_chain(rng)
+    while (chain := draw_chain(rng)).problem in taken:
+        pass
     return chain
 
 
@@ -116,7 +111,7 @@ class ArithmeticProblems(ProblemSource):
     """
 
     def __init__(self, split: str = "train", count: int | None = None) -> None:
-        check_split("ArithmeticProblems", split, count, SPLIT_SIZES)
+        _check_split("ArithmeticProblems", split, count, SPLIT_SIZES)
         self.split, self.count = split, count
 
     def load(self) -> list[Problem]:
@@ -125,3 +120,50 @@ class ArithmeticProblems(ProblemSource):
             Problem(f"arithmetic/{self.split}/{number}", chain.problem, chain.answer, "arithmetic")
             for number, chain in enumerate(chains_of(self.split)[: self.count], start=1)
         ]
+
+
+class TwoNumberProblems(ProblemSource):
+    """Sums such as `7 + 12`, of numbers from 1 to 20, and products such as `4 * 9`, of numbers from 2 to 12.
+
+    There are 400 sums and 121 products, of which a small language model solves some. The splits are fixed and the same
+    in every process. Where `7 + 12` is held out, `12 + 7` is too. The field `operator` of a problem is `+` or `*`.
+
+    Args:
+        split: Name of the split: `train`, or `test` for the problems that are held out.
+        count: Number of problems to take from the start of the split. None: all.
+    """
+
+    def __init__(self, split: str = "train", count: int | None = None) -> None:
+        _check_split("TwoNumberProblems", split, count, {name: len(pairs) for name, pairs in _pairs().items()})
+        self.split, self.count = split, count
+
+    def load(self) -> list[Problem]:
+        """Generates the split, which takes a millisecond and needs no file."""
+        problems = []
+        for a, operator, b in _pairs()[self.split][: self.count]:
+            text, answer = f"{a} {operator} {b}", a + b if operator == "+" else a * b
+            problems.append(Problem(f"two_numbers/{text}", text, str(answer), "two_numbers", {"operator": operator}))
+        return problems
+
+
+def _pairs() -> dict[str, list[tuple[int, str, int]]]:
+    """All pairs, divided so that a pair and its mirror image are in the same split, and then shuffled."""
+    rng = random.Random(_PAIRS_SEED)
+    ascending = [(a, sign, b) for sign, r in (("+", SUMMANDS), ("*", FACTORS)) for a in r for b in r if a <= b]
+    rng.shuffle(ascending)
+    splits: dict[str, list[tuple[int, str, int]]] = {"train": [], "test": []}
+    for a, operator, b in ascending:
+        split = splits["test" if len(splits["test"]) < HELD_OUT else "train"]
+        split += dict.fromkeys(((a, operator, b), (b, operator, a)))
+    for pairs in splits.values():
+        rng.shuffle(pairs)
+    return splits
+
+
+def _check_split(source: str, split: str, count: int | None, sizes: Mapping[str, int]) -> None:
+    """Raises a `UserError` where a source lacks the split, or the split so many problems."""
+    if split not in sizes:
+        raise UserError(f"{source}: no split {split!r}; choose one of: {', '.join(sizes)}")
+    if count is not None and not 1 <= count <= sizes[split]:
+        size = f"{sizes[split]}, the size of the {split} split, or null for all"
+        raise UserError(f"{source}: count must be from 1 to {size}, not {count}")

@@ -23,8 +23,8 @@ REASONS = {
 """Why training problems are left out, by the names of `training_problems.json`. Of several reasons, the first is
 reported; prompts that are too long are left out after the cleaning."""
 
+# First words of the Unicode names of letters that occur in problems of any language.
 _MATHEMATICAL = ("GREEK", "MATHEMATICAL")
-"""First words of the Unicode names of letters that occur in problems of any language."""
 
 OTHER_LETTERS = 0.05
 """Share of the letters of words that may be in another script; a problem with more is in another script. Variables and
@@ -77,13 +77,8 @@ class Cleaned:
         found: defaultdict[str, list[Overlap]] = defaultdict(list)
         for overlap in (overlap for each in self.findings for overlap in each.overlaps):
             found[overlap.benchmark].append(overlap)
-        return {
-            name: {
-                "problems": len({overlap.problem.id for overlap in overlaps}),
-                **dict(sorted(Counter(overlap.kind for overlap in overlaps).items())),
-            }
-            for name, overlaps in found.items()
-        }
+        kinds = {name: sorted(Counter[str](each.kind for each in found[name]).items()) for name in found}
+        return {name: {"problems": len({o.problem.id for o in found[name]}), **dict(kinds[name])} for name in found}
 
     def lines(self) -> list[str]:
         """The report in lines of text, empty if nothing was found."""
@@ -145,11 +140,7 @@ class Cleaning(Configurable):
         self.script = script.upper() if script is not None else None
 
     def clean(self, problems: Sequence[Problem], held_out: Mapping[str, Sequence[Problem]]) -> Cleaned:
-        """Judges problems in their order; see `REASONS`.
-
-        Raises:
-            UserError: Nothing is left.
-        """
+        """Judges problems in their order; see `REASONS`. A `UserError` says that nothing is left."""
         index = OverlapIndex(held_out)
         copies: defaultdict[str, list[Problem]] = defaultdict(list)
         forms = [normal_form(each.problem) if self._in_script(each.problem) else None for each in problems]
@@ -161,8 +152,7 @@ class Cleaning(Configurable):
         cleaned = Cleaned([])
         for position, (problem, form) in enumerate(zip(problems, forms, strict=True)):
             copied = copies[form] if form is not None else None
-            finding = self._judge(problem, copied, form in contradictory, index)
-            if finding is not None:
+            if finding := self._judge(problem, copied, form in contradictory, index):
                 cleaned.findings.append(finding)
             if finding is None or finding.kept:
                 cleaned.kept.append(position)
@@ -186,10 +176,8 @@ class Cleaning(Configurable):
         if self.script is None or (text.isascii() and self.script == "LATIN"):
             return True
         words = "".join(_WRITTEN_WORD.findall(_COMMAND.sub(" ", text)))
-        names = [unicodedata.name(symbol, "") for symbol in words]
-        letters = [name for name in names if not name.startswith(_MATHEMATICAL)]
-        other = sum(not name.startswith(self.script) for name in letters)
-        return other <= OTHER_LETTERS * len(letters)
+        letters = [name for letter in words if not (name := unicodedata.name(letter, "")).startswith(_MATHEMATICAL)]
+        return sum(not name.startswith(self.script) for name in letters) <= OTHER_LETTERS * len(letters)
 
 
 def _answer_form(answer: str) -> str:

@@ -16,11 +16,7 @@ Rows = Iterator[tuple[str, int, dict[str, Any]]]
 
 
 def iter_file(path: str | Path) -> Rows:
-    """The rows of a file.
-
-    Raises:
-        UserError: The file, or one of its lines, cannot be read.
-    """
+    """The rows of a file; a `UserError` names the file, and the line that cannot be read."""
     path = Path(path).expanduser()
     readers = {".jsonl": _json_lines, ".jsonl.gz": _json_lines, ".csv": _csv, ".parquet": _parquet}
     if not path.is_file():
@@ -43,18 +39,19 @@ def _json_lines(path: Path) -> Rows:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                row = json.loads(text) if text.strip() else None
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if not text:
+                    continue
+                row = json.loads(text)
             except UnicodeDecodeError as error:
                 raise UserError(f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file") from error
             except (ValueError, RecursionError) as error:
                 # Not str(error), which contains a line number within this line.
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise UserError(f"{where}: not valid JSON ({reason}); each line must be one JSON object") from error
-            if text.strip() and not isinstance(row, dict):
+            if not isinstance(row, dict):
                 raise UserError(f"{where}: {kind_of(row)} instead of a JSON object with fields")
-            if isinstance(row, dict):
-                yield where, number, row
+            yield where, number, row
 
 
 def _csv(path: Path) -> Rows:
@@ -62,9 +59,10 @@ def _csv(path: Path) -> Rows:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         for number, row in enumerate(reader, start=1):
+            where = f"{path}, line {reader.line_num}"
             if None in row:
-                raise UserError(f"{path}, line {reader.line_num}: more values than columns; quote those with commas")
-            yield f"{path}, line {reader.line_num}", number, row
+                raise UserError(f"{where}: more values than columns; quote those with commas")
+            yield where, number, row
 
 
 def _parquet(path: Path) -> Rows:

@@ -16,8 +16,6 @@ from rence_lightning.parts import Problem
 from rence_lightning.prompts.problems import ProblemSource
 from rence_lightning.text import install_extra, python_process
 
-SPLITS = ("train", "test")
-
 ANY_ANSWER = "(every answer that score_answer accepts)"
 """Reference answer of problems for which reasoning-gym gives none, because many are right."""
 
@@ -69,25 +67,22 @@ class GymProblems(ProblemSource):
                 raise UserError(f"GymProblems: {name}: weight is {task.weight}, it must be positive and finite")
         if size < 1:
             raise UserError(f"GymProblems: size is {size}, it must be at least 1")
-        if split not in SPLITS:
-            raise UserError(f"GymProblems: no split {split!r}; choose one of: {', '.join(SPLITS)}")
+        if split not in ("train", "test"):
+            raise UserError(f"GymProblems: no split {split!r}; choose one of: train, test")
         self.split, self.size, self.seed, self.instruction = split, size, seed, instruction
 
     def load(self) -> list[Problem]:
         """Generates the problems in a process of its own, which takes three seconds and more.
 
         Raises:
-            UserError: reasoning-gym is not installed; a generator or a setting does not exist; a generator refuses its
-                settings, fails, or has fewer different questions than are wanted.
+            UserError: reasoning-gym is not installed, or a generator cannot do what is asked.
         """
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError(f"GymProblems: reasoning-gym is not installed; {install_extra('gym')}")
         sizes = quotas({name: task.weight for name, task in self.tasks.items()}, self.size)
         asked = [(name, task.settings, self.split, self.seed, sizes[name]) for name, task in self.tasks.items()]
         command, environment = python_process("rence_lightning.prompts.gym_generation")
-        child = subprocess.run(
-            command, input=json.dumps(asked), capture_output=True, text=True, encoding="utf-8", env=environment
-        )
+        child = subprocess.run(command, input=json.dumps(asked), capture_output=True, encoding="utf-8", env=environment)
         if child.returncode:
             lines = child.stderr.strip().splitlines() or [f"reasoning-gym ended with {child.returncode}"]
             raise UserError(f"GymProblems: {lines[-1]}")

@@ -14,11 +14,8 @@ from typing import Any
 from rence_lightning.errors import UserError
 from rence_lightning.text import did_you_mean, share_of
 
-HELD_OUT_SHARE = 0.2
-"""Share of all questions that belong to the test split."""
-
-PATIENCE = 1000
-"""Number of draws in a row without a new question after which a generator is exhausted."""
+HELD_OUT_SHARE = 0.2  # of all questions, for the test split
+PATIENCE = 1000  # draws in a row without a new question, after which a generator is exhausted
 
 NOT_OFFERED = {
     "bitwise_arithmetic": "its score_answer executes the text of the problem, which grading does not allow",
@@ -36,11 +33,7 @@ def split_of(question: str) -> str:
 
 
 def generate(task: str, settings: dict[str, Any], split: str, seed: int, size: int) -> Iterator[dict[str, Any]]:
-    """So many entries of a generator with different questions, all of one split.
-
-    Raises:
-        UserError: The generator or a setting does not exist, or there are too few different questions.
-    """
+    """So many entries of a generator with different questions, all of one split; else a `UserError`."""
     seen: set[str] = set()
     fruitless = 0
     draws = _draws(task, settings, random.Random(f"{task}/{split}/{seed}"))
@@ -84,14 +77,15 @@ def main() -> None:
     import numpy
 
     numpy.set_printoptions(legacy="1.25")  # a number of NumPy is then written like one of Python
-    rows = []
-    with contextlib.redirect_stdout(sys.stderr):  # generators print
-        try:
-            for task, *arguments in json.load(sys.stdin):
-                for entry in generate(task, *arguments):
-                    rows.append((task, entry["question"], entry["answer"], repr(entry)))
-        except UserError as error:
-            sys.exit(str(error))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # generators print
+            rows = [
+                (task, entry["question"], entry["answer"], repr(entry))
+                for task, *arguments in json.load(sys.stdin)
+                for entry in generate(task, *arguments)
+            ]
+    except UserError as error:
+        sys.exit(str(error))
     json.dump(rows, sys.stdout)
 
 

@@ -37,13 +37,7 @@ _SPELLINGS = (
 
 @dataclass(frozen=True)
 class Overlap:
-    """An overlap of a training problem with a held-out one.
-
-    Attributes:
-        kind: Kind of the overlap.
-        benchmark: Name of the benchmark to which the held-out problem belongs.
-        problem: Held-out problem.
-    """
+    """An overlap of a training problem with `problem`, which a benchmark holds out."""
 
     kind: Literal["exact", "contained", "near"]
     benchmark: str
@@ -69,11 +63,7 @@ class _Text:
 
 
 class OverlapIndex:
-    """Finds the held-out problems that a training problem overlaps with.
-
-    Args:
-        held_out: Problems of each benchmark, by its name.
-    """
+    """Finds the held-out problems, which are given by the name of their benchmark, that a training problem overlaps."""
 
     def __init__(self, held_out: Mapping[str, Sequence[Problem]]) -> None:
         self._held_out = [(name, problem) for name, problems in held_out.items() for problem in problems]

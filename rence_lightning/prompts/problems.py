@@ -36,9 +36,6 @@ class ProblemSource(Configurable, ABC):
 class FileProblems(RowSchema, ProblemSource):
     """Problems from a file on this machine.
 
-    Field names may be paths into nested values, with positions in lists: `reward_model.ground_truth`,
-    `prompt.0.content`.
-
     Args:
         path: A `.jsonl`, `.jsonl.gz`, `.csv` or `.parquet` file; text is UTF-8.
         source: Name of the data set in ids, logs and tables. None: the file's name without its suffix.
@@ -129,34 +126,15 @@ def _to_problems(rows: Rows, where: str, schema: RowSchema, source: str) -> list
         if problem is None:
             others += 1
         elif problem.id in problems:
-            raise UserError(
-                f"{place}: the id {problem.id!r} is also that of {places[problem.id]}; make ids unique, or name "
-                "another id_field"
-            )
+            other = f"is also that of {places[problem.id]}"
+            raise UserError(f"{place}: the id {problem.id!r} {other}; make ids unique, or name another id_field")
         else:
             problems[problem.id], places[problem.id] = problem, place
     if unanswered:
         _log.warning("%s: left out %d rows without a final answer: %s", source, len(unanswered), "; ".join(unanswered))
     if not problems and others:
-        raise UserError(
-            f"{where}: none of {others} rows is in the part {schema.part!r}; give more rows, or another held_out "
-            f"than {schema.held_out}"
-        )
+        fix = f"give more rows, or another held_out than {schema.held_out}"
+        raise UserError(f"{where}: none of {others} rows is in the part {schema.part!r}; {fix}")
     if not problems:
         raise UserError(f"{where}: no rows; give a data set with at least one problem")
     return list(problems.values())
-
-
-def check_split(source: str, split: str, count: int | None, sizes: Mapping[str, int]) -> None:
-    """Refuses a split that a generated source lacks, or a number of problems that the split lacks.
-
-    Raises:
-        UserError: It does.
-    """
-    if split not in sizes:
-        raise UserError(f"{source}: no split {split!r}; choose one of: {', '.join(sizes)}")
-    if count is not None and not 1 <= count <= sizes[split]:
-        raise UserError(
-            f"{source}: count must be from 1 to {sizes[split]}, the size of the {split} split, or null for all, "
-            f"not {count}"
-        )

@@ -21,8 +21,7 @@ class Prompt:
     """A problem in the form that the policy receives.
 
     Attributes:
-        index: Position of the problem in the list of all problems. It does not change when other prompts are dropped,
-            so that it refers to the same problem for every `max_prompt_tokens`.
+        index: Position of the problem in the list of all problems, the same for every `max_prompt_tokens`.
         problem: Problem that the prompt asks.
         token_ids: Token ids of the whole prompt with its template, `(tokens,)`; the response follows the last one.
     """
@@ -58,9 +57,9 @@ def encode_prompts(
     sources: dict[str, str] = {}
     for problem in problems:
         if problem.id in sources:
+            both = f"is both in {sources[problem.id]!r} and in {problem.source!r}; is a data set named twice?"
             raise UserError(
-                f"prompts: the id {problem.id!r} is both in {sources[problem.id]!r} and in {problem.source!r}; is a "
-                "data set named twice? Otherwise give the sources other names or id fields"
+                f"prompts: the id {problem.id!r} {both} Otherwise give the sources other names or id fields"
             )
         sources[problem.id] = problem.source
     encoded = template.encode_all(tokenizer, problems)

@@ -15,8 +15,7 @@ Part = Literal["train", "test"]
 
 # A few reference solutions of MATH write `\boxed 4`, which LaTeX reads as a box around the next token.
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s$\\{}]+)")
-_MATH_DELIMITERS = re.compile(r"\$([^$]+)\$")
-_ROUNDED = re.compile(r"[.eE]")
+_MATH_DELIMITERS = re.compile(r"\A\$([^$]+)\$\Z")
 _MISSING = object()
 
 LARGEST_ROUNDING = Decimal("0.05")
@@ -31,8 +30,7 @@ class UnansweredError(UserError):
 class RowSchema:
     """How the rows of a data set are read: the settings that all sources of rows inherit.
 
-    Field names may be paths into nested values, with positions in lists: `reward_model.ground_truth`,
-    `prompt.0.content`.
+    Field names may be paths into nested values, with positions in lists: `prompt.0.content`.
 
     Args:
         problem_field: Field with the text of the problem; may be a path such as `prompt.0.content`.
@@ -83,9 +81,8 @@ class RowSchema:
     rounded: bool = False
 
     def __post_init__(self) -> None:
-        if self.answer_format not in get_args(AnswerFormat):
-            known = ", ".join(get_args(AnswerFormat))
-            raise UserError(f"answer_format: {self.answer_format!r} is not one of {known}")
+        if self.answer_format not in (known := get_args(AnswerFormat)):
+            raise UserError(f"answer_format: {self.answer_format!r} is not one of {', '.join(known)}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit: must be at least 1, or null for all rows, not {self.limit}")
         if self.part not in (None, *get_args(Part)):
@@ -95,8 +92,8 @@ class RowSchema:
 
     def fits(self, row: dict[str, Any]) -> bool:
         """Whether the row has the fields that the schema names."""
-        named = [self.problem_field, self.answer_field, *([self.id_field] if self.id_field is not None else [])]
-        return all(_lookup(row, field) is not _MISSING for field in named)
+        named = (self.problem_field, self.answer_field, self.id_field)
+        return all(field is None or _lookup(row, field) is not _MISSING for field in named)
 
     def read(self, row: dict[str, Any], where: str, source: str, number: int) -> Problem | None:
         """The problem of a row; None where the row is in the other part of the data set.
@@ -140,8 +137,7 @@ class RowSchema:
             raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip}")
         if value is None:
             raise UnansweredError(f"{where}: field {field!r} is null; fix the row, {skip}")
-        text = _scalar_text(value)
-        if text is None:
+        if (text := _scalar_text(value)) is None:
             fix = f"; name one of its values, such as {field}.0" if isinstance(value, list) else ""
             raise UserError(f"{where}: field {field!r} holds no answer but {kind_of(value)}{fix}")
         answer = _final_answer(_text(text, field, where), self.answer_format)
@@ -160,7 +156,7 @@ class RowSchema:
             if number is None or number <= 0:
                 raise UserError(f"{where}: field {self.tolerance_field!r} must hold a positive number, not {error!r}")
             return rf"{answer} \pm {number:f}"
-        value = _decimal(answer) if self.rounded and _ROUNDED.search(answer) else None
+        value = _decimal(answer) if self.rounded and not set(".eE").isdisjoint(answer) else None
         if value is None:
             return answer
         half_a_unit = Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
@@ -169,15 +165,14 @@ class RowSchema:
     def _messages(self, row: dict[str, Any], where: str) -> tuple[dict[str, str], ...]:
         if self.messages_field is None:
             return ()
-        turns = _required(row, self.messages_field, "messages_field", where)
+        field = self.messages_field
+        turns = _required(row, field, "messages_field", where)
         if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
             example = '{"role": "user", "content": "1+1=?"}'
-            raise UserError(f"{where}: field {self.messages_field!r} must be a list of turns such as {example}")
+            raise UserError(f"{where}: field {field!r} must be a list of turns such as {example}")
         if turns[-1]["role"] == "assistant":
-            raise UserError(f"{where}: the last turn in field {self.messages_field!r} is the assistant's; remove it")
-        return tuple(
-            {"role": turn["role"], "content": _text(turn["content"], self.messages_field, where)} for turn in turns
-        )
+            raise UserError(f"{where}: the last turn in field {field!r} is the assistant's; remove it")
+        return tuple({"role": turn["role"], "content": _text(turn["content"], field, where)} for turn in turns)
 
     def _identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
         """The id. A plain number is prefixed with the name of the source, as other data sets are numbered too."""
@@ -205,17 +200,16 @@ def _text(value: Any, field: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:  # valid JSON, for which a tokenizer raises an exception later
-        raise UserError(
-            f"{where}: field {field!r} has half a surrogate pair at character {error.start + 1}; fix or remove the row"
-        ) from error
+        what = f"has half a surrogate pair at character {error.start + 1}"
+        raise UserError(f"{where}: field {field!r} {what}; fix or remove the row") from error
     return value
 
 
-def _lookup(row: Any, field: str) -> Any:
+def _lookup(row: dict[str, Any], field: str) -> Any:
     """The value at a path of names and list positions, or `_MISSING`."""
-    if isinstance(row, dict) and field in row:  # a name that contains dots of its own
+    if field in row:  # a name that contains dots of its own
         return row[field]
-    value = row
+    value: Any = row
     for key in field.split("."):
         if isinstance(value, dict) and key in value:
             value = value[key]
@@ -235,8 +229,8 @@ def _required(row: dict[str, Any], field: str, argument: str, where: str) -> Any
 
 def _not_there(field: str, argument: str, row: dict[str, Any]) -> str:
     there = _paths(row)
-    hint = did_you_mean(field, there)
-    return f"no field {field!r}{hint}; set {argument} to one of those that are there: {', '.join(there) or 'none'}"
+    known = ", ".join(there) or "none"
+    return f"no field {field!r}{did_you_mean(field, there)}; set {argument} to one of those that are there: {known}"
 
 
 def _paths(value: Any, prefix: str = "") -> list[str]:
@@ -267,15 +261,14 @@ def _decimal(text: str) -> Decimal | None:
 
 def _final_answer(text: str, answer_format: AnswerFormat) -> str | None:
     """The answer in a field of this format, without dollar signs around it; None where there is none."""
-    answer: str | None = text
     if answer_format == "boxed":
-        answer = last_boxed(text)
-        if answer is None and (bare := _BARE_BOX.findall(text)):
-            answer = bare[-1].rstrip(".,;")
+        boxed, bare = last_boxed(text), _BARE_BOX.findall(text)
+        if boxed is None and not bare:
+            return None
+        text = bare[-1].rstrip(".,;") if boxed is None else boxed
     elif answer_format == "gsm8k":
         _, marker, end = text.rpartition("####")
-        answer = end.replace(",", "") if marker else None
-    if answer is None:
-        return None
-    whole = _MATH_DELIMITERS.fullmatch(answer.strip())
-    return (whole[1] if whole else answer).strip()
+        if not marker:
+            return None
+        text = end.replace(",", "")
+    return _MATH_DELIMITERS.sub(r"\1", text.strip()).strip()

@@ -47,10 +47,9 @@ class PromptTemplate(Configurable):
     ) -> None:
         _check_placeholder(text, "template: text")
         if escape := _LITERAL_ESCAPE.search(text):
-            what = "line break" if escape.group().endswith("n") else "tab"
-            example = f"{_PLACEHOLDER}{escape.group()}"
+            what, example = "line break" if escape[0] == r"\n" else "tab", f"{_PLACEHOLDER}{escape[0]}"
             raise UserError(
-                f"template: text contains {escape.group()} as two characters, a backslash and a letter; write a {what} "
+                f"template: text contains {escape[0]} as two characters, a backslash and a letter; write a {what} "
                 f"as $'{example}' in a shell, and as \"{example}\" (in double quotes) in YAML"
             )
         if chat is False and (thinking or system is not None):
@@ -72,8 +71,11 @@ class PromptTemplate(Configurable):
         """
         if self.is_chat(tokenizer):
             return self._apply_chat_template(tokenizer, problems, tokenize=True)
-        encoded = tokenizer([self._plain(problem) for problem in problems])["input_ids"]
-        return [_without_final_eos(ids, tokenizer.eos_token_id) for ids in encoded]
+        encoded: list[list[int]] = tokenizer([self._plain(problem) for problem in problems])["input_ids"]
+        for ids in encoded:  # some tokenizers end every text with EOS, but the response continues the text
+            while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+                ids.pop()
+        return encoded
 
     def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts are chats with this tokenizer."""
@@ -104,36 +106,24 @@ class PromptTemplate(Configurable):
     ) -> Any:
         from jinja2 import TemplateError
 
+        name = tokenizer.name_or_path or type(tokenizer).__name__
         if not tokenizer.chat_template:
             raise UserError(
-                f"template: chat is true, but the tokenizer {_name(tokenizer)} has no chat template; set the "
+                f"template: chat is true, but the tokenizer {name} has no chat template; set the "
                 "template's chat: false, or use a policy that is tuned for chat"
             )
         chats = [self._chat(problem) for problem in problems]
         try:
-            prompts: Any = tokenizer.apply_chat_template(
+            return tokenizer.apply_chat_template(
                 chats, add_generation_prompt=True, tokenize=tokenize, return_dict=False, enable_thinking=self.thinking
             )
         except TemplateError as error:  # raised by the template itself, e.g. where it supports no system turn
             raise UserError(
-                f"template: the chat template of the tokenizer {_name(tokenizer)} refuses the turns ({error}); "
+                f"template: the chat template of the tokenizer {name} refuses the turns ({error}); "
                 "remove the template's system turn if it has one, or set chat: false"
             ) from error
-        return prompts
 
 
 def _check_placeholder(text: str, what: str) -> None:
     if (count := text.count(_PLACEHOLDER)) != 1:
         raise UserError(f"{what} must contain {_PLACEHOLDER} exactly once, not {count} times: {text[:80]!r}")
-
-
-def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.name_or_path or type(tokenizer).__name__)
-
-
-def _without_final_eos(token_ids: list[int], eos_token_id: int | None) -> list[int]:
-    """Removes the EOS token with which some tokenizers end every text, because the response continues the text."""
-    ids = list(token_ids)
-    while len(ids) > 1 and ids[-1] == eos_token_id:
-        ids.pop()
-    return ids

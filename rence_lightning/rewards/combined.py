@@ -36,13 +36,11 @@ class CombinedReward(Reward):
         self.rewards, self.weights = rewards, weights
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
-        scores = {name: reward.score(responses) for name, reward in self.rewards.items()}
-        judged = scores[next(iter(self.rewards))]
         combined = []
-        for index, first in enumerate(judged):
-            parts = {name: each[index].reward for name, each in scores.items()}
+        for scores in zip(*(reward.score(responses) for reward in self.rewards.values()), strict=True):
+            parts = {name: score.reward for name, score in zip(self.rewards, scores, strict=True)}
             total = sum(self.weights[name] * value for name, value in parts.items())
-            combined.append(Score(total, first.correct, first.answer, parts))
+            combined.append(Score(total, scores[0].correct, scores[0].answer, parts))
         return combined
 
     @property

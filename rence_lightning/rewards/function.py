@@ -43,6 +43,7 @@ class FunctionReward(Reward):
         self.function, self.correct_from = function, correct_from
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
+        """Scores responses; a `PartError` says that the function raised an error or returned no reward."""
         return [self._scored(response) for response in responses]
 
     @property
@@ -52,11 +53,6 @@ class FunctionReward(Reward):
         return f"{super().label} ({_name(self.function)}{version}, correct from {self.correct_from:g})"
 
     def _scored(self, response: Response) -> Score:
-        """The score of a response.
-
-        Raises:
-            PartError: The function raised an error, or returned something other than a reward.
-        """
         doing = f"problem {response.problem.id}"
         value = call_plugin(self.function, doing, lambda: self.function(response))
         if isinstance(value, Score):

@@ -1,6 +1,7 @@
 """The reward of problems whose answer is an integer, which a response states in any words: its last number counts."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
@@ -8,7 +9,7 @@ from rence_lightning.rewards.reward import Response, Reward, Score
 
 # A minus sign directly after a digit or a word is an operator or a hyphen: `9-4` holds 9 and 4. The comma separates
 # thousands only in front of three digits that no fourth one follows.
-_INTEGER = re.compile(r"(?:(?<![\w.])-)?[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?", re.ASCII)
+_NUMBER = re.compile(r"((?<![\w.])-)?([0-9]+(?:,[0-9]{3}(?![0-9]))*)(?:\.([0-9]+))?", re.ASCII)
 
 
 def last_number(text: str) -> str | None:
@@ -17,14 +18,11 @@ def last_number(text: str) -> str | None:
     Separators of thousands, leading zeros and a fraction of zeros are left out: `1,024`, `01024` and `1024.0` are all
     `1024`. In `9-4` the last number is 4, in `9 is more than -4` it is -4.
     """
-    number = None
-    for match in _INTEGER.finditer(text):
-        number = match.group()
-    if number is None:
+    last = deque(_NUMBER.finditer(text), maxlen=1)
+    if not last:
         return None
-    whole, _, fraction = number.replace(",", "").partition(".")
-    sign, digits = ("-", whole[1:]) if whole.startswith("-") else ("", whole)
-    digits, fraction = digits.lstrip("0") or "0", fraction.rstrip("0")
+    sign, whole, fraction = last[0].groups(default="")
+    digits, fraction = whole.replace(",", "").lstrip("0") or "0", fraction.rstrip("0")
     value = f"{digits}.{fraction}" if fraction else digits
     return value if value == "0" else sign + value
 

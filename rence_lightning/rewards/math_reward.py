@@ -45,19 +45,12 @@ class MathReward(Reward):
         self.pool = GraderPool(workers, timeout, judge=judge)
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
-        """Scores responses; see `Reward.score`. Equal pairs of reference and answer are judged once.
-
-        Raises:
-            RuntimeError: If no grading worker can be started.
-        """
+        """Scores responses; see `Reward.score`. Where no grading worker can be started, it raises a `RuntimeError`."""
         pairs = [(response.problem.answer, last_boxed(response.text)) for response in responses]
-        grades = self.pool.grade(pairs)
-        return [self._score(answer, bool(grade)) for (_, answer), grade in zip(pairs, grades, strict=True)]
-
-    def _score(self, answer: str | None, right: bool) -> Score:
-        if answer is None:
-            return Score(self.unboxed, False)
-        return Score(self.correct if right else self.wrong, right, answer)
+        return [
+            Score(self.unboxed if answer is None else self.correct if grade else self.wrong, bool(grade), answer)
+            for (_, answer), grade in zip(pairs, self.pool.grade(pairs), strict=True)
+        ]
 
     @property
     def label(self) -> str:

@@ -124,9 +124,9 @@ class RolloutEngine(Protocol):
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         """Samples the responses to the requests, as a stream.
 
-        The engine takes the next request, in order, as soon as it has room for it (see `Intake`), and so never starts
-        what turns out not to be needed. The caller works between two steps (it reports progress, grades, cancels), so a
-        step should take well below a second. Closing the iterator ends all sampling; the engine is then ready for more.
+        The engine takes the next request, in order, as soon as it has room for it (see `Intake`). The caller works
+        between two steps (it reports progress, grades, cancels), so a step should take well below a second. Closing the
+        iterator ends all sampling; the engine is then ready for more.
 
         Args:
             requests: Prompts with the number, the sampling and the seed of their responses.

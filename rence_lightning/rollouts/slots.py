@@ -155,23 +155,23 @@ class Slots:
         tokens, log_probs = (torch.cat(each) for each in zip(*drawn, strict=True))
         self._tokens[first:, self._column] = tokens
         self._log_probs[first:, self._column] = log_probs
-        stopped = torch.isin(tokens, self._end_ids)
-        ended = stopped | (self._last_columns[first:] == self._column)
+        ended = torch.isin(tokens, self._end_ids) | (self._last_columns[first:] == self._column)
         numbers = [first + number for number in ended.nonzero().squeeze(-1).tolist()]
         if numbers := [number for number in numbers if self._rows[number].alive]:
-            self._end(numbers, stopped[[number - first for number in numbers]].tolist())
+            self._end(numbers)
 
-    def _end(self, numbers: list[int], stopped: list[bool]) -> None:
+    def _end(self, numbers: list[int]) -> None:
         """Takes the responses of rows that have ended out of the tensors."""
         written = slice(0, self._column + 1)
         tokens, log_probs = (each[numbers, written].cpu().numpy() for each in (self._tokens, self._log_probs))
+        end_ids = self._end_ids.tolist()
         for place, number in enumerate(numbers):
             row = self._rows[number]
             row.alive = False
             row.group.rollouts[row.number] = Rollout(
                 array("i", tokens[place, row.start :].tobytes()),
                 array("f", log_probs[place, row.start :].tobytes()),
-                "stop" if stopped[place] else "length",
+                "stop" if tokens[place, -1] in end_ids else "length",
             )
             if row.group.finished:
                 rollouts = [row.group.rollouts[number] for number in range(row.group.request.group_size)]

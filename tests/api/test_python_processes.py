@@ -94,6 +94,7 @@ for result in asyncio.run(cell()):
 """
 
 
+@pytest.mark.slow
 def test_an_event_loop_and_a_main_module_without_a_file_as_in_a_notebook(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK],

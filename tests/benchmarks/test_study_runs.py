@@ -239,7 +239,9 @@ def test_no_seed_has_two_purposes_and_all_rows_of_the_paper_s_tables_are_there()
     assert sorted(tables) == ["1"] * 5 + ["2"] * 5 + ["3"] * 4 + ["4"] * 4
 
 
-@pytest.mark.parametrize("method", SPEC.methods)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name == "ReNCE" else pytest.mark.slow) for name in SPEC.methods]
+)
 def test_the_configuration_of_a_method_is_valid_at_the_levels_of_its_questions(method: str, make: Any) -> None:
     from rence_lightning.cli.commands.training import prepared
 

@@ -18,6 +18,7 @@ from rence_lightning import __version__
 from rence_lightning.cli.commands import COMMANDS
 from rence_lightning.cli.keys import groups, known_keys, required_keys
 from rence_lightning.cli.main import main
+from rence_lightning.cli.package_configs import known_names
 from rence_lightning.cli.sections import SECTIONS
 from rence_lightning.errors import StarvationError, Stopped
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
@@ -138,47 +139,22 @@ def test_later_files_and_options_override_and_interpolation_follows(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["--config arithmetic", "fit", "validate"]),
-        (
-            ["fit", "--help"],
-            ["Number of responses per prompt, K", "in one optimizer step", "Checkpoint to resume from"],
-        ),
-        (
-            ["validate", "--help"],
-            ["Number of responses per prompt, K", "Number of responses to each problem, the k of avg@k"],
-        ),
+        ("--help", ["--config arithmetic", "fit", "validate"]),
+        ("fit --help", ["Number of responses per prompt, K", "in one optimizer step", "Checkpoint to resume from"]),
+        ("validate --help", ["Number of responses to each problem, the k of avg@k"]),
+        ("fit --data.filter.help rence_lightning.sampling.PositiveRatioFilter", ["Upper bound of rho, inclusive"]),
+        ("fit --data.reward.help", ["MathReward", "Compare the last", "CombinedReward", "--data.reward.help CLASS"]),
+        ("fit --data.engine.help", ["TransformersEngine", "VLLMEngine"]),
+        ("fit --trainer.callbacks.help", ["RolloutBudget", "EarlyStopping"]),
+        ("fit --model.objective.help", ["MultiLabelNCE", "DAPO"]),
     ],
 )
-def test_help_explains(arguments: list[str], words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    text = " ".join(capfd.readouterr().out.split())
-    assert end.value.code == 0
-    for word in words:
-        assert word in text
-
-
-def test_help_of_a_class_explains_its_settings(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--data.filter.help", "rence_lightning.sampling.PositiveRatioFilter"])
-    assert "Upper bound of rho, inclusive" in " ".join(capfd.readouterr().out.split())
-
-
-@pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("data.reward", ["MathReward", "Compare the last", "CombinedReward", "--data.reward.help CLASS"]),
-        ("data.engine", ["TransformersEngine", "VLLMEngine"]),
-        ("trainer.callbacks", ["RolloutBudget", "EarlyStopping"]),
-        ("model.objective", ["MultiLabelNCE", "DAPO"]),
-    ],
-)
-def test_help_of_a_key_lists_the_classes_that_it_takes(
-    key: str, words: list[str], capfd: pytest.CaptureFixture[str]
+def test_help_explains_commands_keys_and_classes(
+    arguments: str, words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["fit", f"--{key}.help"])
-    text = capfd.readouterr().out
+        main(arguments.split())
+    text = " ".join(capfd.readouterr().out.split())
     assert end.value.code == 0
     for word in words:
         assert word in text
@@ -214,7 +190,7 @@ def test_help_of_fit_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
     lines = text.splitlines()
     headings = [next(n for n, line in enumerate(lines) if line.startswith(f"{name}: ")) for name in SECTIONS]
     assert lines.index("options:") < headings[0] and headings == sorted(headings)
-    assert "Linked arguments" not in text
+    assert "Linked arguments" not in text and known_names() in " ".join(text.split())
     assert next(n for n, line in enumerate(lines) if line.startswith("  --ckpt_path")) < headings[0]
     assert "known subclasses" not in text
     assert "list[Callback]" in text and "--trainer.callbacks.help" not in text
@@ -350,19 +326,6 @@ def test_one_option_exchanges_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
         *("OldPolicySnapshot", "AdaptiveKL", "RolloutLog", "Progress", "BenchmarkEvaluation"),
         *("Checkpoint", "ExportPolicy", "Timing", "Report"),
     ]
-
-
-def test_the_saved_configuration_of_a_run_repeats_it_in_a_new_directory(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    main(["fit", ARITHMETIC, *SMALL, f"--trainer.run_dir={run}", "--trainer.max_iterations=1"])
-    main(["fit", f"--config={run / 'config.yaml'}"])
-    first, second = ((path / "metrics.csv").read_text() for path in (run, tmp_path / "run-2"))
-    assert f"run directory {tmp_path / 'run-2'}" in capfd.readouterr().out
-    losses = [[line.split(",") for line in text.splitlines()] for text in (first, second)]
-    column = losses[0][0].index("train/loss")
-    assert [row[column] for row in losses[0]] == [row[column] for row in losses[1]], "the same run, figure for figure"
 
 
 @pytest.mark.parametrize(

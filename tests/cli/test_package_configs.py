@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from command_line import CONF, config_of, error_of
 
-from rence_lightning.cli.main import main
 from rence_lightning.cli.package_configs import known_names, package_configs
 from rence_lightning.cli.settings import Settings
 
@@ -25,12 +24,6 @@ def test_a_name_means_the_file_of_the_package_in_any_folder(tmp_path: Path, monk
     names = ("--config", "rence", "-c", "hardware/gpu1", "--config=paper/table1_dapo")
     assert config_of("fit", *names) == by_path
     assert by_path["model"]["objective"]["class_path"] == "rence_lightning.objectives.DAPO"
-
-
-def test_interpolation_in_a_configuration_by_name_follows_options() -> None:
-    arguments = ("--config=arithmetic", "--config={trainer: {run_dir: 'runs/of-${data.group_size}'}}")
-    config = config_of("fit", *arguments, "--data.group_size=3")
-    assert config["trainer"]["run_dir"] == "runs/of-3"
 
 
 def test_the_user_s_own_file_comes_first_and_settings_stay_settings(
@@ -63,13 +56,6 @@ def test_a_wrong_name_is_answered_with_the_right_ones(
         assert word in error
 
 
-def test_help_lists_the_names(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
-    text = " ".join(capfd.readouterr().out.split())
-    assert known_names() in text
-
-
 @pytest.mark.parametrize(("command", "instead"), [("test", "validate"), ("predict", "validate"), ("train", "fit")])
 def test_commands_of_other_programs_name_the_one_here(
     command: str, instead: str, capfd: pytest.CaptureFixture[str]
@@ -80,6 +66,6 @@ def test_commands_of_other_programs_name_the_one_here(
 
 def test_the_installed_command_names_itself() -> None:
     start = "import sys; sys.argv = ['/usr/bin/rence-lightning']"
-    program = f"{start}; from rence_lightning.cli.main import main; main(['fit', '-h'])"
+    program = f"{start}; from rence_lightning.cli.main import main; main(['report', '-h'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: rence-lightning fit ") and "\n  rence-lightning fit --config" in done.stdout
+    assert done.stdout.startswith("usage: rence-lightning report ") and "\n  rence-lightning report runs" in done.stdout

@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
 from comparing import REWRITE, environment, first_difference, read_golden
 from recording import ITERATIONS, Record, record_run
-from torch import Tensor
 from transformers.models.qwen3 import modeling_qwen3
 
-from rence_lightning.callbacks import adaptive_kl
 from rence_lightning.objectives import nce
-from rence_lightning.objectives.base import mean_over
 from rence_lightning.rollouts import slots
 from rence_lightning.sampling.curriculum import filtering, pool
 
@@ -27,43 +22,26 @@ HINT = f"if the change is meant, rewrite the golden file with `{REWRITE}` and sa
 Change = Callable[[pytest.MonkeyPatch], None]
 
 
-@pytest.mark.slow  # ten iterations of the demo
-def test_the_demo_gives_the_figures_of_the_golden_run(tmp_path: Path) -> None:
-    found = record_run(tmp_path / "run")
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return record_run(tmp_path_factory.mktemp("golden") / "run")
+
+
+def test_the_demo_gives_the_figures_of_the_golden_run(found: Record) -> None:
     assert len(found["iterations"]) == ITERATIONS
     difference = first_difference(GOLDEN["run"], found, exact=SAME_ENVIRONMENT)
     how = "to the bit" if SAME_ENVIRONMENT else "to a tolerance, because this is another environment"
     assert not difference, f"{difference} (compared {how}); {HINT}"
 
 
-def test_an_update_takes_the_memory_of_the_golden_run(short_run: Record) -> None:
-    expected, found = GOLDEN["run"]["memory"], short_run["memory"]
-    change = found / expected - 1
-    assert abs(change) <= 0.01, f"an update takes {found:,} bytes, {change:+.1%} of the golden run's; {HINT}"
-
-
-@pytest.fixture(scope="module")
-def short_run(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    return record_run(tmp_path_factory.mktemp("short") / "run", iterations=2, evaluate=False)
-
-
-def test_the_first_iterations_are_those_of_the_golden_run(short_run: Record) -> None:
-    assert not first_difference(GOLDEN["run"], short_run, exact=SAME_ENVIRONMENT)
+def test_an_update_takes_the_memory_of_the_golden_run(found: Record) -> None:
+    change = found["memory"] / GOLDEN["run"]["memory"] - 1
+    assert abs(change) <= 0.01, f"an update takes {found['memory']:,} bytes, {change:+.1%} of the golden run's; {HINT}"
 
 
 def change_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     """The denominator of Softmax, in place of Eq. (1)."""
     monkeypatch.setattr(nce, "multi_label_nce", nce.softmax_contrast)
-
-
-def change_positives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sum over the positives, in place of their mean."""
-
-    def summed(scores: Tensor, positive: Tensor) -> Tensor:
-        negatives = scores.masked_fill(positive, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
-        return mean_over(F.softplus(negatives - scores), positive) * positive.sum(-1)
-
-    monkeypatch.setattr(nce, "multi_label_nce", summed)
 
 
 def change_margin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,47 +74,22 @@ def change_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filtering.PositiveRatioFilter, "_outcome", strict)
 
 
-def change_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another beta_1."""
-    made = torch.optim.AdamW.__init__
-
-    def init(self: Any, *arguments: Any, **settings: Any) -> None:
-        made(self, *arguments, **{**settings, "betas": (0.8, 0.95)})
-
-    monkeypatch.setattr(torch.optim.AdamW, "__init__", init)
-
-
 def change_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts that were sampled and not needed are lost."""
     monkeypatch.setattr(pool.PromptPool, "cache", lambda self, indices: None)
 
 
-def change_mastery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mastered prompts stay in the pool."""
-    monkeypatch.setattr(pool.PromptPool, "master", lambda self, index: None)
-
-
-def change_kl_coef(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coefficient that falls where it should rise."""
-    adapted = adaptive_kl.adapt_kl_coef
-    monkeypatch.setattr(adaptive_kl, "adapt_kl_coef", lambda coef, *figures: coef**2 / adapted(coef, *figures))
-
-
-CHANGES = {
-    **dict.fromkeys((change_objective, change_positives, change_margin, change_pool, change_sampler, change_filter), 2),
-    **dict.fromkeys((change_optimizer, change_cache, change_kl_coef), 2),
-    change_mastery: ITERATIONS,
-}
-"""Changes, and the number of iterations after which they must be seen."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    "change",
+    [change_objective, change_margin, change_pool, change_sampler, change_filter, change_cache],
+    ids=lambda change: change.__name__,
+)
 def test_a_change_is_seen_to_the_bit_and_to_the_tolerance(
     change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch)
-    changed = record_run(tmp_path / "run", iterations=CHANGES[change], evaluate=False)
+    changed = record_run(tmp_path / "run", iterations=2, evaluate=False)
     assert first_difference(GOLDEN["run"], changed, exact=True)
     assert first_difference(GOLDEN["run"], changed, exact=False)
 
@@ -144,26 +97,14 @@ def test_a_change_is_seen_to_the_bit_and_to_the_tolerance(
 ALTERED: dict[str, Callable[[Record], Any]] = {
     "other prompts in an early iteration": lambda run: run["iterations"][3]["groups"].reverse(),
     "a figure beside the same tokens": lambda run: run["iterations"][8]["updates"][0].update(kl=0.5),
-    "an iteration too few updates": lambda run: drifted(run)["updates"].pop(),
-    "another learning rate": lambda run: drifted(run)["updates"][0].update(learning_rate=1e-3),
-    "another coefficient": lambda run: drifted(run)["updates"][0].update(kl_coef=1.0),
-    "weights that moved elsewhere": lambda run: drifted(run)["weights"].update(movement=2.0),
-    "another share of right responses": lambda run: drifted(run)["rollouts"].update(correct=0.1),
     "no evaluation": lambda run: run["evaluations"].clear(),
     "a worse end": lambda run: run["evaluations"][-1]["arithmetic"].update(avg=0.4),
 }
 
 
-def drifted(run: Record) -> dict[str, Any]:
-    """A late iteration, with tokens that differ from the golden run's."""
-    late: dict[str, Any] = run["iterations"][8]
-    late["groups"].reverse()
-    return late
-
-
 def test_elsewhere_tokens_may_differ_late() -> None:
     run = copy.deepcopy(GOLDEN["run"])
-    drifted(run)
+    run["iterations"][8]["groups"].reverse()
     assert not first_difference(GOLDEN["run"], run, exact=False) and first_difference(GOLDEN["run"], run, exact=True)
 
 
@@ -174,6 +115,7 @@ def test_elsewhere_too_an_alteration_is_seen(alteration: str) -> None:
     assert first_difference(GOLDEN["run"], run, exact=False)
 
 
+@pytest.mark.slow
 def test_activations_that_are_kept_twice_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = modeling_qwen3.Qwen3MLP.forward
     monkeypatch.setattr(modeling_qwen3.Qwen3MLP, "forward", lambda self, x: (forward(self, x) + forward(self, x)) / 2)

@@ -32,7 +32,6 @@ def held_out(text: str) -> dict[str, list[Problem]]:
         ("Find $x$ if  $2x=4$.", "find x if 2x = 4"),
         (r"What is $\dfrac{1}{2}\left(3\right)$?", r"What is $\frac{1}{2}(3)$"),
         (r"\(a \leq b\)", r"$a \le b$"),
-        ("$x_{1}$", "$x_1$"),
     ],
 )
 def test_typesetting_does_not_tell_problems_apart(one: str, other: str) -> None:
@@ -77,13 +76,6 @@ def test_switched_off_nothing_goes() -> None:
 def test_overlaps_are_of_three_kinds(text: str, kind: str | None) -> None:
     found = OverlapIndex(held_out(LONG)).find(text)
     assert [overlap.kind for overlap in found] == ([kind] if kind else [])
-
-
-def test_numbers_count_as_often_as_they_stand() -> None:
-    benchmark = "What is the remainder when the sum 1 + 2 + 3 + 4 + 9 is divided by the number 9, one asks?"
-    variant = benchmark.replace("number 9", "number 8")
-    assert not OverlapIndex(held_out(benchmark)).find(variant)
-    assert OverlapIndex(held_out(benchmark)).find(benchmark + " Explain.")
 
 
 def test_contaminated_problems_are_counted_by_benchmark() -> None:

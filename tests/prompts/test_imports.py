@@ -18,9 +18,9 @@ HEAVY = ["torch", "transformers", "datasets", "jinja2", "vllm", "gguf", "sympy",
     [
         ("prompts", []),
         ("rewards", []),
-        ("objectives", ["torch", "numpy"]),
-        ("rollouts", ["torch", "numpy", "sympy"]),  # sympy by torch.distributed.tensor
-        ("policy", ["torch", "numpy", "sympy"]),
+        ("policy", ["torch", "numpy", "sympy"]),  # sympy by torch.distributed.tensor
+        pytest.param("objectives", ["torch", "numpy"], marks=pytest.mark.slow),
+        pytest.param("rollouts", ["torch", "numpy", "sympy"], marks=pytest.mark.slow),
     ],
 )
 def test_a_room_loads_the_libraries_it_needs_and_no_others(room: str, allowed: list[str]) -> None:

@@ -50,13 +50,6 @@ def plain(tmp_path: Path) -> Path:
     )
 
 
-def test_plain_rows(plain: Path) -> None:
-    assert without_fields(FileProblems(str(plain)).load()) == [
-        Problem("a/1", "What is $1+1$?", "2", "plain"),
-        Problem("a/2", "求 π 的整数部分", "3", "plain"),
-    ]
-
-
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet", ".csv"])
 def test_other_kinds_of_file_read_the_same(plain: Path, tmp_path: Path, suffix: str) -> None:
     rows = [json.loads(line) for line in plain.read_text(encoding="utf-8").splitlines()]
@@ -68,7 +61,9 @@ def test_other_kinds_of_file_read_the_same(plain: Path, tmp_path: Path, suffix: 
         path.write_text("".join(",".join(each) + "\n" for each in (rows[0], *(row.values() for row in rows))))
     else:
         path.write_bytes(gzip.compress(plain.read_bytes()))
-    assert FileProblems(str(path)).load() == FileProblems(str(plain)).load()
+    problems = FileProblems(str(path)).load()
+    assert problems == FileProblems(str(plain)).load()
+    assert problems[1] == Problem("a/2", "求 π 的整数部分", "3", "plain", rows[1])
 
 
 def test_values_of_a_table_are_text_and_its_bad_lines_are_named(tmp_path: Path) -> None:
@@ -112,7 +107,6 @@ def test_nested_rows_with_a_template_around_the_problem(tmp_path: Path, suffix: 
     ("solution", "answer"),
     [
         (r"So $x = \boxed{1}$, and finally $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
-        (r"Hence $\boxed{\{1, 2\}}$.", r"\{1, 2\}"),
         (r"There are $\boxed 4$ of them.", "4"),
         (r"It is $\boxed{ $\frac{7}{8}$ }$", r"\frac{7}{8}"),
     ],
@@ -135,7 +129,6 @@ def test_gsm8k_solutions_end_in_the_answer(tmp_path: Path, end: str, answer: str
     ("value", "answer"),
     [
         (142.0, "142"),
-        (7, "7"),
         (-0.25, "-0.25"),
         (10**30, "1" + 30 * "0"),
         (" $x^2$ ", "x^2"),
@@ -190,11 +183,7 @@ GOOD = b'{"problem": "p", "answer": "1"}\n'
         ),
         (b'{"text": {"q": [1]}, "answer": "1"}', r"line 2: no field 'problem'.* there: text\.q\.0, answer"),
         (b'{"problem": "p", "anwser": "1"}', r"line 2: no field 'answer' \(did you mean anwser\?\)"),
-        (
-            b'{"problem": "p", "answer": null}',
-            "line 2: field 'answer' is null; fix the row, or set skip",
-        ),
-        (b'{"problem": "p", "answer": true}', "line 2: field 'answer' holds no answer but true or false"),
+        (b'{"problem": "p", "answer": null}', "line 2: field 'answer' is null; fix the row, or set skip"),
         (b'{"problem": "p", "answer": NaN}', "line 2: field 'answer' holds no answer but the number nan"),
         (b'{"problem": "p", "answer": "  "}', "line 2: the answer in field 'answer' is empty"),
         (b'{"problem": " ", "answer": "1"}', "line 2: the problem .* is empty"),
@@ -288,26 +277,11 @@ def test_an_unreachable_hub_points_to_local_files(monkeypatch: pytest.MonkeyPatc
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("file", "rows"),
-    [("train/dapo_math_17k.jsonl.gz", 17917), ("train/math_train_7500.jsonl.gz", 7500), ("easy/svamp.jsonl", 1000)],
-)
-def test_training_files(file: str, rows: int, data_folder: Path) -> None:
-    assert len(FileProblems(str(data_folder / file)).load()) == rows
-
-
 def test_rows_without_an_answer_are_left_out_and_named_on_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [
-        {"problem": "1+1", "solution": r"It is \boxed{2}."},
-        {"problem": "which?", "solution": r"None: \boxed{}."},
-        {"problem": "2+2", "solution": r"It is \boxed{4}."},
-        {"problem": "why?", "solution": "It is 7."},
-    ]
-    path = tmp_path / "math.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    solutions = (r"It is \boxed{2}.", r"None: \boxed{}.", r"It is \boxed{4}.", "It is 7.")
+    path = write_lines(tmp_path / "math.jsonl", *({"problem": "p", "solution": each} for each in solutions))
     settings: dict[str, Any] = {"path": str(path), "answer_field": "solution", "answer_format": "boxed"}
     with pytest.raises(UserError, match=r"math.jsonl, line 2: .* skip_unanswered: true"):
         FileProblems(**settings).load()
@@ -342,9 +316,7 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
 
 def test_a_row_may_bring_its_own_turns_system_and_instructions() -> None:
     turns = [
-        {"role": "user", "content": "hard?"},
-        {"role": "assistant", "content": "no"},
-        {"role": "user", "content": "1+1"},
+        {"role": role, "content": text} for role, text in (("user", "hard?"), ("assistant", "no"), ("user", "1+1"))
     ]
     rows = [{"chat": turns, "answer": "2", "persona": "You count.", "ask": "Add: {problem}"}]
     own = {"messages_field": "chat", "system_field": "persona", "template_field": "ask"}
@@ -359,17 +331,21 @@ def test_a_row_may_bring_its_own_turns_system_and_instructions() -> None:
     ("chat", "words"),
     [
         ("1+1", "must be a list of turns"),
-        ([], "must be a list of turns"),
         ([{"role": "user"}], "must be a list of turns"),
-        (
-            [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}],
-            "the last turn .* is the assistant's",
-        ),
+        ([{"role": "assistant", "content": "2"}], "the last turn .* is the assistant's"),
     ],
 )
 def test_turns_of_another_form_are_refused(chat: Any, words: str) -> None:
     with pytest.raises(UserError, match=rf"^problems, row 1: .*{words}"):
         ListProblems([{"chat": chat, "answer": "2"}], messages_field="chat").load()
+
+
+def test_the_held_out_share_and_the_field_that_keeps_rows_together() -> None:
+    rows = [{"problem": f"{n}", "answer": "1", "topic": n % 500} for n in range(5000)]
+    test, train = (ListProblems(rows, part=part, held_out=0.2, part_field="topic").load() for part in ("test", "train"))
+    assert 0.15 < len(test) / len(rows) < 0.25
+    topics = [{problem.fields["topic"] for problem in problems} for problems in (test, train)]
+    assert not topics[0] & topics[1] and len(topics[0] | topics[1]) == 500
 
 
 @given(
@@ -391,16 +367,6 @@ def test_the_parts_of_a_data_set_are_a_partition_in_any_order(texts: set[str], s
     assert not train & test and train | test == {row["problem"] for row in rows}
     shuffled = chance.sample(rows, len(rows))
     assert (load("train", shuffled), load("test", shuffled)) == (train, test)
-
-
-def test_the_held_out_share_and_the_field_that_keeps_rows_together() -> None:
-    rows = [{"problem": f"{n}", "answer": "1", "topic": n % 500} for n in range(5000)]
-    held_out = ListProblems(rows, part="test", held_out=0.2).load()
-    assert 0.18 < len(held_out) / len(rows) < 0.22
-    by_topic = ListProblems(rows, part="test", held_out=0.2, part_field="topic").load()
-    train = ListProblems(rows, part="train", held_out=0.2, part_field="topic").load()
-    topics = [{problem.fields["topic"] for problem in problems} for problems in (by_topic, train)]
-    assert not topics[0] & topics[1] and len(topics[0] | topics[1]) == 500
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,6 @@ def test_plain_text_keeps_a_bos_and_never_ends_in_eos(single: str | None, expect
     assert tokenizer.decode(ids) == expected
 
 
-def test_a_chat_gets_no_second_bos() -> None:
-    tokenizer = byte_tokenizer("{{ bos_token }}{{ messages[0]['content'] }}", single="<bos> $A <eos>")
-    assert tokenizer.decode(encode(PromptTemplate("{problem}"), tokenizer, asking("1+1"))) == "<bos>1+1"
-
-
 def test_a_chat_template_that_is_missing_or_refuses_is_reported() -> None:
     with pytest.raises(UserError, match="has no chat template; set the template's chat: false"):
         encode(PromptTemplate(), byte_tokenizer(), asking("1+1"))
@@ -144,11 +139,7 @@ def test_a_problem_may_bring_its_own_turns_system_and_instructions() -> None:
     assert template.render(tokenizer, asking("1+1")) == "[system]Be brief.[user]1+1=?"
     assert template.render(tokenizer, asking("1+1", system="Shout.")) == "[system]Shout.[user]1+1=?"
     assert template.render(tokenizer, asking("1+1", template="Add {problem}!")) == "[system]Be brief.[user]Add 1+1!"
-    turns = [
-        {"role": "user", "content": "1+1"},
-        {"role": "assistant", "content": "3"},
-        {"role": "user", "content": "No"},
-    ]
+    turns = [{"role": role, "content": text} for role, text in (("user", "1+1"), ("assistant", "3"), ("user", "No"))]
     own = asking("1+1", messages=turns)
     assert template.render(tokenizer, own) == "[user]1+1[assistant]3[user]No"
     assert tokenizer.decode(encode(template, tokenizer, own)) == template.render(tokenizer, own)

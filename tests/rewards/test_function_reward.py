@@ -75,9 +75,3 @@ def test_labels_tell_functions_of_one_name_apart() -> None:
 
     lenient = FunctionReward(lambda response: response.text.strip() == response.problem.answer)
     assert strict().label == strict().label != lenient.label
-
-
-def test_a_response_says_whether_it_was_cut() -> None:
-    [response] = responses_to("1", ["2"])
-    assert not response.truncated
-    assert Response(response.problem, "2", (1, 2), "length").truncated

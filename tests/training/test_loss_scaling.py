@@ -134,10 +134,9 @@ class Infinite(MultiLabelNCE):
         return loss
 
 
-@pytest.mark.parametrize("action", ["stop", "skip"])
-def test_endless_overflow_ends_the_run(action: str, tmp_path: Path) -> None:
+def test_endless_overflow_ends_the_run(tmp_path: Path) -> None:
     fresh_start()
-    trainer = make_trainer(tmp_path / "run", precision="16-mixed", on_nonfinite=action, max_iterations=1)
+    trainer = make_trainer(tmp_path / "run", precision="16-mixed", on_nonfinite="skip", max_iterations=1)
     with pytest.raises(NonFiniteError, match=r"10 updates in a row were skipped: .*at a loss scale of 64, .*bf16"):
         trainer.fit(make_module(objective=Infinite()), make_data(prompts_per_iteration=12, prompts_per_update=1))
     assert trainer.step.overflowed == 10 and trainer.step.skipped == 0
@@ -171,17 +170,6 @@ def test_a_resumed_run_continues_with_its_scale(tmp_path: Path) -> None:
     assert_same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
     assert resumed.step.overflowed == whole.step.overflowed > 4, "nothing overflowed after the checkpoint"
     assert resumed.global_step > whole.step.overflowed, "no update was taken"
-
-
-def test_a_run_in_float16_can_continue_one_in_bfloat16(tmp_path: Path) -> None:
-    fresh_start()
-    make_trainer(tmp_path / "run", [Checkpoint(every=1)], precision="bf16-mixed", max_iterations=1).fit(
-        make_module(), make_data()
-    )
-    fresh_start()
-    trainer = make_trainer(tmp_path / "run", precision="16-mixed", max_iterations=2)
-    trainer.fit(make_module(), make_data(), ckpt_path="last")
-    assert trainer.global_step == 4 and scaler_of(trainer).get_scale() <= 2**16
 
 
 def test_an_iteration_is_not_finished_in_another_precision(tmp_path: Path) -> None:

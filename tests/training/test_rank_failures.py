@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ SECONDS = 40
 """Time that torch's agent leaves the other processes after a failure, which is not configurable, and 10 seconds."""
 
 SIGNALS = [("SIGKILL", 0, "generate"), ("SIGKILL", 1, "update"), ("SIGSTOP", 0, "update"), ("SIGSTOP", 1, "reward")]
-CASES = [(kind, *case) for kind, case in zip(cycle(KINDS), product((0, 1), PLACES), strict=False)]
+CASES = list(zip(cycle(KINDS), (0, 1, 1, 0, 1, 0, 0, 1), PLACES, strict=False))
 
 
 def start(kind: str, rank: int, place: str, folder: Path, *options: str) -> "subprocess.Popen[str]":
@@ -117,7 +117,7 @@ print("started again", flush=True)
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        (["-c", SCRIPT, "1"], 0, "failed (exitcode: -9) local_rank: 1"),
+        pytest.param(["-c", SCRIPT, "1"], 0, "failed (exitcode: -9) local_rank: 1", marks=pytest.mark.slow),
         (["script", "0"], 137, "error: rank 1 was ended by SIGKILL, perhaps because the machine ran out of memory; "),
         (["-", "0"], 1, "but a notebook or an interactive session is one process; set devices to 1, or write a script"),
     ],
@@ -154,8 +154,8 @@ with stop.listening():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["once", "twice", "agent killed"])
-def test_ranks_save_after_a_signal_and_end_at_once_after_two(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["twice", "agent killed"])
+def test_ranks_save_when_their_agent_is_killed_and_end_at_once_after_two_signals(how: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", LOOP], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -172,5 +172,4 @@ def test_ranks_save_after_a_signal_and_end_at_once_after_two(how: str, tmp_path:
     if how == "twice":
         assert process.returncode == 130 and output.count("again: stopped") == 2, output
     else:
-        name, code = ("SIGTERM", -signal.SIGKILL) if how == "agent killed" else ("SIGINT", 130)
-        assert process.returncode == code and output.count(f"saved after {name}\n") == 2, output
+        assert process.returncode == -signal.SIGKILL and output.count("saved after SIGTERM\n") == 2, output

@@ -8,10 +8,7 @@ import pytest
 import torch
 from adapted_models import randomise
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer
-from hypothesis import given
-from hypothesis import strategies as st
-from objective_groups import part, random_groups, totals_of
-from test_sharding import SHARDED, assert_close, run, weights
+from objective_groups import random_groups, totals_of
 from test_update_gradient import gradient_of, make_groups
 from tiny_models import in_float64
 from torch import Tensor
@@ -60,19 +57,6 @@ def test_the_penalty_is_the_equation_token_by_token(seed: int) -> None:
     assert actual.item() == pytest.approx(expected.item(), rel=1e-9)
     gradients = [torch.autograd.grad(value, groups.log_probs)[0] for value in (actual, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
-
-
-@given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.integers(0, 1000))
-def test_parts_add_up(ranks: list[int], seed: int) -> None:
-    groups, penalty = with_reference(seed), ReferencePenalty()
-    reference = groups.reference_log_probs
-    assert reference is not None
-    total = 0.0
-    for rank in set(ranks):
-        rows = [row for row, each in enumerate(ranks) if each == rank]
-        share = ResponseTensors(**{**vars(part(groups, rows)), "reference_log_probs": reference[rows]})
-        total += penalty.kl(share, totals_of(groups)).item()
-    assert total == pytest.approx(penalty.kl(groups, totals_of(groups)).item())
 
 
 def test_the_estimate_is_kl_of_the_policy_from_the_reference() -> None:
@@ -236,16 +220,3 @@ def test_an_evaluation_loads_no_reference(tmp_path: Path) -> None:
     module = make_module(reference=ReferencePenalty())
     trainer.validate(module, make_data())
     assert module.reference_policy is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--config=conf/small/lora.yaml",)], ids=["weights", "adapters"])
-def test_two_sharded_processes_are_as_one(options: tuple[str, ...], tmp_path: Path) -> None:
-    for name, processes in (("one", ()), ("two", SHARDED)):
-        run_dir = f"--trainer.run_dir={tmp_path / name}"
-        chosen = ("--config=conf/family/grpo_reference.yaml", *options, "--trainer.max_iterations=2", run_dir)
-        done = run("fit", tmp_path / name, *chosen, *processes, "--trainer.micro_batch_tokens=100")
-        assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(reference_kls(tmp_path / "one"), reference_kls(tmp_path / "two"), rtol=1e-3, atol=1e-6)
-    if not options:
-        assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))

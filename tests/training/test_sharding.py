@@ -1,4 +1,5 @@
-"""Two processes train the policy that one process trains (FSDP2 over gloo), however it is sharded."""
+"""Two processes train the policy that one process trains (FSDP2 over gloo), however it is sharded: its weights, or
+adapters above a sharded base."""
 
 import json
 import os
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 STRATEGY = "--trainer.strategy=rence_lightning.training.FullyShardStrategy"
 SHARDED = ("--trainer.devices=2", STRATEGY)
 FOUR = ("--trainer.devices=4", STRATEGY)
+ADAPTERS = ("--model.lora.r=4", "--model.lora.alpha=16", "--model.optimizer.init_args.lr=1e-3")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,30 +78,40 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert figures[0] == figures[1]
 
 
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((), id="weights"), pytest.param(ADAPTERS, id="adapters", marks=pytest.mark.slow)],
+)
+def policy(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The options of what is trained."""
+    options: tuple[str, ...] = request.param
+    return options
+
+
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(policy: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three iterations of a single process."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    fit(run_dir)
+    fit(run_dir, *policy)
     return run_dir
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(policy: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two iterations of two processes, each with its shards."""
     run_dir = tmp_path_factory.mktemp("two") / "run"
-    fit(run_dir, *SHARDED, iterations=2)
+    fit(run_dir, *policy, *SHARDED, iterations=2)
     return run_dir
 
 
 def test_the_reference_run_trains_and_has_every_outcome(one: Path) -> None:
     start = load_file(ROOT / "rence_lightning" / "embedded" / "arithmetic" / "model.safetensors")
-    moved = weights(one)["model.norm.weight"] - start["model.norm.weight"].float()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    moved = weights(one)[name] - start[name].float()
     assert moved.abs().max() > 1e-5, "the policy did not move"
     assert {outcome for iteration in outcomes(one) for _, outcome in iteration} >= {"kept", "mastered", "too_hard"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -112,16 +124,20 @@ def test_the_reference_run_trains_and_has_every_outcome(one: Path) -> None:
                 "--trainer.strategy.init_args.reshard_after_forward=false",
             ),
             id="offloaded-checkpointed-reduced-at-the-end",
+            marks=pytest.mark.slow,
         ),
+        pytest.param(("--trainer.devices=2", "--trainer.strategy=ddp"), id="ddp", marks=pytest.mark.slow),
     ],
 )
-def test_sharded_processes_train_the_policy_of_one(options: tuple[str, ...], one: Path, tmp_path: Path) -> None:
-    fit(tmp_path / "run", *options)
+def test_several_processes_train_the_policy_of_one(
+    options: tuple[str, ...], policy: tuple[str, ...], one: Path, tmp_path: Path
+) -> None:
+    fit(tmp_path / "run", *policy, *options)
     assert_same_run(tmp_path / "run", one)
 
 
 @pytest.mark.slow
-def test_nodes_that_torchrun_starts_train_the_policy_of_one(one: Path, tmp_path: Path) -> None:
+def test_nodes_that_torchrun_starts_train_the_policy_of_one(policy: tuple[str, ...], one: Path, tmp_path: Path) -> None:
     """Two nodes of a process each, every node with a whole copy."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -133,7 +149,7 @@ def test_nodes_that_torchrun_starts_train_the_policy_of_one(one: Path, tmp_path:
                 *(f"--node_rank={node}", "--master_addr=127.0.0.1", f"--master_port={port}", "-m", "rence_lightning"),
                 *("fit", "--config=conf/arithmetic.yaml", f"--trainer.run_dir={tmp_path / 'run'}"),
                 *("--evaluation.limit=20", "--evaluation.repeats=1", "--trainer.max_iterations=3"),
-                *(STRATEGY, "--trainer.strategy.init_args.shard_size=node"),
+                *(*policy, STRATEGY, "--trainer.strategy.init_args.shard_size=node"),
                 *("--trainer.num_nodes=2", "--trainer.devices=1"),
             ],
             cwd=ROOT,
@@ -151,9 +167,11 @@ def test_nodes_that_torchrun_starts_train_the_policy_of_one(one: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [(STRATEGY, "--trainer.devices=1"), ()], ids=["sharded", "unsharded"])
-def test_two_processes_resume_as_one(after: tuple[str, ...], one: Path, two: Path, tmp_path: Path) -> None:
+def test_two_processes_resume_as_one(
+    after: tuple[str, ...], policy: tuple[str, ...], one: Path, two: Path, tmp_path: Path
+) -> None:
     shutil.copytree(two, tmp_path / "run", symlinks=True)
-    fit(tmp_path / "run", *after, "--ckpt_path=last", iterations=3)
+    fit(tmp_path / "run", *policy, *after, "--ckpt_path=last", iterations=3)
     assert_same_run(tmp_path / "run", one)
 
 
@@ -171,20 +189,22 @@ def test_two_processes_resume_as_one(after: tuple[str, ...], one: Path, two: Pat
         ),
     ],
 )
-def test_any_processes_resume_as_two(before: tuple[str, ...], one: Path, tmp_path: Path) -> None:
-    fit(tmp_path / "run", *before, iterations=2)
-    fit(tmp_path / "run", *SHARDED, "--ckpt_path=last", iterations=3)
+def test_any_processes_resume_as_two(
+    before: tuple[str, ...], policy: tuple[str, ...], one: Path, tmp_path: Path
+) -> None:
+    fit(tmp_path / "run", *policy, *before, iterations=2)
+    fit(tmp_path / "run", *policy, *SHARDED, "--ckpt_path=last", iterations=3)
     assert_same_run(tmp_path / "run", one)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("saved", ["one", "two"])
 def test_any_checkpoint_is_evaluated_and_exported_by_one_process(
-    saved: str, request: pytest.FixtureRequest, tmp_path: Path
+    saved: str, policy: tuple[str, ...], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(request.getfixturevalue(saved), run_dir, symlinks=True)
-    alone = run("validate", run_dir, "--ckpt_path=last")
+    alone = run("validate", run_dir, *policy, "--ckpt_path=last")
     assert alone.returncode == 0, alone.stderr
     trained, again = (
         json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
@@ -200,6 +220,7 @@ def test_any_checkpoint_is_evaluated_and_exported_by_one_process(
         assert (tmp_path / "out" / name).read_text() == (run_dir / "hf" / name).read_text(), name
 
 
+@pytest.mark.slow
 def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     done = run("fit", tmp_path / "run", *SHARDED, "--trainer.strategy.init_args.shard_size=3")
     assert done.returncode == 2
@@ -207,6 +228,7 @@ def test_a_shard_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_be_loaded_is_reported_once(tmp_path: Path) -> None:
     """Rank 0 alone reads the weights; the other ranks must not wait for them after a failure."""
     done = run("fit", tmp_path / "run", *SHARDED, "--model.policy=/no/such/folder")

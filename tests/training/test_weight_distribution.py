@@ -1,25 +1,21 @@
 """Rank 0 loads the weights and distributes the shards over the processes; gathered, they are the same weights."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from lightning.fabric import Fabric
 from tiny_models import ARCHITECTURES, tiny_model
 from transformers import AutoTokenizer
+from two_processes import in_two_processes
 
 from rence_lightning.policy import PackedRow, Segment, load_policy
 from rence_lightning.policy.load import EMBEDDED
 from rence_lightning.training.strategy import FullyShardStrategy, full_state_dict
 
 
-def distribute_and_check(rank: int, port: int, folder: Path) -> None:
+def distribute_and_check(rank: int, folder: Path) -> None:
     """Runs in each of two processes, for each architecture in the folder."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
     for offload in (False, True):
         for model in sorted(folder.iterdir()):
             fabric = Fabric(accelerator="cpu", devices=2, strategy=FullyShardStrategy(cpu_offload=offload))
@@ -47,7 +43,4 @@ def test_every_process_gets_its_shards_of_the_weights_on_rank_zero(tmp_path: Pat
     for architecture in ARCHITECTURES:
         tiny_model(architecture).save_pretrained(tmp_path / architecture)
         AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / architecture)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(distribute_and_check, args=(port, tmp_path), nprocs=2)
+    in_two_processes(distribute_and_check, tmp_path)

@@ -9,7 +9,9 @@ What counts as equal is math-verify's policy, with the reference answer first, b
 | `1/3` | `0.333333` (six decimals) | `0.333` |
 | `1234` | `1,234`, `x=1234`, `1234 \text{ cm}` | `1235` |
 | `50` | `50\%` | `5` |
-| `1.6 \pm 0.05` | `1.571` | `1.5` |
+| `1.6 \pm 0.05` | `1.571`, `\frac{\pi}{2}`, `1.6 \text{ cm}` | `1.5`, `1.66` |
+| `4.5e33 \pm 5e31` | `4.52 \times 10^{33}` | `4.5e32` |
+| `3 \pm 1` (two values, not a tolerance) | `4, 2` | `3.5` |
 | `\{1,2\}` or `1,2` | `\{2,1\}`, `2,1` | `1` |
 | `(1,2)` | `\left(1, 2\right)`, `1,2` | `(2,1)` |
 | `x<3` | `(-\infty,3)` | `x>3` |
@@ -21,8 +23,7 @@ from decimal import Decimal
 from typing import Any
 
 from rence_lightning.rewards.grading.notation import one_notation
-from rence_lightning.rewards.grading.structure import same_structure
-from rence_lightning.rewards.grading.tolerance import within_tolerance
+from rence_lightning.rewards.grading.structure import decimal_of, same_structure
 
 MAX_CHARACTERS = 1_000
 """Number of characters above which an answer is wrong unless it equals the reference as a string. No final answer of a
@@ -40,6 +41,9 @@ _INTEGER = re.compile(r"([+-]?)([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)")
 _FAMILY = re.compile(r"(?:,|\\quad|\\text\{ (?:for|where) [^{}]*\})?\s?[a-z] ?\\in ?\\mathbb\{?Z\}?$")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _AS_GOOD_AS_EQUAL = 1e-20
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?"
+_WITH_TOLERANCE = re.compile(rf"({_NUMBER})\s?\\pm\s?({_NUMBER})")
+_UNIT = re.compile(r"(?:\\[,;! ]|\s|~)*\\(?:text|mathrm|textrm|mbox)\{[^{}]*\}(?:\^\{?-?\d\}?)?$")
 _NAMED = re.compile(r"^[A-Za-z]\s?=\s?")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
@@ -67,7 +71,7 @@ def quick_verdict(gold: str, prediction: str) -> bool | None:
         return left_integer == right_integer
     if max(len(gold), len(prediction)) > MAX_CHARACTERS:
         return False
-    if _is_word(left) and _is_word(right):
+    if min(len(left), len(right)) >= _MIN_WORD and _WORD.fullmatch(left) and _WORD.fullmatch(right):
         left, right = (_ARTICLE.sub("", answer.casefold(), count=1) for answer in (left, right))
         return left.replace(" ", "").removesuffix("s") == right.replace(" ", "").removesuffix("s")
     return None
@@ -94,11 +98,26 @@ def equivalent(gold: str, prediction: str) -> bool:
         return [left.strip("()")] == _CHOICES.findall(right)
     if right.endswith(_DANGLING):
         return False
-    verdict = within_tolerance(_trimmed(gold), right, _value)
+    verdict = _within_tolerance(_trimmed(gold), right)
     if verdict is None:
         left, right = _both_signs(left), _both_signs(right)
         verdict = same_structure(left, right, _leaf)
     return _math_verify(left, right) if verdict is None else verdict
+
+
+def _within_tolerance(gold: str, prediction: str) -> bool | None:
+    r"""Whether a number, with or without a unit, is within the tolerance of a reference such as `1.6 \pm 0.05`.
+
+    None where the reference states no tolerance. That of an integer is none: `3 \pm 1` stands for two values.
+    """
+    stated = _WITH_TOLERANCE.fullmatch(gold)
+    if stated is None or set(".eE").isdisjoint(stated[2]):
+        return None
+    bare = _UNIT.sub("", prediction.strip())
+    number = decimal_of(bare)
+    if number is None:
+        number = _value(bare)
+    return number is not None and abs(number - Decimal(stated[1])) <= Decimal(stated[2])
 
 
 def _both_signs(answer: str) -> str:
@@ -117,10 +136,9 @@ def _leaf(gold: str, prediction: str) -> bool:
 
 def _value(expression: str) -> Decimal | None:
     """The real value of an expression, or of the right-hand side of an equation; None where there is none."""
-    number = _constant(expression)
     try:
-        return Decimal(str(number)) if number is not None else None
-    except ArithmeticError:  # it is complex
+        return Decimal(str(_constant(expression)))
+    except ArithmeticError:  # it is no number, or a complex one
         return None
 
 
@@ -137,14 +155,6 @@ def _constant(expression: str) -> Any:
     return number if isinstance(number, sympy.Expr) and number.is_number and number.is_finite else None
 
 
-def _same_constant(gold: str, prediction: str) -> bool:
-    """Whether both are numbers that agree to 20 digits: for complex numbers, which math-verify compares as symbols."""
-    left, right = _constant(gold), _constant(prediction)
-    if left is None or right is None:
-        return False
-    return bool(abs(left - right) <= abs(left) * _AS_GOOD_AS_EQUAL)
-
-
 def _parsed(answer: str) -> Any:
     """The readings of an answer by math-verify, the best one first."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
@@ -154,9 +164,13 @@ def _parsed(answer: str) -> Any:
 
 
 def _math_verify(gold: str, prediction: str) -> bool:
+    """Judges by math-verify, and complex numbers, which it compares as symbols, by their first 20 digits."""
     if plain_math_verify(_trimmed(gold), _trimmed(prediction)):
         return True
-    return _IMAGINARY.search(f"{gold} {prediction}") is not None and _same_constant(gold, prediction)
+    if not _IMAGINARY.search(f"{gold} {prediction}"):
+        return False
+    left, right = _constant(gold), _constant(prediction)
+    return left is not None and right is not None and bool(abs(left - right) <= abs(left) * _AS_GOOD_AS_EQUAL)
 
 
 def plain_math_verify(gold: str, prediction: str) -> bool:
@@ -188,7 +202,7 @@ def _spelling(answer: str) -> str:
         answer = answer.replace(command, plain)
     answer = _SIZE.sub("", answer)
     text = _TEXT.fullmatch(answer)
-    return _FREE_SPACE.sub("", " ".join((text.group(1) if text else answer).split()))
+    return _FREE_SPACE.sub("", " ".join((text[1] if text else answer).split()))
 
 
 def _integer(answer: str) -> str | None:
@@ -196,9 +210,5 @@ def _integer(answer: str) -> str | None:
     match = _INTEGER.fullmatch(answer)
     if match is None:
         return None
-    digits = match.group(2).replace(",", "").lstrip("0")
-    return ("-" if match.group(1) == "-" else "") + digits if digits else "0"
-
-
-def _is_word(answer: str) -> bool:
-    return len(answer) >= _MIN_WORD and _WORD.fullmatch(answer) is not None
+    digits = match[2].replace(",", "").lstrip("0")
+    return match[1].removeprefix("+") + digits if digits else "0"

@@ -44,8 +44,24 @@ def forbid_execution() -> None:
     Raises:
         AttributeError: If sympy no longer has these functions, so that a worker never runs without the guard.
     """
+    from sympy import Basic, Symbol
+    from sympy.core.evalf import lambdify as original
+    from sympy.core.function import AppliedUndef
+    from sympy.core.symbol import Str
+
+    def one_variable_only(variable: Any, expression: Any, modules: Any = "math", **options: Any) -> Any:
+        plain = isinstance(variable, Symbol) and variable.name.isidentifier() and isinstance(expression, Basic)
+        if not plain or expression.atoms(AppliedUndef) or not expression.atoms(Symbol, Str) <= {variable}:
+            # Where sympy sums a series, it goes on with another method after this error.
+            raise NotImplementedError("a grading worker compiles nothing but functions of one variable")
+        return original(variable, expression, modules, **options)
+
     restrict_sympy(ARITHMETIC)
-    _restrict_code_generation()
+    # `sympy.utilities` exports a function with the name of its module, hence by way of `sys.modules`. Modules of sympy
+    # that are imported later find the restricted function in the first place.
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "sympy" and getattr(module, "lambdify", None) is original:
+            module.lambdify = one_variable_only  # type: ignore[attr-defined]
 
 
 def restrict_sympy(allowed: re.Pattern[str]) -> None:
@@ -62,32 +78,12 @@ def restrict_sympy(allowed: re.Pattern[str]) -> None:
     sympy_parser.stringify_expr = allowed_only
 
 
-def _restrict_code_generation() -> None:
-    from sympy import Basic, Symbol
-    from sympy.core.evalf import lambdify as original
-    from sympy.core.function import AppliedUndef
-    from sympy.core.symbol import Str
-
-    def one_variable_only(variable: Any, expression: Any, modules: Any = "math", **options: Any) -> Any:
-        plain = isinstance(variable, Symbol) and variable.name.isidentifier() and isinstance(expression, Basic)
-        if not plain or expression.atoms(AppliedUndef) or not expression.atoms(Symbol, Str) <= {variable}:
-            # Where sympy sums a series, it goes on with another method after this error.
-            raise NotImplementedError("a grading worker compiles nothing but functions of one variable")
-        return original(variable, expression, modules, **options)
-
-    # `sympy.utilities` exports a function with the name of its module, hence by way of `sys.modules`. Modules of sympy
-    # that are imported later find the restricted function in the first place.
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "sympy" and getattr(module, "lambdify", None) is original:
-            module.lambdify = one_variable_only  # type: ignore[attr-defined]
-
-
 def forbid_effects() -> None:
     """Refuse, for the rest of this process, to start programs, to open sockets and to change files."""
-    sys.addaudithook(_refuse)
 
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
+        if writes or event in _EFFECTS:
+            raise PermissionError(f"a grading worker may not do this: {event}")
 
-def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
-    if writes or event in _EFFECTS:
-        raise PermissionError(f"a grading worker may not do this: {event}")
+    sys.addaudithook(refuse)

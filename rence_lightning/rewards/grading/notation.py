@@ -60,15 +60,9 @@ _ALL_REALS = re.compile(
     r"\\mathbb\{?R\}?|[A-Za-z]\s?\\in\s?\\mathbb\{?R\}?|(?:\\text\{)?\s?all real(?: number)?s(?: [a-z])?\s?\}?",
     re.IGNORECASE,
 )
-_NUMBER_WORDS = dict(
-    zip(
-        (
-            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
-            *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
-        ),
-        map(str, range(21)),
-        strict=True,
-    )
+_NUMBER_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
 _SET_BUILDER = re.compile(r"\\\{\s?[A-Za-z](?:\s?\\in\s?\\mathbb\{?R\}?)?\s?(?::|\\mid|\\colon|\\vert|\|)([^|]+)\\\}")
 _COLUMN = re.compile(r"\\begin\{([pb]?matrix)\}([^&]*)\\end\{\1\}")
@@ -91,9 +85,9 @@ def one_notation(answer: str) -> str:
         answer = described[1].strip()
     if _ALL_REALS.fullmatch(answer):
         return r"(-\infty,\infty)"
-    answer = _NUMBER_WORDS.get(answer.removeprefix(r"\text{").removesuffix("}").strip().lower(), answer)
-    answer = _SCIENTIFIC.sub(_power_of_ten, answer)
-    return answer.strip()
+    if (word := answer.removeprefix(r"\text{").removesuffix("}").strip().lower()) in _NUMBER_WORDS:
+        return str(_NUMBER_WORDS.index(word))
+    return _SCIENTIFIC.sub(lambda match: rf"{match[1]} \times 10^{{{int(match[2])}}}", answer).strip()
 
 
 def _fraction(repeating: re.Match[str]) -> str:
@@ -107,7 +101,3 @@ def _fraction(repeating: re.Match[str]) -> str:
 def _tuple(column: re.Match[str]) -> str:
     entries = [entry.strip() for entry in column[2].split(r"\\")]
     return f"({','.join(entries)})" if len(entries) > 1 else column[0]
-
-
-def _power_of_ten(scientific: re.Match[str]) -> str:
-    return rf"{scientific[1]} \times 10^{{{int(scientific[2])}}}"

@@ -74,8 +74,7 @@ class Worker:
             TimeoutError: The worker used up its CPU time, or `BACKSTOP` times as long on the clock.
             EOFError: It died.
         """
-        grade, retire = self._exchange(json.dumps(pair).encode("ascii") + b"\n", BACKSTOP * self._timeout)
-        return float(grade), retire
+        return tuple(self._exchange(json.dumps(pair).encode("ascii") + b"\n", BACKSTOP * self._timeout))
 
     def _exchange(self, request: bytes, seconds: float) -> Any:
         end = time.monotonic() + seconds
@@ -177,7 +176,7 @@ class GraderPool(contextlib.AbstractContextManager["GraderPool"]):
         Raises:
             RuntimeError: No worker can be started at all (a broken installation, never a bad answer).
         """
-        grades = {pair: self._known(*pair) for pair in dict.fromkeys(pairs)}
+        grades = {pair: self._known(*pair) for pair in pairs}
         hard = [pair for pair, grade in grades.items() if grade is None]
         grades.update(zip(hard, self.grade_in_workers(hard), strict=True))
         with self._lock:  # what a limit or a crash ended is not kept: it may have another cause than the answer
@@ -191,11 +190,7 @@ class GraderPool(contextlib.AbstractContextManager["GraderPool"]):
         return self._cache.get((gold, answer)) if quick is None else float(quick)
 
     def grade_in_workers(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """The grades by the workers alone, in order; None where the limit of time or a crash ended the work.
-
-        Raises:
-            RuntimeError: As `grade`.
-        """
+        """The grades by the workers alone, in order; None where the limit of time or a crash ended the work."""
         if self._owner != os.getpid():  # in a forked process
             self._reset()
         if not pairs:
@@ -222,7 +217,6 @@ class GraderPool(contextlib.AbstractContextManager["GraderPool"]):
         return outcome
 
     def _take(self) -> Worker:
-        cause = ""
         for _ in range(self.workers + 3):  # idle ones may have died, and a start may fail
             try:
                 worker = self._idle.pop()

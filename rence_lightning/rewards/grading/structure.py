@@ -15,8 +15,8 @@ Each rule returns whether two answers are equal, or None when they are not of it
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 Leaf = Callable[[str, str], bool]
 
@@ -51,8 +51,7 @@ _CANONICAL = {name: names.split()[0] for names in _UNITS.split("|") for name in 
 def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
     """The verdict of the first rule that applies, or None if none does."""
     for rule in (_same_decimal, _same_base, _same_region, _same_assignments, _other_units):
-        verdict = rule(gold, prediction, leaf)
-        if verdict is not None:
+        if (verdict := rule(gold, prediction, leaf)) is not None:
             return verdict
     return None
 
@@ -82,12 +81,9 @@ def decimal_of(answer: str) -> Decimal | None:
 
 
 def _same_base(gold: str, prediction: str, leaf: Leaf) -> bool | None:
-    left, right = _BASE.fullmatch(gold), _BASE.fullmatch(prediction)
-    if left is None and right is None:
-        return None
-    if left is None or right is None:
-        return False
-    return (left[1].lstrip("0").upper(), left[2]) == (right[1].lstrip("0").upper(), right[2])
+    matches = _BASE.fullmatch(gold), _BASE.fullmatch(prediction)
+    left, right = ((match[1].lstrip("0").upper(), match[2]) if match else None for match in matches)
+    return left == right if left or right else None
 
 
 def _other_units(gold: str, prediction: str, leaf: Leaf) -> bool | None:
@@ -100,8 +96,7 @@ def _unit(answer: str) -> tuple[str, str] | None:
     match = _UNIT.search(answer)
     if match is None:
         return None
-    name = (match[1] or match[2]).strip().rstrip(".").lower()
-    power = match[3] or "1"
+    name, power = (match[1] or match[2]).strip().rstrip(".").lower(), match[3] or "1"
     for word, exponent in (("square ", "2"), ("sq ", "2"), ("cubic ", "3")):
         if name.startswith(word):
             name, power = name.removeprefix(word), exponent
@@ -109,8 +104,7 @@ def _unit(answer: str) -> tuple[str, str] | None:
     return (unit, power) if unit is not None else None
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """The numbers from `low` to `high`; an end that is not closed does not belong to them."""
 
     low: str
@@ -124,13 +118,18 @@ def _same_region(gold: str, prediction: str, leaf: Leaf) -> bool | None:
     # `(1,2)` may also be a pair: it is an interval where the other answer can be nothing else.
     if left is None or right is None or not (_surely(gold) or _surely(prediction)):
         return None
-    return _match(left, right, lambda one, other: _same_interval(one, other, leaf))
+    for one in left:  # each has a partner of its own on the right, in any order, and none is left over
+        partner = next((other for other in right if _same_interval(one, other, leaf)), None)
+        if partner is None:
+            return False
+        right.remove(partner)
+    return not right
 
 
 def _surely(answer: str) -> bool:
     bare = _SIZE.sub("", answer)
     relation = _RELATION.search(bare) or _ALL_BUT.fullmatch(bare.strip()) or _OR.search(bare)
-    return bool(relation or "infty" in bare or bare.count("[") != bare.count("]"))
+    return bool(relation) or "infty" in bare or bare.count("[") != bare.count("]")
 
 
 def _same_interval(one: Interval, other: Interval, leaf: Leaf) -> bool:
@@ -147,8 +146,7 @@ def _region(answer: str) -> list[Interval] | None:
 
 def _intervals(text: str) -> list[Interval] | None:
     """The intervals of one part of a region: an interval, an inequality, all but a number, a bounded absolute value."""
-    single = _interval(text) or _inequality(text)
-    if single is not None:
+    if single := _interval(text) or _inequality(text):
         return [single]
     if hole := _ALL_BUT.fullmatch(text):
         point = (hole[1] or hole[2]).strip()
@@ -168,8 +166,7 @@ def _outside(low: str, high: str, closed: bool) -> list[Interval]:
 
 def _interval(text: str) -> Interval | None:
     match = _INTERVAL.fullmatch(text)
-    ends = split_parts(match[2]) if match is not None else []
-    if match is None or len(ends) != 2:
+    if match is None or len(ends := split_parts(match[2])) != 2:
         return None
     return Interval(_end(ends[0]), _end(ends[1]), match[1] == "[", match[3] == "]")
 
@@ -207,17 +204,15 @@ def _end(text: str) -> str:
 
 def _same_assignments(gold: str, prediction: str, leaf: Leaf) -> bool | None:
     left, right = _assignments(gold), _assignments(prediction)
-    if left is not None and right is not None:
+    if left and right:
         return left.keys() == right.keys() and all(leaf(left[name], right[name]) for name in left)
-    if left is None and right is None:
+    named = left or right
+    if named is None:
         return None
-    named, other = (left, prediction) if left is not None else (right, gold)
-    assert named is not None
-    values = split_parts(_AND.sub(",", other.strip().removeprefix("(").removesuffix(")")))
+    values = split_parts(_AND.sub(",", (prediction if left else gold).strip().removeprefix("(").removesuffix(")")))
     if len(values) != len(named) or any("=" in value for value in values):
         return None
-    pairs = zip(named.values(), values, strict=True)
-    return all(leaf(a, b) if left is not None else leaf(b, a) for a, b in pairs)
+    return all(leaf(a, b) if left else leaf(b, a) for a, b in zip(named.values(), values, strict=True))
 
 
 def _assignments(answer: str) -> dict[str, str] | None:
@@ -243,14 +238,3 @@ def split_parts(text: str) -> list[str]:
         else:
             parts[-1] += symbol
     return [stripped for part in parts if (stripped := part.strip())]
-
-
-def _match(left: list[Interval], right: list[Interval], same: Callable[[Interval, Interval], bool]) -> bool:
-    """Whether each interval on the left has a partner of its own on the right, in any order, and none is left over."""
-    rest = list(right)
-    for one in left:
-        partner = next((other for other in rest if same(one, other)), None)
-        if partner is None:
-            return False
-        rest.remove(partner)
-    return not rest

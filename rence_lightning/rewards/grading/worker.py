@@ -5,6 +5,7 @@ is `rules`, `math_verify` or `gym`. Requests are `[gold, answer]`. Replies are `
 JSON's ASCII escapes carry every string, lone surrogates and NUL included.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds: float, name: str) -> None:
@@ -28,7 +29,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds:
     os.dup2(null, 1)
     os.dup2(null, 2)
     forbid_effects()
-    _send(replies, None)
+    replies.write(b"null\n")
     retire = False
     while not retire and (line := requests.readline()):
         # The kernel ends this process after so many seconds of its CPU time. A Python handler would be delayed by
@@ -37,7 +38,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int, cpu_seconds:
         grade = float(judge(*json.loads(line)))
         signal.setitimer(signal.ITIMER_PROF, 0)
         retire = _address_space() > memory_bytes // 2
-        _send(replies, [grade, retire])
+        replies.write(json.dumps([grade, retire]).encode("ascii") + b"\n")
 
 
 def _load_judge(name: str) -> Callable[[str, str], float]:
@@ -58,10 +59,6 @@ def _load_judge(name: str) -> Callable[[str, str], float]:
     return {"rules": equivalent, "math_verify": plain_math_verify}[name]
 
 
-def _send(replies: BinaryIO, message: Any) -> None:
-    replies.write(json.dumps(message).encode("ascii") + b"\n")
-
-
 def _address_space() -> int:
     """Bytes mapped by this process, or 0 where the system does not report them."""
     try:
@@ -74,11 +71,9 @@ def _limit_memory(memory_bytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     # Some systems (macOS) refuse a limit of the address space; grading goes on with the limit of CPU time alone.
-    try:
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (OSError, ValueError):
-        return
 
 
 def main() -> None:
