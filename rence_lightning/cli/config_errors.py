@@ -1,7 +1,6 @@
 """What jsonargparse reports of a setting, in one line: the only place that depends on the wording of its messages.
 
-It reports all attempts to read a value that may be of several types, on a page with the types and the values. The line
-that tells what is wrong is the innermost one; its wording is kept.
+It reports all attempts to read a value of several types on a page; the innermost line tells what is wrong, and is kept.
 """
 
 import inspect
@@ -26,12 +25,7 @@ UNKNOWN = re.compile(r"[Oo]ption '([\w.]+)' is not accepted")
 
 
 def explain(message: str, settings: Settings) -> str:
-    """The one line that tells what jsonargparse reports.
-
-    Args:
-        message: Its message, of any number of lines.
-        settings: Settings that it reports on.
-    """
+    """The one line that tells what a message of jsonargparse reports on settings."""
     found = [next(filter(None, groups)) for line in message.splitlines() for groups in KEY.findall(line.strip("- "))]
     key, text = ".".join(dict.fromkeys(found)), _telling_line(message)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
@@ -77,15 +71,4 @@ def _hint(text: str, message: str) -> str:
     if base is None or not getattr(base, "_is_protocol", False):
         return ""
     lacking = ", ".join(missing_methods(kind, base))
-    return f": it lacks {lacking}" if lacking else f": {_differing(kind, base)}"
-
-
-def _differing(kind: type, protocol: type) -> str:
-    """The methods of a protocol with the parameters that a class lacks."""
-    methods = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
-    shown = {
-        name: [f"({', '.join(inspect.signature(getattr(each, name)).parameters)})" for each in (kind, protocol)]
-        for name in methods
-    }
-    wrong = "; ".join(f"{name}{wanted}" for name, (given, wanted) in shown.items() if given != wanted)
-    return f"the parameters or types of its methods must be those of {wrong or protocol.__name__}"
+    return f": it lacks {lacking}" if lacking else ": the parameters or types of its methods differ"

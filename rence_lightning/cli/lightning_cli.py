@@ -11,14 +11,12 @@ import yaml
 from jsonargparse import ArgumentError, DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from rence_lightning.cli.arguments import PROGRAM, with_examples
+from rence_lightning.cli.arguments import PROGRAM, hide_bars_in_files, with_examples
 from rence_lightning.cli.config_errors import explain
 from rence_lightning.cli.keys import CLASSES, class_list, key_hint, known_keys
 from rence_lightning.cli.merging import merged
-from rence_lightning.cli.output import hide_bars_in_files
 from rence_lightning.cli.package_configs import known_names
-from rence_lightning.cli.sections import CALLBACKS
-from rence_lightning.cli.settings import Settings
+from rence_lightning.cli.settings import CALLBACKS, Settings
 from rence_lightning.cli.written import written
 from rence_lightning.errors import UserError
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -143,12 +141,7 @@ class CLI(LightningCLI):
             group.title = f"{section}: {group.title}"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the settings, or prints the help or the configuration that they ask for.
-
-        Raises:
-            UserError: A setting is wrong.
-            SystemExit: Something was printed.
-        """
+        """Reads the settings, or prints the help or the configuration that they ask for and ends the process."""
         if self._settings.help is not None:
             self._print_help(parser, *self._settings.help)
         try:
@@ -179,11 +172,7 @@ class CLI(LightningCLI):
             super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Builds trainer, module and data module, and gives the trainer the configuration to save.
-
-        Raises:
-            UserError: A part refuses its settings.
-        """
+        """Builds trainer, module and data module, and gives the trainer the configuration to save."""
         if not self._builds:
             return
         try:
@@ -196,11 +185,7 @@ class CLI(LightningCLI):
 
 
 def run(command: str, settings: Settings) -> CLI:
-    """Runs a command to its end.
-
-    Args:
-        command: Command, `fit` or `validate`.
-        settings: Layers of its settings.
+    """Runs a command, `fit` or `validate`, to its end, and returns what it ran.
 
     Raises:
         UserError: A setting is wrong.
@@ -211,11 +196,7 @@ def run(command: str, settings: Settings) -> CLI:
 
 
 def read_config(command: str, settings: Settings) -> dict[str, Any]:
-    """The complete configuration of a command, as plain settings.
-
-    Args:
-        command: Command, `fit` or `validate`.
-        settings: Layers of its settings.
+    """The complete configuration of a command, `fit` or `validate`, as plain settings.
 
     Raises:
         UserError: A setting is wrong.

@@ -11,7 +11,9 @@ from rence_lightning.errors import exit_code, report
 
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; bad input ends it with one line and exit code 2, other errors with 1."""
-    _search_here()
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # the installed command can import modules of this folder, as `python -m` does
     code = run(args)
     # Not imported here: most commands need no torch.
     dist = sys.modules.get("torch.distributed")
@@ -20,13 +22,6 @@ def main(args: list[str] | None = None) -> None:
         _end_process(code)
     if code:
         sys.exit(code)
-
-
-def _search_here() -> None:
-    """Lets the installed command import modules of the current folder, as `python -m` does."""
-    here = str(Path.cwd())
-    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
 
 
 def run(args: list[str] | None) -> int:

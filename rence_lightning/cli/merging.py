@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys, required_keys
+from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys
 from rence_lightning.cli.settings import Layer, Settings
 from rence_lightning.cli.written import GIVEN_IN_PYTHON, import_path
 from rence_lightning.errors import UserError
@@ -31,8 +31,8 @@ def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
         else:
             _check(layer, layer.settings)
             given = _laid(given, _with_sections(layer.settings))
-    missing = [key for key in required_keys() if _get(given, key) is None]
-    if missing:
+    required = (("model", "policy"), ("data", "problems"))
+    if missing := [f"{section}.{name}" for section, name in required if given.get(section, {}).get(name) is None]:
         names = ", ".join(missing)
         raise UserError(f"missing: {names} (give a --config, for example --config arithmetic, or options)")
     for key, value in _leaves(given):
@@ -71,11 +71,7 @@ def _check(layer: Layer, settings: Mapping[str, Any], section: str = "") -> None
 
 
 def _put(given: dict[str, Any], layer: Layer) -> None:
-    """Sets what an option names: a key, or a setting in the part or mapping at a key.
-
-    Raises:
-        UserError: There is no such key.
-    """
+    """Sets what an option names: a key, or a setting in the part or mapping at a key."""
     option, appends = layer.option.removesuffix("+"), layer.option.endswith("+")
     key = next((key for key in known_keys() if option == key or option.startswith(f"{key}.")), None)
     if key is None:
@@ -151,12 +147,6 @@ def _replaced(old: Any, new: Any) -> Any:
 
 def _is_part(value: Any) -> bool:
     return isinstance(value, Mapping) and ("class_path" in value or "init_args" in value)
-
-
-def _get(settings: Any, key: str) -> Any:
-    for name in key.split("."):
-        settings = settings.get(name) if isinstance(settings, Mapping) else None
-    return settings
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -70,14 +70,6 @@ def test_help_lists_the_names(capfd: pytest.CaptureFixture[str]) -> None:
     assert known_names() in text
 
 
-@pytest.mark.parametrize(("command", "instead"), [("test", "validate"), ("predict", "validate"), ("train", "fit")])
-def test_commands_of_other_programs_name_the_one_here(
-    command: str, instead: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    error = error_of(capfd, command)
-    assert f"there is no command '{command}': {instead} " in error
-
-
 def test_the_installed_command_names_itself() -> None:
     start = "import sys; sys.argv = ['/usr/bin/rence-lightning']"
     program = f"{start}; from rence_lightning.cli.main import main; main(['fit', '-h'])"

@@ -5,9 +5,8 @@ it is called.
 """
 
 from argparse import ArgumentParser
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 
 from rence_lightning import __version__
 from rence_lightning.cli.arguments import PROGRAM, CommandParser
@@ -20,8 +19,7 @@ class Command:
     """A command of the command line.
 
     Attributes:
-        function: The function that runs it, as `module:name` below this package. It is given the arguments that follow
-            the command.
+        function: Function that is given the arguments after the command, as `module:name` below this package.
         help: One line about it, for the list of commands.
         example: The arguments of an example.
     """
@@ -32,9 +30,7 @@ class Command:
 
     def __call__(self, arguments: list[str]) -> None:
         """Imports the command's module and runs the command."""
-        module, _, name = self.function.partition(":")
-        function: Callable[[list[str]], None] = getattr(import_module(f"{__name__}.{module}"), name)
-        function(arguments)
+        resolve_name(f"{__name__}.{self.function}")(arguments)
 
 
 COMMANDS = {
@@ -64,16 +60,6 @@ COMMANDS = {
 """The commands by name, in the order in which the help lists them."""
 
 
-ELSEWHERE = {
-    "test": "validate evaluates a policy on benchmarks, and there is no separate test set",
-    "predict": "validate samples responses to any problems, and keeps them in evaluations/ of its run directory",
-    "train": "fit trains a policy",
-    "evaluate": "validate evaluates a policy on benchmarks",
-    "push": "export writes a policy's folder, which `hf upload USER/NAME FOLDER` of huggingface_hub publishes",
-}
-"""Commands that one may expect from other programs, and what does their work here."""
-
-
 def find_command(arguments: list[str]) -> Command:
     """The command that a command line names first.
 
@@ -89,10 +75,6 @@ def find_command(arguments: list[str]) -> Command:
         return COMMANDS[first]
     if first in ("-h", "--help", "--version"):
         _top_level_parser().parse_args([first])
-    if first in ELSEWHERE:
-        raise UserError(
-            f"there is no command {first!r}: {ELSEWHERE[first]} (see {PROGRAM} {ELSEWHERE[first].split()[0]} --help)"
-        )
     if first.startswith("-"):
         raise UserError(f"{first}: options go after the command ({known})")
     raise UserError(f"there is no command {first!r}{did_you_mean(first, COMMANDS)}; choose from {known}")

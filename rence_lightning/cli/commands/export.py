@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rence_lightning.cli.arguments import CommandParser
+from rence_lightning.cli.arguments import CommandParser, hide_bars_in_files
 from rence_lightning.errors import UserError
 from rence_lightning.run.lineage import find_checkpoint
 
@@ -49,7 +49,6 @@ def export_command(arguments: list[str]) -> None:
     checkpoint = find_checkpoint(chosen.checkpoint, Path())
     import torch
 
-    from rence_lightning.cli.output import hide_bars_in_files
     from rence_lightning.policy import export_adapters, export_policy
     from rence_lightning.report.model_card import describe_checkpoint
     from rence_lightning.run.saved_policy import read_policy

@@ -6,6 +6,7 @@ torch's allocator are not counted; `USABLE` leaves room for them.
 """
 
 import copy
+import json
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -61,13 +62,12 @@ class Shape(NamedTuple):
 
 
 @cache
-def read_shape(policy: str, rank: int = 0, target_modules: str | tuple[str, ...] = "all-linear") -> Shape:
+def read_shape(policy: str, lora: str | None = None) -> Shape:
     """The sizes of a policy, of which only config.json is read: parameters are counted on torch's meta device.
 
     Args:
         policy: Name of the policy, as in `model.policy`.
-        rank: Rank of the adapters; 0 for none.
-        target_modules: Layers that have adapters.
+        lora: Settings of the adapters as JSON, which `cache` can take; None for none.
 
     Raises:
         UserError: There is no such policy, its configuration cannot be read, or the adapters do not suit it.
@@ -87,9 +87,8 @@ def read_shape(policy: str, rank: int = 0, target_modules: str | tuple[str, ...]
         model: Any = AutoModelForCausalLM.from_config(config)
     ends = {id(end.weight): end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings())}
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if rank:
-        targets = target_modules if isinstance(target_modules, str) else list(target_modules)
-        add_adapters(model, LoRA(r=rank, target_modules=targets), policy)
+    if lora is not None:
+        add_adapters(model, LoRA(**json.loads(lora)), policy)
     text: Any = config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None)
@@ -126,12 +125,10 @@ class Memory:
         strategy = trainer["strategy"] if isinstance(trainer["strategy"], Mapping) else {}
         settings = strategy.get("init_args") or {}
         self.sharded = "FullyShardStrategy" in str(trainer["strategy"])
-        size = settings.get("shard_size") or self.world
-        self.shards = (self.devices if size == "node" else int(size)) if self.sharded else 1
+        size = settings.get("shard_size") or self.world if self.sharded else 1
+        self.shards = self.devices if size == "node" else int(size)
         self.offload = bool(settings.get("cpu_offload"))
-        targets = (lora or {}).get("target_modules", "all-linear")
-        targets = targets if isinstance(targets, str) else tuple(targets)
-        self.shape = read_shape(model["policy"], lora["r"] if lora else 0, targets)
+        self.shape = read_shape(model["policy"], None if lora is None else json.dumps(lora))
         self.lora, self.trained = lora is not None, self.shape.adapters or self.shape.parameters
         self.weight = BYTES[model["dtype"]]
         self.compute = 2 if trainer["precision"].endswith("-mixed") else self.weight
@@ -142,20 +139,21 @@ class Memory:
         self.update_tokens = math.ceil(data["prompts_per_update"] / self.world) * self.longest_group
         # A sequence cannot be cut, and an update may have fewer tokens than the budget.
         self.tokens = max(min(trainer["micro_batch_tokens"], self.update_tokens), self.sequence)
-        engine = data["engine"] or {"class_path": "TransformersEngine"}
-        self.vllm, self.engine = engine["class_path"].endswith("VLLMEngine"), engine.get("init_args") or {}
+        engine = data["engine"] or {}
+        self.vllm, self.engine = engine.get("class_path", "").endswith("VLLMEngine"), engine.get("init_args") or {}
         self.engine_size = BYTES[self.engine.get("dtype") or model["dtype"]]
         self.usable = USABLE * device_bytes / (1 if self.gpu else self.devices)
 
     def changed(self, options: Mapping[str, Any]) -> "Memory":
-        """The memory with other values of some options, given as `section.key`."""
+        """The memory with other values of some settings, given by dotted key."""
         config = copy.deepcopy(dict(self.config))
         for name, value in options.items():
             *path, key = name.split(".")
             section = config
-            for step in path:
-                section[step] = section = section[step] or {}
-            section[key] = copy.deepcopy(value)
+            for step in path:  # in place of a part that is null or only a name stand its settings
+                inner = section.get(step)
+                section[step] = section = inner if isinstance(inner, dict) else {}
+            section[key] = value
         return Memory(config, self.device_bytes)
 
     def states(self) -> list[Part]:
