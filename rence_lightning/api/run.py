@@ -16,8 +16,7 @@ from rence_lightning.api.arguments import layer_of
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
 from rence_lightning.cli.lightning_cli import run
-from rence_lightning.cli.package_configs import config_file
-from rence_lightning.cli.settings import Settings
+from rence_lightning.cli.settings import Settings, config_file
 from rence_lightning.errors import LINES, Stopped, UserError, exit_code
 from rence_lightning.objectives import Objective
 from rence_lightning.prompts import ProblemSource, PromptTemplate

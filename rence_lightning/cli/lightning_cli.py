@@ -15,8 +15,7 @@ from rence_lightning.cli.arguments import PROGRAM, hide_bars_in_files, with_exam
 from rence_lightning.cli.config_errors import explain
 from rence_lightning.cli.keys import CLASSES, class_list, key_hint, known_keys
 from rence_lightning.cli.merging import merged
-from rence_lightning.cli.package_configs import known_names
-from rence_lightning.cli.settings import CALLBACKS, Settings
+from rence_lightning.cli.settings import CALLBACKS, Settings, known_names
 from rence_lightning.cli.written import written
 from rence_lightning.errors import UserError
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -206,11 +205,7 @@ def read_config(command: str, settings: Settings) -> dict[str, Any]:
 
 
 def seed_of(seed_everything: bool | int | None) -> int:
-    """The seed of prompts and sampling.
-
-    Raises:
-        ValueError: NumPy does not take the seed.
-    """
+    """The seed of prompts and sampling; a `ValueError` if NumPy does not take it."""
     if seed_everything is None or not 0 <= seed_everything < 2**32:
         raise ValueError(f"seed_everything: expected a number from 0 to 2**32 - 1, got {seed_everything}")
     return int(seed_everything)

@@ -18,8 +18,14 @@ def main(args: list[str] | None = None) -> None:
     # Not imported here: most commands need no torch.
     dist = sys.modules.get("torch.distributed")
     grading = any(thread.name.startswith("grading") for thread in threading.enumerate())
-    if (dist is not None and dist.is_available() and dist.is_initialized()) or (code and grading):
-        _end_process(code)
+    distributed = dist is not None and dist.is_available() and dist.is_initialized()
+    if code and (distributed or grading):
+        # A gloo thread that outlives the interpreter aborts it, and a reward that is being computed is waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if distributed:
+        sys.modules["torch.distributed"].destroy_process_group()
     if code:
         sys.exit(code)
 
@@ -40,16 +46,3 @@ def _is_rank_zero() -> bool:
     if distributed is not None and (rank := distributed.rank_and_world())[1] > 1:
         return bool(rank[0] == 0)
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"  # not met yet
-
-
-def _end_process(code: int) -> None:
-    """Ends one of several processes.
-
-    After an error without the interpreter's own end: a gloo thread that outlives the interpreter aborts it, and a
-    reward that is being computed would be waited for.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code:
-        os._exit(code)
-    sys.modules["torch.distributed"].destroy_process_group()

@@ -1,14 +1,19 @@
 """The settings of a command line: files and options in the order given, and the line on which each one stands."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rence_lightning.cli.package_configs import config_file, is_yaml
 from rence_lightning.errors import UserError, one_line
+from rence_lightning.text import did_you_mean
+
+FOLDER = Path(__file__).parent.parent / "conf"
+"""The configurations that ship with the package, which `--config` takes by name."""
 
 # In the order in which they run: an iteration is measured and shown, the policy is evaluated, saved and exported.
 CALLBACKS = {
@@ -84,7 +89,9 @@ class Settings:
                 if option not in ("-c", "--config"):
                     self.layers.append(Layer(_value(option, value), option.removeprefix("--")))
                 else:
-                    self.layers.append(_parse("--config", value) if is_yaml(value) else _read(config_file(value)))
+                    self.layers.append(
+                        _parse("--config", value) if re.search(r"[:{\n]", value) else _read(config_file(value))
+                    )
 
     def where(self, key: str) -> str:
         """The place at which a dotted key, or the nearest setting around it, was given last, as the start of a message.
@@ -102,6 +109,39 @@ class Settings:
                 if not layer.lines and layer.origin and _holds(layer.settings, parts[:length]):
                     return f"{layer.origin}: "
         return ""
+
+
+def package_configs() -> dict[str, Path]:
+    """The files by name: `arithmetic`, `hardware/gpu1`, ... Those in a folder are overlays on one of the others."""
+    files = sorted(FOLDER.glob("*.yaml")) + sorted(FOLDER.glob("*/*.yaml"))
+    return {file.relative_to(FOLDER).with_suffix("").as_posix(): file for file in files}
+
+
+def known_names() -> str:
+    """The names in one line, those of a folder in braces: `arithmetic, rence, hardware/{cpu, gpu1}`."""
+    parts = []
+    for folder, names in groupby(package_configs(), key=lambda name: name.rpartition("/")[0]):
+        listed = ", ".join(name.rpartition("/")[2] for name in names)
+        parts.append(f"{folder}/{{{listed}}}" if folder else listed)
+    return ", ".join(parts)
+
+
+def config_file(name: str, option: str = "--config") -> str:
+    """The file that a path or a name of the package's configurations means; `option` is named if there is none.
+
+    Raises:
+        UserError: There is neither such a file nor such a name.
+    """
+    known, wanted = package_configs(), re.sub(r"^(?:\./)?conf/|\.ya?ml$", "", name)  # also its path in a clone
+    if Path(name).is_file():
+        return name
+    if wanted in known:
+        return str(known[wanted])
+    whole = ", ".join(each for each in known if "/" not in each)
+    raise UserError(
+        f"{option}: there is no file {name}, and no configuration of the package has this name"
+        f"{did_you_mean(wanted, known)}; the package has {whole}, and overlays on them (fit --help lists all)"
+    )
 
 
 def _overlap(option: str, parts: Sequence[str]) -> bool:

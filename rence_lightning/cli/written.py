@@ -34,13 +34,7 @@ def written(config: Namespace) -> tuple[str, dict[str, str]]:
 
 
 def named(value: Any, key: str, unnamed: dict[str, str]) -> Any:
-    """A value as plain settings.
-
-    Args:
-        value: Plain value, collection, function, class, or object in place of a `class_path`.
-        key: Dotted key of the value.
-        unnamed: Record of what has no name.
-    """
+    """The value at a dotted key as plain settings; `unnamed` records what of it has no name."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Real):  # of NumPy, too

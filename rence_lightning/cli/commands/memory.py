@@ -36,29 +36,17 @@ class Part(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The sizes of a policy on which its memory depends.
+    """The sizes of a policy on which its memory depends."""
 
-    Attributes:
-        parameters: Number of all parameters, without adapters.
-        adapters: Number of parameters of adapters.
-        ends: Number of parameters of the embedding and the output projection, counted once if they are tied.
-        vocabulary: Number of tokens in the vocabulary.
-        layers: Number of layers.
-        hidden: Size of the hidden states.
-        inner: Size of the inner states of the MLP, of all experts together that a token passes through.
-        queries: Size of the queries of all heads.
-        keys: Size of the keys of all heads, and of the values.
-    """
-
-    parameters: int
-    adapters: int
-    ends: int
+    parameters: int  # without adapters
+    adapters: int  # parameters of adapters
+    ends: int  # parameters of the embedding and the output projection, counted once if they are tied
     vocabulary: int
     layers: int
     hidden: int
-    inner: int
-    queries: int
-    keys: int
+    inner: int  # of the MLP; of all experts together that a token passes through
+    queries: int  # of all heads
+    keys: int  # of all heads, and values as well
 
 
 @cache

@@ -13,14 +13,8 @@ from rence_lightning.errors import UserError
 if TYPE_CHECKING:  # it imports torch
     from rence_lightning.cli.commands.memory import Memory
 
-PAPER_GPU = 80.0
-"""Memory of the paper's GPUs in GB, which is taken where there is no GPU to ask."""
-
 SHARDED = {"trainer.strategy.class_path": "rence_lightning.training.FullyShardStrategy"}
 RECOMPUTED = {"model.gradient_checkpointing": True}
-
-Changes = dict[str, Any]
-"""New values of settings by dotted key."""
 
 
 def plan_command(arguments: list[str]) -> None:
@@ -83,7 +77,7 @@ def _device_memory(given: float | None, gpu: bool) -> tuple[float, str]:
     if torch.cuda.is_available():
         properties: Any = torch.cuda.get_device_properties(0)
         return properties.total_memory / 1e9, f"this machine's {properties.name}"
-    return PAPER_GPU, "assumed, because this machine has no GPU; --gpu_memory sets it"
+    return 80.0, "that of the paper's, assumed, because this machine has no GPU; --gpu_memory sets it"
 
 
 def _report(memory: "Memory", origin: str) -> Iterator[str]:
@@ -114,11 +108,11 @@ def _report(memory: "Memory", origin: str) -> Iterator[str]:
     yield f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt"
 
 
-def _changes(memory: "Memory") -> Iterator[Changes]:
-    """Changes to try, the cheapest first."""
+def _changes(memory: "Memory") -> Iterator[dict[str, Any]]:
+    """dict[str, Any] to try, the cheapest first."""
     yield from ({}, RECOMPUTED)
     if memory.gpu:
-        sharded: Changes = {**RECOMPUTED, **SHARDED}
+        sharded: dict[str, Any] = {**RECOMPUTED, **SHARDED}
         yield sharded
         for world in (2, 4, 8, 16, 32, 64):
             more = {**sharded, "trainer.devices": min(world, 8), "trainer.num_nodes": max(1, world // 8)}
@@ -130,8 +124,8 @@ def _changes(memory: "Memory") -> Iterator[Changes]:
         yield {**RECOMPUTED, "model.lora.r": 32, "model.dtype": "bfloat16"}
 
 
-def _made_to_fit(memory: "Memory", changes: Changes) -> Changes | None:
-    """Changes with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
+def _made_to_fit(memory: "Memory", changes: dict[str, Any]) -> dict[str, Any] | None:
+    """dict[str, Any] with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
     changed = memory.changed(changes)
     while not changed.training_fits and changed.tokens > changed.sequence:
         changes = {**changes, "trainer.micro_batch_tokens": max(changed.tokens // 2, changed.sequence)}
@@ -149,7 +143,7 @@ def _made_to_fit(memory: "Memory", changes: Changes) -> Changes | None:
     return changes if changed.training_fits and changed.sampling_fits else None
 
 
-def _options(changes: Changes) -> str:
-    """Changes as options of the command line."""
+def _options(changes: dict[str, Any]) -> str:
+    """dict[str, Any] as options of the command line."""
     words = {name.removesuffix(".class_path"): value for name, value in changes.items()}
     return " ".join(f"--{name} {str(value).lower() if value is True else value}" for name, value in words.items())
