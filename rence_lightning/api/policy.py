@@ -63,11 +63,8 @@ class TrainedPolicy:
             raise UserError("generate: the weights are sharded over processes; load the exported policy instead")
         asked = [problems] if isinstance(problems, str | Mapping) else list(problems)
         rows = [_problem(number, each) for number, each in enumerate(asked)]
-        sampling = self._data.sampling
-        if temperature is not None:
-            sampling = replace(sampling, temperature=temperature)
-        if max_response_tokens is not None:
-            sampling = replace(sampling, max_response_tokens=max_response_tokens)
+        changes = {"temperature": temperature, "max_response_tokens": max_response_tokens}
+        sampling = replace(self._data.sampling, **{key: each for key, each in changes.items() if each is not None})
         prompts = self._data.template.encode_all(self.tokenizer, rows)
         context = self._policy.context_length or math.inf
         for number, prompt in enumerate(prompts):

@@ -16,14 +16,7 @@ PROGRAM = SCRIPT if Path(sys.argv[0]).name == SCRIPT else "python -m rence_light
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose description ends with examples, and whose errors are one line.
-
-    Args:
-        command: The name of the command; None for the parser of the whole command line.
-        description: What the command does, in complete sentences.
-        examples: The arguments of example calls, the command's name included.
-        epilogue: A closing line of the help.
-    """
+    """The parser of a command, or of all: its description ends with examples, and an error is one line."""
 
     def __init__(
         self, command: str | None = None, description: str = "", examples: Sequence[str] = (), epilogue: str = ""

@@ -5,7 +5,6 @@ It reports all attempts to read a value of several types on a page; the innermos
 
 import inspect
 import re
-import sys
 
 from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
 from rence_lightning.cli.settings import Settings
@@ -21,7 +20,6 @@ NOISE = re.compile(
     r"^Type typing\.Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
     r"\.* Got value: Namespace\(.*"
 )
-UNKNOWN = re.compile(r"[Oo]ption '([\w.]+)' is not accepted")
 
 
 def explain(message: str, settings: Settings) -> str:
@@ -53,14 +51,11 @@ def _hint(text: str, message: str) -> str:
     """What may have been meant: a setting of the class, another class, or a way to name a function."""
     named = re.findall(r"class_path[ =]'([\w.]+)'", message)
     kind = find_class(named[-1]) if named else None
-    if (unknown := UNKNOWN.search(text)) and kind is not None:
+    if (unknown := re.search(r"[Oo]ption '([\w.]+)' is not accepted", text)) and kind is not None:
         known = [*inspect.signature(kind).parameters, "init_args", "class_path"]
         return did_you_mean(unknown[1].partition(".")[0], known)
-    if own := re.search(r"module '(\S+)' has no attribute '(\w+)'", text):
-        names = [name for name in vars(sys.modules.get(own[1], sys)) if not name.startswith("_")]
-        return did_you_mean(own[2], names) or did_you_mean(own[2], exported_classes())
-    if unknown := re.search(r"Expected a dot import path string: (\w+)$", text):
-        return did_you_mean(unknown[1], exported_classes())
+    if other := re.search(r"(?:has no attribute '|Expected a dot import path string: )(\w+)'?$", text):
+        return did_you_mean(other[1], exported_classes())
     wanted = re.search(r"does not (?:implement protocol|correspond to a subclass of) (\w+)", text)
     given = re.search(r"(?:Got value:|Import path(?! does)) ([\w.]+)", text)
     if wanted is None or given is None:

@@ -141,9 +141,9 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Reads the settings, or prints the help or the configuration that they ask for and ends the process."""
-        if self._settings.help is not None:
-            self._print_help(parser, *self._settings.help)
         try:
+            if self._settings.help is not None:
+                self._print_help(parser, *self._settings.help)
             self.config = parser.parse_object(merged(self._settings, parser.get_defaults().as_dict()))
         except ArgumentError as error:
             raise UserError(explain(str(error), self._settings)) from error
@@ -160,10 +160,7 @@ class CLI(LightningCLI):
         elif not named:
             print(class_list(key))
         else:
-            try:
-                parser.parse_args([f"--{key}.help={named}"])
-            except ArgumentError as error:
-                raise UserError(explain(str(error), self._settings)) from error
+            parser.parse_args([f"--{key}.help={named}"])
         sys.exit(0)
 
     def _set_seed(self) -> None:

@@ -86,12 +86,9 @@ class Settings:
                 raise UserError(f"{option}: expected one argument")
             else:
                 value = value if has_value else rest.pop(0)
-                if option not in ("-c", "--config"):
-                    self.layers.append(Layer(_value(option, value), option.removeprefix("--")))
-                else:
-                    self.layers.append(
-                        _parse("--config", value) if re.search(r"[:{\n]", value) else _read(config_file(value))
-                    )
+                is_file = option in ("-c", "--config")
+                layer = _read(value) if is_file else Layer(_value(option, value), option.removeprefix("--"))
+                self.layers.append(layer)
 
     def where(self, key: str) -> str:
         """The place at which a dotted key, or the nearest setting around it, was given last, as the start of a message.
@@ -176,7 +173,11 @@ def _value(option: str, text: str) -> Any:
         raise UserError(f"{option}: {text} is not valid YAML; quote it as a whole") from error
 
 
-def _read(name: str) -> Layer:
+def _read(config: str) -> Layer:
+    """The settings of a file, of a name of the package's, or of YAML on the command line."""
+    if re.search(r"[:{\n]", config):
+        return _parse("--config", config)
+    name = config_file(config)
     try:
         return _parse(name, Path(name).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, OSError) as error:
@@ -199,9 +200,8 @@ def _parse(name: str, text: str) -> Layer:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(
-            f"{name}{line}: not valid YAML: {getattr(error, 'problem', None) or one_line(error)}"
-        ) from error
+        what = getattr(error, "problem", None) or one_line(error)
+        raise UserError(f"{name}{line}: not valid YAML: {what}") from error
     return Layer(settings, origin=name, lines=lines)
 
 

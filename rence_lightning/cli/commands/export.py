@@ -10,11 +10,7 @@ from rence_lightning.run.lineage import find_checkpoint
 
 
 def export_command(arguments: list[str]) -> None:
-    """Parses the command's arguments and writes the folder.
-
-    Raises:
-        UserError: The arguments are wrong, there is no such checkpoint, or the folder is in use.
-    """
+    """Parses the command's arguments and writes the folder."""
     parser = CommandParser(
         "export",
         "Write a checkpoint's policy as a Hugging Face folder: safetensors, configuration and tokenizer.",

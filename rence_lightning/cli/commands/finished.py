@@ -8,11 +8,7 @@ from rence_lightning.errors import UserError
 
 
 def compare_command(arguments: list[str]) -> None:
-    """Parses the command's arguments and prints the table.
-
-    Raises:
-        UserError: The arguments are wrong, one path holds no evaluation, or the two are not of the same problems.
-    """
+    """Parses the command's arguments and prints the table."""
     parser = CommandParser(
         "compare",
         "Compare evaluation B with evaluation A on the benchmarks that both have finished:\n"
@@ -41,11 +37,7 @@ def compare_command(arguments: list[str]) -> None:
 
 
 def report_command(arguments: list[str]) -> None:
-    """Parses the command's arguments and writes the page.
-
-    Raises:
-        UserError: The arguments are wrong, a path is not a run directory, or the page cannot be written.
-    """
+    """Parses the command's arguments and writes the page."""
     parser = CommandParser(
         "report",
         "Write a run directory, or several side by side, as one HTML page that opens without a server:\n"

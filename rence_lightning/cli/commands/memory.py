@@ -53,9 +53,7 @@ class Shape(NamedTuple):
 def read_shape(policy: str, lora: str | None = None) -> Shape:
     """The sizes of a policy, of which only config.json is read: parameters are counted on torch's meta device.
 
-    Args:
-        policy: Name of the policy, as in `model.policy`.
-        lora: Settings of the adapters as JSON, which `cache` can take; None for none.
+    `lora` has the settings of the adapters as JSON, which `cache` can take.
 
     Raises:
         UserError: There is no such policy, its configuration cannot be read, or the adapters do not suit it.

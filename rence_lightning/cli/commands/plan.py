@@ -18,12 +18,7 @@ RECOMPUTED = {"model.gradient_checkpointing": True}
 
 
 def plan_command(arguments: list[str]) -> None:
-    """Prints the memory of a run by part, and what to change if it does not fit.
-
-    Raises:
-        UserError: The arguments or the configuration are wrong.
-        SystemExit: The run does not fit; the exit code is 1.
-    """
+    """Prints the memory of a run by part; if it does not fit, what to change, and the process ends with code 1."""
     parser = CommandParser(
         "plan",
         "Say whether a run fits into memory, before it starts.\n\n"
