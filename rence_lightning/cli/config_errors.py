@@ -54,7 +54,7 @@ def _hint(text: str, message: str) -> str:
     if (unknown := re.search(r"[Oo]ption '([\w.]+)' is not accepted", text)) and kind is not None:
         known = [*inspect.signature(kind).parameters, "init_args", "class_path"]
         return did_you_mean(unknown[1].partition(".")[0], known)
-    if other := re.search(r"(?:has no attribute '|Expected a dot import path string: )(\w+)'?$", text):
+    if other := re.search(r"(?:has no attribute '|Expected a dot import path string: )(\w+)(?:'|$)", text):
         return did_you_mean(other[1], exported_classes())
     wanted = re.search(r"does not (?:implement protocol|correspond to a subclass of) (\w+)", text)
     given = re.search(r"(?:Got value:|Import path(?! does)) ([\w.]+)", text)
