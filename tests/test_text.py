@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rence_lightning.text import did_you_mean, last_boxed, nearest
+from rence_lightning.errors import did_you_mean, nearest
+from rence_lightning.parts import last_boxed
 
 
 def naive_last_boxed(text: str) -> str | None:

@@ -10,12 +10,11 @@ from typing import Any
 
 from rence_lightning.cli.keys import CLASSES, is_settings
 from rence_lightning.cli.settings import CALLBACKS, SECTIONS, Layer
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, did_you_mean
 from rence_lightning.parts import Configurable
 from rence_lightning.prompts import FileProblems, ListProblems, ProblemSource
 from rence_lightning.prompts.rows import RowSchema
 from rence_lightning.rewards import FunctionReward, Reward
-from rence_lightning.text import did_you_mean
 
 KEYS = {
     **{name: ("model", name) for name in ("policy", "objective")},

@@ -8,7 +8,7 @@ import re
 
 from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
 from rence_lightning.cli.settings import Settings
-from rence_lightning.text import did_you_mean
+from rence_lightning.errors import did_you_mean
 
 LONGEST = 300
 KEY = re.compile(r"""Parser key "([^"]+)":|Group '([^']+)' does not|ption '([^']+)'|^Key "([^"]+)" is required""")

@@ -9,8 +9,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rence_lightning import callbacks
 from rence_lightning.cli.settings import CALLBACKS
+from rence_lightning.errors import nearest
 from rence_lightning.sampling.datamodule import RolloutDataModule
-from rence_lightning.text import nearest
 from rence_lightning.training.hooks import SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer

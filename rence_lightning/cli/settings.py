@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from rence_lightning.errors import UserError, one_line
-from rence_lightning.text import did_you_mean
+from rence_lightning.errors import UserError, did_you_mean, one_line
 
 FOLDER = Path(__file__).parent.parent / "conf"
 """The configurations that ship with the package, which `--config` takes by name."""

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import NamedTuple
 
-from rence_lightning import __version__
 from rence_lightning.cli.arguments import PROGRAM, CommandParser
-from rence_lightning.errors import UserError
-from rence_lightning.text import did_you_mean
+from rence_lightning.errors import UserError, did_you_mean
+from rence_lightning.parts import VERSION
 
 
 class Command(NamedTuple):
@@ -78,7 +77,7 @@ def _top_level_parser() -> CommandParser:
         [command.example for command in COMMANDS.values()],
         epilogue=f"{PROGRAM} COMMAND --help explains the arguments of a command.",
     )
-    version = f"rence_lightning {__version__}"
+    version = f"rence_lightning {VERSION}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     listed = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=ArgumentParser)
     for name, command in COMMANDS.items():
