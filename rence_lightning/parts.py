@@ -1,4 +1,4 @@
-r"""What rooms share: a problem and the answer in a `\boxed{...}`, the base class of parts, processes of this package."""
+r"""What rooms share: a problem and the answer in a `\boxed{...}`, the base class of parts, own processes."""
 
 import hashlib
 import inspect
