@@ -17,9 +17,8 @@ from rence_lightning.objectives.trust_region import adapt_kl_coef, kl_estimate
 from rence_lightning.parts import Problem
 from rence_lightning.policy import PackedRow, Policy, Segment, load_policy
 from rence_lightning.prompts import ArithmeticProblems
-from rence_lightning.rewards import math_equivalent
+from rence_lightning.rewards import last_boxed, math_equivalent
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
-from rence_lightning.text import last_boxed
 
 ITERATIONS = 20
 K = 8  # responses to a prompt

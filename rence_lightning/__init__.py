@@ -9,12 +9,14 @@ Importing the package is cheap on purpose (no torch): the reward workers import 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rence_lightning.parts import VERSION
+
 if TYPE_CHECKING:
     from rence_lightning.api import Result, TrainedPolicy, fit, validate
     from rence_lightning.parts import Problem
     from rence_lightning.rewards import Response, Score
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 _ROOMS = {
     "Problem": "parts",

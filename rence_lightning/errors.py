@@ -1,4 +1,4 @@
-"""The errors that end a run, and the text that is printed for each: one line if the user can fix it."""
+"""The errors that end a run, the text that is printed for each, one line if the user can fix it, and words for it."""
 
 import inspect
 import json
@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from typing import TypeVar
@@ -177,3 +178,30 @@ def _trace_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if not Path(frame.filename).is_relative_to(PACKAGE)), 0)
     return "".join(traceback.format_list(frames[first:]) + traceback.format_exception_only(error))
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text in quotes, cut where it is longer than `length`; line breaks are written as escapes."""
+    return repr(text if len(text) <= length else f"{text[: length - 3]}...")
+
+
+def kind_of(value: object) -> str:
+    """What a value of a data set is, in words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), f"the number {value}" if isinstance(value, (int, float)) else type(value).__name__)
+
+
+def install_extra(extra: str) -> str:
+    """How to install the optional dependencies `extra`, for an error message: the package is not on PyPI."""
+    return f"run pip install -e '.[{extra}]' in the root of the clone, or pip install 'WHEEL[{extra}]' with your wheel"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like `name`, or None where the similarity is below the cutoff, from 0 to 1."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message, ` (did you mean X?)`; empty where no known name is like `name`."""
+    near = nearest(name, known)
+    return f" (did you mean {near}?)" if near is not None else ""

@@ -1,9 +1,16 @@
-"""What the parts of a run have in common: problems, and a base class of what a configuration names by `class_path`."""
+r"""What rooms share: a problem and the answer in a `\boxed{...}`, the base class of parts, own processes."""
 
+import hashlib
 import inspect
+import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
+
+VERSION = "0.3.0"
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,52 @@ class Configurable(_RemembersArguments):
             elif value:
                 raise TypeError(f"{type(self).__name__}: {len(value)} arguments have no name")
         return named
+
+
+# One scan from left to right. `\\`, `\{` and `\}` are consumed first, so that an escaped brace opens or closes nothing.
+# The lookbehind accepts `\\boxed{` as a box, because models that quote LaTeX double the backslash.
+_TOKEN = re.compile(r"(?<=\\)boxed\s*+\{|\\[\\{}]|[{}]")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return the content of the last balanced `\boxed{...}` of `text`, or None when there is none.
+
+    The rules by example:
+
+    - `\boxed{1} so \boxed{2}` gives `2`: the box that *opens* last wins, hence `\boxed{\boxed{3}+1}` gives `3`.
+    - `\boxed{1} so \boxed{2` gives `1`: a box that is never closed (in a truncated response) is ignored.
+    - `\boxed{\{1, 2\}}` gives `\{1, 2\}`: escaped braces do not count, `\\` is a line break and escapes nothing.
+    - `\boxed {4}` gives `4`, as in LaTeX. `\boxed 4` and `\fbox{4}` are not what the prompt asks for and are no boxes.
+    - `\boxed{}` gives the empty string: a box without an answer.
+
+    The content is returned unchanged, with its blanks. Time and memory are linear in the length of the text.
+    """
+    open_braces: list[tuple[int, bool]] = []  # (start of the content, whether a box opened it)
+    start, stop = -1, -1
+    for token in _TOKEN.finditer(text):
+        symbol = token.group()
+        if symbol == "}":
+            if open_braces:
+                begin, is_box = open_braces.pop()
+                if is_box and begin > start:
+                    start, stop = begin, token.start()
+        elif symbol[0] != "\\":
+            open_braces.append((token.end(), symbol != "{"))
+    return text[start:stop] if start >= 0 else None
+
+
+def share_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone, and is uniform over texts: to divide data into fixed parts."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def python_process(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a process that runs a module of this package, on one thread.
+
+    It imports the same code as its parent, and nothing from the current directory. Its hash seed is fixed, so that the
+    order of sets of text is the same in every process: sympy's verdicts and reasoning-gym's problems depend on it.
+    """
+    paths = [*(str(Path(path).resolve()) for path in sys.path), str(Path(__file__).resolve().parents[1])]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    fixed = {**threads, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONHASHSEED": "0"}
+    return [sys.executable, "-P", "-m", module, *arguments], {**os.environ, **fixed}

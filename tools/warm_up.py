@@ -13,10 +13,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from rence_lightning.parts import last_boxed
 from rence_lightning.policy.load import load_policy
 from rence_lightning.rollouts.engine import Request, Sampling
 from rence_lightning.rollouts.transformers import TransformersEngine
-from rence_lightning.text import last_boxed
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 TEMPLATE = "{problem}\n"

@@ -14,8 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from benchmarks.study import make_guesser
-from rence_lightning.rewards import MathReward, Response, Reward, Score
-from rence_lightning.text import last_boxed
+from rence_lightning.rewards import MathReward, Response, Reward, Score, last_boxed
 
 PROBLEMS = Path(__file__).parent / "problems"
 

@@ -11,6 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from rence_lightning.cli.commands import COMMANDS
+from rence_lightning.cli.main import main
 
 SECTION = re.compile(r"^(\w[\w ]*):(?: (.+):)?\n(?=  )", re.M)
 COLUMNS = "84"
@@ -33,7 +34,7 @@ def _page() -> str:
 def _help(name: str) -> str:
     text = StringIO()
     with redirect_stdout(text), patch.dict(os.environ, COLUMNS=COLUMNS), suppress(SystemExit):
-        COMMANDS[name](["--help"])
+        main([name, "--help"])
     return text.getvalue()
 
 

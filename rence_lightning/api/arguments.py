@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rence_lightning.cli.keys import CLASSES, is_settings
-from rence_lightning.cli.sections import CALLBACKS, SECTIONS
-from rence_lightning.cli.settings import Layer
-from rence_lightning.errors import UserError
+from rence_lightning.cli.settings import CALLBACKS, SECTIONS, Layer
+from rence_lightning.errors import UserError, did_you_mean
 from rence_lightning.parts import Configurable
 from rence_lightning.prompts import FileProblems, ListProblems, ProblemSource
 from rence_lightning.prompts.rows import RowSchema
 from rence_lightning.rewards import FunctionReward, Reward
-from rence_lightning.text import did_you_mean
 
 KEYS = {
     **{name: ("model", name) for name in ("policy", "objective")},
@@ -71,11 +69,7 @@ def _section(call: str, name: str, given: Any) -> dict[str, Any]:
 
 
 def _parts(call: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with a function as a reward, text as a template, and problems and benchmarks as sources.
-
-    Raises:
-        UserError: An argument is wrong.
-    """
+    """The arguments with a function as a reward, text as a template, and problems and benchmarks as sources."""
     parts = {name: given[name] for name in KEYS if name in given}
     if isinstance(reward := given.get("reward"), list | tuple):
         raise UserError(f"{call}: reward is a list; give one, or a CombinedReward of several")
@@ -103,15 +97,9 @@ def _parts(call: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(call: str, sources: list[Any] | None, given: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Problems to train on, and those that are held out.
-
-    Raises:
-        UserError: The problems cannot be split.
-    """
-    if "held_out" not in given:
-        raise UserError(f"{call}: held_out_by is given without held_out; give the share that is held out, too")
-    if sources is None:
-        raise UserError(f"{call}: held_out is a share of the problems; give the problems, too")
+    """Problems to train on, and those that are held out."""
+    if sources is None or "held_out" not in given:
+        raise UserError(f"{call}: held_out is the share of the problems to hold out; give both of them")
     if len(sources) != 1 or not isinstance(sources[0], RowSchema):
         what = type(sources[0]).__name__ if len(sources) == 1 else f"{len(sources)} sources of problems"
         raise UserError(f"{call}: held_out cannot split {what}; give rows or a file, or the problems as benchmarks")
@@ -121,11 +109,7 @@ def _split(call: str, sources: list[Any] | None, given: Mapping[str, Any]) -> tu
 
 
 def _sources(call: str, argument: str, given: Any, name: str = "problems") -> list[Any]:
-    """Problems as sources of problems; rows are a data set of the given name.
-
-    Raises:
-        UserError: A value is neither rows nor a path nor a source of problems.
-    """
+    """Problems as sources of problems; rows are a data set of the given name."""
     if isinstance(given, str | Path):
         return [FileProblems(str(given))]
     if _is_source(given):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Problem
@@ -16,9 +16,6 @@ from rence_lightning.sampling.sampler import seed_of
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import is_sharded
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 class TrainedPolicy:
     """The policy as a run left it, in memory, with the template and the engine of the run.
@@ -26,22 +23,17 @@ class TrainedPolicy:
     Args:
         module: Module of the run.
         data: Data module of the run.
+
+    Attributes:
+        model: Language model of `transformers`.
+        tokenizer: Tokenizer of the model.
     """
 
     def __init__(self, module: PolicyModule, data: RolloutDataModule) -> None:
         wrapped: Any = module.policy
         self._policy = cast(Policy, getattr(wrapped, "module", wrapped))
+        self.model, self.tokenizer = self._policy.model, self._policy.tokenizer
         self._data = data
-
-    @property
-    def model(self) -> "PreTrainedModel":
-        """The language model of `transformers`."""
-        return self._policy.model
-
-    @property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer of the model."""
-        return self._policy.tokenizer
 
     def generate(
         self,
@@ -71,11 +63,8 @@ class TrainedPolicy:
             raise UserError("generate: the weights are sharded over processes; load the exported policy instead")
         asked = [problems] if isinstance(problems, str | Mapping) else list(problems)
         rows = [_problem(number, each) for number, each in enumerate(asked)]
-        sampling = self._data.sampling
-        if temperature is not None:
-            sampling = replace(sampling, temperature=temperature)
-        if max_response_tokens is not None:
-            sampling = replace(sampling, max_response_tokens=max_response_tokens)
+        changes: dict[str, Any] = {"temperature": temperature, "max_response_tokens": max_response_tokens}
+        sampling = replace(self._data.sampling, **{key: each for key, each in changes.items() if each is not None})
         prompts = self._data.template.encode_all(self.tokenizer, rows)
         context = self._policy.context_length or math.inf
         for number, prompt in enumerate(prompts):

@@ -16,8 +16,7 @@ from rence_lightning.api.arguments import layer_of
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
 from rence_lightning.cli.lightning_cli import run
-from rence_lightning.cli.package_configs import config_file
-from rence_lightning.cli.settings import Settings
+from rence_lightning.cli.settings import Settings, config_file
 from rence_lightning.errors import LINES, Stopped, UserError, exit_code
 from rence_lightning.objectives import Objective
 from rence_lightning.prompts import ProblemSource, PromptTemplate
@@ -132,12 +131,7 @@ def validate(
 
 
 def _run(command: Literal["fit", "validate"], config: Configs | None, given: dict[str, Any]) -> Result:
-    """Builds trainer, module and data module, runs the command, and leaves the process as it was.
-
-    Raises:
-        UserError: An argument is wrong.
-        KeyboardInterrupt: The run was interrupted.
-    """
+    """Builds trainer, module and data module, runs the command, and leaves the process as it was."""
     try:
         configs = [str(config)] if isinstance(config, str | Path) else [str(each) for each in config or ()]
         settings = Settings([f"--config={config_file(each, f'{command}(): config')}" for each in configs])
@@ -154,7 +148,7 @@ def _run(command: Literal["fit", "validate"], config: Configs | None, given: dic
             raise KeyboardInterrupt from stopped
         raise SystemExit(exit_code(stopped)) from stopped
     cli.datamodule.trainer = None  # with it, the result would keep the optimizer's state in memory
-    return Result.of(cli.trainer.run_dir, TrainedPolicy(cli.model, cli.datamodule))
+    return Result(cli.trainer.run_dir, TrainedPolicy(cli.model, cli.datamodule))
 
 
 @contextmanager

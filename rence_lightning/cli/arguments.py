@@ -1,4 +1,4 @@
-"""The argument parser of the commands that need no configuration, and of the list of commands itself."""
+"""What the commands share: the parser of their arguments, examples in their help, and no bars in log files."""
 
 import argparse
 import sys
@@ -16,14 +16,7 @@ PROGRAM = SCRIPT if Path(sys.argv[0]).name == SCRIPT else "python -m rence_light
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose description ends with examples, and whose errors are one line.
-
-    Args:
-        command: The name of the command; None for the parser of the whole command line.
-        description: What the command does, in complete sentences.
-        examples: The arguments of example calls, the command's name included.
-        epilogue: A closing line of the help.
-    """
+    """The parser of a command, or of all: its description ends with examples, and an error is one line."""
 
     def __init__(
         self, command: str | None = None, description: str = "", examples: Sequence[str] = (), epilogue: str = ""
@@ -37,14 +30,18 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Refuses the arguments.
-
-        Raises:
-            UserError: Always.
-        """
+        """Refuses the arguments with a `UserError`."""
         raise UserError(f"{message} ({self.prog} --help explains the arguments)")
 
 
 def with_examples(description: str, examples: Sequence[str]) -> str:
     """A description followed by example calls, one a line."""
     return "\n".join([description, "", "examples:", *(f"  {PROGRAM} {example}" for example in examples)])
+
+
+def hide_bars_in_files() -> None:
+    """Switches off the progress bars of transformers where stderr is a file, which would hold every step of them."""
+    if not sys.stderr.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()

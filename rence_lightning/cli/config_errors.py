@@ -1,16 +1,14 @@
 """What jsonargparse reports of a setting, in one line: the only place that depends on the wording of its messages.
 
-It reports all attempts to read a value that may be of several types, on a page with the types and the values. The line
-that tells what is wrong is the innermost one; its wording is kept.
+It reports all attempts to read a value of several types on a page; the innermost line tells what is wrong, and is kept.
 """
 
 import inspect
 import re
-import sys
 
 from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
 from rence_lightning.cli.settings import Settings
-from rence_lightning.text import did_you_mean
+from rence_lightning.errors import did_you_mean
 
 LONGEST = 300
 KEY = re.compile(r"""Parser key "([^"]+)":|Group '([^']+)' does not|ption '([^']+)'|^Key "([^"]+)" is required""")
@@ -22,16 +20,10 @@ NOISE = re.compile(
     r"^Type typing\.Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
     r"\.* Got value: Namespace\(.*"
 )
-UNKNOWN = re.compile(r"[Oo]ption '([\w.]+)' is not accepted")
 
 
 def explain(message: str, settings: Settings) -> str:
-    """The one line that tells what jsonargparse reports.
-
-    Args:
-        message: Its message, of any number of lines.
-        settings: Settings that it reports on.
-    """
+    """The one line that tells what a message of jsonargparse reports on settings."""
     found = [next(filter(None, groups)) for line in message.splitlines() for groups in KEY.findall(line.strip("- "))]
     key, text = ".".join(dict.fromkeys(found)), _telling_line(message)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
@@ -59,14 +51,11 @@ def _hint(text: str, message: str) -> str:
     """What may have been meant: a setting of the class, another class, or a way to name a function."""
     named = re.findall(r"class_path[ =]'([\w.]+)'", message)
     kind = find_class(named[-1]) if named else None
-    if (unknown := UNKNOWN.search(text)) and kind is not None:
+    if (unknown := re.search(r"[Oo]ption '([\w.]+)' is not accepted", text)) and kind is not None:
         known = [*inspect.signature(kind).parameters, "init_args", "class_path"]
         return did_you_mean(unknown[1].partition(".")[0], known)
-    if own := re.search(r"module '(\S+)' has no attribute '(\w+)'", text):
-        names = [name for name in vars(sys.modules.get(own[1], sys)) if not name.startswith("_")]
-        return did_you_mean(own[2], names) or did_you_mean(own[2], exported_classes())
-    if unknown := re.search(r"Expected a dot import path string: (\w+)$", text):
-        return did_you_mean(unknown[1], exported_classes())
+    if other := re.search(r"(?:has no attribute '|Expected a dot import path string: )(\w+)(?:'|$)", text):
+        return did_you_mean(other[1], exported_classes())
     wanted = re.search(r"does not (?:implement protocol|correspond to a subclass of) (\w+)", text)
     given = re.search(r"(?:Got value:|Import path(?! does)) ([\w.]+)", text)
     if wanted is None or given is None:
@@ -77,15 +66,4 @@ def _hint(text: str, message: str) -> str:
     if base is None or not getattr(base, "_is_protocol", False):
         return ""
     lacking = ", ".join(missing_methods(kind, base))
-    return f": it lacks {lacking}" if lacking else f": {_differing(kind, base)}"
-
-
-def _differing(kind: type, protocol: type) -> str:
-    """The methods of a protocol with the parameters that a class lacks."""
-    methods = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
-    shown = {
-        name: [f"({', '.join(inspect.signature(getattr(each, name)).parameters)})" for each in (kind, protocol)]
-        for name in methods
-    }
-    wrong = "; ".join(f"{name}{wanted}" for name, (given, wanted) in shown.items() if given != wanted)
-    return f"the parameters or types of its methods must be those of {wrong or protocol.__name__}"
+    return f": it lacks {lacking}" if lacking else ": the parameters or types of its methods differ"

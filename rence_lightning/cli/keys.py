@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any, get_args, get_origin, get_type_hints
 
 from rence_lightning import callbacks
-from rence_lightning.cli.sections import CALLBACKS
+from rence_lightning.cli.settings import CALLBACKS
+from rence_lightning.errors import nearest
 from rence_lightning.sampling.datamodule import RolloutDataModule
-from rence_lightning.text import nearest
 from rence_lightning.training.hooks import SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
@@ -36,7 +36,8 @@ def known_keys() -> dict[str, Any]:
     """The types of all settings by dotted key; `data.seed` is none, because it follows `seed_everything`."""
     found: dict[str, Any] = {"seed_everything": bool | int, "ckpt_path": str | None}
     for section, kind in CLASSES.items():
-        for name, hint in _parameters(kind).items():
+        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+        for name, hint in ((each, hints[each]) for each in inspect.signature(kind).parameters):
             inner = {f"{name}.{each.name}": each.type for each in fields(hint)} if is_settings(hint) else {name: hint}
             found |= {f"{section}.{key}": each for key, each in inner.items()}
     del found["data.seed"]
@@ -48,22 +49,6 @@ def groups() -> frozenset[str]:
     """All that stands before a dot of a key: sections, and settings that are a class of fields, as `data.sampling`."""
     parts = [key.split(".") for key in known_keys()]
     return frozenset(".".join(names[:length]) for names in parts for length in range(1, len(names)))
-
-
-@cache
-def required_keys() -> list[str]:
-    """The keys that have no default."""
-    return [
-        f"{section}.{name}"
-        for section, kind in CLASSES.items()
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if parameter.default is parameter.empty
-    ]
-
-
-def _parameters(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
-    return {name: hints[name] for name in inspect.signature(kind).parameters}
 
 
 def is_settings(hint: Any) -> bool:
@@ -80,10 +65,7 @@ def holds_keys(hint: Any) -> bool:
 def key_hint(key: str) -> str:
     """The end of a message about a dotted key that does not exist: the one that was meant, if there is one like it."""
     key = key.replace(".init_args", "")
-    section, by_name = (
-        ".".join(key.split(".")[:2]),
-        {known.rpartition(".")[2]: known for known in reversed(known_keys())},
-    )
+    section, by_name = ".".join(key.split(".")[:2]), {each.rpartition(".")[2]: each for each in reversed(known_keys())}
     near = nearest(key, known_keys(), cutoff=0.75) or nearest(section, [*known_keys(), *groups()], cutoff=0.75)
     near = near or by_name.get(nearest(key, by_name, cutoff=0.85) or "")
     return f" (did you mean {near}?)" if near is not None else ""
@@ -117,11 +99,8 @@ def class_list(key: str) -> str:
     classes = {name: kind for base in bases(known_keys()[key]) for name, kind in _fitting(base).items()}
     width = max(map(len, classes), default=0)
     lines = [f"  {name:<{width}}  {(inspect.getdoc(kind) or '').splitlines()[0]}" for name, kind in classes.items()]
-    explained = [
-        f"--{key}.help CLASS explains the settings of one. A class of your own is named by its import path:",
-        f"--{key} my_module.MyClass",
-    ]
-    return "\n".join([f"classes for --{key}:", *(lines or ["  none"]), "", *explained])
+    end = f"--{key}.help CLASS explains the settings of one. A class of your own is named by its import path:"
+    return "\n".join([f"classes for --{key}:", *(lines or ["  none"]), "", end, f"--{key} my_module.MyClass"])
 
 
 def bases(hint: Any) -> Iterator[type]:

@@ -11,14 +11,11 @@ import yaml
 from jsonargparse import ArgumentError, DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from rence_lightning.cli.arguments import PROGRAM, with_examples
+from rence_lightning.cli.arguments import PROGRAM, hide_bars_in_files, with_examples
 from rence_lightning.cli.config_errors import explain
 from rence_lightning.cli.keys import CLASSES, class_list, key_hint, known_keys
 from rence_lightning.cli.merging import merged
-from rence_lightning.cli.output import hide_bars_in_files
-from rence_lightning.cli.package_configs import known_names
-from rence_lightning.cli.sections import CALLBACKS
-from rence_lightning.cli.settings import Settings
+from rence_lightning.cli.settings import CALLBACKS, Settings, known_names
 from rence_lightning.cli.written import written
 from rence_lightning.errors import UserError
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -143,15 +140,10 @@ class CLI(LightningCLI):
             group.title = f"{section}: {group.title}"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the settings, or prints the help or the configuration that they ask for.
-
-        Raises:
-            UserError: A setting is wrong.
-            SystemExit: Something was printed.
-        """
-        if self._settings.help is not None:
-            self._print_help(parser, *self._settings.help)
+        """Reads the settings, or prints the help or the configuration that they ask for and ends the process."""
         try:
+            if self._settings.help is not None:
+                self._print_help(parser, *self._settings.help)
             self.config = parser.parse_object(merged(self._settings, parser.get_defaults().as_dict()))
         except ArgumentError as error:
             raise UserError(explain(str(error), self._settings)) from error
@@ -168,10 +160,7 @@ class CLI(LightningCLI):
         elif not named:
             print(class_list(key))
         else:
-            try:
-                parser.parse_args([f"--{key}.help={named}"])
-            except ArgumentError as error:
-                raise UserError(explain(str(error), self._settings)) from error
+            parser.parse_args([f"--{key}.help={named}"])
         sys.exit(0)
 
     def _set_seed(self) -> None:
@@ -179,11 +168,7 @@ class CLI(LightningCLI):
             super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Builds trainer, module and data module, and gives the trainer the configuration to save.
-
-        Raises:
-            UserError: A part refuses its settings.
-        """
+        """Builds trainer, module and data module, and gives the trainer the configuration to save."""
         if not self._builds:
             return
         try:
@@ -196,11 +181,7 @@ class CLI(LightningCLI):
 
 
 def run(command: str, settings: Settings) -> CLI:
-    """Runs a command to its end.
-
-    Args:
-        command: Command, `fit` or `validate`.
-        settings: Layers of its settings.
+    """Runs a command, `fit` or `validate`, to its end, and returns what it ran.
 
     Raises:
         UserError: A setting is wrong.
@@ -211,11 +192,7 @@ def run(command: str, settings: Settings) -> CLI:
 
 
 def read_config(command: str, settings: Settings) -> dict[str, Any]:
-    """The complete configuration of a command, as plain settings.
-
-    Args:
-        command: Command, `fit` or `validate`.
-        settings: Layers of its settings.
+    """The complete configuration of a command, `fit` or `validate`, as plain settings.
 
     Raises:
         UserError: A setting is wrong.
@@ -225,11 +202,7 @@ def read_config(command: str, settings: Settings) -> dict[str, Any]:
 
 
 def seed_of(seed_everything: bool | int | None) -> int:
-    """The seed of prompts and sampling.
-
-    Raises:
-        ValueError: NumPy does not take the seed.
-    """
+    """The seed of prompts and sampling; a `ValueError` if NumPy does not take it."""
     if seed_everything is None or not 0 <= seed_everything < 2**32:
         raise ValueError(f"seed_everything: expected a number from 0 to 2**32 - 1, got {seed_everything}")
     return int(seed_everything)

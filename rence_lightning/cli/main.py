@@ -11,22 +11,23 @@ from rence_lightning.errors import exit_code, report
 
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; bad input ends it with one line and exit code 2, other errors with 1."""
-    _search_here()
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # the installed command can import modules of this folder, as `python -m` does
     code = run(args)
     # Not imported here: most commands need no torch.
     dist = sys.modules.get("torch.distributed")
     grading = any(thread.name.startswith("grading") for thread in threading.enumerate())
-    if (dist is not None and dist.is_available() and dist.is_initialized()) or (code and grading):
-        _end_process(code)
+    distributed = dist is not None and dist.is_available() and dist.is_initialized()
+    if code and (distributed or grading):
+        # A gloo thread that outlives the interpreter aborts it, and a reward that is being computed is waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if distributed:
+        sys.modules["torch.distributed"].destroy_process_group()
     if code:
         sys.exit(code)
-
-
-def _search_here() -> None:
-    """Lets the installed command import modules of the current folder, as `python -m` does."""
-    here = str(Path.cwd())
-    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
 
 
 def run(args: list[str] | None) -> int:
@@ -45,16 +46,3 @@ def _is_rank_zero() -> bool:
     if distributed is not None and (rank := distributed.rank_and_world())[1] > 1:
         return bool(rank[0] == 0)
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"  # not met yet
-
-
-def _end_process(code: int) -> None:
-    """Ends one of several processes.
-
-    After an error without the interpreter's own end: a gloo thread that outlives the interpreter aborts it, and a
-    reward that is being computed would be waited for.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code:
-        os._exit(code)
-    sys.modules["torch.distributed"].destroy_process_group()

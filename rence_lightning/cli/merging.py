@@ -1,13 +1,13 @@
 """One configuration from the layers of a command line or call: later ones override earlier ones key by key."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys, required_keys
+from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys
 from rence_lightning.cli.settings import Layer, Settings
 from rence_lightning.cli.written import GIVEN_IN_PYTHON, import_path
 from rence_lightning.errors import UserError
@@ -31,16 +31,12 @@ def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
         else:
             _check(layer, layer.settings)
             given = _laid(given, _with_sections(layer.settings))
-    missing = [key for key in required_keys() if _get(given, key) is None]
-    if missing:
+    required = (("model", "policy"), ("data", "problems"))
+    if missing := [f"{section}.{name}" for section, name in required if given.get(section, {}).get(name) is None]:
         names = ", ".join(missing)
         raise UserError(f"missing: {names} (give a --config, for example --config arithmetic, or options)")
-    for key, value in _leaves(given):
-        if isinstance(value, str) and value.startswith(GIVEN_IN_PYTHON):
-            what = value.removeprefix(GIVEN_IN_PYTHON)
-            raise UserError(f"{settings.where(key)}{key}: the run was given{what}, or run the Python code again")
     try:
-        root = OmegaConf.create(_plain(_laid(dict(defaults), given)))
+        root = OmegaConf.create(_plain(_laid(dict(defaults), given), settings))
         return {key: _read(value, root, key) for key, value in given.items()}
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")
@@ -71,11 +67,7 @@ def _check(layer: Layer, settings: Mapping[str, Any], section: str = "") -> None
 
 
 def _put(given: dict[str, Any], layer: Layer) -> None:
-    """Sets what an option names: a key, or a setting in the part or mapping at a key.
-
-    Raises:
-        UserError: There is no such key.
-    """
+    """Sets what an option names: a key, or a setting in the part or mapping at a key."""
     option, appends = layer.option.removesuffix("+"), layer.option.endswith("+")
     key = next((key for key in known_keys() if option == key or option.startswith(f"{key}.")), None)
     if key is None:
@@ -153,27 +145,20 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, Mapping) and ("class_path" in value or "init_args" in value)
 
 
-def _get(settings: Any, key: str) -> Any:
-    for name in key.split("."):
-        settings = settings.get(name) if isinstance(settings, Mapping) else None
-    return settings
+def _plain(value: Any, settings: Settings, key: str = "") -> Any:
+    """A value as OmegaConf can hold it: without objects, which interpolations cannot name.
 
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The values that are no collections by their dotted keys, without `init_args`."""
-    if not isinstance(value, Mapping | list):
-        yield key, value
-        return
-    for name, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-        yield from _leaves(each, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-
-
-def _plain(value: Any) -> Any:
-    """A value as OmegaConf can hold it: without objects, which interpolations cannot name."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+    Raises:
+        UserError: It has a part that was given in Python and has no name.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        names = value if isinstance(value, Mapping) else range(len(value))
+        keys = {name: key if name == "init_args" else f"{key}.{name}".lstrip(".") for name in names}
+        plain = [_plain(value[name], settings, inner) for name, inner in keys.items()]
+        return dict(zip(map(str, keys), plain, strict=True)) if isinstance(value, Mapping) else plain
+    if isinstance(value, str) and value.startswith(GIVEN_IN_PYTHON):
+        what = value.removeprefix(GIVEN_IN_PYTHON)
+        raise UserError(f"{settings.where(key)}{key}: the run was given{what}, or run the Python code again")
     return value if isinstance(value, bool | int | float | str) else None
 
 

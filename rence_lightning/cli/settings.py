@@ -1,19 +1,35 @@
 """The settings of a command line: files and options in the order given, and the line on which each one stands."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rence_lightning.cli.package_configs import config_file, is_yaml
-from rence_lightning.cli.sections import SECTIONS
-from rence_lightning.errors import UserError
-from rence_lightning.text import nearest
+from rence_lightning.errors import UserError, did_you_mean, one_line
 
-OPTIONS = ("seed_everything", "ckpt_path")
-"""Keys outside of all sections."""
+FOLDER = Path(__file__).parent.parent / "conf"
+"""The configurations that ship with the package, which `--config` takes by name."""
+
+# In the order in which they run: an iteration is measured and shown, the policy is evaluated, saved and exported.
+CALLBACKS = {
+    "old_policy": "OldPolicySnapshot",
+    "adaptive_kl": "AdaptiveKL",
+    "rollout_log": "RolloutLog",
+    "progress": "Progress",
+    "evaluation": "BenchmarkEvaluation",
+    "checkpoint": "Checkpoint",
+    "export": "ExportPolicy",
+    "timing": "Timing",
+    "report": "Report",
+}
+"""The callbacks that make up the method, by their sections: the names of classes in `rence_lightning.callbacks`."""
+
+SECTIONS = ("trainer", "model", "data", *CALLBACKS)
+"""The keys at the top of a configuration that hold further keys, known without an import of their classes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Settings:
         print_config: Whether the configuration is printed instead of run.
 
     Raises:
-        UserError: An option has no value, a section does not exist, or a file does not exist or cannot be read.
+        UserError: An option has no value, or a file does not exist or cannot be read.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -68,20 +84,10 @@ class Settings:
             elif not has_value and (not rest or rest[0].startswith("--")):
                 raise UserError(f"{option}: expected one argument")
             else:
-                self._add(option, value if has_value else rest.pop(0))
-
-    def _add(self, option: str, value: str) -> None:
-        if option in ("-c", "--config"):
-            self.layers.append(_parse("--config", value) if is_yaml(value) else _read(config_file(value)))
-            keys = {str(key): self.layers[-1].lines.get(str(key), 1) for key in self.layers[-1].settings}
-        else:
-            self.layers.append(Layer(_value(option, value), option.removeprefix("--")))
-            keys = {self.layers[-1].option: 0} if "." in option else {}
-        for key, line in keys.items():
-            section = key.partition(".")[0]
-            if section not in (*SECTIONS, *OPTIONS) and (near := nearest(section, SECTIONS)) is not None:
-                place = f"{self.layers[-1].origin}, line {line}" if line else option
-                raise UserError(f"{place}: there is no section {section!r} (did you mean {near!r}?)")
+                value = value if has_value else rest.pop(0)
+                is_file = option in ("-c", "--config")
+                layer = _read(value) if is_file else Layer(_value(option, value), option.removeprefix("--"))
+                self.layers.append(layer)
 
     def where(self, key: str) -> str:
         """The place at which a dotted key, or the nearest setting around it, was given last, as the start of a message.
@@ -99,6 +105,39 @@ class Settings:
                 if not layer.lines and layer.origin and _holds(layer.settings, parts[:length]):
                     return f"{layer.origin}: "
         return ""
+
+
+def package_configs() -> dict[str, Path]:
+    """The files by name: `arithmetic`, `hardware/gpu1`, ... Those in a folder are overlays on one of the others."""
+    files = sorted(FOLDER.glob("*.yaml")) + sorted(FOLDER.glob("*/*.yaml"))
+    return {file.relative_to(FOLDER).with_suffix("").as_posix(): file for file in files}
+
+
+def known_names() -> str:
+    """The names in one line, those of a folder in braces: `arithmetic, rence, hardware/{cpu, gpu1}`."""
+    parts = []
+    for folder, names in groupby(package_configs(), key=lambda name: name.rpartition("/")[0]):
+        listed = ", ".join(name.rpartition("/")[2] for name in names)
+        parts.append(f"{folder}/{{{listed}}}" if folder else listed)
+    return ", ".join(parts)
+
+
+def config_file(name: str, option: str = "--config") -> str:
+    """The file that a path or a name of the package's configurations means; `option` is named if there is none.
+
+    Raises:
+        UserError: There is neither such a file nor such a name.
+    """
+    known, wanted = package_configs(), re.sub(r"^(?:\./)?conf/|\.ya?ml$", "", name)  # also its path in a clone
+    if Path(name).is_file():
+        return name
+    if wanted in known:
+        return str(known[wanted])
+    whole = ", ".join(each for each in known if "/" not in each)
+    raise UserError(
+        f"{option}: there is no file {name}, and no configuration of the package has this name"
+        f"{did_you_mean(wanted, known)}; the package has {whole}, and overlays on them (fit --help lists all)"
+    )
 
 
 def _overlap(option: str, parts: Sequence[str]) -> bool:
@@ -133,11 +172,15 @@ def _value(option: str, text: str) -> Any:
         raise UserError(f"{option}: {text} is not valid YAML; quote it as a whole") from error
 
 
-def _read(name: str) -> Layer:
+def _read(config: str) -> Layer:
+    """The settings of a file, of a name of the package's, or of YAML on the command line."""
+    if re.search(r"[:{\n]", config):
+        return _parse("--config", config)
+    name = config_file(config)
     try:
         return _parse(name, Path(name).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{name}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{name}: cannot be read: {one_line(error)}") from error
 
 
 def _parse(name: str, text: str) -> Layer:
@@ -153,20 +196,16 @@ def _parse(name: str, text: str) -> Layer:
             raise UserError(f"{name}: holds no settings" + (" at all" if root is None else " (KEY: VALUE)"))
         _note_lines(name, root, (), lines)
         settings: dict[str, Any] = loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise UserError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        what = getattr(error, "problem", None) or one_line(error)
+        raise UserError(f"{name}{line}: not valid YAML: {what}") from error
     return Layer(settings, origin=name, lines=lines)
 
 
 def _note_lines(name: str, node: yaml.Node, way: tuple[str, ...], lines: dict[str, int]) -> None:
-    """Notes the line of every key, and refuses a key that is given twice: YAML readers silently let the last one win.
-
-    Raises:
-        UserError: A key is given twice.
-    """
+    """Notes the line of every key, and refuses a key that is given twice, of which YAML would take the last."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _note_lines(name, item, way, lines)

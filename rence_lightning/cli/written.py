@@ -3,6 +3,7 @@
 import pkgutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
@@ -33,49 +34,35 @@ def written(config: Namespace) -> tuple[str, dict[str, str]]:
 
 
 def named(value: Any, key: str, unnamed: dict[str, str]) -> Any:
-    """A value as plain settings.
-
-    Args:
-        value: Plain value, collection, function, class, or object in place of a `class_path`.
-        key: Dotted key of the value.
-        unnamed: Record of what has no name.
-    """
+    """The value at a dotted key as plain settings; `unnamed` records what of it has no name."""
     if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, Integral | Real):  # of NumPy, too
+    if isinstance(value, Real):  # of NumPy, too
         return int(value) if isinstance(value, Integral) else float(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Enum):
-        return value.name
+    if isinstance(value, Path | Enum):
+        return value.name if isinstance(value, Enum) else str(value)
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
         return {str(name): named(each, f"{key}.{name}".lstrip("."), unnamed) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [named(each, f"{key}.{position}", unnamed) for position, each in enumerate(value)]
-    if isinstance(value, Configurable):
-        try:
-            arguments = value.arguments()
-        except TypeError as error:
-            return _without_name(f"an object of {error}", key, unnamed)
-        if (path := import_path(type(value))) is None:
-            return _without_name(f"an object of {_described(type(value))}, which has no import path", key, unnamed)
-        return {"class_path": path, "init_args": named(arguments, key, unnamed)}
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Configurable) and (path := import_path(type(value))) is not None:
+        with suppress(TypeError):  # its arguments have no names
+            return {"class_path": path, "init_args": named(value.arguments(), key, unnamed)}
+    if is_dataclass(value) and not isinstance(value, type | Configurable):
         return {each.name: named(getattr(value, each.name), f"{key}.{each.name}", unnamed) for each in fields(value)}
-    if not callable(value) or not hasattr(value, "__qualname__"):
-        what = f"an object of {_described(type(value))}, whose arguments are not known; give class_path and init_args"
-        return _without_name(what, key, unnamed)
-    kind = "the class" if isinstance(value, type) else "the function"
-    return import_path(value) or _without_name(
-        f"{kind} {_described(value)}, which has no import path; put it into a module of its own", key, unnamed
+    is_object = not hasattr(value, "__qualname__")
+    if not is_object and (path := import_path(value)) is not None:
+        return path
+    thing = type(value) if is_object else value
+    kind = "an object of" if is_object else "the class" if isinstance(value, type) else "the function"
+    where = "the notebook or script" if thing.__module__ == "__main__" else thing.__module__
+    unnamed[key] = (
+        f"{kind} {thing.__qualname__} of {where}, which YAML cannot name; put it into a module of its own"
+        + (", and give its class_path and init_args" if is_object else "")
     )
-
-
-def _without_name(what: str, key: str, unnamed: dict[str, str]) -> str:
-    unnamed[key] = what
-    return f"{GIVEN_IN_PYTHON} {what}"
+    return f"{GIVEN_IN_PYTHON} {unnamed[key]}"
 
 
 def import_path(thing: Any) -> str | None:
@@ -89,8 +76,3 @@ def import_path(thing: Any) -> str | None:
     parts = module.split(".")
     packages = [".".join(parts[:length]) for length in range(1, len(parts))]
     return f"{next((each for each in packages if vars(sys.modules[each]).get(name) is thing), module)}.{name}"
-
-
-def _described(thing: Any) -> str:
-    where = "the notebook or script" if thing.__module__ == "__main__" else thing.__module__
-    return f"{thing.__qualname__} of {where}"

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, did_you_mean
 from rence_lightning.prompts import FileProblems, HubProblems, Problem, ProblemSource
 from rence_lightning.prompts.files import iter_file
 from rence_lightning.prompts.rows import RowSchema
-from rence_lightning.text import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rence_lightning.errors import UserError
-from rence_lightning.text import did_you_mean, install_extra
+from rence_lightning.errors import UserError, did_you_mean, install_extra
 
 if TYPE_CHECKING:
     from peft import LoraConfig

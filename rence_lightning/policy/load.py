@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, install_extra
 from rence_lightning.policy.adapters import LoRA, add_adapters
 from rence_lightning.policy.export import export_policy
 from rence_lightning.policy.model import Policy
-from rence_lightning.text import install_extra
 
 if TYPE_CHECKING:  # `transformers` takes seconds to import: the functions that call it import it
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rence_lightning.errors import UserError
-from rence_lightning.text import kind_of
+from rence_lightning.errors import UserError, kind_of
 
 Rows = Iterator[tuple[str, int, dict[str, Any]]]
 """The place of a row as text, its number from 1, and the row."""

@@ -11,10 +11,9 @@ from hashlib import sha256
 from itertools import accumulate, pairwise
 from typing import Any
 
-from rence_lightning.errors import UserError
-from rence_lightning.parts import Problem
+from rence_lightning.errors import UserError, install_extra
+from rence_lightning.parts import Problem, python_process
 from rence_lightning.prompts.problems import ProblemSource
-from rence_lightning.text import install_extra, python_process
 
 ANY_ANSWER = "(every answer that score_answer accepts)"
 """Reference answer of problems for which reasoning-gym gives none, because many are right."""

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rence_lightning.errors import UserError
-from rence_lightning.text import did_you_mean, share_of
+from rence_lightning.errors import UserError, did_you_mean
+from rence_lightning.parts import share_of
 
 HELD_OUT_SHARE = 0.2  # of all questions, for the test split
 PATIENCE = 1000  # draws in a row without a new question, after which a generator is exhausted

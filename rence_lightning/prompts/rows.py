@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
-from rence_lightning.errors import UserError
-from rence_lightning.parts import Problem
-from rence_lightning.text import did_you_mean, kind_of, last_boxed, share_of, shortened
+from rence_lightning.errors import UserError, did_you_mean, kind_of, shortened
+from rence_lightning.parts import Problem, last_boxed, share_of
 
 AnswerFormat = Literal["plain", "boxed", "gsm8k"]
 Part = Literal["train", "test"]

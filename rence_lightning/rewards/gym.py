@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rence_lightning.errors import UserError
-from rence_lightning.parts import Problem
+from rence_lightning.errors import UserError, install_extra
+from rence_lightning.parts import Problem, last_boxed
 from rence_lightning.rewards.grading import guard
 from rence_lightning.rewards.grading.pool import GraderPool
 from rence_lightning.rewards.reward import Response, Reward, Score
-from rence_lightning.text import install_extra, last_boxed
 
 
 class GymReward(Reward):

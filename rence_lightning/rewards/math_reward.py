@@ -4,9 +4,9 @@ import functools
 from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
+from rence_lightning.parts import last_boxed
 from rence_lightning.rewards.grading.pool import GraderPool, Judge
 from rence_lightning.rewards.reward import Response, Reward, Score
-from rence_lightning.text import last_boxed
 
 
 class MathReward(Reward):

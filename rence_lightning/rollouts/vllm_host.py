@@ -16,8 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from rence_lightning.errors import EngineError, UserError, one_line
-from rence_lightning.text import install_extra
+from rence_lightning.errors import EngineError, UserError, install_extra, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,9 +10,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, install_extra
 from rence_lightning.run.directory import rewritten
-from rence_lightning.text import install_extra
 
 
 class ResumableCSVLogger(CSVLogger):

@@ -5,7 +5,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rence_lightning import __version__
+from rence_lightning.parts import VERSION
 
 PACKAGES = ("torch", "transformers", "lightning", "vllm")
 """Packages besides this one on which the figures of a run depend; those that are not installed are left out."""
@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1]
 def provenance(working_directory: Path) -> dict[str, dict[str, str]]:
     """For `run.json`: `versions` by package; `commits` of the repository around the working directory, which holds the
     user's own parts, and of the one that tracks this package, where there are any."""
-    versions = {"rence_lightning": __version__}
+    versions = {"rence_lightning": VERSION}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)

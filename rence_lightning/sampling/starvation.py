@@ -3,10 +3,9 @@
 import logging
 
 from rence_lightning.distributed import rank_and_world
-from rence_lightning.errors import StarvationError
+from rence_lightning.errors import StarvationError, shortened
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum.filtering import Outcome
-from rence_lightning.text import shortened
 
 EXAMPLES = 3
 """Number of samples that are shown where nothing was correct."""

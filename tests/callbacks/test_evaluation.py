@@ -14,10 +14,10 @@ from rence_lightning.errors import UserError
 from rence_lightning.evaluation import SampleFolder, compare, find_samples
 from rence_lightning.evaluation.comparison import MACRO
 from rence_lightning.evaluation.figures import BenchmarkMetrics
+from rence_lightning.parts import last_boxed
 from rence_lightning.prompts import ArithmeticProblems, FileProblems
 from rence_lightning.rewards import math_equivalent
 from rence_lightning.rollouts import Request, SamplingStep, TransformersEngine
-from rence_lightning.text import last_boxed
 from rence_lightning.training.trainer import Trainer
 
 FIGURES = ("avg", "std", "avg_low", "avg_high", "pass", "maj", "answered", "truncated", "length", "problems")

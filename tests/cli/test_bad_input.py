@@ -111,7 +111,7 @@ FILTER = "rence_lightning.sampling.PositiveRatioFilter"
     ("text", "line", "words"),
     [
         ("trainer:\n  max_iteration: 3\n", 2, ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
-        ("trainerr:\n  max_iterations: 3\n", 1, ["there is no section 'trainerr' (did you mean 'trainer'?)"]),
+        ("trainerr:\n  max_iterations: 3\n", 1, ["there is no key trainerr", "did you mean trainer?"]),
         ("data:\n  group_size: eight\n", 2, ["data.group_size: Expected a <class 'int'>. Got value: eight"]),
         ("data:\n  sampling:\n    topp: 1\n", 3, ["data.sampling.topp", "did you mean data.sampling.top_p?"]),
         ("data:\n  filter:\n    init_args:\n      t_esy: 1\n", 4, ["data.filter.t_esy", "did you mean t_easy?"]),
@@ -210,7 +210,7 @@ class Short:
 
 @pytest.mark.parametrize(
     ("engine", "words"),
-    [("Empty", "it lacks sync, release"), ("Short", "generate(self, requests")],
+    [("Empty", "it lacks sync, release"), ("Short", "the parameters or types of its methods differ")],
 )
 def test_the_message_for_an_incomplete_engine_names_the_missing_methods(
     engine: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -16,10 +16,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from rence_lightning import __version__
 from rence_lightning.cli.commands import COMMANDS
-from rence_lightning.cli.keys import groups, known_keys, required_keys
+from rence_lightning.cli.keys import groups, known_keys
 from rence_lightning.cli.main import main
-from rence_lightning.cli.package_configs import known_names
-from rence_lightning.cli.sections import SECTIONS
+from rence_lightning.cli.settings import SECTIONS, known_names
 from rence_lightning.errors import StarvationError, Stopped
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
 from rence_lightning.rollouts import TransformersEngine
@@ -247,7 +246,6 @@ def test_the_types_of_the_keys_are_those_of_the_parser() -> None:
             yield from keys(value, key) if key in groups() else [key]
 
     assert {*keys(config_of("fit", ARITHMETIC))} == {*known_keys()}
-    assert {"model.policy", "data.problems"} == {*required_keys()}
 
 
 USERS_MODULE = '''

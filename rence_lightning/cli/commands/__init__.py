@@ -6,76 +6,51 @@ it is called.
 
 from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
+from typing import NamedTuple
 
-from rence_lightning import __version__
 from rence_lightning.cli.arguments import PROGRAM, CommandParser
-from rence_lightning.errors import UserError
-from rence_lightning.text import did_you_mean
+from rence_lightning.errors import UserError, did_you_mean
+from rence_lightning.parts import VERSION
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command of the command line.
+class Command(NamedTuple):
+    """A command: the module with its function, a line about it for the list of commands, and example arguments."""
 
-    Attributes:
-        function: The function that runs it, as `module:name` below this package. It is given the arguments that follow
-            the command.
-        help: One line about it, for the list of commands.
-        example: The arguments of an example.
-    """
-
-    function: str
+    module: str
     help: str
     example: str
 
-    def __call__(self, arguments: list[str]) -> None:
-        """Imports the command's module and runs the command."""
-        module, _, name = self.function.partition(":")
-        function: Callable[[list[str]], None] = getattr(import_module(f"{__name__}.{module}"), name)
-        function(arguments)
-
 
 COMMANDS = {
-    "fit": Command("training:fit_command", "train a policy", "fit --config arithmetic"),
+    "fit": Command("training", "train a policy", "fit --config arithmetic"),
     "validate": Command(
-        "training:validate_command",
+        "training",
         "evaluate a policy on benchmarks",
         "validate --config arithmetic --model.policy runs/arithmetic/hf",
     ),
     "plan": Command(
-        "plan:plan_command",
+        "plan",
         "say whether a run fits into memory",
         "plan --config rence --gpu_memory 80",
     ),
     "export": Command(
-        "export:export_command",
+        "export",
         "write a checkpoint's policy as a Hugging Face folder",
         "export runs/arithmetic/checkpoints/best FOLDER",
     ),
     "compare": Command(
-        "compare:compare_command",
+        "finished",
         "compare two evaluations of the same problems",
         "compare runs/before-validate runs/after-validate",
     ),
-    "report": Command("report:report_command", "write one or more runs as one HTML page", "report runs/arithmetic"),
+    "report": Command("finished", "write one or more runs as one HTML page", "report runs/arithmetic"),
 }
 """The commands by name, in the order in which the help lists them."""
 
 
-ELSEWHERE = {
-    "test": "validate evaluates a policy on benchmarks, and there is no separate test set",
-    "predict": "validate samples responses to any problems, and keeps them in evaluations/ of its run directory",
-    "train": "fit trains a policy",
-    "evaluate": "validate evaluates a policy on benchmarks",
-    "push": "export writes a policy's folder, which `hf upload USER/NAME FOLDER` of huggingface_hub publishes",
-}
-"""Commands that one may expect from other programs, and what does their work here."""
-
-
-def find_command(arguments: list[str]) -> Command:
-    """The command that a command line names first.
+def find_command(arguments: list[str]) -> Callable[[list[str]], None]:
+    """The function of the command that a command line names first; it takes the arguments after the command.
 
     Raises:
         UserError: It names none, or one that does not exist.
@@ -86,13 +61,10 @@ def find_command(arguments: list[str]) -> Command:
         raise UserError(f"name a command: {known}; for example: {PROGRAM} {COMMANDS['fit'].example}")
     first = arguments[0]
     if first in COMMANDS:
-        return COMMANDS[first]
+        function: Callable[[list[str]], None] = resolve_name(f"{__name__}.{COMMANDS[first].module}:{first}_command")
+        return function
     if first in ("-h", "--help", "--version"):
         _top_level_parser().parse_args([first])
-    if first in ELSEWHERE:
-        raise UserError(
-            f"there is no command {first!r}: {ELSEWHERE[first]} (see {PROGRAM} {ELSEWHERE[first].split()[0]} --help)"
-        )
     if first.startswith("-"):
         raise UserError(f"{first}: options go after the command ({known})")
     raise UserError(f"there is no command {first!r}{did_you_mean(first, COMMANDS)}; choose from {known}")
@@ -105,7 +77,7 @@ def _top_level_parser() -> CommandParser:
         [command.example for command in COMMANDS.values()],
         epilogue=f"{PROGRAM} COMMAND --help explains the arguments of a command.",
     )
-    version = f"rence_lightning {__version__}"
+    version = f"rence_lightning {VERSION}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     listed = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=ArgumentParser)
     for name, command in COMMANDS.items():

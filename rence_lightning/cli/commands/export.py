@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rence_lightning.cli.arguments import CommandParser
+from rence_lightning.cli.arguments import CommandParser, hide_bars_in_files
 from rence_lightning.errors import UserError
 from rence_lightning.run.lineage import find_checkpoint
 
 
 def export_command(arguments: list[str]) -> None:
-    """Parses the command's arguments and writes the folder.
-
-    Raises:
-        UserError: The arguments are wrong, there is no such checkpoint, or the folder is in use.
-    """
+    """Parses the command's arguments and writes the folder."""
     parser = CommandParser(
         "export",
         "Write a checkpoint's policy as a Hugging Face folder: safetensors, configuration and tokenizer.",
@@ -49,7 +45,6 @@ def export_command(arguments: list[str]) -> None:
     checkpoint = find_checkpoint(chosen.checkpoint, Path())
     import torch
 
-    from rence_lightning.cli.output import hide_bars_in_files
     from rence_lightning.policy import export_adapters, export_policy
     from rence_lightning.report.model_card import describe_checkpoint
     from rence_lightning.run.saved_policy import read_policy

@@ -6,6 +6,7 @@ torch's allocator are not counted; `USABLE` leaves room for them.
 """
 
 import copy
+import json
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -35,39 +36,24 @@ class Part(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The sizes of a policy on which its memory depends.
+    """The sizes of a policy on which its memory depends."""
 
-    Attributes:
-        parameters: Number of all parameters, without adapters.
-        adapters: Number of parameters of adapters.
-        ends: Number of parameters of the embedding and the output projection, counted once if they are tied.
-        vocabulary: Number of tokens in the vocabulary.
-        layers: Number of layers.
-        hidden: Size of the hidden states.
-        inner: Size of the inner states of the MLP, of all experts together that a token passes through.
-        queries: Size of the queries of all heads.
-        keys: Size of the keys of all heads, and of the values.
-    """
-
-    parameters: int
-    adapters: int
-    ends: int
+    parameters: int  # without adapters
+    adapters: int  # parameters of adapters
+    ends: int  # parameters of the embedding and the output projection, counted once if they are tied
     vocabulary: int
     layers: int
     hidden: int
-    inner: int
-    queries: int
-    keys: int
+    inner: int  # of the MLP; of all experts together that a token passes through
+    queries: int  # of all heads
+    keys: int  # of all heads, and values as well
 
 
 @cache
-def read_shape(policy: str, rank: int = 0, target_modules: str | tuple[str, ...] = "all-linear") -> Shape:
+def read_shape(policy: str, lora: str | None = None) -> Shape:
     """The sizes of a policy, of which only config.json is read: parameters are counted on torch's meta device.
 
-    Args:
-        policy: Name of the policy, as in `model.policy`.
-        rank: Rank of the adapters; 0 for none.
-        target_modules: Layers that have adapters.
+    `lora` has the settings of the adapters as JSON, which `cache` can take.
 
     Raises:
         UserError: There is no such policy, its configuration cannot be read, or the adapters do not suit it.
@@ -87,9 +73,8 @@ def read_shape(policy: str, rank: int = 0, target_modules: str | tuple[str, ...]
         model: Any = AutoModelForCausalLM.from_config(config)
     ends = {id(end.weight): end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings())}
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if rank:
-        targets = target_modules if isinstance(target_modules, str) else list(target_modules)
-        add_adapters(model, LoRA(r=rank, target_modules=targets), policy)
+    if lora is not None:
+        add_adapters(model, LoRA(**json.loads(lora)), policy)
     text: Any = config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None)
@@ -126,12 +111,10 @@ class Memory:
         strategy = trainer["strategy"] if isinstance(trainer["strategy"], Mapping) else {}
         settings = strategy.get("init_args") or {}
         self.sharded = "FullyShardStrategy" in str(trainer["strategy"])
-        size = settings.get("shard_size") or self.world
-        self.shards = (self.devices if size == "node" else int(size)) if self.sharded else 1
+        size = settings.get("shard_size") or self.world if self.sharded else 1
+        self.shards = self.devices if size == "node" else int(size)
         self.offload = bool(settings.get("cpu_offload"))
-        targets = (lora or {}).get("target_modules", "all-linear")
-        targets = targets if isinstance(targets, str) else tuple(targets)
-        self.shape = read_shape(model["policy"], lora["r"] if lora else 0, targets)
+        self.shape = read_shape(model["policy"], None if lora is None else json.dumps(lora))
         self.lora, self.trained = lora is not None, self.shape.adapters or self.shape.parameters
         self.weight = BYTES[model["dtype"]]
         self.compute = 2 if trainer["precision"].endswith("-mixed") else self.weight
@@ -142,20 +125,21 @@ class Memory:
         self.update_tokens = math.ceil(data["prompts_per_update"] / self.world) * self.longest_group
         # A sequence cannot be cut, and an update may have fewer tokens than the budget.
         self.tokens = max(min(trainer["micro_batch_tokens"], self.update_tokens), self.sequence)
-        engine = data["engine"] or {"class_path": "TransformersEngine"}
-        self.vllm, self.engine = engine["class_path"].endswith("VLLMEngine"), engine.get("init_args") or {}
+        engine = data["engine"] or {}
+        self.vllm, self.engine = engine.get("class_path", "").endswith("VLLMEngine"), engine.get("init_args") or {}
         self.engine_size = BYTES[self.engine.get("dtype") or model["dtype"]]
         self.usable = USABLE * device_bytes / (1 if self.gpu else self.devices)
 
     def changed(self, options: Mapping[str, Any]) -> "Memory":
-        """The memory with other values of some options, given as `section.key`."""
+        """The memory with other values of some settings, given by dotted key."""
         config = copy.deepcopy(dict(self.config))
         for name, value in options.items():
             *path, key = name.split(".")
             section = config
-            for step in path:
-                section[step] = section = section[step] or {}
-            section[key] = copy.deepcopy(value)
+            for step in path:  # in place of a part that is null or only a name stand its settings
+                inner = section.get(step)
+                section[step] = section = inner if isinstance(inner, dict) else {}
+            section[key] = value
         return Memory(config, self.device_bytes)
 
     def states(self) -> list[Part]:

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.cli.arguments import CommandParser
@@ -11,24 +11,14 @@ from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import UserError
 
 if TYPE_CHECKING:  # it imports torch
-    from rence_lightning.cli.commands.memory import Memory, Part
+    from rence_lightning.cli.commands.memory import Memory
 
-PAPER_GPU = 80.0
-"""Memory of the paper's GPUs in GB, which is taken where there is no GPU to ask."""
-
-SHARDED = {"class_path": "rence_lightning.training.FullyShardStrategy", "init_args": {}}
-
-Changes = dict[str, Any]
-"""New values of options, by `section.key`."""
+SHARDED = {"trainer.strategy.class_path": "rence_lightning.training.FullyShardStrategy"}
+RECOMPUTED = {"model.gradient_checkpointing": True}
 
 
 def plan_command(arguments: list[str]) -> None:
-    """Prints the memory of a run by part, and what to change if it does not fit.
-
-    Raises:
-        UserError: The arguments or the configuration are wrong.
-        SystemExit: The run does not fit; the exit code is 1.
-    """
+    """Prints the memory of a run by part; if it does not fit, what to change, and the process ends with code 1."""
     parser = CommandParser(
         "plan",
         "Say whether a run fits into memory, before it starts.\n\n"
@@ -59,13 +49,15 @@ def plan_command(arguments: list[str]) -> None:
     config = read_config("fit", settings)
     gigabytes, origin = _device_memory(chosen.gpu_memory, on_gpu(config["trainer"]))
     memory = Memory(config, 1e9 * gigabytes)
-    print("\n".join([*_head(memory, origin), "", *_tables(memory)]), "\n")
+    print("\n".join(_report(memory, origin)), "\n")
     if memory.training_fits and memory.sampling_fits:
         print(f"It fits into {memory.usable / 1e9:.1f} GB that a process may take (95%).")
         return
     which = "the engine beside the trainer" if memory.training_fits else "training"
     print(f"It does not fit into {memory.usable / 1e9:.1f} GB that a process may take (95%): {which} is too large.")
-    print("\n".join(_advice(memory)))
+    options = dict.fromkeys(_options(made) for change in _changes(memory) if (made := _made_to_fit(memory, change)))
+    print("It fits with any one of these:" if options else "No single change makes it fit: use more or larger GPUs.")
+    print("\n".join(f"  {each}" for each in options))
     sys.exit(1)
 
 
@@ -80,71 +72,55 @@ def _device_memory(given: float | None, gpu: bool) -> tuple[float, str]:
     if torch.cuda.is_available():
         properties: Any = torch.cuda.get_device_properties(0)
         return properties.total_memory / 1e9, f"this machine's {properties.name}"
-    return PAPER_GPU, "assumed, because this machine has no GPU; --gpu_memory sets it"
+    return 80.0, "that of the paper's, assumed, because this machine has no GPU; --gpu_memory sets it"
 
 
-def _head(memory: "Memory", origin: str) -> list[str]:
-    """The run in words, and the arithmetic of its batches."""
+def _report(memory: "Memory", origin: str) -> Iterator[str]:
+    """The run in words, the arithmetic of its batches, and the parts of a device's memory with their formulas."""
     trainer, model, data = (memory.config[section] for section in ("trainer", "model", "data"))
     per_iteration, per_update, k = data["prompts_per_iteration"], data["prompts_per_update"], data["group_size"]
     updates, iterations = per_iteration / per_update, trainer["max_iterations"]
     trained = f"{memory.shape.adapters / 1e6:,.1f} M adapters trained" if memory.lora else "all trained"
-    return [
+    yield (
         f"{model['policy']}: {memory.shape.parameters / 1e6:,.1f} M parameters, {trained}; {memory.world} x "
         f"{memory.device_bytes / 1e9:.1f} GB ({origin}), {'sharded' if memory.sharded else 'not sharded'}, "
-        f"{trainer['precision']}",
+        f"{trainer['precision']}"
+    )
+    yield (
         f"an iteration: {per_iteration:,} prompts x {k} = {per_iteration * k:,} responses; {per_iteration:,} / "
-        f"{per_update} prompts = {updates:g} updates; x {iterations} iterations = {updates * iterations:,.0f} updates",
-        f"an update: at most {memory.update_tokens:,} tokens on a device, in passes of up to {memory.tokens:,}",
-        f"the longest group: {memory.prompt:,} + {k} x {memory.response:,} = {memory.longest_group:,} tokens",
-    ]
-
-
-def _tables(memory: "Memory") -> list[str]:
-    """The parts of memory, in GB of a device, with their formulas."""
+        f"{per_update} prompts = {updates:g} updates; x {iterations} iterations = {updates * iterations:,.0f} updates"
+    )
+    yield f"an update: at most {memory.update_tokens:,} tokens on a device, in passes of up to {memory.tokens:,}"
+    yield f"the longest group: {memory.prompt:,} + {k} x {memory.response:,} = {memory.longest_group:,} tokens"
     sampling, sequences = memory.sampling()
-    lines = [
-        *_table(f"training: a pass of {memory.tokens:,} tokens", memory.training()),
-        "",
-        *_table(f"sampling: {'VLLMEngine' if memory.vllm else 'TransformersEngine'}", sampling),
-        f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt",
-    ]
-    if memory.offload:
-        lines += ["", *_table("main memory of each process (cpu_offload)", memory.states())]
-    return lines
+    for title, parts in {
+        f"training: a pass of {memory.tokens:,} tokens": memory.training(),
+        f"sampling: {'VLLMEngine' if memory.vllm else 'TransformersEngine'}": sampling,
+    }.items():
+        yield f"\n{title:<39} GB"
+        yield from (f"  {part.name:<32}{part.bytes / 1e9:8.2f}   {part.formula}" for part in parts)
+        yield f"  {'total':<32}{sum(part.bytes for part in parts) / 1e9:8.2f}"
+    yield f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt"
 
 
-def _table(title: str, parts: list["Part"]) -> list[str]:
-    rows = [f"  {part.name:<32}{part.bytes / 1e9:8.2f}   {part.formula}" for part in parts]
-    return [f"{title:<39} GB", *rows, f"  {'total':<32}{sum(part.bytes for part in parts) / 1e9:8.2f}"]
-
-
-def _advice(memory: "Memory") -> Iterator[str]:
-    """Options of the command line with each set of which the run fits; each is computed before it is printed."""
-    found = dict.fromkeys(_options(made) for change in _changes(memory) if (made := _made_to_fit(memory, change)))
-    yield "It fits with any one of these:" if found else "No single change makes it fit: use more or larger GPUs."
-    yield from (f"  {options}" for options in found)
-
-
-def _changes(memory: "Memory") -> Iterator[Changes]:
-    """Changes to try, the cheapest first."""
-    recomputed: Changes = {"model.gradient_checkpointing": True}
-    yield from ({}, recomputed)
+def _changes(memory: "Memory") -> Iterator[dict[str, Any]]:
+    """dict[str, Any] to try, the cheapest first."""
+    yield from ({}, RECOMPUTED)
     if memory.gpu:
-        sharded: Changes = {**recomputed, "trainer.strategy": SHARDED}
+        sharded: dict[str, Any] = {**RECOMPUTED, **SHARDED}
         yield sharded
         for world in (2, 4, 8, 16, 32, 64):
             more = {**sharded, "trainer.devices": min(world, 8), "trainer.num_nodes": max(1, world // 8)}
             if world > memory.world and memory.changed(more).training_fits:
                 yield more
                 break
-        yield {**recomputed, "trainer.strategy": {**SHARDED, "init_args": {"cpu_offload": True}}}
+        yield {**sharded, "trainer.strategy.init_args.cpu_offload": True}
     if not memory.lora:
-        yield {**recomputed, "model.lora": {"r": 32}, "model.dtype": "bfloat16"}
+        yield {**RECOMPUTED, "model.lora.r": 32, "model.dtype": "bfloat16"}
 
 
-def _made_to_fit(memory: "Memory", changes: Changes) -> Changes | None:
-    """Changes with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
+def _made_to_fit(memory: "Memory", changes: dict[str, Any]) -> dict[str, Any] | None:
+    """dict[str, Any] with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
     changed = memory.changed(changes)
     while not changed.training_fits and changed.tokens > changed.sequence:
         changes = {**changes, "trainer.micro_batch_tokens": max(changed.tokens // 2, changed.sequence)}
@@ -162,15 +138,7 @@ def _made_to_fit(memory: "Memory", changes: Changes) -> Changes | None:
     return changes if changed.training_fits and changed.sampling_fits else None
 
 
-def _options(changes: Mapping[str, Any]) -> str:
-    """Changes as options of the command line."""
-    words = []
-    for name, value in changes.items():
-        if isinstance(value, Mapping) and "class_path" in value:
-            words.append(f"--{name} {value['class_path']}")
-            value, name = value["init_args"], f"{name}.init_args"
-        if isinstance(value, Mapping):
-            words += [_options({f"{name}.{key}": each}) for key, each in value.items()]
-        else:
-            words.append(f"--{name} {str(value).lower() if isinstance(value, bool) else value}")
-    return " ".join(words)
+def _options(changes: dict[str, Any]) -> str:
+    """dict[str, Any] as options of the command line."""
+    words = {name.removesuffix(".class_path"): value for name, value in changes.items()}
+    return " ".join(f"--{name} {str(value).lower() if value is True else value}" for name, value in words.items())

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Literal, cast, get_args
 
 from rence_lightning.errors import UserError
+from rence_lightning.parts import python_process
 from rence_lightning.rewards.grading.equivalence import quick_verdict
-from rence_lightning.text import python_process
 
 Pair = tuple[str, str | None]
 """A reference and an answer, or None for no answer."""

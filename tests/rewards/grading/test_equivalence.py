@@ -121,19 +121,19 @@ def test_notation_and_structure_take_anything(gold: str, prediction: str) -> Non
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_notation_and_structure_take_no_time(piece: str) -> None:
     long = piece * (MAX_CHARACTERS // len(piece))
-    begin = time.perf_counter()
+    begin = time.process_time()
     for one, other in ((long, long + "1"), (long, "1"), ("[0,1)", long)):
         same_structure(one_notation(one), one_notation(other), lambda a, b: a == b)
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 0.5
 
 
 def test_long_answers_need_no_algebra() -> None:
     ones = "1" * 1_000_000
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert quick_verdict(ones, ones) is True
     assert quick_verdict(ones, "0" + ones) is True
     assert quick_verdict(ones, ones[:-1] + "2") is False
     assert quick_verdict("3", "x" * (MAX_CHARACTERS + 1)) is False
     assert quick_verdict("x" * 5_000, " x" * 1 + "x" * 4_999) is True
     assert quick_verdict("a b", "a" + " " * 1_000_000 + "b") is True
-    assert time.perf_counter() - begin < 2.0
+    assert time.process_time() - begin < 2.0

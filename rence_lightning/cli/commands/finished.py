@@ -1,4 +1,4 @@
-"""`python -m rence_lightning compare`: two evaluations of the same problems against each other."""
+"""`python -m rence_lightning compare` and `report`: what finished runs show."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,7 @@ from rence_lightning.errors import UserError
 
 
 def compare_command(arguments: list[str]) -> None:
-    """Parses the command's arguments and prints the table.
-
-    Raises:
-        UserError: The arguments are wrong, one path holds no evaluation, or the two are not of the same problems.
-    """
+    """Parses the command's arguments and prints the table."""
     parser = CommandParser(
         "compare",
         "Compare evaluation B with evaluation A on the benchmarks that both have finished:\n"
@@ -38,3 +34,23 @@ def compare_command(arguments: list[str]) -> None:
     console.print(table)
     for line in differing:
         console.print(f"the policy is not the only difference: {line}", markup=False, style="yellow")
+
+
+def report_command(arguments: list[str]) -> None:
+    """Parses the command's arguments and writes the page."""
+    parser = CommandParser(
+        "report",
+        "Write a run directory, or several side by side, as one HTML page that opens without a server:\n"
+        "whether the policy learned, whether the run is healthy, where the time went, and what was\n"
+        "sampled. Several runs are compared with the first, with paired intervals.",
+        ["report runs/arithmetic", "report runs/arithmetic runs/arithmetic-2 --output both.html"],
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory of fit or validate")
+    parser.add_argument("--output", type=Path, help="the file to write (default: report.html in the first directory)")
+    chosen = parser.parse_args(arguments)
+    for run in chosen.runs:
+        if not run.is_dir():
+            raise UserError(f"report: {run} is not a folder; give a run directory")
+    from rence_lightning.report import write_report
+
+    print(write_report(*chosen.runs, file=chosen.output))
