@@ -63,7 +63,7 @@ class TrainedPolicy:
             raise UserError("generate: the weights are sharded over processes; load the exported policy instead")
         asked = [problems] if isinstance(problems, str | Mapping) else list(problems)
         rows = [_problem(number, each) for number, each in enumerate(asked)]
-        changes = {"temperature": temperature, "max_response_tokens": max_response_tokens}
+        changes: dict[str, Any] = {"temperature": temperature, "max_response_tokens": max_response_tokens}
         sampling = replace(self._data.sampling, **{key: each for key, each in changes.items() if each is not None})
         prompts = self._data.template.encode_all(self.tokenizer, rows)
         context = self._policy.context_length or math.inf
