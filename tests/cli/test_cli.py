@@ -167,7 +167,7 @@ def test_help_of_a_class_explains_its_settings(capfd: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("data.reward", ["MathReward", "Compare the last", "CombinedReward", "--data.reward.help CLASS"]),
+        ("data.reward", ["MathReward", "Compares the last", "CombinedReward", "--data.reward.help CLASS"]),
         ("data.engine", ["TransformersEngine", "VLLMEngine"]),
         ("trainer.callbacks", ["RolloutBudget", "EarlyStopping"]),
         ("model.objective", ["MultiLabelNCE", "DAPO"]),
