@@ -3,6 +3,7 @@
 A run of two processes starts its own agent. The transport hides failures, as NCCL does, unless a case says otherwise.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -25,17 +26,17 @@ SIGNALS = [("SIGKILL", 0, "generate"), ("SIGKILL", 1, "update"), ("SIGSTOP", 0, 
 CASES = list(zip(cycle(KINDS), (0, 1, 1, 0, 1, 0, 0, 1), PLACES, strict=False))
 
 
-def start(kind: str, rank: int, place: str, folder: Path, *options: str) -> "subprocess.Popen[str]":
+def start(kind: str, rank: int, place: str, folder: Path, *options: str, deaf: bool = True) -> "subprocess.Popen[str]":
     """A run in which one of two ranks fails in its second iteration."""
     part = {"engine": "Engine", "reward": "Reward", "filter": "Filter"}
-    failing = {"kind": kind, "rank": rank, "place": place, "deaf": kind != "SIGSTOP"}
+    failing = {"kind": kind, "rank": rank, "place": place, "deaf": deaf and kind != "SIGSTOP"}
+    callback = {"class_path": "failing_parts.Failing", "init_args": failing}
     return torture.start(
         folder / "run",
         *("--trainer.max_iterations=3", "--data.prompts_per_iteration=4", "--data.prompts_per_update=2"),
         *("--trainer.devices=2", "--trainer.strategy=rence_lightning.training.FullyShardStrategy"),
         *(f"--data.{key}=failing_parts.{name}" for key, name in part.items()),
-        *("--model.objective=failing_parts.Objective", "--trainer.callbacks+=failing_parts.Failing"),
-        *(f"--trainer.callbacks.init_args.{key}={value}" for key, value in failing.items()),
+        *("--model.objective=failing_parts.Objective", f"--trainer.callbacks+={json.dumps(callback)}"),
         *options,
     )
 
@@ -83,19 +84,19 @@ def test_all_processes_end_when_one_fails(kind: str, rank: int, place: str, tmp_
 def test_a_killed_rank_is_started_again_and_changes_no_result(tmp_path: Path) -> None:
     """The agent starts both ranks again; they continue from the checkpoint of iteration 1, in the same directory."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    options = ("--trainer.max_restarts=1", "--trainer.callbacks.init_args.deaf=false")
-    output = torture.finish(start("SIGKILL", 1, "update", killed, *options))
+    options = ("--trainer.max_restarts=1",)
+    output = torture.finish(start("SIGKILL", 1, "update", killed, *options, deaf=False))
     assert "failed (exitcode: -9) local_rank: 1" in output, output
     assert "Traceback" not in output and "error: " not in output, output
     assert {path.name for path in killed.iterdir()} == {"run"}
-    output = torture.finish(start("SIGKILL", 2, "no rank", whole, *options))
+    output = torture.finish(start("SIGKILL", 2, "no rank", whole, *options, deaf=False))
     torture.assert_same(torture.outcome(killed / "run"), torture.outcome(whole / "run"))
 
 
 @pytest.mark.slow
 def test_a_rank_that_is_killed_before_the_first_checkpoint_starts_anew_in_the_same_directory(tmp_path: Path) -> None:
-    options = ("--trainer.max_restarts=1", "--trainer.callbacks.init_args.deaf=false", "--checkpoint.every=100")
-    output = torture.finish(start("SIGKILL", 0, "generate", tmp_path, *options))
+    options = ("--trainer.max_restarts=1", "--checkpoint.every=100")
+    output = torture.finish(start("SIGKILL", 0, "generate", tmp_path, *options, deaf=False))
     assert "iteration   3/3" in output and output.count("iteration   1/3") == 2, output
     assert {path.name for path in tmp_path.iterdir()} == {"run", "failed_at"}
 
