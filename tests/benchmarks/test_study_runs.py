@@ -243,12 +243,13 @@ def test_no_seed_has_two_purposes_and_all_rows_of_the_paper_s_tables_are_there()
     "method", [pytest.param(name, marks=() if name == "ReNCE" else pytest.mark.slow) for name in SPEC.methods]
 )
 def test_the_configuration_of_a_method_is_valid_at_the_levels_of_its_questions(method: str, make: Any) -> None:
-    from rence_lightning.cli.commands.training import prepared
+    from rence_lightning.cli.merging import merged
+    from rence_lightning.cli.settings import Settings
 
     study, cells = make(), [cell for cell in Runs(SPEC, []).cells() if cell.method == method]
     chosen = {(cell.question, cell.task, method != "GRPO" or cell.level): cell for cell in cells}  # GRPO has all levels
     for cell in chosen.values():
-        prepared(list(job(study, 0, cell).arguments))
+        merged(Settings(list(job(study, 0, cell).arguments)), {})
 
 
 @pytest.mark.slow

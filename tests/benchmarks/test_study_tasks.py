@@ -36,7 +36,7 @@ def test_no_problem_is_in_two_splits(name: str) -> None:
 
 def test_the_warm_up_of_the_policy_asked_no_problem_that_is_evaluated_and_none_of_the_pools() -> None:
     """One generator draws all batches in the order of the phases, as the program that made the policy does."""
-    rng, held_out, asked = random.Random(0), {chain.problem for chain in chains_of()}, set()
+    rng, held_out, asked = random.Random(0), {chain.problem for chain in chains_of("test")}, set()
     for phase in PHASES:
         for _ in range(phase.steps):
             asked |= {prompt for prompt, _ in draw_examples(held_out, rng, BATCH_SIZE, phase.sloppy)}

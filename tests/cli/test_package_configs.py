@@ -55,14 +55,6 @@ def test_a_wrong_name_is_answered_with_the_right_ones(
         assert word in error
 
 
-@pytest.mark.parametrize(("command", "instead"), [("test", "validate"), ("predict", "validate"), ("train", "fit")])
-def test_commands_of_other_programs_name_the_one_here(
-    command: str, instead: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    error = error_of(capfd, command)
-    assert f"there is no command '{command}': {instead} " in error
-
-
 def test_the_installed_command_names_itself() -> None:
     start = "import sys; sys.argv = ['/usr/bin/rence-lightning']"
     program = f"{start}; from rence_lightning.cli.main import main; main(['report', '-h'])"
