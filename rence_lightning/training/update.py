@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from rence_lightning.distributed import gather, sum_over_ranks
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.policy import PackedRow, Segment, TokenScores
+from rence_lightning.policy.micro_batches import MicroBatch, assign, cut, plan_micro_batches
 from rence_lightning.sampling.groups import Group, engine_log_probs
-from rence_lightning.training.batching import MicroBatch, assign, cut, plan_micro_batches
 from rence_lightning.training.module import PolicyModule
 
 

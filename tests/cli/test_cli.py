@@ -142,7 +142,7 @@ def test_later_files_and_options_override_and_interpolation_follows(tmp_path: Pa
         ("fit --help", ["Number of responses per prompt, K", "in one optimizer step", "Checkpoint to resume from"]),
         ("validate --help", ["Number of responses to each problem, the k of avg@k"]),
         ("fit --data.filter.help rence_lightning.sampling.PositiveRatioFilter", ["Upper bound of rho, inclusive"]),
-        ("fit --data.reward.help", ["MathReward", "Compare the last", "CombinedReward", "--data.reward.help CLASS"]),
+        ("fit --data.reward.help", ["MathReward", "the last", "CombinedReward", "--data.reward.help CLASS"]),
         ("fit --data.engine.help", ["TransformersEngine", "VLLMEngine"]),
         ("fit --trainer.callbacks.help", ["RolloutBudget", "EarlyStopping"]),
         ("fit --model.objective.help", ["MultiLabelNCE", "DAPO"]),

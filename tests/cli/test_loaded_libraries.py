@@ -50,7 +50,7 @@ def run_with_two_evaluations(folder: Path) -> Path:
 
 def test_help_and_wrong_arguments_are_answered_at_once() -> None:
     """An import of torch and Lightning takes seconds, in which a typo would go unanswered."""
-    wrong = [[], ["fti"], ["fit", "--config", "no-such-file.yaml"], ["fit", "--triner.max_iterations", "3"]]
+    wrong = [[], ["fti"], ["fit", "--config", "no-such-file.yaml"], ["fit", "data.yaml"]]
     wrong += [["report", "no-such-folder"], ["compare", "no", "no"], ["export", "no-such-folder", "folder"]]
     helps = [["--help"], ["--version"], ["export", "--help"], ["compare", "--help"], ["report", "--help"]]
     assert loaded(*wrong, *helps) == [[]] * 12

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rence_lightning.policy import PackedRow, Segment
-from rence_lightning.training.batching import Piece, Shape, assign, computed_tokens, plan_micro_batches
+from rence_lightning.policy.micro_batches import Piece, Shape, assign, computed_tokens, plan_micro_batches
 
 shapes = st.lists(
     st.tuples(st.integers(1, 30), st.lists(st.integers(1, 60), min_size=1, max_size=8)), min_size=1, max_size=10
