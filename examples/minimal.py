@@ -88,7 +88,7 @@ def loss(policy: Policy, groups: list[Group], kl_coef: float) -> tuple[torch.Ten
 
 def draws(pool: dict[str, Problem]) -> Iterator[list[Problem]]:
     """Batches of problems in a new random order in each epoch, without those that have left the pool."""
-    while True:
+    while pool:
         order = random.sample(sorted(pool), len(pool))
         for start in range(0, len(order), 2 * B):
             yield [pool[name] for name in order[start : start + 2 * B] if name in pool]

@@ -1,4 +1,4 @@
-r"""What rooms share: a problem and the answer in a `\boxed{...}`, the base class of parts, own processes."""
+r"""What several folders use: a problem, the answer in a `\boxed{...}`, the base class of parts, worker processes."""
 
 import hashlib
 import inspect

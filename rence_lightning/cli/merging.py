@@ -88,6 +88,8 @@ def _set_within(old: Any, way: Sequence[str], value: Any, is_part: bool) -> Any:
     """A value in which the setting at the end of a way has changed; the way may leave `init_args` out."""
     if not way:
         return _replaced(old, value)
+    if isinstance(old, list) and old and not way[0].isdigit():  # of a list, the item that was appended last
+        return [*old[:-1], _set_within(old[-1], way, value, True)]
     if is_part and way[0] not in ("class_path", "init_args"):
         way = ("init_args", *way)
     if isinstance(old, str):

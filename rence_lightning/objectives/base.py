@@ -72,7 +72,7 @@ class Totals:
         responses: Number of responses.
         tokens: Number of response tokens.
         positives: Number of responses in P.
-        kl: KL divergence of the update before its gradient passes, where the trust region has a limit; else 0.
+        kl: KL divergence of the update before its gradient passes, where the trust region has a `delta`; else 0.
     """
 
     prompts: int

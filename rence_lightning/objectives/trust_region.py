@@ -1,4 +1,4 @@
-"""The trust region of Section 3.5: a KL penalty to pi_old, the formula of the adaptive coefficient, and a limit.
+"""The trust region of Section 3.5: a KL penalty to pi_old, the adaptive coefficient, and a hinge at `delta`.
 
 The penalty is KL(pi_old || pi_theta), estimated on samples *of pi_old*. With ratio = pi_theta / pi_old the estimator is
 k3 = ratio - 1 - log ratio (Schulman 2020), which is non-negative, and unbiased because E_old[ratio] = 1. The usual

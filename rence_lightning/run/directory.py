@@ -114,7 +114,7 @@ class Run:
         """
         session = {
             "started": time.time(),
-            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
+            "launch": launch_id(),
             "checkpoint": checkpoint.name if checkpoint is not None else None,
             "config": config,
             "changed": changed,
@@ -167,6 +167,12 @@ def _claim(path: Path) -> bool:
     except OSError as error:
         raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
     return True
+
+
+def launch_id() -> str | None:
+    """Identity of the elastic agent that started this process; None without one, or with one that was given no name."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if launch == "none" else launch  # torchrun calls all of its launches "none" unless it is told a name
 
 
 # ---- retention ------------------------------------------------------------------------------------------------------

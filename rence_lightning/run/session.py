@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from rence_lightning.distributed import gather, on_rank_zero
 from rence_lightning.run.changed_settings import Change, changes
-from rence_lightning.run.directory import Run
+from rence_lightning.run.directory import Run, launch_id
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, runs_named, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
@@ -47,7 +47,7 @@ class Session:
         self.changed_settings: list[Change] = []
         self.config_yaml: str | None = None
         self.already_finished = False
-        self.opened = False
+        self.opened = self._training = False
         self.loggers: list[Logger] = []
         self._extra_loggers = loggers
         self._lock: Lock | None = None
@@ -147,11 +147,11 @@ def _continued(ckpt_path: str | None, wanted: Path) -> str | None:
 
     A run that was ended before its first checkpoint starts anew, in the same directory.
     """
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or (launch := launch_id()) is None:
         return ckpt_path
-    for run in runs_named(wanted, "fit"):
-        if run.sessions and run.sessions[-1].get("launch") == os.environ["TORCHELASTIC_RUN_ID"]:
-            if run.checkpoints:
-                return str(run.directory)
-            shutil.rmtree(run.directory)
+    own = (run for run in runs_named(wanted, "fit") if run.sessions and run.sessions[-1].get("launch") == launch)
+    if (run := next(own, None)) is not None:
+        if run.checkpoints:
+            return str(run.directory)
+        shutil.rmtree(run.directory)
     return ckpt_path

@@ -28,13 +28,13 @@ class Checkpoints:
 
     @property
     def saved_at(self) -> SavedAt:
-        """The current moment, as a checkpoint records it."""
+        """The progress of the run, as a checkpoint records it."""
         trainer = self._trainer
         iteration, update = self._trainer.progress
         return SavedAt(trainer.session.run.id, iteration, update, trainer.global_step)
 
     def can_save(self) -> bool:
-        """Whether all ranks are at the same moment, and none within an optimizer's step; every rank must call it."""
+        """Whether all ranks have made equal progress, none within an optimizer's step; every rank must call it."""
         trainer = self._trainer
         possible = trainer.training and trainer.session.opened and not trainer.step.under_way
         moments = gather((trainer.progress, trainer.global_step) if possible else None)

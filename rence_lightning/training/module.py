@@ -24,8 +24,8 @@ from rence_lightning.training.strategy import FullyShardStrategy
 class PolicyModule(pl.LightningModule):
     """A policy being trained.
 
-    The loss of an update is the objective plus `kl_coef` times KL(pi_old || pi_theta), Eq. (1). With a limit of the KL
-    divergence, KL has the derivative of the penalty as its coefficient. A penalty to a reference policy can be added.
+    The loss of an update is the objective plus `kl_coef` times KL(pi_old || pi_theta), Eq. (1). With a `delta`, KL has
+    the derivative of the penalty as its coefficient. A penalty to a reference policy can be added.
 
     Args:
         policy: Policy to train: a folder in the Hugging Face format, a hub name, `embedded:NAME` or

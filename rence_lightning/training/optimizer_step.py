@@ -117,7 +117,7 @@ class OptimizerStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state; one that was saved without loss scaling leaves the initial scale."""
         self.skipped = state["updates_skipped"]
-        self.overflowed = state.get("updates_overflowed", 0)
-        self._in_a_row = state.get("skipped_in_a_row", 0)
+        self.overflowed = state["updates_overflowed"]
+        self._in_a_row = state["skipped_in_a_row"]
         if state["precision"]:
             self._fabric.strategy.precision.load_state_dict(state["precision"])

@@ -243,8 +243,8 @@ class Trainer:
         module, datamodule = self.lightning_module, self.datamodule
         if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
             raise UserError(
-                "trainer: no callback takes the log-probabilities of pi_old; add "
-                "OldPolicySnapshot, or pass callbacks=rence_lightning.callbacks.standard_callbacks()"
+                "trainer: no callback takes the log-probabilities of pi_old; add OldPolicySnapshot, or pass "
+                "callbacks=rence_lightning.callbacks.standard_callbacks()"
             )
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
         checkpoint = self.session.find(ckpt_path, self.training)

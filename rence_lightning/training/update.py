@@ -62,14 +62,15 @@ class Update:
         # Where log pi_old of all groups is known while the policy is pi_old, nothing needs to be scored.
         known = at_old_policy and all(group.old_log_probs for group in groups)
         passes, scoring = [], []
-        for indices in assigned(groups, world):
+        of_ranks = assigned(groups, world)
+        for indices in of_ranks:
             shapes = [_shape(groups[i]) for i in indices]
             passes.append(plan_micro_batches(shapes, budget, packed))
             cuts = [i for i in range(len(shapes)) if len(cut(shapes, i, budget, packed)) > 1]
             cuts = cuts if couples and not known else []
             of_cuts = plan_micro_batches([shapes[i] for i in cuts], budget, packed)
             scoring.append([[piece._replace(group=cuts[piece.group]) for piece in pieces] for pieces in of_cuts])
-        self.groups = [groups[i] for i in assigned(groups, world)[rank]]
+        self.groups = [groups[i] for i in of_ranks[rank]]
         self.micro_batches = _with_dummies(passes, rank)
         self.scoring = _with_dummies(scoring, rank)
         self.log_probs: list[list[Tensor | None]] = [
@@ -97,7 +98,7 @@ class Update:
     def prepare(self, module: PolicyModule) -> None:
         """Takes the passes without a gradient on which the loss depends.
 
-        These are the reference policy's, and those of groups that are cut. Where the trust region has a limit, all
+        These are the reference policy's, and those of groups that are cut. Where the trust region has a `delta`, all
         groups are scored, because the penalty depends on the KL divergence of the whole update.
         """
         if module.reference is not None:

@@ -24,6 +24,9 @@ from rence_lightning.policy.output_projection import LOGITS_PER_CHUNK
 USABLE = 0.95
 """Share of a device's memory that a run may take."""
 
+GUESSED_PROMPT = 1024
+"""Length of the longest prompt where the configuration does not limit it."""
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -119,7 +122,10 @@ class Memory:
         self.weight = BYTES[model["dtype"]]
         self.compute = 2 if trainer["precision"].endswith("-mixed") else self.weight
         self.checkpointing, self.reference = model["gradient_checkpointing"], model["reference"] is not None
-        self.prompt, self.response = data["max_prompt_tokens"] or 1024, data["sampling"]["max_response_tokens"]
+        self.prompt, self.response = (
+            data["max_prompt_tokens"] or GUESSED_PROMPT,
+            data["sampling"]["max_response_tokens"],
+        )
         self.sequence = self.prompt + self.response
         self.longest_group = self.prompt + data["group_size"] * self.response
         self.update_tokens = math.ceil(data["prompts_per_update"] / self.world) * self.longest_group
@@ -128,6 +134,7 @@ class Memory:
         engine = data["engine"] or {}
         self.vllm, self.engine = engine.get("class_path", "").endswith("VLLMEngine"), engine.get("init_args") or {}
         self.engine_size = BYTES[self.engine.get("dtype") or model["dtype"]]
+        self.max_num_seqs = self.engine.get("max_num_seqs", 256)
         self.usable = USABLE * device_bytes / (1 if self.gpu else self.devices)
 
     def changed(self, options: Mapping[str, Any]) -> "Memory":
@@ -206,7 +213,7 @@ class Memory:
     def sampling(self) -> tuple[list[Part], int]:
         """The parts of a device's memory while the engine samples, and the number of sequences of the full length that
         it samples at a time: vLLM fills its share of the GPU with keys and values."""
-        shape, sequences = self.shape, self.engine.get("max_num_seqs", 256)
+        shape, sequences = self.shape, self.max_num_seqs
         parts = [Part("trainer: parameters, optimizer", self.kept_bytes, "as above"), *self._engine_weights()]
         token = 2 * shape.layers * shape.keys * self.engine_size / self.engine.get("tensor_parallel_size", 1)
         tokens = sequences * self.sequence

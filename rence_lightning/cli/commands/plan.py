@@ -104,7 +104,7 @@ def _report(memory: "Memory", origin: str) -> Iterator[str]:
 
 
 def _changes(memory: "Memory") -> Iterator[dict[str, Any]]:
-    """dict[str, Any] to try, the cheapest first."""
+    """Changes to try, the cheapest first."""
     yield from ({}, RECOMPUTED)
     if memory.gpu:
         sharded: dict[str, Any] = {**RECOMPUTED, **SHARDED}
@@ -120,7 +120,7 @@ def _changes(memory: "Memory") -> Iterator[dict[str, Any]]:
 
 
 def _made_to_fit(memory: "Memory", changes: dict[str, Any]) -> dict[str, Any] | None:
-    """dict[str, Any] with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
+    """The changes, with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
     changed = memory.changed(changes)
     while not changed.training_fits and changed.tokens > changed.sequence:
         changes = {**changes, "trainer.micro_batch_tokens": max(changed.tokens // 2, changed.sequence)}
@@ -132,13 +132,13 @@ def _made_to_fit(memory: "Memory", changes: dict[str, Any]) -> dict[str, Any] | 
         else:
             *others, cache = changed.sampling()[0]
             room = changed.usable - sum(part.bytes for part in others)
-            sequences = int(room / cache.bytes * changed.engine.get("max_num_seqs", 256))
+            sequences = int(room / cache.bytes * changed.max_num_seqs)
             changes = {**changes, "data.engine.init_args.max_num_seqs": max(sequences, 1)}
         changed = memory.changed(changes)
     return changes if changed.training_fits and changed.sampling_fits else None
 
 
 def _options(changes: dict[str, Any]) -> str:
-    """dict[str, Any] as options of the command line."""
+    """Changes as options of the command line."""
     words = {name.removesuffix(".class_path"): value for name, value in changes.items()}
     return " ".join(f"--{name} {str(value).lower() if value is True else value}" for name, value in words.items())
