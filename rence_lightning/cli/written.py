@@ -35,6 +35,8 @@ def written(config: Namespace) -> tuple[str, dict[str, str]]:
 
 def named(value: Any, key: str, unnamed: dict[str, str]) -> Any:
     """The value at a dotted key as plain settings; `unnamed` records what of it has no name."""
+    if isinstance(value, Enum):  # one of text, too
+        return value.name
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Real):  # of NumPy, too

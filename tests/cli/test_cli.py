@@ -209,6 +209,7 @@ def test_values_of_other_types_are_still_read() -> None:
         *("--model.optimizer.betas=[0.5, 0.6]", "--model.lora.r", "4", "--trainer.callbacks+=ModelSummary"),
         "--evaluation.benchmarks.extra={class_path: FileProblems, init_args: {path: x.jsonl}}",
         *("--trainer.callbacks+", "{class_path: EarlyStopping, init_args: {monitor: rollouts/reward}}"),
+        *("--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"),
     )
     assert config["data"]["filter"]["init_args"]["t_easy"] == 0.75
     assert config["data"]["template"]["init_args"]["system"] is None
@@ -218,7 +219,10 @@ def test_values_of_other_types_are_still_read() -> None:
     assert config["evaluation"]["benchmarks"]["extra"]["init_args"]["path"] == "x.jsonl"
     assert {*config["evaluation"]["benchmarks"]} == {"arithmetic", "extra"}, "an option adds, and a file replaces"
     kinds = [each["class_path"].rpartition(".")[2] for each in config["trainer"]["callbacks"]]
-    assert kinds == ["ModelSummary", "EarlyStopping"]
+    assert kinds == ["ModelSummary", "EarlyStopping", "Timer"]
+    assert config["trainer"]["callbacks"][2]["init_args"]["duration"] == "00:01:00:00", (
+        "not set in the last of the list"
+    )
 
 
 def test_a_part_of_another_class_keeps_the_settings_that_both_have() -> None:
