@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, get_args, get_origin, get_type_hints
 
-from rence_lightning import callbacks
+import rence_lightning.callbacks as callbacks
 from rence_lightning.cli.settings import CALLBACKS
 from rence_lightning.errors import nearest
 from rence_lightning.sampling.datamodule import RolloutDataModule
