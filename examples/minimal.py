@@ -3,8 +3,8 @@
     python examples/minimal.py
 
 trains the embedded policy of half a million parameters on chains of additions, in about a minute on two CPU cores. It
-has one process, no checkpoints and no logs; `python -m rence_lightning fit --config arithmetic` is the same with all
-of that. The lines are those of Algorithm 1.
+has one process, no checkpoints and no logs; `python -m rence_lightning fit --config arithmetic` is the same method and
+settings with all of that, and draws as many prompts as are missing. The lines are those of Algorithm 1.
 """
 
 import random
@@ -112,7 +112,7 @@ def train(iterations: int = ITERATIONS, seed: int = 0) -> tuple[float, float]:
     kl_coef = 0.001
     before = accuracy(policy, engine, test)
     print(f"pass@1 before: {before:.1%}")
-    for iteration in range(1, iterations + 1):  # line 2: until line 19, the policy is pi_old
+    for iteration in range(1, iterations + 1):  # line 2: pi_old is the policy as it is here
         stack: list[Group] = []  # line 3
         while len(stack) < B:  # line 4
             drawn, cache = cache or next(dataset), []  # lines 5 and 6
@@ -124,10 +124,10 @@ def train(iterations: int = ITERATIONS, seed: int = 0) -> tuple[float, float]:
                     stack.append(group)  # line 13
         batch = stack[:B]  # line 17
         cache = [group.problem for group in stack[B:]]  # line 18: prompts alone, sampled again from the next pi_old
-        with torch.no_grad():  # log pi_old comes from the trainer's own model, before the first update
+        with torch.no_grad():  # log pi_old, from this model and not the engine's
             for group in batch:
                 group.old_log_probs = log_probs(policy, [group])
-        for start in range(0, B, GROUPS_PER_UPDATE):  # lines 19-21
+        for start in range(0, B, GROUPS_PER_UPDATE):  # line 19; line 20 is one optimizer step
             groups = batch[start : start + GROUPS_PER_UPDATE]
             value, kl = loss(policy, groups, kl_coef)
             value.backward()

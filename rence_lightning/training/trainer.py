@@ -281,7 +281,7 @@ class Trainer:
             self.doing, self._in_iteration = "", False
 
     def _rollouts(self, batches: Iterator[IterationBatch]) -> IterationBatch | None:
-        """The next batch, sampled from the current policy, with log pi_old of the groups to train on."""
+        """The next batch, sampled from the current policy; the callback of pi_old adds its log-probabilities."""
         self.doing = "rollouts"
         with self.fabric.autocast():  # the engine computes in the trainer's precision
             batch = next(batches, None)
@@ -291,7 +291,7 @@ class Trainer:
             if is_exhausted(batch, pool.left, len(pool.mastered)):
                 self.should_stop = True
             batch.begin_updates()  # from here on, its groups are what is trained on
-            batch.figures |= self.call("on_updates_start", batch)
+            batch.figures |= self.call("on_updates_start", batch)  # OldPolicySnapshot: log pi_old
             self.stop_if_requested()  # still in time to discard them
             for groups in batch.updates:
                 drop_tokens_of_others(groups, self.global_rank, self.world_size)

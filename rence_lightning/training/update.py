@@ -1,4 +1,4 @@
-"""One update, line 20 of Algorithm 1: the groups of an optimizer step, planned into passes, and what the passes record.
+"""The gradient of one update, line 20 of Algorithm 1: its groups, planned into passes, and what the passes record.
 
 A group that is cut into pieces couples responses of several micro-batches. The loss of a micro-batch is that of its
 whole groups, in which the log-probabilities of its own responses have a gradient and those of the others are recorded
@@ -98,8 +98,9 @@ class Update:
     def prepare(self, module: PolicyModule) -> None:
         """Takes the passes without a gradient on which the loss depends.
 
-        These are the reference policy's, and those of groups that are cut. Where the trust region has a `delta`, all
-        groups are scored, because the penalty depends on the KL divergence of the whole update.
+        These are the reference policy's, and those of groups that are cut. Where the trust region has a threshold
+        `delta`, all groups are scored, because the penalty depends on the KL divergence of the whole update; not in the
+        first update of an iteration, where it is 0.
         """
         if module.reference is not None:
             self._score_reference(module)
