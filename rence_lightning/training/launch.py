@@ -66,6 +66,7 @@ def _run_agent(devices: int, max_restarts: int, shutdown_timeout: int) -> int:
     """Runs the command of this process on each device, and prints the first failure; returns the exit code."""
     logging.disable(logging.WARNING if max_restarts else logging.ERROR)  # the failures before a restart are logged
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(shutdown_timeout)  # releases before 2.12 have 30 s, always
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each client of a dead store prints a trace of its own
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a shared one still has the addresses of ended processes
     with tempfile.TemporaryDirectory(prefix="rence-") as errors:
         config = LaunchConfig(
