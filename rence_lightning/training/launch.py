@@ -37,7 +37,7 @@ def launch(fabric: Fabric, max_restarts: int, shutdown_timeout: int) -> None:
 
     Raises:
         UserError: The processes cannot be started from here.
-        SystemExit: They have ended; with the exit code of the first that failed.
+        SystemExit: The processes have ended; its code is that of the first process that failed.
     """
     if dist.is_torchelastic_launched() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # without the agent, they save and end
