@@ -65,7 +65,8 @@ class Tokenizer:
         return [str(row[-1]) for row in rows]
 
 
-POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None)
+CONFIG = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
+POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None, model=SimpleNamespace(config=CONFIG))
 
 
 @dataclass
