@@ -102,9 +102,11 @@ def _together(folder: Path, step: Callable[[], None]) -> None:
     if not reasons:
         return
     free = shutil.disk_usage(folder.parent if folder.parent.exists() else folder.anchor or ".").free
+    earlier = any(folder.parent.glob("iteration-*"))
+    after = "continue with --ckpt_path last; earlier checkpoints are intact" if earlier else "start again"
     raise CheckpointError(
-        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on that disk); earlier "
-        "checkpoints are intact; free some space and continue with --ckpt_path last"
+        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on that disk); free some "
+        f"space and {after}"
     ) from failure
 
 
