@@ -53,7 +53,7 @@ def fuzz(answers: int = 100_000, workers: int = 2, timeout: float = 1.0, seed: i
             begun = time.perf_counter()
             verdicts = pool.grade(batch)
             slowest = max(slowest, time.perf_counter() - begun)
-            assert len(verdicts) == len(batch) and all(isinstance(verdict, bool) for verdict in verdicts)
+            assert len(verdicts) == len(batch) and all(verdict in (0.0, 1.0) for verdict in verdicts)
             assert not trap.exists(), "an answer was executed"
             before = before or _memory()
         each = 1e3 * (time.perf_counter() - start) / answers

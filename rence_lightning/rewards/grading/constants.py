@@ -5,7 +5,7 @@ from typing import Any
 _ROUNDED = 1e-3
 """Largest relative difference of a decimal from another value, beside equality in six decimal places."""
 
-DIGITS, ELEMENTARY_DIGITS, RATIONAL_DIGITS = 100, 1_000, 20_000
+DIGITS, ELEMENTARY_DIGITS, RATIONAL_DIGITS = 100, 1_000, 5_000
 """Numbers of digits to which other values are compared: those of any functions, of elementary ones, rational ones."""
 
 
