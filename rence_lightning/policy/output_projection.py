@@ -113,7 +113,8 @@ class _TokenScores(torch.autograd.Function):
         d_states = torch.empty_like(states, dtype=dtype)
         d_weight = torch.zeros_like(weight, dtype=dtype) if ctx.needs_input_grad[1] else None
         d_bias = torch.zeros_like(bias, dtype=dtype) if ctx.needs_input_grad[2] else None
-        projection, wide = _Projection(states, weight, bias, ctx.transform), weight.to(dtype)
+        projection = _Projection(states, weight, bias, ctx.transform)
+        wide = projection.weight.to(dtype)
         for chunk in projection.chunks(kept is not None):
             scale, slope = (gradient[chunk] * ctx.transform.scale).unsqueeze(-1), None
             if kept is not None:
@@ -149,24 +150,25 @@ class _Projection:
     def __init__(self, states: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> None:
         self.half = _multiplies_in_half(states, weight)
         dtype = torch.promote_types(states.dtype, torch.float32)
-        self._states, self._weight = (states, weight) if self.half else (states.to(dtype), weight.to(dtype))
+        self._states, self.weight = (states, weight) if self.half else (states.to(dtype), weight.to(dtype))
         self._bias = None if bias is None else bias.to(dtype)
         self._transform = transform
 
     def chunks(self, whole: bool) -> list[slice]:
         most = LOGITS_PER_CHUNK_ON_GPU if self._states.is_cuda else LOGITS_PER_CHUNK
-        size = max(1, len(self._states) if whole else most // len(self._weight))
+        size = max(1, len(self._states) if whole else most // len(self.weight))
         return [slice(start, start + size) for start in range(0, len(self._states), size)]
 
     def logits(self, chunk: slice) -> Tensor:
         if not self.half:
-            return self._transform.apply_(linear(self._states[chunk], self._weight, self._bias))
-        products = torch.mm(self._states[chunk], self._weight.t(), out_dtype=torch.float32)
+            return self._transform.apply_(linear(self._states[chunk], self.weight, self._bias))
+        products = torch.mm(self._states[chunk], self.weight.t(), out_dtype=torch.float32)
         return self._transform.apply_(products if self._bias is None else products.add_(self._bias))
 
 
 def _multiplies_in_half(states: Tensor, weight: Tensor) -> bool:
-    """Whether tensor cores multiply the 16-bit numbers as they are: in float32 the products are exact, and the sums."""
+    """Whether tensor cores multiply the numbers as they are: products of 16-bit numbers are exact in float32, in which
+    they are added."""
     return states.is_cuda and states.dtype == weight.dtype and states.dtype in (torch.bfloat16, torch.float16)
 
 
