@@ -114,8 +114,9 @@ class SampledPolicy(Protocol):
 class RolloutEngine(Protocol):
     """Samples groups of responses from the current policy. Chosen in YAML by `class_path`.
 
-    An engine may also have a method `close(self) -> None`, which is called when a run has succeeded, before the process
-    groups end.
+    An engine may also have `check(self) -> None`, which is called once, after a `sync` and before any data is loaded,
+    and raises `UserError` if it cannot sample from the policy; and `close(self) -> None`, which is called when a run
+    has succeeded, before the process groups end.
     """
 
     def sync(self, policy: SampledPolicy) -> None:
