@@ -89,7 +89,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             prompts,
             data.group_size,
             data.sampling,
-            f"seed {data.seed}, iteration {batch.iteration}",
+            lambda prompt: f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
             lambda group: group.judge(data.filter),
             wanted=batch.missing,
