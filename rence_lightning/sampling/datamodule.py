@@ -238,7 +238,9 @@ class RolloutDataModule(LightningDataModule):
     def end_iteration(self) -> dict[str, float]:
         """Adapts the sizes of draws to the iteration; returns figures for the log, the same on every rank."""
         self.draw_size.end_iteration()
-        counts = call_plugin(self.reward, "figures()", self.reward.figures)
+        counts = dict(call_plugin(self.reward, "figures()", self.reward.figures))
+        if hasattr(self.engine, "figures"):
+            counts |= call_plugin(self.engine, "figures()", self.engine.figures)
         totals = dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return {"prompts_cached": float(len(self.pool.cached)), **totals}
 
