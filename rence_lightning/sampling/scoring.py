@@ -1,8 +1,10 @@
 """From token ids to texts and scores, which are checked."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,15 +13,38 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Rollout
 
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What stands in a text for that which is no text."""
+
+PADDED = (
+    "the policy samples token ids that its tokenizer does not have, because its vocabulary is padded; each is graded as"
+    " the character U+FFFD, and rollouts/undecodable is the share of responses with that character"
+)
+
+SETTINGS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
     """The responses to a prompt as rewards and filters see them; their texts have no special tokens."""
-    ids = [rollout.token_ids.tolist() for rollout in rollouts]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = _texts(tokenizer, [rollout.token_ids.tolist() for rollout in rollouts])
     return [
         Response(prompt.problem, text, rollout.token_ids, rollout.finish_reason)
         for text, rollout in zip(texts, rollouts, strict=True)
     ]
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, responses: list[list[int]]) -> list[str]:
+    """The texts of responses without special tokens, with a replacement character for each id that the tokenizer does
+    not have. It decodes to nothing: 4, such an id and 1 would be a right answer to 40 + 1."""
+    texts, size = tokenizer.batch_decode(responses, **SETTINGS), len(tokenizer)
+    for number, ids in enumerate(responses):
+        unknown = {each for each in set(ids) if each >= size and tokenizer.convert_ids_to_tokens(each) is None}
+        if unknown:
+            warnings.warn(PADDED, stacklevel=2)
+            runs = [(lost, list(run)) for lost, run in groupby(ids, key=unknown.__contains__)]
+            parts = [REPLACEMENT * len(run) if lost else str(tokenizer.decode(run, **SETTINGS)) for lost, run in runs]
+            texts[number] = "".join(parts)
+    return texts
 
 
 def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
