@@ -24,6 +24,7 @@ from rence_lightning.evaluation import (
 from rence_lightning.evaluation.figures import BenchmarkMetrics
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
+from rence_lightning.rewards import Response
 from rence_lightning.rollouts import Sampling
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -177,9 +178,9 @@ class BenchmarkEvaluation(Callback):
         def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
             return call_plugin(data.reward, "same()", lambda: data.reward.same(answers))
 
-        def keep(group: Group) -> None:
-            problem, text = group.prompt.problem, str(data.tokenizer.decode(list(group.prompt.token_ids)))
-            mine.append(evaluated_problem(problem, text, group.responses, group.rollouts, group.scores, same))
+        def keep(group: Group, responses: list[Response]) -> None:
+            problem, asked = group.prompt.problem, responses[0].prompt_text
+            mine.append(evaluated_problem(problem, asked, group.responses, group.rollouts, group.scores, same))
             samples.append(name, rank, mine[-1])
 
         start = time.perf_counter()

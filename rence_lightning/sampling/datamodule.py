@@ -91,7 +91,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             data.sampling,
             f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
-            lambda group: group.judge(data.filter),
+            lambda group, responses: group.judge(data.filter, responses),
             wanted=batch.missing,
         )
 
