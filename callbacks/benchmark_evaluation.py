@@ -158,7 +158,7 @@ class BenchmarkEvaluation(Callback):
                 "reward": data.reward.label,
                 "template": template.text,
                 "chat": template.is_chat(data.tokenizer),
-                "thinking": template.thinking,
+                "arguments": template.chat_arguments,
                 "system": template.system,
             },
             benchmarks={name: fingerprint(prompts) for name, prompts in self._prompts.items()},
