@@ -36,7 +36,7 @@ def special_arguments(arguments: Mapping[str, Any]) -> str:
 def implementation(model: "PreTrainedModel", name: str) -> Iterator[None]:
     """Switches a model to an attention implementation, where it can be switched, and back."""
     # Not `set_attn_implementation`: switching back would check the implementation again, or load its kernel again.
-    configs = list(_with_parts(model.config)) if model._can_set_attn_implementation() else []
+    configs = list(with_parts(model.config)) if model._can_set_attn_implementation() else []
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:
@@ -47,9 +47,9 @@ def implementation(model: "PreTrainedModel", name: str) -> Iterator[None]:
             config._attn_implementation = own
 
 
-def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
+def with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
     """A configuration and, after it, the configurations of its parts."""
     yield config
     for name in config.sub_configs:
         if (part := getattr(config, name, None)) is not None:
-            yield from _with_parts(part)
+            yield from with_parts(part)

@@ -92,7 +92,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             prompts,
             data.group_size,
             data.sampling,
-            f"seed {data.seed}, iteration {batch.iteration}",
+            lambda prompt: f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
             lambda group, responses: group.judge(data.filter, responses),
             wanted=batch.missing,
@@ -123,8 +123,8 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: as many as should give
             the groups that are still missing, from the share of groups that was kept so far; at most 8 B).
         max_draws_per_iteration: Number of draws after which an iteration trains on the groups it has.
-        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted. Null: as many
-            as the policy's context leaves beside the response.
+        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted (default: as
+            many as the policy's context leaves beside the response).
         seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.
     """
 
@@ -143,7 +143,7 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_update: int = 32,
         prompts_per_draw: int | None = None,
         max_draws_per_iteration: int = 10,
-        max_prompt_tokens: int | None = 1536,
+        max_prompt_tokens: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -195,9 +195,10 @@ class RolloutDataModule(LightningDataModule):
         if context is None:
             return 2**31 if prompt is None else prompt  # without a limit, where the context is not known
         if (needed := response + (1 if prompt is None else prompt)) > context:
+            limit = "a prompt" if prompt is None else f"data.max_prompt_tokens ({prompt})"
             raise UserError(
-                f"{section}: data.max_prompt_tokens ({prompt}) and sampling.max_response_tokens ({response}) need "
-                f"{needed} tokens, but the policy's context is {context} for both together; lower one of the two limits"
+                f"{section}: {limit} and sampling.max_response_tokens ({response}) need {needed} tokens, but the "
+                f"policy's context is {context} for both; lower {'it' if prompt is None else 'one of the two limits'}"
             )
         return context - response if prompt is None else prompt
 
@@ -244,7 +245,9 @@ class RolloutDataModule(LightningDataModule):
     def end_iteration(self) -> dict[str, float]:
         """Adapts the sizes of draws to the iteration; returns figures for the log, the same on every rank."""
         self.draw_size.end_iteration()
-        counts = call_plugin(self.reward, "figures()", self.reward.figures)
+        counts = dict(call_plugin(self.reward, "figures()", self.reward.figures))
+        if hasattr(self.engine, "figures"):
+            counts |= call_plugin(self.engine, "figures()", self.engine.figures)
         totals = dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return {"prompts_cached": float(len(self.pool.cached)), **totals}
 

@@ -55,7 +55,7 @@ class RolloutSampler:
         prompts: Sequence[Prompt],
         group_size: int,
         sampling: Sampling,
-        stream: str,
+        stream: Callable[[Prompt], str],
         on_tokens: OnTokens | None = None,
         graded: Callable[[Group, list[Response]], None] | None = None,
         wanted: int | None = None,
@@ -66,8 +66,8 @@ class RolloutSampler:
             prompts: Prompts in the order of the draw, the same on every rank.
             group_size: Number of responses per prompt, K.
             sampling: Temperature, top-p and length limit.
-            stream: Name of the random stream, such as `"seed 0, iteration 3"`: a prompt that is sampled again in the
-                same stream gets the same responses.
+            stream: Function that names the random stream of a prompt, such as `"seed 0, iteration 3"`: a prompt that is
+                sampled again in the same stream gets the same responses.
             on_tokens: Function that is called with the numbers of responses and tokens sampled on this rank.
             graded: Function that is called, on the grading thread, with each group of this rank and its responses as
                 soon as it is graded; where `wanted` is given, it sets the group's outcome.
@@ -85,7 +85,7 @@ class RolloutSampler:
         def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
             responses = responses_of(self._policy.tokenizer, prompt, rollouts)
             scores, texts = scores_of(self._reward, responses), [response.text for response in responses]
-            seed = seed_of(f"{stream}, objective", prompt.problem.id)
+            seed = seed_of(f"{stream(prompt)}, objective", prompt.problem.id)
             group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
             if graded is not None:
                 graded(group, responses)
@@ -94,7 +94,7 @@ class RolloutSampler:
         rank, world = rank_and_world()
         mine = {position: prompts[position] for position in range(rank, len(prompts), world)}
         requests = [
-            Request(prompt.token_ids, group_size, sampling, seed_of(stream, prompt.problem.id))
+            Request(prompt.token_ids, group_size, sampling, seed_of(stream(prompt), prompt.problem.id))
             for prompt in mine.values()
         ]
         self._draws += 1

@@ -143,9 +143,9 @@ def test_a_consumer_that_is_interrupted_ends_the_engine(honours: bool) -> None:
 
     prompts = list(data.prompts.values())
     with pytest.raises(Interrupted):
-        data.sampler.sample(prompts, K, SAMPLING, "stream", interrupt)
+        data.sampler.sample(prompts, K, SAMPLING, lambda prompt: "stream", interrupt)
     assert engine.closed == 1, "the engine goes on sampling"
-    whole = data.sampler.sample(prompts, K, SAMPLING, "stream").groups
+    whole = data.sampler.sample(prompts, K, SAMPLING, lambda prompt: "stream").groups
     assert names(whole) == names_of(prompts), "without a number of groups, all prompts are sampled"
 
 
@@ -169,7 +169,7 @@ def test_a_slow_grading_can_be_interrupted() -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, "stream", interrupt)
+        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, lambda prompt: "stream", interrupt)
     assert time.monotonic() - begun < 5, "sixty groups take thirty seconds"
 
 
