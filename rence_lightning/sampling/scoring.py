@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,11 +14,13 @@ from rence_lightning.rollouts import Rollout
 
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
-    """The responses to a prompt as rewards and filters see them; their texts have no special tokens."""
+    """The responses to a prompt as rewards and filters see them."""
     ids = [rollout.token_ids.tolist() for rollout in rollouts]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    asked = str(decode(list(prompt.token_ids)))
     return [
-        Response(prompt.problem, text, rollout.token_ids, rollout.finish_reason)
+        Response(prompt.problem, text, rollout.token_ids, rollout.finish_reason, asked, decode)
         for text, rollout in zip(texts, rollouts, strict=True)
     ]
 
