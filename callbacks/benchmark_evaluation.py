@@ -24,6 +24,7 @@ from rence_lightning.evaluation import (
 from rence_lightning.evaluation.figures import BenchmarkMetrics
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
+from rence_lightning.rewards import Response
 from rence_lightning.rollouts import Sampling
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -158,7 +159,7 @@ class BenchmarkEvaluation(Callback):
                 "reward": data.reward.label,
                 "template": template.text,
                 "chat": template.is_chat(data.tokenizer),
-                "thinking": template.thinking,
+                "arguments": template.chat_arguments,
                 "system": template.system,
             },
             benchmarks={name: fingerprint(prompts) for name, prompts in self._prompts.items()},
@@ -184,10 +185,9 @@ class BenchmarkEvaluation(Callback):
         def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
             return call_plugin(data.reward, "same()", lambda: data.reward.same(answers))
 
-        def keep(group: Group) -> None:
-            name, problem = benchmark[id(group.prompt)], group.prompt.problem
-            text = str(data.tokenizer.decode(list(group.prompt.token_ids)))
-            row = evaluated_problem(problem, text, group.responses, group.rollouts, group.scores, same)
+        def keep(group: Group, responses: list[Response]) -> None:
+            name, problem, asked = benchmark[id(group.prompt)], group.prompt.problem, responses[0].prompt_text
+            row = evaluated_problem(problem, asked, group.responses, group.rollouts, group.scores, same)
             problems[name][problem.id] = row
             samples.append(name, rank, row)
 

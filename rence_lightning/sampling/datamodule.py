@@ -1,5 +1,6 @@
 """Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from rence_lightning.distributed import check_same, sum_over_ranks
 from rence_lightning.errors import UserError, call_plugin, check_parameters
 from rence_lightning.policy import Policy
+from rence_lightning.policy.export import sampled_with
 from rence_lightning.prompts import (
     Cleaned,
     Cleaning,
@@ -22,12 +24,19 @@ from rence_lightning.prompts import (
 )
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
+from rence_lightning.rollouts.engine import end_of_sequence_ids
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum.draws import DrawSize
 from rence_lightning.sampling.curriculum.filtering import JUDGE, Outcome, PositiveRatioFilter, PromptFilter
 from rence_lightning.sampling.curriculum.pool import PromptPool
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
+
+TRUNCATED = (
+    "data: sampling.top_p is {:g}: responses are drawn from the likeliest tokens alone, but scores and the trust region"
+    " are of the whole distribution, and neither tis_cap nor rollouts/mismatch_abs sees the difference; with 1, what is"
+    " sampled is what is scored"
+)
 
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
 
@@ -91,7 +100,7 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             data.sampling,
             lambda prompt: f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
-            lambda group: group.judge(data.filter),
+            lambda group, responses: group.judge(data.filter, responses),
             wanted=batch.missing,
         )
 
@@ -177,7 +186,9 @@ class RolloutDataModule(LightningDataModule):
         """
         self.context_length = policy.context_length
         self.longest_prompt = self.prompt_limit(self.sampling, "data")
-        self.tokenizer = policy.tokenizer
+        self.tokenizer, self._model = policy.tokenizer, policy.model
+        if policy.tokenizer.chat_template and self.template.is_chat(policy.tokenizer):
+            _end_turns(policy, self.template)
         self.sampler = RolloutSampler(self.engine, self.reward, policy)
 
     def prompt_limit(self, sampling: Sampling, section: str) -> int:
@@ -214,6 +225,9 @@ class RolloutDataModule(LightningDataModule):
                 "data: sampling.temperature is 0; the K responses to a prompt would be equal and give no contrast; set "
                 "it above 0"
             )
+        if self.sampling.top_p < 1:
+            warnings.warn(TRUNCATED.format(self.sampling.top_p), stacklevel=2)
+        sampled_with(self._model, self.sampling.temperature, self.sampling.top_p)
         loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
         self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)
         kept = [loaded[position] for position in self.cleaned.kept]
@@ -265,6 +279,20 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
         self.draw_size.load_state_dict(state_dict["draw_size"])
+
+
+def _end_turns(policy: Policy, template: PromptTemplate) -> None:
+    """Lets the end of an assistant's turn end a response, in the engines and wherever the policy is used later."""
+    ends, turn_end = end_of_sequence_ids(policy.model), template.turn_end(policy.tokenizer)
+    if turn_end is None:
+        warnings.warn(
+            f"the chat template ends an assistant's turn with no special token, so that a response ends with "
+            f"{', '.join(map(repr, policy.tokenizer.convert_ids_to_tokens(ends)))} or at the limit; name the token of "
+            "its end, if there is one, as eos_token_id in the policy's generation_config.json",
+            stacklevel=2,
+        )
+    elif turn_end not in ends:
+        policy.model.generation_config.eos_token_id = [*ends, turn_end]
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

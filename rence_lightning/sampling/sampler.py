@@ -10,7 +10,7 @@ from rence_lightning.distributed import collectives, gather, rank_and_world
 from rence_lightning.errors import call_plugin
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Reward
+from rence_lightning.rewards import Response, Reward
 from rence_lightning.rollouts import Request, Rollout, RolloutEngine, Sampling
 from rence_lightning.sampling.cutoff import Cutoff
 from rence_lightning.sampling.groups import Group
@@ -64,7 +64,7 @@ class RolloutSampler:
         sampling: Sampling,
         stream: Callable[[Prompt], str],
         on_tokens: OnTokens | None = None,
-        graded: Callable[[Group], None] | None = None,
+        graded: Callable[[Group, list[Response]], None] | None = None,
         wanted: int | None = None,
     ) -> Draw:
         """Samples and grades `group_size` responses to each prompt, until `wanted` groups are kept.
@@ -76,8 +76,8 @@ class RolloutSampler:
             stream: Function that names the random stream of a prompt, such as `"seed 0, iteration 3"`: a prompt that is
                 sampled again in the same stream gets the same responses.
             on_tokens: Function that is called with the numbers of responses and tokens sampled on this rank.
-            graded: Function that is called, on the grading thread, with each group of this rank as soon as it is
-                graded; where `wanted` is given, it sets the group's outcome.
+            graded: Function that is called, on the grading thread, with each group of this rank and its responses as
+                soon as it is graded; where `wanted` is given, it sets the group's outcome.
             wanted: Number of kept groups after which no further group is needed, in the order of the prompts; None
                 samples all prompts.
 
@@ -95,7 +95,7 @@ class RolloutSampler:
             seed = seed_of(f"{stream(prompt)}, objective", prompt.problem.id)
             group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
             if graded is not None:
-                graded(group)
+                graded(group, responses)
             return group
 
         rank, world = rank_and_world()

@@ -248,6 +248,7 @@ class Trainer:
             )
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
         checkpoint = self.session.find(ckpt_path, self.training)
+        datamodule.template.started = self.session.started
         module.load(self.fabric, self.training)
         datamodule.connect(module.policy)
         module.place(self.fabric)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch.distributed as dist
@@ -57,18 +57,20 @@ class Tokenizer:
     """Encodes a problem as its number, and decodes a response as its last token."""
 
     eos_token_id = 0
+    chat_template = None
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+    def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [[1000 + int(text)] for text in texts]}
 
     def __len__(self) -> int:
         return 2**31
 
-    def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
-        return [str(row[-1]) for row in rows]
+    def decode(self, row: Sequence[int], **_: Any) -> str:
+        return str(row[-1])
 
 
-POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None)
+POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None, model=SimpleNamespace(generation_config=None))
 
 
 @dataclass

@@ -1,21 +1,28 @@
-"""The limits of prompts and responses against the context of a policy."""
+"""The limits of prompts and responses against the context of a policy, and sampling that scores do not see."""
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from architectures import TOKENIZER
 from fake_sampling import Numbers
 
 from rence_lightning.errors import UserError
+from rence_lightning.prompts import PromptTemplate
 from rence_lightning.rollouts import Sampling
 from rence_lightning.sampling.datamodule import RolloutDataModule
 
 SAMPLING = Sampling(max_response_tokens=500)
 
 
+def policy(context: int | None = None) -> Any:
+    return SimpleNamespace(context_length=context, tokenizer=TOKENIZER, model=SimpleNamespace(generation_config=None))
+
+
 def connected(context: int | None, **settings: Any) -> RolloutDataModule:
     data = RolloutDataModule([Numbers(3)], sampling=SAMPLING, **settings)
-    data.connect(SimpleNamespace(context_length=context, tokenizer=None))  # type: ignore[arg-type]
+    data.connect(policy(context))
     return data
 
 
@@ -39,3 +46,13 @@ def test_by_default_a_prompt_may_take_what_the_response_leaves(
 def test_limits_beyond_the_context_are_refused(settings: dict[str, int], words: str) -> None:
     with pytest.raises(UserError, match=words):
         connected(500, **settings)
+
+
+@pytest.mark.parametrize(("top_p", "said"), [(0.9, 1), (1.0, 0)])
+def test_truncated_sampling_in_training_is_said(top_p: float, said: int) -> None:
+    data = RolloutDataModule([Numbers(3)], template=PromptTemplate("{problem}", False), sampling=Sampling(top_p=top_p))
+    data.connect(policy())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.setup("fit")
+    assert sum("top_p is 0.9: responses are drawn" in str(each.message) for each in caught) == said
