@@ -162,7 +162,7 @@ def test_what_cannot_be_trained_is_refused_by_name(name: str) -> None:
 
 def test_a_model_that_cannot_be_sampled_is_refused_before_problems_are_read(tmp_path: Path) -> None:
     problems = Problems()
-    with pytest.raises(UserError, match="engine: the transformers engine cannot sample RwkvForCausalLM: it returns no"):
+    with pytest.raises(UserError, match="engine: transformers cannot sample RwkvForCausalLM: it returns no"):
         trained(saved(ARCHITECTURES["RWKV"], tmp_path), problems)
     assert not problems.read and not (tmp_path / "run").exists()
 

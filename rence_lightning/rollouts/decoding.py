@@ -224,8 +224,8 @@ def decoder_for(model: "PreTrainedModel") -> type[SharedPromptDecoder] | type[Ge
     if not (reason := f"it {reason}" if reason else _difference(model, SharedPromptDecoder)):
         return SharedPromptDecoder
     if general := _difference(model, GeneralDecoder):
-        raise UserError(f"engine: the transformers engine cannot sample {name}: {general}; choose another model")
-    slower = "is sampled with the cache of transformers, which is slower than one with shared prompts"
+        raise UserError(f"engine: transformers cannot sample {name}: {general}; choose another model or engine")
+    slower = "is sampled with its own cache, which is slower than sharing prompts"
     warnings.warn(f"{name} {slower}, because {reason}", stacklevel=2)
     return GeneralDecoder
 
@@ -248,11 +248,16 @@ def _difference(model: "PreTrainedModel", kind: type[SharedPromptDecoder] | type
             raise
         named = isinstance(error, UserError | UnsupportedAttentionError)
         return one_line(error) if named else f"it raises {type(error).__name__}: {one_line(error)}"
-    ours, expected = torch.cat(found).float(), logits[[4, 2, 5, 5, 3, 6, 4]].float()
+    both = torch.cat(found), logits[[4, 2, 5, 5, 3, 6, 4]]
+    ours, expected = (each.float().nan_to_num(torch.nan, neginf=0.0) for each in both)  # -inf is never sampled
     half = torch.is_autocast_enabled(logits.device.type) or model.dtype in (torch.bfloat16, torch.float16)
-    rounding = 0.1 if half else 1e-3
-    close = torch.allclose(ours, expected, rtol=0, atol=rounding * float(expected.abs().max()), equal_nan=True)
-    return "" if close else "its logits, a token at a time, are not those of its forward pass"
+    # Of whole rows: in half precision, rounding may send a token to another expert, which moves single logits a lot.
+    limit = (0.2 if half else 1e-3) * (expected - expected.mean(-1, keepdim=True)).norm(dim=-1)
+    if bool(((ours - expected).norm(dim=-1) <= limit).all()):
+        return ""
+    if expected.isnan().any():
+        return "its logits are not finite"
+    return "its logits, a token at a time, are not those of its forward pass"
 
 
 def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
