@@ -14,7 +14,7 @@ SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")
 def special_attention(model: "PreTrainedModel") -> str:
     """What in a model's attention is not full and causal, or cannot be exchanged, after "it"; empty if nothing is.
 
-    It reads the configuration alone; `compare_paths` and `can_share_prompts` find what that does not show.
+    It reads the configuration alone; `compare_paths` and `decoder_for` find what that does not show.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)

@@ -40,6 +40,13 @@ class RolloutSampler:
         self._policy = policy
         self._draws = 0
 
+    def check(self) -> None:
+        """Lets the engine refuse the policy, if it has a method for it."""
+        if (check := getattr(self._engine, "check", None)) is not None:
+            self.sync()
+            call_plugin(self._engine, "check()", check)
+            self.release()
+
     def sync(self) -> None:
         """Gives the policy's current weights to the engine: from here on they are pi_old."""
         with collectives():  # a sharded policy is gathered

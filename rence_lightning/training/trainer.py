@@ -252,6 +252,8 @@ class Trainer:
         module.load(self.fabric, self.training)
         datamodule.connect(module.policy)
         module.place(self.fabric)
+        with self.fabric.autocast():  # in which the engine will sample
+            datamodule.sampler.check()
         self.call("setup", stage)  # callbacks check their settings
         datamodule.setup(stage)  # afterwards, because the callbacks name the problems to hold out
         if self.training:

@@ -7,6 +7,8 @@ What counts as equal is math-verify's policy, with the reference answer first, b
 | --- | --- | --- |
 | `1/2` | `0.5`, `\frac12`, `2/4` | `1/3` |
 | `1/3` | `0.333333` (six decimals) | `0.333` |
+| `1/30000` | `0.0000333` (six decimals, and at most 0.1% off) | `0.00003`, `0.0` |
+| `(1/2)^{100}` | `4^{-50}` | `(1/3)^{100}`, `0` |
 | `1234` | `1,234`, `x=1234`, `1234 \text{ cm}` | `1235` |
 | `50` | `50\%` | `5` |
 | `1.6 \pm 0.05` | `1.571`, `\frac{\pi}{2}`, `1.6 \text{ cm}` | `1.5`, `1.66` |
@@ -22,6 +24,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from rence_lightning.rewards.grading.constants import same_value, verify_relatively
 from rence_lightning.rewards.grading.notation import one_notation
 from rence_lightning.rewards.grading.structure import decimal_of, same_structure
 
@@ -40,15 +43,15 @@ _FREE_SPACE = re.compile(r"(?<![0-9A-Za-z\\]) |(?<!\\) (?![0-9A-Za-z])")
 _INTEGER = re.compile(r"([+-]?)([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)")
 _FAMILY = re.compile(r"(?:,|\\quad|\\text\{ (?:for|where) [^{}]*\})?\s?[a-z] ?\\in ?\\mathbb\{?Z\}?$")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
-_AS_GOOD_AS_EQUAL = 1e-20
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?"
 _WITH_TOLERANCE = re.compile(rf"({_NUMBER})\s?\\pm\s?({_NUMBER})")
 _UNIT = re.compile(r"(?:\\[,;! ]|\s|~)*\\(?:text|mathrm|textrm|mbox)\{[^{}]*\}(?:\^\{?-?\d\}?)?$")
 _NAMED = re.compile(r"^[A-Za-z]\s?=\s?")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
-_CHOSEN = re.compile(r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])\)[\s.:}]+\S")
-_DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">", ",")
+_CHOSEN = re.compile(r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])(?:\)(?:[\s.:}]|\\\s)+|\}?[.:][\s}]+)(?=\S)")
+_DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">")
+_APART = re.compile(r"[+-]?[\d.]++(?: [\d.]++)++")  # math-verify reads `1 2` as a sum
 _ARTICLE = re.compile(r"(?:an?|the) ")
 _WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
 
@@ -94,9 +97,11 @@ def equivalent(gold: str, prediction: str) -> bool:
         left, right = left[: one.start()], right[: other.start()]
     if r"\pm" in left + right:  # `x = 1 \pm 2` states two values of a variable
         left, right = (_NAMED.sub("", answer) for answer in (left, right))
-    if _CHOICE.fullmatch(left) and _CHOSEN.match(right):  # `(C) 12` gives the letter of a choice and its content
-        return [left.strip("()")] == _CHOICES.findall(right)
-    if right.endswith(_DANGLING):
+    if (chosen := _CHOSEN.match(right)) and not _CHOSEN.match(left):  # `(C) 12`: the letter of a choice and its content
+        if _CHOICE.fullmatch(left) or len(_CHOICES.findall(right)) > 1:
+            return [left.strip("()")] == _CHOICES.findall(right)
+        right = right[chosen.end() :]
+    if right.endswith(_DANGLING) or _APART.fullmatch(right):
         return False
     verdict = _within_tolerance(_trimmed(gold), right)
     if verdict is None:
@@ -137,22 +142,25 @@ def _leaf(gold: str, prediction: str) -> bool:
 def _value(expression: str) -> Decimal | None:
     """The real value of an expression, or of the right-hand side of an equation; None where there is none."""
     try:
-        return Decimal(str(_constant(expression)))
-    except ArithmeticError:  # it is no number, or a complex one
+        return Decimal(str(_constant(expression).evalf(30)))
+    except Exception:  # it is no number, or a complex one, or cannot be computed
         return None
 
 
 def _constant(expression: str) -> Any:
-    """The value of an expression to 30 digits, which may be complex; None where it is not a number."""
+    """The number that an expression stands for, which may be complex.
+
+    Raises:
+        Exception: It is not a finite number.
+    """
     import sympy
 
-    try:
-        parsed = _parsed(expression)[0]
-        value = getattr(parsed, "rhs", parsed)
-        number = value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}).evalf(30)
-    except Exception:  # it is not an expression, or cannot be computed
-        return None
-    return number if isinstance(number, sympy.Expr) and number.is_number and number.is_finite else None
+    parsed = _parsed(expression)[0]
+    value = getattr(parsed, "rhs", parsed)
+    number = value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"})
+    if not (number.is_number and number.evalf(30).is_finite):
+        raise ValueError(f"{expression} is not a number")
+    return number
 
 
 def _parsed(answer: str) -> Any:
@@ -164,13 +172,14 @@ def _parsed(answer: str) -> Any:
 
 
 def _math_verify(gold: str, prediction: str) -> bool:
-    """Judges by math-verify, and complex numbers, which it compares as symbols, by their first 20 digits."""
-    if plain_math_verify(_trimmed(gold), _trimmed(prediction)):
-        return True
-    if not _IMAGINARY.search(f"{gold} {prediction}"):
+    """Judges by math-verify, with values compared relatively, and complex numbers, which it compares as symbols."""
+    try:
+        if verify_relatively(_parsed(_trimmed(gold)), _parsed(_trimmed(prediction))):
+            return True
+        complex_numbers = bool(_IMAGINARY.search(f"{gold} {prediction}"))
+        return complex_numbers and same_value(_constant(gold), _constant(prediction))
+    except Exception:  # a recursion limit, exhausted memory, a bug of a parser: the answer is not understood
         return False
-    left, right = _constant(gold), _constant(prediction)
-    return left is not None and right is not None and bool(abs(left - right) <= abs(left) * _AS_GOOD_AS_EQUAL)
 
 
 def plain_math_verify(gold: str, prediction: str) -> bool:
@@ -179,7 +188,7 @@ def plain_math_verify(gold: str, prediction: str) -> bool:
 
     try:
         return bool(verify(_parsed(gold), _parsed(prediction), timeout_seconds=None))
-    except Exception:  # a recursion limit, exhausted memory, a bug of a parser: the answer is not understood
+    except Exception:  # as above
         return False
 
 

@@ -14,20 +14,27 @@ r"""Rewrites answers in one notation before they are compared, by patterns alone
 | `-1./3` | `-1/3` |
 | `\boxed{5}`, `The answer is 5` | `5` |
 | `3.50 dollars` | `3.50` |
+| `\sin 60^\circ` | `\sin \frac{60\pi}{180}` |
+| `1½`, `1 1/2`, `x²` | `1\frac{1}{2}`, `1\frac{1}{2}`, `x^2` |
+| `12 345`, `\color{red}5`, `5,` | `12345`, `5`, `5` |
 | `\varnothing`, `\{\}` | `\emptyset` |
 """
 
 import re
 
 _SYMBOLS = str.maketrans(
-    {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "·": r"\cdot ", "°": ""}
+    {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "·": r"\cdot ", "°": r"^\circ "}
     | {"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "\N{UNION}": r"\cup ", "∈": r"\in "}
-    | {"∅": r"\emptyset "}
+    | {"∅": r"\emptyset ", "²": "^2", "³": "^3"}
+    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", "")  # they have no width
+    | dict.fromkeys("\u00a0\u2009\u202f~", " ")
+    | {sign: rf"\frac{{{over}}}{{{under}}}" for sign, over, under in ("½12", "⅓13", "⅔23", "¼14", "¾34", "⅕15", "⅛18")}
 )
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"√\s?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"\\color(?:\[\w+\])?\{[\w,.]+\}|\\textcolor\{\w+\}(?=\{)", ""),
         (r"\^\s?(?:\\circ|\{\\circ\})|\\degree(?![A-Za-z])", ""),
         (r"(?<=\d)\s?(?:\\text\{\s?degrees?\}|degrees?)$", ""),
         (r"(?<=\d)\s?(?:\\text\{\s?dollars?\}|dollars?)$", ""),
@@ -46,6 +53,12 @@ _REWRITES = [
         (r"(?<=\d)(?:\\,|\{,\}|\\ )(?=\d{3}(?!\d))", ""),
         (r"(?<=\d)\\[,;:!]\s?(?=[A-Za-z]$)", ""),
         (r"(?<=\d)\.(?=[/}]|$)", ""),
+        (r"^([+-]?\d{1,3}(?: \d{3})++)(?=[.]\d|$)", lambda match: match[1].replace(" ", "")),
+        (r"^([+-]?\d+) (\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),
+        (r"\\frac\s?\\pi\s?(\d)", r"\\frac{\\pi}{\1}"),
+        (r"\\equiv(?![A-Za-z])", "="),
+        (r"\\[pb]mod(?![A-Za-z])", r"\\mod"),
+        (r"(?:\\[,;:! ]|[\s,;])++$", ""),
         (r"\\varnothing|\\\{\s?\\\}", r"\\emptyset"),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])", r"\\ge "),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])", r"\\le "),
@@ -67,7 +80,14 @@ _NUMBER_WORDS = (
 _SET_BUILDER = re.compile(r"\\\{\s?[A-Za-z](?:\s?\\in\s?\\mathbb\{?R\}?)?\s?(?::|\\mid|\\colon|\\vert|\|)([^|]+)\\\}")
 _COLUMN = re.compile(r"\\begin\{([pb]?matrix)\}([^&]*)\\end\{\1\}")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_PREAMBLE = re.compile(r"(?:the )?(?:final )?answer(?: is|:)\s*", re.IGNORECASE)
+_PREAMBLE = re.compile(
+    r"(?:\\text(?:bf|rm)?\{\s?)?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer(?: is:?|:)\s*\}?\s*",
+    re.IGNORECASE,
+)
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(
+    r"(\d+(?:\.\d+)?|(?<![A-Za-z\\])[a-z])\s?(?:\^\s?(?:\\circ|\{\s?\\circ\s?\})|\\degree)(?![A-Za-z])"
+)
 
 
 def one_notation(answer: str) -> str:
@@ -75,8 +95,12 @@ def one_notation(answer: str) -> str:
     answer = answer.translate(_SYMBOLS).strip()
     if preamble := _PREAMBLE.match(answer):
         answer = answer[preamble.end() :]
+        if answer.count("}") > answer.count("{"):  # `\\text{The answer is 5}`
+            answer = answer.removesuffix("}")
     if boxed := _BOXED.fullmatch(answer):
         answer = boxed[1]
+    if _TRIGONOMETRIC.search(answer):
+        answer = _DEGREES.sub(r"\\frac{\1\\pi}{180}", answer)
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer)
     answer = _REPEATING.sub(_fraction, answer)

@@ -11,6 +11,8 @@ Each rule returns whether two answers are equal, or None when they are not of it
 | `5.3e-9` | `5.3 \times 10^{-9}`, `0.53 \cdot 10^{-8}` | `5.4e-9` |
 | `40_9` | `40_{9}` | `40_8`, `40` |
 | `x=1, y=2` | `y=2, x=1`, `(1,2)`, `1, 2` | `2, 1`, `x=1` |
+| `3` | `3 \pmod 7`, `x \equiv 3 \mod{7}` | `10 \pmod 7` |
+| `1,2,\ldots,n` | `\{1,2,\dots,n\}`, `n,\ldots,2,1` | `1,2,n`, `1,\ldots,2,n` |
 """
 
 import re
@@ -34,6 +36,9 @@ _AND = re.compile(r"\\text\{\s?and\s?\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\quad(?!
 _DECIMAL = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+))(?:\s?\\(?:times|cdot)\s?10\s?\^\s?(?:\{\s?)?([+-]?\d{1,4})(?:\s?\})?)?"
 )
+_ENDLESS = re.compile(r"(\d\.\d+)\s?(?:\\[lc]?dots|\.{3}|…)$")
+_DOTS = re.compile(r"\\(?:[lc]dots|dots[bcimo]?)(?![A-Za-z])|\.{3}|…")
+_MODULUS = re.compile(r"\s?\(?\s?\\?(?:text\{\s?)?mod\s?\}?\s?\{?\s?(\d+)\s?\}?\s?\)?$")
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+)\}?")
 _UNIT = re.compile(
     r"(?<=[\d})])(?:\\[,;! ]|\s|~)*(?:\\(?:text|mathrm|textrm|mbox)\{\s*([A-Za-z/. ]+?)\s*\}|\s([A-Za-z/]+))"
@@ -50,10 +55,34 @@ _CANONICAL = {name: names.split()[0] for names in _UNITS.split("|") for name in 
 
 def same_structure(gold: str, prediction: str, leaf: Leaf) -> bool | None:
     """The verdict of the first rule that applies, or None if none does."""
-    for rule in (_same_decimal, _same_base, _same_region, _same_assignments, _other_units):
+    for rule in _RULES:
         if (verdict := rule(gold, prediction, leaf)) is not None:
             return verdict
     return None
+
+
+def _same_residue(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    """The remainders, and the moduli where the reference has one."""
+    left, right = _MODULUS.search(gold), _MODULUS.search(prediction)
+    if right is None:
+        return None
+    same = left is None or left[1] == right[1]
+    return same and leaf(gold[: left.start()] if left else gold, prediction[: right.start()])
+
+
+def _same_sequence(gold: str, prediction: str, leaf: Leaf) -> bool | None:
+    """Sequences and sums with dots, which math-verify leaves out: term by term, in either direction but for tuples."""
+    answers = [_DOTS.sub(" . ", _SIZE.sub("", _ENDLESS.sub(r"\1", each))) for each in (gold, prediction)]
+    if not any(" . " in each for each in answers):
+        return None
+    inner = [each.strip().removeprefix(r"\{").removesuffix(r"\}").strip("()") for each in answers]
+    for separator, pair in ((",", inner), ("+", answers)):
+        left, right = (split_parts(each, separator) for each in pair)
+        if len(left) == len(right) > 1:
+            orders = (right,) if gold.startswith("(") else (right, right[::-1])
+            pairs = [list(zip(left, order, strict=True)) for order in orders]
+            return any(all(a == b or ("." not in (a, b) and leaf(a, b)) for a, b in each) for each in pairs)
+    return all(" . " in each for each in answers) and leaf(*(each.replace(" . ", r" \Omega ") for each in answers))
 
 
 def _same_decimal(gold: str, prediction: str, leaf: Leaf) -> bool | None:
@@ -228,13 +257,16 @@ def _assignments(answer: str) -> dict[str, str] | None:
     return named if len(named) == len(found) else None
 
 
-def split_parts(text: str) -> list[str]:
-    """Splits a text at the commas that are outside of brackets."""
+def split_parts(text: str, separator: str = ",") -> list[str]:
+    """Splits a text at the separators that are outside of brackets."""
     parts, depth = [""], 0
     for symbol in text:
         depth += (symbol in "([{") - (symbol in ")]}")
-        if symbol == "," and depth == 0:
+        if symbol == separator and depth == 0:
             parts.append("")
         else:
             parts[-1] += symbol
     return [stripped for part in parts if (stripped := part.strip())]
+
+
+_RULES = (_same_residue, _same_sequence, _same_decimal, _same_base, _same_region, _same_assignments, _other_units)

@@ -105,10 +105,12 @@ PIECES = st.sampled_from(
         *("1", "23", "-", "+", "x", "y", "=", "<", ">", r"\le ", r"\ge", ",", " ", "(", ")", "[", "]", "{", "}"),
         *(r"\{", r"\}", r"\cup", r"\infty", r"\text{ or }", r"\text{ cm}", r"\text{", "or", "and", "_", "^", "/"),
         *(r"\frac", r"\pm", "°", "√", "e", ".", r"\boxed{", "the answer is ", "dollars", r"\in", r"\left", r"\,"),
+        *(r"\ldots", "...", r"\pmod 7", r"\color{red}", "½", "\u200b", r"\sin 60^\circ", "E: ", r"\textcolor{blue}"),
         *("\0", "\ud800", r" \times 10^{", "e9999"),
     ]
 )
 HOSTILE = [*"([{})]=<,°√. ", r"\text{", r"\cup ", "1 ", "a_", r"\,", "or ", r"\le x", "1e", "x=1,"]
+HOSTILE += [r"\ldots,", "1 000", "~", r"\color{a}", "(mod", "...", "+", r"\cdots+", r"\sin 1^\circ ", "½", "E: "]
 
 
 @given(st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES, max_size=12).map("".join))
