@@ -32,6 +32,12 @@ from rence_lightning.sampling.curriculum.pool import PromptPool
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
 
+TRUNCATED = (
+    "data: sampling.top_p is {:g}: responses are drawn from the likeliest tokens alone, but scores and the trust region"
+    " are of the whole distribution, and neither tis_cap nor rollouts/mismatch_abs sees the difference; with 1, what is"
+    " sampled is what is scored"
+)
+
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
 
 
@@ -219,6 +225,8 @@ class RolloutDataModule(LightningDataModule):
                 "data: sampling.temperature is 0; the K responses to a prompt would be equal and give no contrast; set "
                 "it above 0"
             )
+        if self.sampling.top_p < 1:
+            warnings.warn(TRUNCATED.format(self.sampling.top_p), stacklevel=2)
         sampled_with(self._model, self.sampling.temperature, self.sampling.top_p)
         loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
         self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)

@@ -63,8 +63,8 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [[1000 + int(text)] for text in texts]}
 
-    def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
-        return [self.decode(row) for row in rows]
+    def __len__(self) -> int:
+        return 2**31
 
     def decode(self, row: Sequence[int], **_: Any) -> str:
         return str(row[-1])

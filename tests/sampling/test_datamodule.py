@@ -1,5 +1,6 @@
-"""What the data module makes of a policy: limits of lengths, tokens that end responses, the generation config."""
+"""What the data module makes of a policy: limits of lengths, tokens that end responses, sampling in training."""
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,3 +94,13 @@ def test_a_trained_policy_has_the_generation_config_of_its_training() -> None:
     assert model.generation_config.to_diff_dict() == {
         **GenerationConfig().to_diff_dict(), **expected, **ids, "base_sampling": base
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("top_p", "said"), [(0.9, 1), (1.0, 0)])
+def test_truncated_sampling_in_training_is_said(top_p: float, said: int) -> None:
+    sampling = Sampling(top_p=top_p)
+    data = connected(None, None, tiny_model(), template=PromptTemplate("{problem}", False), sampling=sampling)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.setup("fit")
+    assert sum("top_p is 0.9: responses are drawn" in str(each.message) for each in caught) == said

@@ -5,11 +5,13 @@ from array import array
 from dataclasses import replace
 
 import pytest
+from architectures import TOKENIZER
 from tiny_tokenizers import QWEN_LIKE, byte_tokenizer
 
 from rence_lightning.prompts import Problem, Prompt, PromptTemplate
-from rence_lightning.rewards import Response
+from rence_lightning.rewards import Response, Score
 from rence_lightning.rollouts import Rollout
+from rence_lightning.sampling import Group, IterationBatch, Outcome
 from rence_lightning.sampling.scoring import responses_of
 
 ANSWER = "2 <answer>4</answer><eos>"
@@ -47,3 +49,22 @@ def test_the_text_with_special_tokens_is_decoded_once_and_only_where_it_is_asked
     assert unread.text and not calls
     assert unread.raw_text == unread.raw_text == "raw" and calls == [list(response.token_ids)]
     assert Response(response.problem, "2").raw_text == "2"
+
+
+def test_an_id_without_a_token_is_seen_and_counted() -> None:
+    """A padded vocabulary: the ids of the last logits decode to nothing, and 4, nothing, 1 would be 41."""
+    four, one = TOKENIZER.convert_tokens_to_ids(["4", "1"])
+    ends, size = TOKENIZER.eos_token_id, len(TOKENIZER)
+    rows = [[four, one, ends], [four, size, one, ends], [size + 7, size, four, one], [four, ends, one]]
+    rollouts = [Rollout(array("i", ids), array("f", [-1.0] * len(ids)), "stop") for ids in rows]
+    prompt = Prompt(0, Problem("p", "40+1", "41"), (four, one))
+    with pytest.warns(UserWarning, match="tokenizer does not have"):
+        responses = responses_of(TOKENIZER, prompt, rollouts)
+        assert responses[1].raw_text == "4\ufffd1<eos>"
+    texts = [response.text for response in responses]
+    assert texts == ["41", "4\ufffd1", "\ufffd\ufffd41", "41"]
+    batch = IterationBatch(1, 1, 1)
+    batch.add(Group(prompt, rollouts, texts, [Score(0.0, False, None)] * 4, 1.0, outcome=Outcome.TOO_HARD))
+    assert batch.metrics()["undecodable"] == 0.5
+    batch.add(Group(prompt, rollouts[:1], texts[:1], [Score(0.0, False, None)], 1.0, outcome=Outcome.TOO_HARD))
+    assert batch.metrics()["undecodable"] == 0.4
