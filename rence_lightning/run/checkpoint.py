@@ -124,10 +124,8 @@ def _reason(error: BaseException) -> str:
     """The cause of an error, in one line: torch's own say where its writer was when the disk refused to write."""
     if isinstance(error, dcp.CheckpointException):
         error, _ = next(iter(error.failures.values()))
-    chain = [error]
-    while (below := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(below)
-    return one_line(next((each for each in chain if isinstance(each, OSError)), error))
+    below = error.__cause__ or error.__context__
+    return one_line(below if isinstance(error, RuntimeError) and isinstance(below, OSError) else error)
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:
