@@ -197,7 +197,7 @@ def test_an_engine_that_returns_bad_values_is_named(
     monkeypatch.setattr(FakeEngine, "_rollouts", lambda *_: [good] * (K - 1) + bad)
     data = make_data(FakeEngine())
     with pytest.raises(PartError, match=rf"FakeEngine, generate\(\), problem p\d+: .*{words}") as caught:
-        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, "stream")
+        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, lambda prompt: "stream")
     assert "\n" not in str(caught.value)
 
 
