@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any
 
 from rence_lightning.errors import UserError, call_plugin, invalid_return
-from rence_lightning.rewards.reward import Response, Reward, Score
+from rence_lightning.rewards.reward import DECIMALS, Response, Reward, Score
 
 RewardFunction = Callable[[Response], float | bool | Score]
 """The reward of one response, in [0, 1]; True is 1. A `Score` also says what is correct, and what the answer is."""
@@ -58,9 +58,10 @@ class FunctionReward(Reward):
         if isinstance(value, Score):
             return value
         number = float(value) if isinstance(value, (bool, int, float)) or hasattr(value, "__float__") else math.nan
+        number = round(number, DECIMALS)
         if not 0 <= number <= 1:
             raise invalid_return(self.function, doing, value, "a number from 0 to 1, True, False or a Score")
-        return Score(number, number >= self.correct_from)
+        return Score(number, number >= round(self.correct_from, DECIMALS))
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -12,7 +12,7 @@ from rence_lightning.errors import UserError, install_extra
 from rence_lightning.parts import Problem, last_boxed
 from rence_lightning.rewards.grading import guard
 from rence_lightning.rewards.grading.pool import GraderPool
-from rence_lightning.rewards.reward import Response, Reward, Score
+from rence_lightning.rewards.reward import DECIMALS, Response, Reward, Score
 
 
 class GymReward(Reward):
@@ -53,7 +53,7 @@ class GymReward(Reward):
         problems = [_graded_by(response.problem) for response in responses]
         grades = self.pool.grade(list(zip(problems, answers, strict=True)))
         return [
-            Score(grade, answer is not None and grade >= self.correct_from, answer)
+            Score(grade, answer is not None and round(grade, DECIMALS) >= round(self.correct_from, DECIMALS), answer)
             for answer, grade in zip(answers, grades, strict=True)
         ]
 

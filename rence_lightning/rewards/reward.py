@@ -46,12 +46,17 @@ class Response:
         return self.finish_reason == "length"
 
 
+DECIMALS = 6
+"""Number of decimals that a reward is rounded to: 0.7 + 0.2 + 0.1 is 0.9999999999999999, and advantages would magnify
+the difference."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The judgement of one response.
 
     Attributes:
-        reward: Reward that the objective sees, in [0, 1].
+        reward: Reward that the objective sees, in [0, 1], rounded to six decimals.
         correct: Whether the final answer is right. Filters and metrics look at this and never at the shaped reward.
         answer: Final answer that was judged, or None when the response gave none.
         parts: Rewards by name, of which a combined reward is the weighted sum; empty for any other reward.

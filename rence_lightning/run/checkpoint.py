@@ -53,11 +53,12 @@ def save_checkpoint(
     policy: Module,
     optimizer: Optimizer,
     run: dict[str, Any],
+    rng: dict[str, Any],
     saved: SavedAt,
     config: str | None,
 ) -> None:
     """Writes a checkpoint; every rank must call it. `run` is further state that the next step depends on, in plain
-    types; `config` are the settings of the run as YAML, None if it has none.
+    types; `rng` is a `rng_state`; `config` are the settings of the run as YAML, None if it has none.
 
     Raises:
         CheckpointError: A rank cannot write, for example to a full disk; raised on every rank.
@@ -78,7 +79,7 @@ def save_checkpoint(
             state = {"policy": plain.trained_part().state_dict(), "optimizer": inner.state_dict(), "run": run}
             with (draft / "state").open("wb") as file:
                 torch.save(state, file)
-        torch.save(_rng_state(), draft / f"rng-{fabric.global_rank}")
+        torch.save(rng, draft / f"rng-{fabric.global_rank}")
         if fabric.is_global_zero:
             saved.write(draft)
             if config is not None:
@@ -124,10 +125,8 @@ def _reason(error: BaseException) -> str:
     """The cause of an error, in one line: torch's own say where its writer was when the disk refused to write."""
     if isinstance(error, dcp.CheckpointException):
         error, _ = next(iter(error.failures.values()))
-    chain = [error]
-    while (below := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(below)
-    return one_line(next((each for each in chain if isinstance(each, OSError)), error))
+    below = error.__cause__ or error.__context__
+    return one_line(below if isinstance(error, RuntimeError) and isinstance(below, OSError) else error)
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -199,7 +198,8 @@ def _put_in_place(draft: Path, folder: Path) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
-def _rng_state() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
+    """The states of the random number generators of this process."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),

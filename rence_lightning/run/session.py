@@ -62,8 +62,9 @@ class Session:
         start = on_rank_zero(lambda: _continued(ckpt_path, wanted)) if training else ckpt_path
         if start is not None:
             self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
-        before = SavedAt.read(self.resumed_from).started if self.resumed_from is not None else ""
-        self.started = on_rank_zero(lambda: datetime.fromisoformat(before) if before else datetime.now())
+        found = self.resumed_from
+        started = on_rank_zero(lambda: (SavedAt.read(found).started if found else "") or datetime.now().isoformat())
+        self.started = datetime.fromisoformat(started)
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
             if saved.exists():

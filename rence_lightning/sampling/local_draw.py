@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+import numpy as np
+
 from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep
@@ -16,6 +18,9 @@ from rence_lightning.sampling.groups import Group
 OnTokens = Callable[[int, int], None]
 """Called with the numbers of responses finished and tokens sampled on this rank since the last call. What it raises
 ends sampling."""
+
+POSITIVE = 1e-3
+"""Largest log-probability that rounding may give to a certain token."""
 
 POLL_SECONDS = 0.2
 """Time between two calls of `OnTokens`, which may interrupt, while the rank waits for grading."""
@@ -31,6 +36,7 @@ class LocalDraw:
         cutoff: Last position that can count; it moves as groups are kept.
         grade: Function that makes a group of a prompt and its rollouts; called on a background thread.
         on_tokens: Function that is told of progress.
+        vocabulary: Number of token ids that the policy has.
 
     Attributes:
         responses_begun: Number of responses that the engine has begun to sample.
@@ -46,6 +52,7 @@ class LocalDraw:
         cutoff: Cutoff,
         grade: Callable[[Prompt, list[Rollout]], Group],
         on_tokens: OnTokens,
+        vocabulary: int,
     ) -> None:
         self._engine = engine
         self._prompts = prompts
@@ -53,7 +60,7 @@ class LocalDraw:
         self._requests = requests
         self._cutoff = cutoff
         self._grade = grade
-        self._on_tokens = on_tokens
+        self._on_tokens, self._vocabulary = on_tokens, vocabulary
         self._group_size = requests[0].group_size if requests else 0
         self.responses_begun = self._taken = 0  # number of requests that the engine has taken
         self._open: set[int] = set()  # numbers of those that are not finished
@@ -134,7 +141,7 @@ class LocalDraw:
             raise invalid_return(self._engine, "generate()", group, expected)
         position = self._positions[group.index]
         prompt = self._prompts[position]
-        _check_rollouts(self._engine, prompt, group.rollouts, self._group_size)
+        _check_rollouts(self._engine, prompt, group.rollouts, self._group_size, self._vocabulary)
         self._open.remove(group.index)
         if not self.is_cancelled(group.index):
             self._ungraded.add(position)
@@ -174,7 +181,9 @@ class _Cancelled:
         return isinstance(number, int) and self.draw.is_cancelled(number)
 
 
-def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int) -> None:
+def _check_rollouts(
+    engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollout], group_size: int, vocabulary: int
+) -> None:
     doing = f"generate(), problem {prompt.problem.id}"
     if not isinstance(rollouts, list) or len(rollouts) != group_size:
         raise invalid_return(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
@@ -182,3 +191,10 @@ def _check_rollouts(engine: RolloutEngine, prompt: Prompt, rollouts: list[Rollou
     for rollout in rollouts:
         if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
             raise invalid_return(engine, doing, rollout, expected)
+        ids, log_probs = np.asarray(rollout.token_ids), np.asarray(rollout.log_probs)
+        for values, good, what in (
+            (ids, (ids >= 0) & (ids < vocabulary), f"token ids from 0 to {vocabulary - 1}"),
+            (log_probs, np.isfinite(log_probs) & (log_probs <= POSITIVE), "log-probabilities, finite and at most 0"),
+        ):
+            if not good.all():
+                raise invalid_return(engine, doing, values[~good][0].item(), what)

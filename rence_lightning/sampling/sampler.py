@@ -106,7 +106,9 @@ class RolloutSampler:
         ]
         self._draws += 1
         cutoff = Cutoff(len(prompts), wanted, topic=f"draw {self._draws}")
-        local = LocalDraw(self._engine, mine, requests, cutoff, grade, on_tokens or (lambda responses, tokens: None))
+        vocabulary = self._policy.model.config.get_text_config().vocab_size
+        progress = on_tokens or (lambda responses, tokens: None)
+        local = LocalDraw(self._engine, mine, requests, cutoff, grade, progress, vocabulary)
         local.sample()
         return _gathered(local, cutoff, prompts, group_size)
 

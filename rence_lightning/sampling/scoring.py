@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Reward, Score
+from rence_lightning.rewards.reward import DECIMALS
 from rence_lightning.rollouts import Rollout
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -58,7 +59,7 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
     if not whole or not all(isinstance(score, Score) for score in scores):
         raise invalid_return(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
     for score in scores:
-        if not _is_finite(score.reward) or not 0 <= float(score.reward) <= 1:
+        if not _is_finite(score.reward) or not 0 <= round(float(score.reward), DECIMALS) <= 1:
             raise invalid_return(reward, doing, score.reward, "a reward from 0 to 1")
         if not isinstance(score.answer, str | None):
             raise invalid_return(reward, doing, score.answer, "an answer that is text, or None")
@@ -66,7 +67,7 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
             raise invalid_return(reward, doing, score.parts, "parts that are finite numbers")
     parts = [{name: float(part) for name, part in score.parts.items()} for score in scores]
     return [
-        replace(score, reward=float(score.reward), correct=bool(score.correct), parts=each)
+        replace(score, reward=round(float(score.reward), DECIMALS), correct=bool(score.correct), parts=each)
         for score, each in zip(scores, parts, strict=True)
     ]
 

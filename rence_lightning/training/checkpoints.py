@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import gather
 from rence_lightning.errors import UserError, call_plugin, invalid_return
-from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, save_checkpoint
+from rence_lightning.run.checkpoint import load_checkpoint, load_policy_weights, rng_state, save_checkpoint
 from rence_lightning.run.directory import SavedAt
 from rence_lightning.sampling.pending import pending_state, restored
 
@@ -21,10 +21,14 @@ class Checkpoints:
 
     Args:
         trainer: Trainer whose state it is.
+
+    Attributes:
+        rng: Random state to save, where an iteration was undone; None for the present one.
     """
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        self.rng: dict[str, Any] | None = None
 
     @property
     def saved_at(self) -> SavedAt:
@@ -45,8 +49,8 @@ class Checkpoints:
         """Saves everything that the next step depends on; every rank must call it. Returns the checkpoint's folder."""
         trainer, saved = self._trainer, self.saved_at
         folder, policy = trainer.session.run.folder_of(saved), trainer.lightning_module.policy
-        config = trainer.session.config_yaml
-        save_checkpoint(trainer.fabric, folder, policy, trainer.optimizers[0], self._state(), saved, config)
+        config, rng = trainer.session.config_yaml, self.rng or rng_state()
+        save_checkpoint(trainer.fabric, folder, policy, trainer.optimizers[0], self._state(), rng, saved, config)
         return folder
 
     def load_policy(self, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,9 +11,10 @@ import torch
 from lightning.fabric import Fabric
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rence_lightning.distributed import gather
+from rence_lightning.distributed import gather, rank_and_world
 from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
@@ -19,6 +22,8 @@ from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
 from rence_lightning.training.strategy import FullyShardStrategy
+
+_log = logging.getLogger(__name__)
 
 
 class PolicyModule(pl.LightningModule):
@@ -104,15 +109,22 @@ class PolicyModule(pl.LightningModule):
             placed = fabric.setup_module(reference) if sharded else fabric.to_device(reference)
             self.reference_policy = placed  # type: ignore[assignment]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self, updates: int = 0) -> Any:
         """The optimizer of the (sharded) parameters that are trained, and the learning rate scheduler or None.
 
+        Args:
+            updates: Number of updates of the run, through which a schedule is tried; 0 tries none.
+
         Raises:
-            UserError: The optimizer or the scheduler refuses one of its settings.
+            UserError: The optimizer or the scheduler refuses one of its settings, or so many updates.
         """
-        try:
+
+        def make() -> tuple[Optimizer, Any]:
             optimizer = self._optimizer(parameter for parameter in self.policy.parameters() if parameter.requires_grad)
-            scheduler = self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
+            return optimizer, self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
+
+        try:
+            optimizer, scheduler = make()
         except ValueError as error:
             raise UserError(f"model: optimizer or lr_scheduler: {error}") from error
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -120,6 +132,8 @@ class PolicyModule(pl.LightningModule):
                 "model: lr_scheduler ReduceLROnPlateau is not supported, because it needs a metric to monitor; choose "
                 "another scheduler"
             )
+        if scheduler is not None:
+            _try_schedule(*make(), updates)
         return optimizer, scheduler
 
     def log_probs(
@@ -203,3 +217,24 @@ class PolicyModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trust_region.kl_coef = checkpoint["kl_coef"]
+
+
+def _try_schedule(optimizer: Optimizer, scheduler: Any, updates: int) -> None:
+    """Takes a schedule through a run; a `UserError` says that it ends too early, a warning that its rate is 0."""
+    still = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer takes no steps
+        for update in range(1, updates + 1):
+            if update > 1 and not any(group["lr"] for group in optimizer.param_groups):  # a warm-up may begin at 0
+                still.append(update)
+            try:
+                scheduler.step()
+            except ValueError as error:
+                where = f"in update {update} of the run's {updates}"
+                raise UserError(f"model: lr_scheduler: {where}: {error}; give it as many steps as updates") from error
+    if still and rank_and_world()[0] == 0:
+        _log.warning(
+            "model.lr_scheduler: the learning rate is 0 in %d of the run's %d updates, first in update %d, which "
+            "change nothing; give it as many steps as updates",
+            *(len(still), updates, still[0]),
+        )

@@ -26,6 +26,7 @@ from rence_lightning.distributed import (
     rank_and_world,
 )
 from rence_lightning.errors import Stopped, UserError
+from rence_lightning.run.checkpoint import rng_state
 from rence_lightning.run.session import Session
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.datamodule import RolloutDataModule
@@ -258,7 +259,8 @@ class Trainer:
         datamodule.setup(stage)  # afterwards, because the callbacks name the problems to hold out
         if self.training:
             check_trained(self.precision, module.policy.parameters())
-            optimizer, self.scheduler = module.configure_optimizers()  # of the shards, where the strategy has made them
+            updates = self.max_iterations * datamodule.prompts_per_iteration // datamodule.prompts_per_update
+            optimizer, self.scheduler = module.configure_optimizers(updates)  # of the shards, where there are any
             self.optimizers = [self.fabric.setup_optimizers(optimizer)]
         if checkpoint is not None:
             (self.checkpoints.load if self.training else self.checkpoints.load_policy)(checkpoint)
@@ -271,13 +273,14 @@ class Trainer:
     @contextmanager
     def _iteration(self) -> Iterator[None]:
         """Undoes an iteration that ends before its first update: no prompt is drawn, mastered or cached."""
-        before = self.datamodule.state_dict()
+        before, rng = self.datamodule.state_dict(), rng_state()
         self._in_iteration = True
         try:
             yield
         except BaseException:
             if not self.progress[1] and not self.step.under_way:
                 self.datamodule.load_state_dict(before)
+                self.checkpoints.rng = rng  # not set, because a reward may still draw on its thread
                 self.batch = None
             raise
         finally:

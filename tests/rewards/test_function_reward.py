@@ -30,6 +30,10 @@ def test_a_number_is_the_reward_and_its_threshold_decides_what_is_correct() -> N
         (True, Score(1.0, True)),
         (False, Score(0.0, False)),
         (Fraction(1, 2), Score(0.5, False)),
+        (0.7 + 0.2 + 0.1, Score(1.0, True)),  # 0.9999999999999999
+        (1 + 1e-9, Score(1.0, True)),
+        (-1e-9, Score(0.0, False)),
+        (1 - 1e-5, Score(1 - 1e-5, False)),
         (Score(0.5, True, "7"), Score(0.5, True, "7")),
     ],
 )
@@ -37,7 +41,7 @@ def test_truth_values_numbers_and_scores(value: Any, expected: Score) -> None:
     assert FunctionReward(lambda _: value).score(responses_to("1", [""])) == [expected]
 
 
-@pytest.mark.parametrize("value", [None, "1.0", [1.0], 2.0, -0.1, float("nan")])
+@pytest.mark.parametrize("value", [None, "1.0", [1.0], 2.0, 1 + 1e-5, -1e-5, float("nan")])
 def test_anything_else_is_refused_with_the_function_and_the_problem(value: Any) -> None:
     def judge(_: Response) -> Any:
         return value

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import shutil
 import signal
 from datetime import datetime
@@ -26,8 +27,10 @@ from arithmetic_run import (
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import PartError, Stopped, UserError
 from rence_lightning.evaluation import find_samples
+from rence_lightning.objectives import GRPO
 from rence_lightning.policy.load import EMBEDDED
 from rence_lightning.prompts import ArithmeticProblems, PromptTemplate
+from rence_lightning.rewards import FunctionReward, Response
 from rence_lightning.run.lock import Lock
 from rence_lightning.sampling import NoFilter
 from rence_lightning.training.trainer import Trainer
@@ -160,6 +163,39 @@ def test_a_schedule_continues_from_the_new_learning_rate(tmp_path: Path) -> None
     halving = lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)  # noqa: E731
     rates = resumed_optimizer(tmp_path, adamw(8e-5), adamw(16e-5), lr_scheduler=halving)
     assert rates == pytest.approx([8e-5, 4e-5, 4e-5, 2e-5])
+
+
+class Rolls:
+    """A reward by chance, from two random number generators; its roll of a given number interrupts the run."""
+
+    def __init__(self, interrupts: int = 0) -> None:
+        self.rolls, self.interrupts = 0, interrupts
+        self.trainer: Any = None
+
+    def __call__(self, response: Response) -> bool:
+        self.rolls += 1
+        if self.rolls == self.interrupts:
+            self.trainer._stop_request.signal = signal.SIGINT
+        return random.random() + np.random.random() > 1
+
+
+def test_a_reward_by_chance_continues_exactly_after_an_interruption_of_rollouts(tmp_path: Path) -> None:
+    def fit(name: str, rolls: Rolls, ckpt_path: str | None = None, seed: int = 0) -> None:
+        fresh_start(seed)
+        trainer = rolls.trainer = make_trainer(tmp_path / name, [Checkpoint(every=9)], max_iterations=3)
+        data = make_data(reward=FunctionReward(rolls), filter=NoFilter(), prompts_per_draw=6)
+        trainer.fit(make_module(objective=GRPO()), data, ckpt_path=ckpt_path)
+
+    rolled = Rolls()
+    fit("whole", rolled)
+    with pytest.raises(Stopped):
+        fit("parts", Rolls(interrupts=rolled.rolls // 3 + 5))
+    assert (tmp_path / "parts" / "checkpoints" / "last").resolve().name == "iteration-0001"
+    fit("parts", Rolls(), ckpt_path="last", seed=9)
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    for state in (whole, parts):
+        state[0]["run"]["callbacks"].pop("Checkpoint")
+    assert_same(whole, parts)
 
 
 class StopsBeforeEvaluation(Callback):

@@ -70,7 +70,9 @@ class Tokenizer:
         return str(row[-1])
 
 
-POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None, model=SimpleNamespace(generation_config=None))
+CONFIG = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
+MODEL = SimpleNamespace(config=CONFIG, generation_config=None)
+POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None, model=MODEL)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The batch is the first B kept groups in the order of the draw, whatever finishes first and whatever is cancelled."""
 
 import time
+from array import array
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +25,10 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore
 
 from rence_lightning.distributed import Board
+from rence_lightning.errors import PartError
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Score
+from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling import IterationBatch, Outcome, cutoff, local_draw
 from rence_lightning.sampling.datamodule import RolloutDataModule
 
@@ -173,12 +176,37 @@ def test_a_slow_grading_can_be_interrupted() -> None:
     assert time.monotonic() - begun < 5, "sixty groups take thirty seconds"
 
 
+@pytest.mark.parametrize(
+    ("token_ids", "log_probs", "words"),
+    [
+        ([7, -1], [-1.0, -1.0], "returned -1; expected token ids from 0 to 99"),
+        ([100, 7], [-1.0, -1.0], "returned 100; expected token ids from 0 to 99"),
+        ([7, 1], [-1.0, float("nan")], "returned nan; expected log-probabilities, finite and at most 0"),
+        ([7, 1], [-float("inf"), -1.0], "returned -inf; expected log-probabilities"),
+        ([7, 1], [0.5, -1.0], r"returned 0\.5; expected log-probabilities"),
+        ([7, 1], [-1.0], "expected a Rollout with at least one token and a log-probability for each"),
+        ([], [], "expected a Rollout with at least one token"),
+        (None, None, "expected a list of 4 rollouts"),
+    ],
+)
+def test_an_engine_that_returns_bad_values_is_named(
+    token_ids: list[int] | None, log_probs: list[float] | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Rollout(array("i", [7, 1]), array("f", [1e-7, -30.0]), "stop")
+    bad = [] if token_ids is None else [Rollout(array("i", token_ids), array("f", log_probs or []), "stop")]
+    monkeypatch.setattr(FakeEngine, "_rollouts", lambda *_: [good] * (K - 1) + bad)
+    data = make_data(FakeEngine())
+    with pytest.raises(PartError, match=rf"FakeEngine, generate\(\), problem p\d+: .*{words}") as caught:
+        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, lambda prompt: "stream")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_cost_of_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak 8: half of them run for 2 s after the last request, one for 3 s more, and grading takes 1 s."""
     now = [10.0]
     monkeypatch.setattr(local_draw, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     nothing: Any = None
-    draw = local_draw.LocalDraw(nothing, {}, [], nothing, nothing, nothing)
+    draw = local_draw.LocalDraw(nothing, {}, [], nothing, nothing, nothing, 100)
     draw._measure_tail(8)
     now[0] += 5
     assert list(draw._stream()) == []

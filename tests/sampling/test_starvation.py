@@ -11,10 +11,12 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 
 from rence_lightning.callbacks import Checkpoint, ExportPolicy, Progress
 from rence_lightning.errors import StarvationError, UserError
+from rence_lightning.objectives import GRPO
 from rence_lightning.prompts import ArithmeticProblems
+from rence_lightning.report.run_record import RunRecord
 from rence_lightning.rewards import Response, Reward, Score
 from rence_lightning.rollouts import Sampling
-from rence_lightning.sampling import PositiveRatioFilter
+from rence_lightning.sampling import NoFilter, PositiveRatioFilter
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.trainer import Trainer
 
@@ -83,6 +85,21 @@ def test_a_first_iteration_without_a_correct_response_warns_and_goes_on(
     assert len(warnings) == 1 and warnings[0].startswith(
         "iteration 1: no response was correct (the highest reward was 0."
     )
+
+
+def test_equal_rewards_are_nothing_to_learn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Constant(Fixed):
+        def score(self, responses: Sequence[Response]) -> list[Score]:
+            return [Score(0.1 + 1e-9 * index, False) for index in range(len(responses))]
+
+    for reward, warned in ((Constant(""), True), (Fixed("01"), False)):
+        caplog.clear()
+        fresh_start()
+        trainer = make_trainer(tmp_path / str(warned), [Progress()], max_iterations=1)
+        trainer.fit(make_module(objective=GRPO()), make_data(reward=reward, filter=NoFilter()))
+        assert ("nothing to learn, because the responses to each problem have equal rewards" in caplog.text) is warned
+        figures = RunRecord(tmp_path / str(warned)).values("iteration/grad_norm")
+        assert all((value == 0) is warned for value in figures), figures
 
 
 def test_a_pool_that_is_mostly_mastered_ends_the_run_with_all_its_files(

@@ -1,4 +1,4 @@
-"""Compares values relatively, where math-verify compares them to so many decimal places that all tiny ones are equal."""
+"""Compares values relatively: math-verify compares so many decimal places that all tiny ones are equal."""
 
 from typing import Any
 

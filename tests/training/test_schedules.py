@@ -1,0 +1,66 @@
+"""Learning rate schedules that do not fit the run are found at its start."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from arithmetic_run import fresh_start, make_data, make_module, make_trainer
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, SequentialLR
+
+from rence_lightning.errors import UserError
+
+UPDATES = 4  # two iterations of two updates
+
+
+def fit(run_dir: Path, schedule: Callable[[Any], Any]) -> list[float]:
+    """Trains, and returns the learning rates."""
+    fresh_start()
+    module = make_module(lr_scheduler=schedule)
+    trainer = make_trainer(run_dir, max_iterations=2)
+    trainer.fit(module, make_data(prompts_per_update=3))
+    assert trainer.global_step == UPDATES
+    return [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "still"),
+    [
+        (lambda each: LinearLR(each, 1.0, 0.0, total_iters=2), "2 of the run's 4 updates, first in update 3"),
+        (lambda each: LambdaLR(each, lambda step: float(step != 2)), "1 of the run's 4 updates, first in update 3"),
+        (lambda each: LinearLR(each, 1.0, 0.0, total_iters=4), None),
+        (lambda each: LambdaLR(each, lambda step: step / 4), None),  # a warm-up that begins at 0
+        (lambda each: OneCycleLR(each, 1e-5, total_steps=4), None),
+        (lambda each: lr_scheduler.CosineAnnealingLR(each, T_max=4), None),
+    ],
+)
+def test_a_rate_of_zero_is_said(
+    schedule: Callable[[Any], Any], still: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    module = make_module(lr_scheduler=schedule)
+    module.configure_model()
+    optimizer, scheduler = module.configure_optimizers(UPDATES)
+    untouched = schedule(torch.optim.AdamW([torch.zeros(1)], lr=1e-4, betas=(0.9, 0.95)))
+    assert scheduler.state_dict()["_step_count"] == untouched._step_count, "the trial has moved the schedule"
+    assert optimizer.param_groups[0]["lr"] == untouched.get_last_lr()[0]
+    assert still is None or still in caplog.text
+    assert ("learning rate is 0" in caplog.text) is (still is not None)
+
+
+def test_too_few_steps_are_an_error_before_the_run(tmp_path: Path) -> None:
+    words = r"model: lr_scheduler: in update 4 of the run's 4: Tried to step 4 times.*give it as many steps as updates"
+    with pytest.raises(UserError, match=words):
+        fit(tmp_path / "run", lambda each: OneCycleLR(each, 1e-5, total_steps=3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_of_parts_is_tried_too(tmp_path: Path) -> None:
+    def parts(optimizer: Any) -> Any:
+        first = LinearLR(optimizer, 0.5, total_iters=2)
+        return SequentialLR(optimizer, [first, lr_scheduler.ExponentialLR(optimizer, 0.5)], milestones=[2])
+
+    assert fit(tmp_path / "run", parts) == pytest.approx([1e-4 / 4])
