@@ -139,8 +139,9 @@ class Policy(nn.Module):
         soft-capping show. Attention is eager, because another may need a GPU.
 
         Raises:
-            UserError: The model has no output projection, two passes in training mode differ, or the model makes
-                something else of its last hidden states than `logit_transform` of a linear projection.
+            UserError: The model has no output projection, two passes in training mode differ, packed and padded rows
+                do, or the model makes something else of its last hidden states than `logit_transform` of a linear
+                projection.
         """
         row, head = PackedRow([Segment([1], [range(2, 9)])], self.model.device), self.model.get_output_embeddings()
         float32, name = self.model.dtype == torch.float32, type(self.model).__name__
@@ -176,6 +177,8 @@ class Policy(nn.Module):
                 f"policy: {name} makes its logits from its last hidden states in a way that is not supported "
                 f"(log-probabilities differ by {(ours - theirs).abs().max():.1e}); choose another model"
             )
+        if self.packed:
+            compare_paths(self, PackedRow([Segment([1, 2], [range(3, 9), [5, 6]])], self.model.device))
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
+    NemotronConfig,
+    NemotronForCausalLM,
     XGLMConfig,
 )
 
@@ -151,6 +153,13 @@ def test_noise_in_training_is_switched_off_in_all_parts_of_a_model(tmp_path: Pat
         AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / setting)
         policy = load_policy(str(tmp_path / setting))  # it compares two passes in training mode
         assert getattr(policy.model.config, setting) == 0 < getattr(model.config, setting)
+
+
+def test_a_model_whose_layers_do_not_pass_the_packed_row_on_is_refused_with_the_fix(tmp_path: Path) -> None:
+    NemotronForCausalLM(NemotronConfig(**SHAPE)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
+    assert_refused(tmp_path, "packed rows give .* NemotronForCausalLM .* set model.attn_implementation to sdpa")
+    assert not load_policy(str(tmp_path), attn_implementation="sdpa").packed
 
 
 def test_of_a_model_that_reads_images_the_text_part_is_loaded(tmp_path: Path) -> None:
