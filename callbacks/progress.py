@@ -1,5 +1,6 @@
 """The output of a run on the terminal: progress bars, a line for each iteration, and a summary at the end."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -193,7 +194,7 @@ class Progress(Callback):
         elif (last := trainer.session.run.checkpoint("last")) is not None:
             self._say(
                 f"stopped by {self._stopped_by}; the last checkpoint is {last.name}: continue with "
-                f"--ckpt_path {trainer.run_dir}"
+                f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
             )
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------

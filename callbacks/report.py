@@ -1,5 +1,7 @@
 """The report of a run as an HTML page, at the end of the run."""
 
+import shlex
+
 from rich.console import Console
 
 from rence_lightning.callbacks.hooks import Callback
@@ -43,6 +45,6 @@ class Report(Callback):
         except Exception as error:  # the run is complete and saved: the report can be written later
             console.print(
                 f"the report was not written ({error}); try again with python -m rence_lightning report "
-                f"{trainer.run_dir}",
+                f"{shlex.quote(str(trainer.run_dir))}",
                 style="yellow",
             )

@@ -31,7 +31,7 @@ class StarvationError(RuntimeError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; earlier checkpoints are intact."""
+    """A checkpoint could not be written."""
 
 
 class EngineError(RuntimeError):
@@ -137,7 +137,7 @@ def call_plugin(part: object, doing: str, work: Callable[[], T]) -> T:
     `score(), problem math500/3`. Raises `PartError` for an error that is not one of this project's."""
     try:
         return work()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError":
             raise
         message = f"{_name(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
@@ -145,9 +145,10 @@ def call_plugin(part: object, doing: str, work: Callable[[], T]) -> T:
 
 
 def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:
-    """The error of a part that returned something invalid."""
-    shown = repr(what)
-    return PartError(f"{_name(part)}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")
+    """The error of a part that returned something invalid; of a function it names file and line."""
+    shown, code = repr(what), getattr(part, "__code__", None)
+    name = _name(part) if code is None else f"{_name(part)} ({code.co_filename}:{code.co_firstlineno})"
+    return PartError(f"{name}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")
 
 
 def check_parameters(part: object, key: str, method: str, definition: str) -> None:

@@ -127,7 +127,7 @@ def _to_problems(rows: Rows, where: str, schema: RowSchema, source: str) -> list
             others += 1
         elif problem.id in problems:
             other = f"is also that of {places[problem.id]}"
-            raise UserError(f"{place}: the id {problem.id!r} {other}; make ids unique, or name another id_field")
+            raise UserError(f"{place}: the id {problem.id!r} {other}; name another id_field, or '' for row numbers")
         else:
             problems[problem.id], places[problem.id] = problem, place
     if unanswered:

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from numbers import Rational, Real
 from typing import Any, Literal, get_args
 
 from rence_lightning.errors import UserError, did_you_mean, kind_of, shortened
@@ -34,7 +35,8 @@ class RowSchema:
     Args:
         problem_field: Field with the text of the problem; may be a path such as `prompt.0.content`.
         answer_field: Field with the answer, in the form that `answer_format` names; may be a path.
-        id_field: Field with the id. None: the field `id` where a row has one, else `<source>/<row number>`.
+        id_field: Field with the id. None: the field `id` where a row has one, else `<source>/<row number>`. An empty
+            text: `<source>/<row number>`.
         limit: Number of rows to read from the start. None: all rows.
         answer_format: Form of the answer. `plain`: the field is the final answer. `boxed`: a solution whose last
             `\\boxed{}` is the answer (MATH). `gsm8k`: a solution that ends in `#### 12`.
@@ -92,7 +94,7 @@ class RowSchema:
     def fits(self, row: dict[str, Any]) -> bool:
         """Whether the row has the fields that the schema names."""
         named = (self.problem_field, self.answer_field, self.id_field)
-        return all(field is None or _lookup(row, field) is not _MISSING for field in named)
+        return all(not field or _lookup(row, field) is not _MISSING for field in named)
 
     def read(self, row: dict[str, Any], where: str, source: str, number: int) -> Problem | None:
         """The problem of a row; None where the row is in the other part of the data set.
@@ -176,8 +178,8 @@ class RowSchema:
     def _identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
         """The id. A plain number is prefixed with the name of the source, as other data sets are numbered too."""
         field = "id" if self.id_field is None else self.id_field
-        value = row.get(field) if self.id_field is None else _required(row, field, "id_field", where)
-        text = _scalar_text(number if self.id_field is None and value in (None, "") else value)
+        value = _required(row, field, "id_field", where) if self.id_field else row.get(field)
+        text = _scalar_text(number if not self.id_field and value in (None, "") else value)
         if not text:
             raise UserError(f"{where}: field {field!r} holds no id but {kind_of(value)}")
         return f"{source}/{text}" if _text(text, field, where).isdecimal() else text
@@ -245,9 +247,13 @@ def _scalar_text(value: Any) -> str | None:
     """A string without outer blanks, or a number as it is written by hand: 142.0 as `142`. None for other values."""
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, float):
-        return (str(int(value)) if value.is_integer() else repr(value)) if math.isfinite(value) else None
-    return str(value) if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Rational) or (isinstance(value, Decimal) and value.is_finite()):  # also integers of NumPy
+        return str(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        return str(int(float(value))) if float(value).is_integer() else str(value)
+    return None
 
 
 def _decimal(text: str) -> Decimal | None:

@@ -1,5 +1,6 @@
 """The answers at the top of the page, in a sentence or two each."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -131,4 +132,4 @@ def what_next(run: RunRecord, findings: Sequence[Finding]) -> str:
         return advice[0]
     if (policy := run.path / "hf").exists():
         return f"Use {policy} with transformers or vLLM; publish it with: hf upload USER/NAME {policy}"
-    return f"Compare it with another run: python -m rence_lightning report {run.path} ANOTHER"
+    return f"Compare it with another run: python -m rence_lightning report {shlex.quote(str(run.path))} ANOTHER"

@@ -1,5 +1,6 @@
 """The checks of a run, from which the verdict follows: one table of figures and their limits."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from math import inf
@@ -155,7 +156,7 @@ def _completion(run: RunRecord) -> Finding:
         return Finding("completion", Level.fine, done)
     if run.running:
         return Finding("completion", Level.fine, f"{done}; the run is in progress")
-    advice = f"Continue it with --ckpt_path {run.path}."
+    advice = f"Continue it with --ckpt_path {shlex.quote(str(run.path))}."
     return Finding("completion", Level.watch, f"{done}; the run was interrupted", advice)
 
 

@@ -113,7 +113,7 @@ def _together(folder: Path, step: Callable[[], None]) -> None:
     disk = next(parent for parent in folder.absolute().parents if parent.exists())
     free = shutil.disk_usage(disk).free
     space = "free some space and " * (free < FULL or "No space left" in reasons[0] or "quota exceeded" in reasons[0])
-    earlier = any(each.name.startswith("iteration-") for each in folder.parent.glob("*"))
+    earlier = any(folder.parent.glob("iteration-*"))
     fix = "earlier ones are intact: {}continue with --ckpt_path last" if earlier else "{}start the run again"
     raise CheckpointError(
         f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on the disk of {disk}); "

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Response, Reward, Score
+from rence_lightning.rewards import FunctionReward, Response, Reward, Score
 from rence_lightning.rewards.reward import DECIMALS
 from rence_lightning.rollouts import Rollout
 
@@ -55,16 +55,17 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
     """
     doing = f"score(), problem {responses[0].problem.id}"
     scores = call_plugin(reward, doing, lambda: reward.score(responses))
+    part = reward.function if isinstance(reward, FunctionReward) else reward  # the user knows the function
     whole = isinstance(scores, Sequence) and len(scores) == len(responses)
     if not whole or not all(isinstance(score, Score) for score in scores):
-        raise invalid_return(reward, doing, scores, f"a list of {len(responses)} Score, one per response")
+        raise invalid_return(part, doing, scores, f"a list of {len(responses)} Score, one per response")
     for score in scores:
         if not _is_finite(score.reward) or not 0 <= round(float(score.reward), DECIMALS) <= 1:
-            raise invalid_return(reward, doing, score.reward, "a reward from 0 to 1")
+            raise invalid_return(part, doing, score.reward, "a reward from 0 to 1")
         if not isinstance(score.answer, str | None):
-            raise invalid_return(reward, doing, score.answer, "an answer that is text, or None")
+            raise invalid_return(part, doing, score.answer, "an answer that is text, or None")
         if not all(_is_finite(part) for part in score.parts.values()):
-            raise invalid_return(reward, doing, score.parts, "parts that are finite numbers")
+            raise invalid_return(part, doing, score.parts, "parts that are finite numbers")
     parts = [{name: float(part) for name, part in score.parts.items()} for score in scores]
     return [
         replace(score, reward=round(float(score.reward), DECIMALS), correct=bool(score.correct), parts=each)

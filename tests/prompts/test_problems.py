@@ -4,9 +4,12 @@ import gzip
 import inspect
 import json
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -153,6 +156,39 @@ def test_ids_are_numbered_by_default_and_bare_numbers_get_a_prefix(tmp_path: Pat
     path = write_lines(tmp_path / "mixed.jsonl", row, {"id": 60, **row}, {"id": "61", **row}, {"id": "a/1", **row})
     assert [p.id for p in FileProblems(str(path)).load()] == ["mixed/1", "mixed/60", "mixed/61", "a/1"]
     assert FileProblems(str(path), source="aime").load()[1].id == "aime/60"
+
+
+def test_ids_can_be_left_out() -> None:
+    rows = [{"id": "x", "problem": "p", "answer": "1"}] * 2
+    assert [p.id for p in ListProblems(rows, id_field="").load()] == ["problems/1", "problems/2"]
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (np.int64(5), "5"),
+        (np.uint8(200), "200"),
+        (np.float64(0.1), "0.1"),
+        (np.float32(0.1), "0.1"),
+        (np.float64(142.0), "142"),
+        (1e300, str(int(1e300))),
+        (Fraction(1, 3), "1/3"),
+        (Decimal("0.10"), "0.10"),
+        (10**20, "1" + "0" * 20),
+        (np.bool_(True), None),
+        (True, None),
+        (np.float64("inf"), None),
+        (Decimal("nan"), None),
+        (1j, None),
+    ],
+)
+def test_numbers_are_answers_of_any_type(value: Any, answer: str | None) -> None:
+    source = ListProblems([{"problem": "p", "answer": value}])
+    if answer is not None:
+        assert source.load()[0].answer == answer
+    else:
+        with pytest.raises(UserError, match="row 1: field 'answer' holds no answer but"):
+            source.load()
 
 
 def test_limit_reads_no_further(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The checks of the report's verdict: each is raised by a series made for it, and not by a healthy one."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def test_the_end_of_the_run(iterations: int, settings: dict[str, Any], level: Le
     Run(tmp_path, "run")._written(**settings)
     (found,) = [each for each in examine(run) if each.name == "completion"]
     assert found.level == level and text in found.text
+
+
+def test_the_command_that_continues_a_run_is_quoted(tmp_path: Path) -> None:
+    (folder := tmp_path / "a run").mkdir()
+    run = record(folder, "rollouts/correct", [0.5], CONFIG)
+    Run(folder, "run")._written()
+    (found,) = [each for each in examine(run) if each.name == "completion"]
+    assert shlex.split(found.advice.removesuffix("."))[-1] == str(folder)
 
 
 def test_the_verdict_counts_what_was_raised() -> None:

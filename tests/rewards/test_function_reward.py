@@ -1,5 +1,6 @@
 """A function as a reward: what it may return, what counts as correct, and what is said of anything else."""
 
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -8,6 +9,7 @@ from graded_groups import responses_to
 
 from rence_lightning.errors import PartError, UserError
 from rence_lightning.rewards import FunctionReward, Response, Score
+from rence_lightning.sampling.scoring import scores_of
 
 
 def share(response: Response) -> float:
@@ -46,9 +48,24 @@ def test_anything_else_is_refused_with_the_function_and_the_problem(value: Any) 
     def judge(_: Response) -> Any:
         return value
 
-    words = r"judge, problem p: returned .*; expected a number from 0 to 1, True, False or a Score"
+    place, expected = r"test_function_reward.py:\d+\)", "a number from 0 to 1, True, False or a Score"
+    words = rf"judge \(.*{place}, problem p: returned .*; expected {expected}"
     with pytest.raises(PartError, match=words):
         FunctionReward(judge).score(responses_to("1", [""]))
+
+
+def test_an_invalid_score_is_that_of_the_function_too() -> None:
+    with pytest.raises(PartError, match=r"<lambda> \(.*_reward.py:\d+\), score\(\), problem p: returned 2"):
+        scores_of(FunctionReward(lambda _: Score(2.0, True)), responses_to("1", [""]))
+
+
+def test_a_reward_that_ends_the_process_is_named() -> None:
+    with pytest.raises(PartError, match=r"exits, problem p: raised SystemExit: 3"):
+        FunctionReward(exits).score(responses_to("1", [""]))
+
+
+def exits(_: Response) -> float:
+    sys.exit(3)
 
 
 def test_settings_are_checked() -> None:

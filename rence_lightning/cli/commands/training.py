@@ -1,5 +1,7 @@
 """`python -m rence_lightning fit` and `validate`: what needs a configuration."""
 
+import os
+import signal
 from functools import partial
 
 from rence_lightning.cli.settings import Settings
@@ -8,8 +10,13 @@ from rence_lightning.cli.settings import Settings
 def _run(command: str, arguments: list[str]) -> None:
     """Reads what can be read without torch, which takes seconds to import, and then builds and runs."""
     settings = Settings(arguments)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # libraries swallow a KeyboardInterrupt, and are then half imported
+        signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
     from rence_lightning.cli.lightning_cli import run
 
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, before)
     engine = run(command, settings).datamodule.engine
     if (close := getattr(engine, "close", None)) is not None:  # after an error, the end of the process frees its memory
         close()
