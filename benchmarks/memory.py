@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.machine import describe
 from benchmarks.markdown import save, table
-from rence_lightning.policy.output_projection import LOGITS_PER_CHUNK, token_scores
+from rence_lightning.policy.output_projection import LOGITS_PER_CHUNK, LogitTransform, token_scores
 
 REPEATS = 3
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -49,7 +49,7 @@ def checkpointed_chunks(states: Tensor, head: nn.Linear, targets: Tensor) -> Ten
 
 def project(states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """The project's own output projection."""
-    return token_scores(head, states, targets, temperature=1.0, entropy=False).log_probs
+    return token_scores(head, states, targets, LogitTransform(), entropy=False).log_probs
 
 
 def torch_whole(states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:

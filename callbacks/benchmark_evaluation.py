@@ -1,13 +1,13 @@
 """Evaluation on benchmarks: before training, every few iterations and at the end, or on its own by `validate`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.hooks import Callback
-from rence_lightning.distributed import check_same, collectives, gather, on_rank_zero, rank_and_world, sum_over_ranks
+from rence_lightning.distributed import check_same, collectives, gather, on_rank_zero, rank_and_world
 from rence_lightning.errors import UserError, call_plugin
 from rence_lightning.evaluation import (
     Description,
@@ -24,6 +24,7 @@ from rence_lightning.evaluation import (
 from rence_lightning.evaluation.figures import BenchmarkMetrics
 from rence_lightning.policy import weights_digest
 from rence_lightning.prompts import ProblemSource, Prompt, encode_prompts, fingerprint
+from rence_lightning.rewards import Response
 from rence_lightning.rollouts import Sampling
 from rence_lightning.sampling.groups import Group
 from rence_lightning.training.module import PolicyModule
@@ -127,15 +128,16 @@ class BenchmarkEvaluation(Callback):
             trainer.call("on_stale_samples", samples.path)
         gather(None)  # the folder is ready
         trainer.datamodule.sampler.sync()
-        results = {name: self._run(trainer, samples, name) for name in self._prompts}
+        sampled, speed = self._sample(trainer, samples)
         trainer.datamodule.sampler.release()
+        results = {name: self._figures(trainer, samples, name, problems) for name, problems in sampled.items()}
         first = self.history[0]["benchmarks"] if self.history else None
         self._evaluated = iteration
         self.history.append({"iteration": iteration, "benchmarks": results})
         if trainer.is_global_zero:
             append_evaluation(trainer.run_dir / "evaluations.jsonl", iteration, results)
         figures = {f"evaluation/{name}/{key}": value for name, row in results.items() for key, value in row.items()}
-        figures["evaluation/average"] = macro_average(results)
+        figures |= {"evaluation/average": macro_average(results), **speed}
         figures["evaluation/iteration"] = float(iteration)
         trainer.log_metrics(figures, iteration)
         baseline = None if trainer.training else self.baseline
@@ -157,47 +159,57 @@ class BenchmarkEvaluation(Callback):
                 "reward": data.reward.label,
                 "template": template.text,
                 "chat": template.is_chat(data.tokenizer),
-                "thinking": template.thinking,
+                "arguments": template.chat_arguments,
                 "system": template.system,
             },
             benchmarks={name: fingerprint(prompts) for name, prompts in self._prompts.items()},
         )
 
-    def _run(self, trainer: Trainer, samples: SampleFolder, name: str) -> dict[str, float]:
-        """Samples the problems of a benchmark that are not complete yet; returns its figures, on every rank."""
+    def _sample(
+        self, trainer: Trainer, samples: SampleFolder
+    ) -> tuple[dict[str, dict[str, EvaluatedProblem]], dict[str, float]]:
+        """Samples the problems that are not complete yet, those of all benchmarks in one stream, at whose end alone the
+        engine runs half empty. Returns this rank's problems by benchmark and id, with those that were complete before
+        on rank 0, and figures of the sampling."""
         trainer.stop_if_requested()
-        data, prompts = trainer.datamodule, self._prompts[name]
-        rank, world = rank_and_world()
-        done = samples.read(name) if rank == 0 else {}
-        complete = on_rank_zero(lambda: set(done))
-        missing = [prompt for prompt in prompts if prompt.problem.id not in complete]
-        trainer.call("on_benchmark_start", name, len(missing) * self.repeats)
-        mine: list[EvaluatedProblem] = []
+        data, (rank, _) = trainer.datamodule, rank_and_world()
+        problems = {name: samples.read(name) if rank == 0 else {} for name in self._prompts}
+        complete = on_rank_zero(lambda: {name: set(done) for name, done in problems.items()})
+        benchmark = {id(prompt): name for name, prompts in self._prompts.items() for prompt in prompts}
+        prompts = [prompt for prompts in self._prompts.values() for prompt in prompts]
+        missing = [prompt for prompt in prompts if prompt.problem.id not in complete[benchmark[id(prompt)]]]
+        trainer.call("on_evaluation_start", list(self._prompts), len(missing) * self.repeats)
+        if not missing:
+            return problems, {}
 
         def same(answers: Sequence[tuple[str, str]]) -> list[bool]:
             return call_plugin(data.reward, "same()", lambda: data.reward.same(answers))
 
-        def keep(group: Group) -> None:
-            problem, text = group.prompt.problem, str(data.tokenizer.decode(list(group.prompt.token_ids)))
-            mine.append(evaluated_problem(problem, text, group.responses, group.rollouts, group.scores, same))
-            samples.append(name, rank, mine[-1])
+        def keep(group: Group, responses: list[Response]) -> None:
+            name, problem, asked = benchmark[id(group.prompt)], group.prompt.problem, responses[0].prompt_text
+            row = evaluated_problem(problem, asked, group.responses, group.rollouts, group.scores, same)
+            problems[name][problem.id] = row
+            samples.append(name, rank, row)
+
+        def stream(prompt: Prompt) -> str:
+            return f"seed {data.seed}, benchmark {benchmark[id(prompt)]}"
 
         start = time.perf_counter()
-        if missing:
-            with trainer.fabric.autocast():
-                stream = f"seed {data.seed}, benchmark {name}"
-                data.sampler.sample(missing, self.repeats, self.sampling, stream, trainer.on_tokens, keep)
-        seconds = time.perf_counter() - start
-        numbers = {prompt.problem.id: number for number, prompt in enumerate(prompts)}
-        on_rank_zero(lambda: samples.finish(name, list(numbers), world))
+        with trainer.fabric.autocast():
+            draw = data.sampler.sample(missing, self.repeats, self.sampling, stream, trainer.on_tokens, keep)
+        tokens = sum(len(rollout.token_ids) for group in draw.groups for rollout in group.rollouts)
+        return problems, {"evaluation/tokens_per_second": tokens / (time.perf_counter() - start)}
+
+    def _figures(
+        self, trainer: Trainer, samples: SampleFolder, name: str, problems: Mapping[str, EvaluatedProblem]
+    ) -> dict[str, float]:
+        """Writes the samples of a benchmark as one file; returns its figures, on every rank."""
+        numbers = {prompt.problem.id: number for number, prompt in enumerate(self._prompts[name])}
+        on_rank_zero(lambda: samples.finish(name, list(numbers), rank_and_world()[1]))
         metrics = BenchmarkMetrics(self.repeats).to(trainer.fabric.device)
-        metrics.update({numbers[each.id]: each for each in [*done.values(), *mine]})
+        metrics.update({numbers[each]: problem for each, problem in problems.items()})
         with collectives():
-            figures = metrics.compute()
-        if missing:
-            tokens = sum(sample.tokens for problem in mine for sample in problem.samples)
-            figures["tokens_per_second"] = sum_over_ranks(tokens)[0] / seconds
-        return figures
+            return metrics.compute()
 
     def state_dict(self) -> dict[str, Any]:
         return {"evaluated": self._evaluated, "history": self.history}

@@ -3,7 +3,7 @@
 An *iteration* is Lightning's epoch; an *update* is its training batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +29,7 @@ class Callback(LightningCallback, Configurable):
     `on_train_epoch_start`, `on_draw` and `on_tokens` while responses are sampled, `on_rollouts_end`,
     `on_updates_start`, for each update `on_train_batch_start`, `on_passes_end` and `on_train_batch_end`, and
     `on_train_epoch_end`; finally `on_train_end`, `on_export`, `on_fit_end` and `teardown`. An evaluation is
-    `on_validation_start`, `on_evaluate` (in which `on_benchmark_start`, `on_tokens` and `on_evaluation_end` are called)
+    `on_validation_start`, `on_evaluate` (in which `on_evaluation_start`, `on_tokens` and `on_evaluation_end` follow)
     and `on_validation_end`.
 
     Hooks whose result is `Figures` may return figures to log: those of `on_train_batch_end` belong to the update, those
@@ -95,8 +95,10 @@ class Callback(LightningCallback, Configurable):
     def on_evaluate(self, trainer: Trainer, module: PolicyModule) -> None:
         """Called to evaluate the current policy."""
 
-    def on_benchmark_start(self, trainer: Trainer, module: PolicyModule, name: str, responses: int) -> None:
-        """Called before a benchmark is sampled; `responses` are to be sampled, over all ranks."""
+    def on_evaluation_start(
+        self, trainer: Trainer, module: PolicyModule, benchmarks: Sequence[str], responses: int
+    ) -> None:
+        """Called before all benchmarks are sampled, in one stream; `responses` are to be sampled, over all ranks."""
 
     def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
         """Called on rank zero when samples of a different evaluation were found in the folder and removed."""

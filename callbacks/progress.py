@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,10 @@ class Progress(Callback):
         title = f"iteration {batch.iteration}/{trainer.max_iterations}  rollouts  {kept}"
         self._begin(title, -(-prompts // trainer.world_size) * group_size)
 
-    def on_benchmark_start(self, trainer: Trainer, module: PolicyModule, name: str, responses: int) -> None:
+    def on_evaluation_start(
+        self, trainer: Trainer, module: PolicyModule, benchmarks: Sequence[str], responses: int
+    ) -> None:
+        name = benchmarks[0] if len(benchmarks) == 1 else f"{len(benchmarks)} benchmarks"
         self._begin(f"evaluation  {name}", -(-responses // trainer.world_size))
 
     def on_tokens(self, trainer: Trainer, module: PolicyModule, responses: int, tokens: int) -> None:

@@ -58,6 +58,11 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def longest_wait() -> timedelta:
+    """Longest time that a rank waits for the others, `trainer.timeout_minutes`."""
+    return _timeout
+
+
 def gather(value: T) -> list[T]:
     """Gives the values of all ranks, in the order of the ranks, to every rank. Raises `PeerFailed` if one has failed,
     and `PeerLost` if one has ended or did not come within `trainer.timeout_minutes`."""

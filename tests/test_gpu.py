@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,63 @@ pytestmark = [
 STAND_INS = "benchmarks.gpu_check.stand_ins"
 SHARDED = {"strategy": {"class_path": "rence_lightning.training.FullyShardStrategy"}, "devices": DEVICES}
 ON_DEVICE = {"accelerator": "cpu" if REHEARSAL else "gpu", "devices": 1}
+
+
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "of_log_probs", "of_gradient"),
+    [
+        ("float32", 1e-4, 1e-3),
+        ("bfloat16", 0.02, 0.2),
+        pytest.param("float16", 5e-3, 0.05, marks=pytest.mark.skipif(REHEARSAL, reason="CPUs are slow in float16")),
+    ],
+)
+
+
+def two_layers(checkpointing: bool = False) -> Policy:
+    """Two layers of Qwen3-0.6B, with weights at which attention matters; on a GPU, packed rows use FlexAttention."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.manual_seed(0)
+    config = qwen3("0.6B")
+    config.num_hidden_layers, config.vocab_size, config.layer_types = 2, 1000, ["full_attention"] * 2
+    model = Qwen3ForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data.mul_(3 if parameter.ndim > 1 else 1)
+    if checkpointing:
+        activation_checkpointing(model)
+    return Policy(model.to(DEVICE), None).train()  # type: ignore[arg-type]  # no text is read
+
+
+def assert_packed_is_padded(
+    policy: Policy, segments: list[Segment], dtype: str, of_log_probs: float, of_gradient: float
+) -> None:
+    def passed(packed: bool) -> tuple[Tensor, Tensor]:
+        policy.zero_grad()
+        with torch.autocast(DEVICE, getattr(torch, dtype), enabled=dtype != "float32"):
+            log_probs = policy(PackedRow(segments, torch.device(DEVICE)), packed=packed).log_probs
+        (log_probs * torch.linspace(-1, 2, len(log_probs), device=DEVICE)).sum().backward()
+        gradients = [each.grad.double().cpu().flatten() for each in policy.parameters() if each.grad is not None]
+        return log_probs.detach().double().cpu(), torch.cat(gradients)
+
+    (ours, gradient), (theirs, expected) = passed(True), passed(False)
+    assert (ours - theirs).abs().mean() < of_log_probs
+    assert (gradient - expected).norm() < of_gradient * expected.norm()
+
+
+@PRECISIONS
+@pytest.mark.parametrize("tokens", [2, 33, 64, 127, 128, 500])
+def test_packed_rows_of_any_length_are_padded_rows(
+    tokens: int, dtype: str, of_log_probs: float, of_gradient: float
+) -> None:
+    """First of all, because everything else on a GPU needs them: torch chooses kernels by the length of a row."""
+    ids = [3 + 7 * place % 900 for place in range(tokens)]
+    if tokens == 2:
+        segments = [Segment(ids[:1], [ids[1:]])]
+    else:  # prompts of 3 and a quarter of the tokens, and responses of 1, 2, a third and the rest
+        ends = [3, 4, 6, 6 + tokens // 4, 6 + tokens // 4 + tokens // 3, tokens]
+        parts = [ids[start:end] for start, end in pairwise([0, *ends])]
+        segments = [Segment(parts[0], parts[1:3]), Segment(parts[3], parts[4:])]
+    assert sum(len(part) for segment in segments for part in (segment.prompt, *segment.responses)) == tokens
+    assert_packed_is_padded(two_layers(), segments, dtype, of_log_probs, of_gradient)
 
 
 def fit(folder: Path, *overlays: dict[str, Any]) -> Path:
@@ -109,39 +167,14 @@ def test_the_ratio_is_not_one_after_a_step(on_a_cpu: list[dict[str, float]]) -> 
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(
-    ("dtype", "of_log_probs", "of_gradient"),
-    [("float32", 1e-4, 1e-3), ("bfloat16", 0.02, 0.2), ("float16", 5e-3, 0.05)],
-)
-def test_packed_rows_are_padded_rows(dtype: str, of_log_probs: float, of_gradient: float, checkpointing: bool) -> None:
-    """Two layers of Qwen3-0.6B, with weights at which attention matters; on a GPU, packed rows use FlexAttention."""
-    if dtype == "float16" and REHEARSAL:
-        pytest.skip("CPUs are very slow in float16")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.manual_seed(0)
-    config = qwen3("0.6B")
-    config.num_hidden_layers, config.vocab_size, config.layer_types = 2, 1000, ["full_attention"] * 2
-    model = Qwen3ForCausalLM(config)
-    for parameter in model.parameters():
-        parameter.data.mul_(3 if parameter.ndim > 1 else 1)
-    if checkpointing:
-        activation_checkpointing(model)
-    policy = Policy(model.to(DEVICE), None).train()  # type: ignore[arg-type]  # no text is read
+@PRECISIONS
+def test_long_packed_rows_are_padded_rows(
+    dtype: str, of_log_probs: float, of_gradient: float, checkpointing: bool
+) -> None:
     longest = 100 if REHEARSAL else 600
     lengths = [longest - 37, longest, longest // 2]
     segments = [Segment(list(range(3, 3 + 60 + i)), [[7 + i] * length for length in lengths]) for i in range(2)]
-
-    def passed(packed: bool) -> tuple[Tensor, Tensor]:
-        policy.zero_grad()
-        with torch.autocast(DEVICE, getattr(torch, dtype), enabled=dtype != "float32"):
-            log_probs = policy(PackedRow(segments, torch.device(DEVICE)), packed=packed).log_probs
-        (log_probs * torch.linspace(-1, 1, len(log_probs), device=DEVICE)).sum().backward()
-        gradients = [each.grad.double().cpu().flatten() for each in policy.parameters() if each.grad is not None]
-        return log_probs.detach().double().cpu(), torch.cat(gradients)
-
-    (ours, gradient), (theirs, expected) = passed(True), passed(False)
-    assert (ours - theirs).abs().mean() < of_log_probs
-    assert (gradient - expected).norm() < of_gradient * expected.norm()
+    assert_packed_is_padded(two_layers(checkpointing), segments, dtype, of_log_probs, of_gradient)
 
 
 @pytest.mark.vllm

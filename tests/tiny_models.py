@@ -6,6 +6,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -44,6 +46,8 @@ def tiny_model(architecture: str = "qwen3-tied", seed: int = 0, head_dim: int = 
     family, _, tied = architecture.partition("-")
     if family == "gemma2":
         return Gemma2ForCausalLM(Gemma2Config(**shape, final_logit_softcapping=1.0)).eval()
+    if family == "granite":
+        return GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=0.1)).eval()
     if family == "gpt2":
         sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
         special = {"bos_token_id": 2, "eos_token_id": EOS, "pad_token_id": PAD}
@@ -62,8 +66,10 @@ def in_float64(policy: Policy) -> Policy:
     for module in list(policy.modules()):
         for name, child in list(module.named_children()):
             if type(child).__name__.endswith("RMSNorm"):
-                norm = torch.nn.RMSNorm(len(child.weight), child.variance_epsilon, dtype=torch.float64)
-                norm.weight = child.weight
+                gemma = "Gemma" in type(child).__name__  # which multiplies by 1 + weight
+                eps = child.eps if gemma else child.variance_epsilon
+                norm = torch.nn.RMSNorm(len(child.weight), eps, dtype=torch.float64)
+                norm.weight = torch.nn.Parameter(child.weight + 1) if gemma else child.weight
                 setattr(module, name, norm)
     return policy
 

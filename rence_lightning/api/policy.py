@@ -9,10 +9,12 @@ from typing import Any, cast
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Problem
 from rence_lightning.policy import Policy, export_policy
+from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response
 from rence_lightning.rollouts import Request
 from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.sampling.sampler import seed_of
+from rence_lightning.sampling.scoring import responses_of
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import is_sharded
 
@@ -79,10 +81,8 @@ class TrainedPolicy:
         engine, answers = self._data.engine, [list[Response]() for _ in rows]
         engine.sync(self._policy)
         for group in (group for step in engine.generate(requests) for group in step.finished):
-            for rollout in group.rollouts:
-                text = str(self.tokenizer.decode(list(rollout.token_ids), skip_special_tokens=True))
-                response = Response(rows[group.index], text, rollout.token_ids, rollout.finish_reason)
-                answers[group.index].append(response)
+            asked_as = Prompt(group.index, rows[group.index], tuple(prompts[group.index]))
+            answers[group.index] = responses_of(self.tokenizer, asked_as, group.rollouts)
         engine.release()
         return answers
 

@@ -41,11 +41,11 @@ class Evaluation:
     baseline: SampleFolder | None = None
 
 
-_SHARES, _COUNTS = ("maj", "pass", "answered", "truncated"), ("length", "tokens_per_second")
+_SHARES = ("maj", "pass", "answered", "truncated")
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value:,.0f}" if name in _COUNTS else f"{100 * value:.1f}"
+    return f"{value:,.0f}" if name == "length" else f"{100 * value:.1f}"
 
 
 def evaluation_table(results: Results, repeats: int, title: str) -> Table:
@@ -57,12 +57,12 @@ def evaluation_table(results: Results, repeats: int, title: str) -> Table:
         repeats: Number of responses to each problem, k.
         title: Title of the table.
     """
-    figures = [name for name in (*_SHARES, *_COUNTS) if all(name in result for result in results.values())]
+    figures = [name for name in (*_SHARES, "length") if all(name in result for result in results.values())]
     named = [name + f"@{repeats}" * (name in ("maj", "pass")) + " %" * (name in _SHARES) for name in figures]
     table = Table(title=Text(title))
     table.add_column("benchmark")
     for heading in (f"avg@{repeats} %", "95% interval", *named):
-        table.add_column(heading.replace("_per_", "/"), justify="right")
+        table.add_column(heading, justify="right")
     for name, result in results.items():
         accuracy = _shown("avg", result["avg"]) + (f" ± {_shown('std', result['std'])}" if repeats > 1 else "")
         bounds = " - ".join(_shown(end, result[end]) for end in ("avg_low", "avg_high"))

@@ -6,7 +6,7 @@ from rence_lightning.policy.load import load_policy
 from rence_lightning.policy.model import Policy, compare_paths
 from rence_lightning.policy.output_projection import TokenScores
 from rence_lightning.policy.packed_row import PackedRow, Segment
-from rence_lightning.policy.weights import weights_digest
+from rence_lightning.policy.weights import sum_of_bits, weights_digest
 
 __all__ = [
     "LoRA",
@@ -18,5 +18,6 @@ __all__ = [
     "export_adapters",
     "export_policy",
     "load_policy",
+    "sum_of_bits",
     "weights_digest",
 ]

@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA): their settings, and their insertion by `peft` into a plain model of `transformers`."""
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,9 +129,17 @@ def _layers(model: "PreTrainedModel", targets: str | list[str]) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
-    kinds = (nn.Linear, Conv1D)
-    linear = [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
-    known = sorted({name.rpartition(".")[2] for name in linear})
+    kinds = (nn.Linear, Conv1D)  # themselves: a router that is a linear layer may return more than a tensor
+    # The kernels of state space layers read these weights without a call of the layer, and so without its adapter.
+    mixers = [name for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
+    uncalled = {f"{name}.{layer}" for name in mixers for layer in ("dt_proj", "out_proj")}
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if type(module) in kinds and module is not head and name not in uncalled
+    ]
+    # A place in a list is no name: `peft` would take the `0` of a list of linear layers for the model's first layer.
+    known = sorted({re.sub(r".*\.(?!\d+(\.\d+)*$)", "", name) for name in linear})
     if not known:
         raise UserError(f"model.lora: {type(model).__name__} has no linear layers to adapt; train it without adapters")
     if targets == ALL_LINEAR:

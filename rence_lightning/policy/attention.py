@@ -14,7 +14,7 @@ SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")
 def special_attention(model: "PreTrainedModel") -> str:
     """What in a model's attention is not full and causal, or cannot be exchanged, after "it"; empty if nothing is.
 
-    It reads the configuration alone; `compare_paths` and `can_share_prompts` find what that does not show.
+    It reads the configuration alone; `compare_paths` and `decoder_for` find what that does not show.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -36,7 +36,7 @@ def special_arguments(arguments: Mapping[str, Any]) -> str:
 def implementation(model: "PreTrainedModel", name: str) -> Iterator[None]:
     """Switches a model to an attention implementation, where it can be switched, and back."""
     # Not `set_attn_implementation`: switching back would check the implementation again, or load its kernel again.
-    configs = list(_with_parts(model.config)) if model._can_set_attn_implementation() else []
+    configs = list(with_parts(model.config)) if model._can_set_attn_implementation() else []
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:
@@ -47,9 +47,9 @@ def implementation(model: "PreTrainedModel", name: str) -> Iterator[None]:
             config._attn_implementation = own
 
 
-def _with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
+def with_parts(config: "PretrainedConfig") -> "Iterator[PretrainedConfig]":
     """A configuration and, after it, the configurations of its parts."""
     yield config
     for name in config.sub_configs:
         if (part := getattr(config, name, None)) is not None:
-            yield from _with_parts(part)
+            yield from with_parts(part)

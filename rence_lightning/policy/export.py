@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -47,6 +47,24 @@ def export_policy(
     _write_whole(folder, write)
 
 
+def sampled_with(model: "PreTrainedModel", temperature: float, top_p: float) -> None:
+    """Gives a model the generation config of the sampling that it is trained with, which its folder will have.
+
+    Settings of the base's own config that differ, such as a `top_k`, are kept in it as `base_sampling`.
+    """
+    from transformers import GenerationConfig
+
+    base = model.generation_config or GenerationConfig()
+    ids = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    # Without a top_k, `generate` takes one of 50.
+    own: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    others = (*ids, "_", "base_sampling", "cache_", "output_", "return_", "transformers_version", "use_")
+    before = {name: value for name, value in base.to_diff_dict().items() if not name.startswith(others)}
+    if differing := {name: value for name, value in before.items() if own.get(name) != value}:
+        own["base_sampling"] = differing
+    model.generation_config = GenerationConfig(**own, **ids)
+
+
 def export_adapters(policy: Policy, folder: Path) -> None:
     """Writes the adapters of a policy, which is whole on this rank, as a folder that `peft.PeftModel` loads. An
     existing folder is replaced."""
@@ -64,6 +82,8 @@ def export_adapters(policy: Policy, folder: Path) -> None:
     def write(draft: Path) -> None:
         config.save_pretrained(str(draft))
         save_file(weights, draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        if policy.model.generation_config is not None:
+            policy.model.generation_config.save_pretrained(draft)
         policy.tokenizer.save_pretrained(draft)
 
     _write_whole(folder, write)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from rence_lightning.errors import UserError, install_extra
 from rence_lightning.policy.adapters import LoRA, add_adapters
+from rence_lightning.policy.attention import with_parts
 from rence_lightning.policy.export import export_policy
 from rence_lightning.policy.model import Policy
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:  # `transformers` takes seconds to import: the functions that 
 DType = Literal["float32", "bfloat16", "float16"]
 
 PADDED = "has another attention than the full causal one: each response becomes a padded row with a copy of its prompt"
+
+NOISE = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "layerdrop", "drop_path_rate", "jitter_noise")
+"""Ends of the names of settings by which the models of `transformers` draw random numbers in training."""
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
@@ -54,17 +59,14 @@ def load_policy(
     folder = resolve_policy(name)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
     try:
-        config = AutoConfig.from_pretrained(folder)
-        for setting, value in config.to_dict().items():  # with dropout, pi_theta / pi_old would compare random networks
-            if setting.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float):
-                setattr(config, setting, 0.0)
-        model, missing = _model(folder, config, options, empty)
+        model, report = _model(folder, AutoConfig.from_pretrained(folder), options, empty)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(
             f"policy: cannot load '{name}': {_reason(error)} (give a folder in the Hugging Face format, or a hub name)"
         ) from error
-    _check_complete(name, missing, tokenizer)
+    _check_weights(name, model, report)
+    _check_tokenizer(name, tokenizer, model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     adapters = add_adapters(model, lora, _lasting_name(name)) if lora is not None else None
@@ -74,36 +76,72 @@ def load_policy(
     if not policy.packed and attn_implementation is None:
         warnings.warn(f"{type(model).__name__} {PADDED}", stacklevel=2)
     if not empty:
-        policy.check_head()
+        policy.check_model()
     return policy
 
 
-def _check_complete(name: str, missing: list[str], tokenizer: "PreTrainedTokenizerBase") -> None:
-    if missing:
+def text_config(config: "PretrainedConfig") -> "PretrainedConfig":
+    """The configuration of a model, or of the text part of one that reads images as well: a model of its own."""
+    text: PretrainedConfig = config.get_text_config()
+    text.tie_word_embeddings = config.tie_word_embeddings
+    return text
+
+
+def _check_weights(name: str, model: "PreTrainedModel", report: dict[str, Any]) -> None:
+    if missing := sorted(report.get("missing_keys", ())):
         raise UserError(
             f"policy: '{name}' lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...), which "
             "would be drawn at random; give a whole model"
         )
+    for weight, stored, needed in sorted(report.get("mismatched_keys", ())):
+        raise UserError(
+            f"policy: '{name}' holds {weight} in the shape {tuple(stored)}, but its config.json needs {tuple(needed)}; "
+            "give the configuration that belongs to the weights"
+        )
+    weights = model.named_parameters() if report else ()
+    if bad := [key for key, weight in weights if not weight.sum(dtype=torch.float32).isfinite()]:
+        raise UserError(f"policy: '{name}' has weights that are not finite: {', '.join(bad[:3])}; give a whole model")
+
+
+def _check_tokenizer(name: str, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> None:
     if not tokenizer("1").input_ids:  # the empty tokenizer of transformers, for a folder without tokenizer files
         raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files into its folder")
+    vocabulary = len(cast(Tensor, model.get_input_embeddings().weight))
+    if (size := tokenizer.vocab_size) > vocabulary:  # without added tokens: Gemma's for images are beyond the model
+        raise UserError(
+            f"policy: the tokenizer of '{name}' has {size:,} tokens, but the model {vocabulary:,}; put the "
+            "model's own tokenizer files into its folder"
+        )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
 
 
 def _model(
-    folder: str, config: "PretrainedConfig", options: dict[str, Any], empty: bool
-) -> tuple["PreTrainedModel", list[str]]:
-    """A model, and the names of the weights that its files lack."""
+    folder: str, whole: "PretrainedConfig", options: dict[str, Any], empty: bool
+) -> tuple["PreTrainedModel", dict[str, Any]]:
+    """A model, and the report of `transformers` on its files; it is empty without weights."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    if not empty:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
-        return loaded[0], sorted(loaded[1]["missing_keys"])
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, **options)
-    with suppress(OSError):  # the folder need not hold a generation config
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return cast("PreTrainedModel", model), []
+    config, report = text_config(whole), {}
+    for part in with_parts(config):  # with noise, pi_theta / pi_old would compare random networks
+        for setting, value in vars(part).items():
+            if setting.endswith(NOISE) and isinstance(value, float):
+                setattr(part, setting, 0.0)
+    if empty:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **options)
+        with suppress(OSError):  # the folder need not hold a generation config
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    else:
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the report names them
+        if config is not whole:
+            names = {r"^(model\.language_model|language_model\.model)\.": "model.", r"^language_model\.": ""}
+            options["key_mapping"] = names
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
+        model, report = loaded
+    if config is not whole:  # it is saved as the model that it is, under its own names
+        config.architectures, model._weight_conversions = [type(model).__name__], None
+    return model, report
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rence_lightning.errors import UserError
 from rence_lightning.policy.adapters import Adapters
 from rence_lightning.policy.attention import implementation
-from rence_lightning.policy.output_projection import TokenScores, token_scores
+from rence_lightning.policy.output_projection import LogitTransform, TokenScores, token_scores
 from rence_lightning.policy.packed_attention import enable
 from rence_lightning.policy.packed_row import PackedRow, Segment
 from rence_lightning.policy.weights import gathered, only_trained, plain_weights, weights_digest
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EXACT, ROUNDED = 1e-4, 0.1
 """Largest mean difference of a log-probability between two ways to compute it, in float32 and in half precision.
 Rounding makes 1e-6 and 1e-2."""
+
+LARGE_LOGIT = 30.0
+"""Largest logit, apart from soft-capping, in the comparison with the model's own."""
 
 
 class Policy(nn.Module):
@@ -48,6 +51,7 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.adapters = adapters
+        self.logit_transform = LogitTransform.of(model.config)
         self._frozen_digest: str | None = None
         self.packed = enable(model) if packed is None else packed
 
@@ -55,6 +59,12 @@ class Policy(nn.Module):
     def context_length(self) -> int | None:
         """Largest number of tokens of prompt and response together; None if the model's config does not name it."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its output projection."""
+        base = self.model.base_model
+        return base if base is not self.model else getattr(self.model, "model", base)  # Llama 4's prefix is another
 
     @property
     def compute_device(self) -> torch.device:
@@ -109,7 +119,7 @@ class Policy(nn.Module):
             packed: Whether to compute the row as it is (default: `self.packed`).
         """
         if self.packed if packed is None else packed:
-            hidden = self.model.base_model(
+            hidden = self.body(
                 input_ids=row.input_ids.unsqueeze(0),
                 position_ids=row.position_ids.unsqueeze(0),
                 use_cache=False,
@@ -118,25 +128,57 @@ class Policy(nn.Module):
             states = hidden.index_select(0, row.states)
         else:
             rows = row.padded()
-            hidden = self.model.base_model(input_ids=rows.input_ids, use_cache=False).last_hidden_state
+            hidden = self.body(input_ids=rows.input_ids, use_cache=False).last_hidden_state
             states = hidden.flatten(0, 1).index_select(0, rows.states)
-        return token_scores(self.model.get_output_embeddings(), states, row.targets, temperature, entropy)
+        head, transform = self.model.get_output_embeddings(), self.logit_transform.at(temperature)
+        return token_scores(head, states, row.targets, transform, entropy)
 
     @torch.no_grad()
-    def check_head(self) -> None:
-        """Compares a few log-probabilities with the model's own logits, and refuses a model that does more than a
-        linear projection after its last hidden state. Attention is eager, because another may need a GPU."""
-        row = PackedRow([Segment([1], [range(2, 9)])], self.model.device)
-        with implementation(self.model, "eager"):
-            ours = self.forward(row, packed=False).log_probs
-            logits = self.model(input_ids=row.input_ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
-        theirs = logits.log_softmax(-1).gather(-1, row.targets.unsqueeze(-1)).squeeze(-1)
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.2  # bfloat16 rounds logits of about 20 by 0.1
-        if not torch.allclose(ours, theirs, atol=tolerance):
+    def check_model(self) -> None:
+        """Compares a few log-probabilities with the model's own logits, from states so large that scaling and
+        soft-capping show. Attention is eager, because another may need a GPU.
+
+        Raises:
+            UserError: The model has no output projection, two passes in training mode differ, packed and padded rows
+                do, or the model makes something else of its last hidden states than `logit_transform` of a linear
+                projection.
+        """
+        row, head = PackedRow([Segment([1], [range(2, 9)])], self.model.device), self.model.get_output_embeddings()
+        float32, name = self.model.dtype == torch.float32, type(self.model).__name__
+        if head is None or self.body is self.model:
+            raise UserError(f"policy: {name} is no transformer with an output projection on top; choose another model")
+
+        def enlarge(module: nn.Module, inputs: object, output: Any) -> None:
+            states = output.last_hidden_state
+            largest = nn.functional.linear(states, head.weight, head.bias).abs().max() * self.logit_transform.scale
+            output.last_hidden_state = states * (LARGE_LOGIT / largest).to(states.dtype)
+
+        enlarged = self.body.register_forward_hook(enlarge)
+        training = self.model.training
+        try:
+            with implementation(self.model, "eager"):
+                self.model.train()
+                ours, again = (self(row, packed=False).log_probs for _ in range(2))
+                self.model.eval()
+                logits = self.model(input_ids=row.input_ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
+        finally:
+            enlarged.remove()
+            self.model.train(training)
+        if not torch.equal(ours, again):
             raise UserError(
-                f"policy: {type(self.model).__name__} transforms its logits after the output projection "
-                "(soft-capping or scaling), which is not supported; choose another model"
+                f"policy: two forward passes of {name} in training mode differ by {(ours - again).abs().max():.1e} a "
+                "token, so that pi_theta / pi_old would compare random networks; set its noise to 0 in config.json"
             )
+        theirs = logits.log_softmax(-1).gather(-1, row.targets.unsqueeze(-1)).squeeze(-1)
+        if not torch.allclose(
+            ours, theirs, rtol=0, atol=1e-3 if float32 else 1.0
+        ):  # bfloat16 rounds a logit of 30 by 0.06
+            raise UserError(
+                f"policy: {name} makes its logits from its last hidden states in a way that is not supported "
+                f"(log-probabilities differ by {(ours - theirs).abs().max():.1e}); choose another model"
+            )
+        if self.packed:
+            compare_paths(self, PackedRow([Segment([1, 2], [range(3, 9), [5, 6]])], self.model.device))
 
 
 @torch.no_grad()

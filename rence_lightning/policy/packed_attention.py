@@ -67,9 +67,11 @@ def packed_attention(
 
         # The kernel for decoding, which torch would take for a row of fewer than 128 tokens, refuses some lengths.
         options = {"FORCE_USE_FLEX_ATTENTION": True}
-        output, _ = flex_attention_forward(
-            module, query, key, value, packed_row.block_mask, scaling=scaling, kernel_options=options
-        )
+        # Past torch's limit of 8 compiled variants, the kernel would run unfused, with hundreds of gigabytes of scores.
+        with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+            output, _ = flex_attention_forward(
+                module, query, key, value, packed_row.block_mask, scaling=scaling, kernel_options=options
+            )
         return output, None
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = [_attend(block, q, k, v, scaling) for block in packed_row.blocks]

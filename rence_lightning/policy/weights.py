@@ -81,12 +81,13 @@ def weights_digest(policy: nn.Module, frozen: bool = False) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for parameter in policy.parameters():
         if not (frozen and parameter.requires_grad):
-            total = _sum_of_bits(parameter.detach())
+            total = sum_of_bits(parameter.detach())
             digest.update(f"{tuple(parameter.shape)} {parameter.dtype} {total}".encode())
     return digest.hexdigest()
 
 
-def _sum_of_bits(parameter: Tensor) -> int:
+def sum_of_bits(parameter: Tensor) -> int:
+    """The sum of a tensor's numbers read as integers: exact, and the same in any order and in any number of shards."""
     local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[local.element_size()]
     total = local.contiguous().view(bits).sum(dtype=torch.int64).reshape(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
 
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Configurable, Problem
@@ -25,25 +27,47 @@ _LITERAL_ESCAPE = re.compile(r"(?<!\\)\\[nt](?![A-Za-z])")
 """A backslash and an n or t as two characters. With a letter after it, it begins a LaTeX command, such as `\\nabla`;
 with a backslash before it, it is the end of a LaTeX line break."""
 
+_CUT = "\ufdd0"
+"""Where the text of a prompt is encoded in two pieces; a code point that Unicode keeps out of texts."""
+
+_DATE = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
+"""Where a chat template writes the current date."""
+
+_ANSWER = "ANSWER"
+"""Text of a turn of the assistant that shows how a chat template ends it."""
+
 
 class PromptTemplate(Configurable):
     """The instructions around a problem, as one turn of a chat or as plain text.
+
+    A control token that a problem spells out, such as `<|im_end|>`, reaches the policy as text. Those in `text` and
+    `system`, which are the user's own, reach it as tokens.
 
     Args:
         text: Instructions that contain `{problem}` exactly once, in place of the problem; other braces are literal.
         chat: Whether the text is a user turn in the tokenizer's chat template, or plain text that the policy continues;
             null chooses the chat wherever the tokenizer has a chat template.
-        thinking: Value of `enable_thinking` for the chat template (with false, Qwen3 starts its response after an empty
-            thought); templates without this variable ignore it.
+        arguments: Arguments of the tokenizer's chat template by name, such as `{reasoning_effort: low}`. Unless it is
+            one of them, `enable_thinking` is false (Qwen3 then starts its response after an empty thought).
         system: Text of a system turn before the user turn of a chat.
+
+    Attributes:
+        started: Time that a chat template takes for the current one: the start of the run, so that a resumed run has
+            the same prompts; None for the time of the call.
 
     Raises:
         UserError: The text does not contain `{problem}` exactly once or contains a line break that is written as a
             backslash and an n, or a part of a chat is given for plain text.
     """
 
+    started: datetime | None = None
+
     def __init__(
-        self, text: str = PAPER_TEMPLATE, chat: bool | None = True, thinking: bool = False, system: str | None = None
+        self,
+        text: str = PAPER_TEMPLATE,
+        chat: bool | None = True,
+        arguments: dict[str, Any] | None = None,
+        system: str | None = None,
     ) -> None:
         _check_placeholder(text, "template: text")
         if escape := _LITERAL_ESCAPE.search(text):
@@ -52,30 +76,42 @@ class PromptTemplate(Configurable):
                 f"template: text contains {escape[0]} as two characters, a backslash and a letter; write a {what} "
                 f"as $'{example}' in a shell, and as \"{example}\" (in double quotes) in YAML"
             )
-        if chat is False and (thinking or system is not None):
-            raise UserError("template: thinking and system are parts of a chat; remove them or set chat: true")
-        self.text, self.chat, self.thinking, self.system = text, chat, thinking, system
+        if chat is False and (arguments or system is not None):
+            raise UserError("template: arguments and system are parts of a chat; remove them or set chat: true")
+        self.text, self.chat, self.system = text, chat, system
+        self.chat_arguments = {"enable_thinking": False, **(arguments or {})}
 
     def render(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
         """The prompt as text for people to read. The policy receives the tokens of `encode_all`."""
-        if not self.is_chat(tokenizer):
-            return self._plain(problem)
-        return str(self._apply_chat_template(tokenizer, [problem], tokenize=False)[0])
+        return self._texts(tokenizer, [problem])[0]
 
     def encode_all(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[list[int]]:
         """The token ids of each prompt, up to the start of the response.
 
         Raises:
-            UserError: `chat` is true and the tokenizer has no chat template, or its template refuses these turns; or a
-                problem has turns of its own, and the prompt is plain text.
+            UserError: `chat` is true and the tokenizer has no chat template, or its template refuses these turns or
+                arguments; or a problem has turns of its own, and the prompt is plain text.
         """
-        if self.is_chat(tokenizer):
-            return self._apply_chat_template(tokenizer, problems, tokenize=True)
-        encoded: list[list[int]] = tokenizer([self._plain(problem) for problem in problems])["input_ids"]
-        for ids in encoded:  # some tokenizers end every text with EOS, but the response continues the text
-            while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        control, chat = _control_tokens(tokenizer), self.is_chat(tokenizer)
+        pieces = [text.split(_CUT) for text in self._texts(tokenizer, [_cut(each, control) for each in problems])]
+        encoded: list[list[int]] = tokenizer([each[0] for each in pieces], add_special_tokens=not chat)["input_ids"]
+        for ids, (_, *rest) in zip(encoded, pieces, strict=True):
+            # Some tokenizers end every text with EOS, but the response continues the text.
+            while not chat and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
                 ids.pop()
+            for piece in rest:
+                ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
         return encoded
+
+    def turn_end(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """The token that ends a turn of the assistant in a chat; None where the chat template ends it otherwise."""
+        chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            _, answer, end = self._apply(tokenizer, [chat], add_generation_prompt=False)[0].rpartition(_ANSWER)
+        except UserError:  # a template that takes no such turns
+            return None
+        added, ids = tokenizer.added_tokens_decoder, tokenizer(end, add_special_tokens=False)["input_ids"]
+        return next((each for each in ids if answer and each in added and added[each].content.strip()), None)
 
     def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts are chats with this tokenizer."""
@@ -101,9 +137,15 @@ class PromptTemplate(Configurable):
         turns = [] if system is None else [{"role": "system", "content": system}]
         return [*turns, {"role": "user", "content": self._fill(problem)}]
 
-    def _apply_chat_template(
-        self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], tokenize: bool
-    ) -> Any:
+    def _texts(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[str]:
+        if not self.is_chat(tokenizer):
+            return [self._plain(problem) for problem in problems]
+        return self._apply(tokenizer, [self._chat(problem) for problem in problems], add_generation_prompt=True)
+
+    def _apply(
+        self, tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], add_generation_prompt: bool
+    ) -> list[str]:
+        """Chats as the tokenizer's chat template writes them."""
         from jinja2 import TemplateError
 
         name = tokenizer.name_or_path or type(tokenizer).__name__
@@ -112,16 +154,49 @@ class PromptTemplate(Configurable):
                 f"template: chat is true, but the tokenizer {name} has no chat template; set the "
                 "template's chat: false, or use a policy that is tuned for chat"
             )
-        chats = [self._chat(problem) for problem in problems]
-        try:
-            return tokenizer.apply_chat_template(
-                chats, add_generation_prompt=True, tokenize=tokenize, return_dict=False, enable_thinking=self.thinking
-            )
-        except TemplateError as error:  # raised by the template itself, e.g. where it supports no system turn
+        for argument, value in self.chat_arguments.items():
+            ignored = argument not in str(tokenizer.chat_template) and (argument != "enable_thinking" or value)
+            if ignored or argument in ("messages", "add_generation_prompt"):
+                raise UserError(
+                    f"template: the chat template of the tokenizer {name} takes no argument {argument!r}; remove it "
+                    "from the template's arguments, or correct its name"
+                )
+        written = tokenizer.get_chat_template(tools=self.chat_arguments.get("tools"))
+        clock = self.started or datetime.now()
+        settings: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "tokenize": False}
+        try:  # the date as text, because transformers gives the template no function that is an argument
+            settings["chat_template"] = _DATE.sub(lambda call: repr(clock.strftime(call["format"])), written)
+            return cast(list[str], tokenizer.apply_chat_template(chats, **settings, **self.chat_arguments))
+        except (TemplateError, TypeError) as error:  # raised by the template, e.g. where it supports no system turn
+            refused = "turns" if isinstance(error, TemplateError) else "arguments"
             raise UserError(
-                f"template: the chat template of the tokenizer {name} refuses the turns ({error}); "
-                "remove the template's system turn if it has one, or set chat: false"
+                f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); "
+                "remove the template's system turn or arguments if it has any, or set chat: false"
             ) from error
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What spells a control token: a special token, or an added one that the chat template writes."""
+    written = str(tokenizer.chat_template)
+    spelled = {
+        each.content
+        for each in tokenizer.added_tokens_decoder.values()
+        if each.special or (each.content.strip() and each.content in written)
+    }
+    return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or "(?!)")
+
+
+def _cut(problem: Problem, control: re.Pattern[str]) -> Problem:
+    """The problem with a cut in each control token that it spells out, of which the pieces are encoded as text."""
+
+    def cut(text: str) -> str:
+        return control.sub(lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text)
+
+    def turn(given: Mapping[str, str]) -> Mapping[str, str]:  # those of the assistant may hold its own tokens
+        return given if given["role"] == "assistant" else {**given, "content": cut(given["content"])}
+
+    system, turns = problem.system and cut(problem.system), [turn(each) for each in problem.messages]
+    return replace(problem, problem=cut(problem.problem), system=system, messages=turns)
 
 
 def _check_placeholder(text: str, what: str) -> None:

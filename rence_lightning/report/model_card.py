@@ -1,12 +1,13 @@
 """The model card of an exported policy: what it was trained from, how, on what, and what it solves."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.evaluation import BENCHMARKS
-from rence_lightning.prompts.template import PAPER_TEMPLATE
+from rence_lightning.prompts.template import PAPER_TEMPLATE, PromptTemplate
 from rence_lightning.report.answers import in_words, method, problems_kept
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run, SavedAt
@@ -45,6 +46,7 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
     evaluated = figures.get(saved.iteration, {}) if not saved.update else {}
     trained, chosen = [iteration for iteration in figures if iteration], run.setting("export.which") == "best"
     template = run.described.settings if run.described is not None else _configured_template(run, folder)
+    written, config = folder / "chat_template.jinja", folder / "generation_config.json"
     problems = [each.problem for name in evaluated for each in run.samples(saved.iteration).read(name).values()]
     made_with, commits = (
         list(dict.fromkeys(filter(None, (in_words(session.get(key, {})) for session in run.identity.sessions))))
@@ -63,7 +65,11 @@ def model_card(folder: Path, run: RunRecord, saved: SavedAt) -> "ModelCard":
         changes=run.changes(0, saved.iteration),
         chosen_from=len(trained) if max(figures, default=0) > saved.iteration or chosen else 0,
         fence="`" * max([3, *(len(each) + 1 for each in ticks)]),
-        template={name: repr(template.get(name)) for name in ("template", "chat", "thinking", "system")},
+        template={name: repr(template.get(name)) for name in ("template", "chat", "arguments", "system")},
+        date=saved.started[:10] if written.exists() and "strftime_now" in written.read_text() else "",
+        max_new_tokens=run.setting("data.sampling.max_response_tokens") or 1024,
+        added_ends=_added_ends(folder) if not template.get("chat") and (folder / "tokenizer.json").exists() else 0,
+        sampling=json.loads(config.read_text()) if config.exists() else {},
         problem=repr(problems[0] if problems else "What is 7 times 8?"),
         method=method(run),
         data=problems_kept(run),
@@ -79,7 +85,16 @@ def _configured_template(run: RunRecord, folder: Path) -> dict[str, Any]:
     given = run.setting("data.template") or {"text": "{problem}", "chat": False}
     given = given.get("init_args", given)
     chat = given.get("chat") if given.get("chat") is not None else (folder / "chat_template.jinja").exists()
-    return {"thinking": False, **given, "template": given.get("text", PAPER_TEMPLATE), "chat": chat}
+    arguments = PromptTemplate(arguments=given.get("arguments")).chat_arguments
+    return {**given, "arguments": arguments, "template": given.get("text", PAPER_TEMPLATE), "chat": chat}
+
+
+def _added_ends(folder: Path) -> int:
+    """Number of EOS tokens with which the tokenizer ends every text."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return int(tokenizer("1")["input_ids"].count(tokenizer.eos_token_id))
 
 
 def _card_data(run: RunRecord, adapter: bool, base: str | None, evaluated: Mapping[str, Any]) -> "ModelCardData":

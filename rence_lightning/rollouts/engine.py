@@ -114,8 +114,10 @@ class SampledPolicy(Protocol):
 class RolloutEngine(Protocol):
     """Samples groups of responses from the current policy. Chosen in YAML by `class_path`.
 
-    An engine may also have a method `close(self) -> None`, which is called when a run has succeeded, before the process
-    groups end.
+    An engine may also have a method `check(self) -> None`, which is called once, after a `sync` and before any data is
+    loaded, and raises `UserError` if it cannot sample from the policy; a method `close(self) -> None`, which is called
+    when a run has succeeded, before the process groups end; and a method `figures(self) -> dict[str, float]`, like
+    `Reward.figures`, whose values are summed over ranks and logged with an iteration.
     """
 
     def sync(self, policy: SampledPolicy) -> None:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Configurable
-from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, attention_of, can_share_prompts
+from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, attention_of, decoder_for
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.slots import Slots
 
@@ -23,8 +23,9 @@ class TransformersEngine(Configurable):
 
     It reads the trainer's weights in place. Only where the policy is sharded does each process keep a whole copy,
     refreshed before each iteration, because processes sample for different lengths of time. Models with sliding
-    windows, soft-capped scores or layers other than full attention are sampled with the cache and the masks of
-    transformers, after a warning: it is slower, and a batch ends before the next begins.
+    windows, soft-capped scores or layers other than full attention are sampled with their own cache and masks, after a
+    warning: it is slower, and a batch ends before the next begins. A model whose cache does not give the logits of its
+    forward pass is refused.
 
     Args:
         max_num_seqs: Number of responses sampled at a time (prompts times group size), which bounds the memory of the
@@ -36,13 +37,30 @@ class TransformersEngine(Configurable):
             raise UserError(f"engine: max_num_seqs is {max_num_seqs}, it must be >= 1")
         self.max_num_seqs = max_num_seqs
         self._model: PreTrainedModel | None = None
-        self._shares_prompts: bool | None = None  # None: not tried yet
+        self._decoder: type[SharedPromptDecoder] | type[GeneralDecoder] | None = None  # None: not tried yet
 
     def sync(self, policy: SampledPolicy) -> None:
         if any(isinstance(parameter, DTensor) for parameter in policy.model.parameters()):
             self._gather(policy)
         elif self._model is not policy.model:
-            self._model, self._shares_prompts = policy.model, None
+            self._model, self._decoder = policy.model, None
+
+    def check(self) -> None:
+        """Raises `UserError` where the policy's model cannot be sampled: a few tokens are tried."""
+        end_of_sequence_ids(self._synced)
+        self._choose()
+
+    @property
+    def _synced(self) -> "PreTrainedModel":
+        if self._model is None:
+            raise RuntimeError("the engine has no policy yet: call sync(policy) first")
+        return self._model
+
+    def _choose(self) -> type[SharedPromptDecoder] | type[GeneralDecoder]:
+        if self._decoder is None:
+            with _evaluating(list(self._synced.modules())):
+                self._decoder = decoder_for(self._synced)
+        return self._decoder
 
     @torch.no_grad()
     def _gather(self, policy: SampledPolicy) -> None:
@@ -59,15 +77,10 @@ class TransformersEngine(Configurable):
             own[name].copy_(weight)
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
-        if (model := self._model) is None:
-            raise RuntimeError("the engine has no policy yet: call sync(policy) before generate()")
-        modules = list(model.modules())
-        if self._shares_prompts is None:
-            with _evaluating(modules):
-                self._shares_prompts = can_share_prompts(model)
-        share, ends = self._shares_prompts, end_of_sequence_ids(model)
-        decoder = SharedPromptDecoder(model) if share else GeneralDecoder(model)
-        slots = Slots(decoder, requests, cancelled, self.max_num_seqs, ends, model.device)
+        model, decoder = self._synced, self._choose()
+        modules, ends = list(model.modules()), end_of_sequence_ids(model)
+        share = decoder is SharedPromptDecoder
+        slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
         while slots.take():
             with _evaluating(modules), attention_of(model, share):

@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rence_lightning.distributed import gather
+from rence_lightning.distributed import gather, longest_wait
 from rence_lightning.errors import EngineError, UserError, one_line
 from rence_lightning.parts import Configurable
+from rence_lightning.policy import sum_of_bits
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.vllm_host import (
     STARTING,
@@ -37,6 +38,16 @@ if TYPE_CHECKING:
 
 CPU_CACHE_BYTES = 2**30
 """Memory for keys and values on a CPU, where the default of vLLM is nearly all of the main memory."""
+
+
+UNFUSED = ("embed_tokens.weight", "o_proj.weight", "down_proj.weight")
+"""Ends of the names of weights that vLLM keeps as they are pushed; on a CPU, the embedding alone."""
+
+_Sums = dict[str, tuple[int, int]]
+"""Bytes of a weight, and the sum of its bits, by its name."""
+
+PREEMPTIONS = "vllm:num_preemptions"
+"""vLLM's count of responses that it has put back, and begins again, because memory for keys and values ran out."""
 
 
 class VLLMEngine(Configurable):
@@ -95,6 +106,7 @@ class VLLMEngine(Configurable):
         self._state: Literal["empty", "ready", "asleep", "failed"] = "empty"
         self._end_ids: list[int] = []
         self._partners: dist.ProcessGroup | None = None
+        self._preempted = 0
 
     def sync(self, policy: SampledPolicy) -> None:
         before = self._state
@@ -130,8 +142,17 @@ class VLLMEngine(Configurable):
         except Exception as error:  # the run has all of its results
             warnings.warn(f"vLLM did not shut down: {one_line(error)}", stacklevel=2)
 
+    def figures(self) -> dict[str, float]:
+        """`preempted`: how often since the last call memory for keys and values ran out, so that a response was put
+        back and its tokens were computed again."""
+        counts = [metric.value for metric in self._llm.get_metrics() if metric.name == PREEMPTIONS]
+        before, self._preempted = self._preempted, sum(counts)
+        return {"preempted": (self._preempted - before) / self.tensor_parallel_size}  # all of its ranks count alike
+
     def _push(self, weights: Iterator[tuple[str, Tensor]], asleep: bool) -> None:
         """Gives the engine new weights, and wakes it up for them; it is an error if it keeps some of its own."""
+        pushed: _Sums = {}
+        weights = _noted(weights, pushed)
         try:
             if asleep:
                 torch.cuda.empty_cache()  # the engine needs the memory that training left in torch's cache
@@ -156,6 +177,26 @@ class VLLMEngine(Configurable):
         with failures("forgetting the keys and values of the old weights"):  # those of prompts that share their start
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("requests are still running while the policy's weights are pushed")
+        self._compare(pushed)
+
+    def _compare(self, pushed: "_Sums") -> None:
+        """Raises `EngineError` if the engine holds other weights than those pushed, such as those of an iteration ago,
+        from which it would sample plausible responses. What vLLM has repacked or padded is not compared."""
+        with failures("comparing its weights with the policy's"):
+            (held,) = self._llm.apply_model(lambda model: _sums_of(model.named_parameters()))
+        shares: list[_Sums] = [held] * self.tensor_parallel_size
+        if self._partners is not None:  # each holds a part of a weight
+            dist.all_gather_object(shares, held, group=self._partners)
+        others = []
+        for name, (size, bits) in pushed.items():
+            parts = [share[name] for share in shares if name in share]
+            if sum(part for part, _ in parts) == size and sum(part for _, part in parts) != bits:
+                others.append(name)
+        if others:
+            raise EngineError(
+                f"vLLM holds other values than the policy's in {len(others)} weights that were pushed into it: "
+                f"{', '.join(others[:5])}; start the run again, or choose another engine for this model"
+            )
 
     def _dtype(self, model: "PreTrainedModel") -> torch.dtype:
         return model.dtype if self.dtype is None else getattr(torch, self.dtype)
@@ -206,7 +247,7 @@ class VLLMEngine(Configurable):
             settings["enable_chunked_prefill"] = False
         if not on_gpu() or self.kv_cache_memory_bytes is not None:
             settings["kv_cache_memory_bytes"] = self.kv_cache_memory_bytes or CPU_CACHE_BYTES
-        settings |= self.settings
+        settings |= {**self.settings, "disable_log_stats": False}  # they count preemptions
         if dtype != torch.float32 and isinstance(overrides := settings.get("hf_overrides", {}), dict):
             settings["hf_overrides"] = {"head_dtype": "float32", **overrides}  # as the trainer computes its logits
         return settings
@@ -217,7 +258,8 @@ class VLLMEngine(Configurable):
         if world % size:
             raise UserError(f"engine: tensor_parallel_size {size} does not divide the run's {world} processes")
         ranks = [list(range(first, first + size)) for first in range(0, world, size)]
-        mine, _ = dist.new_subgroups_by_enumeration(ranks, backend="gloo")  # for objects in main memory
+        # For objects in main memory.
+        mine, _ = dist.new_subgroups_by_enumeration(ranks, longest_wait(), backend="gloo")
         assert mine is not None
         return mine
 
@@ -230,3 +272,15 @@ class VLLMEngine(Configurable):
         except EngineError:  # its queue may still hold requests
             self._state = "failed"
             raise
+
+
+def _sums_of(weights: Iterable[tuple[str, Tensor]]) -> _Sums:
+    """Sizes and sums of the weights that vLLM keeps as they are."""
+    return {name: (each.nbytes, sum_of_bits(each.detach())) for name, each in weights if name.endswith(UNFUSED)}
+
+
+def _noted(weights: Iterable[tuple[str, Tensor]], sums: _Sums) -> Iterator[tuple[str, Tensor]]:
+    """The weights one at a time; their sizes and sums are added to `sums` as they are taken."""
+    for pair in weights:
+        sums |= _sums_of([pair])
+        yield pair

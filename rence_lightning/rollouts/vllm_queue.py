@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
+from rence_lightning.distributed import collectives
 from rence_lightning.errors import EngineError, PeerFailed, UserError
 from rence_lightning.rollouts.engine import FinishedGroup, Request, Rollout, SamplingStep
 from rence_lightning.rollouts.intake import Intake
@@ -91,7 +92,8 @@ class VLLMQueue:
         """Adds and cancels the requests of all ranks. Returns False when no rank has anything left."""
         everyone = [news] * self._ranks
         if self._partners is not None:
-            dist.all_gather_object(everyone, news, group=self._partners)
+            with collectives():
+                dist.all_gather_object(everyone, news, group=self._partners)
         if any(each.failed for each in everyone):
             raise PeerFailed
         with undisturbed():

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder:
 
-- `state`: policy (its adapters alone, where these are all that is trained), optimizer and the run's own state, saved by
-  Fabric as a file or, with sharding, a folder of shards.
+- `state`: policy (its adapters alone, where these are all that is trained), optimizer and the run's own state; a file,
+  or with sharding a folder of shards.
 - `rng-RANK`: states of the random number generators of a rank.
 - `checkpoint.json`: the run that the checkpoint belongs to, and its place in it.
 - `config.yaml`: settings of the run.
@@ -43,6 +43,9 @@ from rence_lightning.policy import Policy
 from rence_lightning.run.adapter_base import Base, check_base
 from rence_lightning.run.directory import SavedAt
 
+FULL = 10**9
+"""Free bytes below which a disk is taken for full: the error that torch sends to other ranks does not say so."""
+
 
 def save_checkpoint(
     fabric: Fabric,
@@ -69,7 +72,13 @@ def save_checkpoint(
 
     def write() -> None:
         base = Base.of(plain)
-        fabric.save(draft / "state", {"policy": plain.trained_part(), "optimizer": optimizer, "run": run})
+        inner, strategy = cast(_FabricOptimizer, optimizer).optimizer, fabric.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            strategy.save_checkpoint(draft / "state", {"policy": plain.trained_part(), "optimizer": inner, "run": run})
+        elif fabric.is_global_zero:  # not by Fabric, which writes all of it into memory and `$TMPDIR` first
+            state = {"policy": plain.trained_part().state_dict(), "optimizer": inner.state_dict(), "run": run}
+            with (draft / "state").open("wb") as file:
+                torch.save(state, file)
         torch.save(rng, draft / f"rng-{fabric.global_rank}")
         if fabric.is_global_zero:
             saved.write(draft)
@@ -93,21 +102,31 @@ def save_checkpoint(
 
 def _together(folder: Path, step: Callable[[], None]) -> None:
     """Takes a step on every rank; if it fails on one rank, it fails on all, so that none waits for another for ever."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         step()
-    except Exception as error:  # torch raises errors of several classes when a disk is full
+    except (Exception, dcp.CheckpointException) as error:
         failure = error
-    reasons = [reason for reason in gather(None if failure is None else one_line(failure)) if reason is not None]
+    reasons = [reason for reason in gather(None if failure is None else _reason(failure)) if reason is not None]
     if not reasons:
         return
-    free = shutil.disk_usage(folder.parent if folder.parent.exists() else folder.anchor or ".").free
+    disk = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(disk).free
+    space = "free some space and " * (free < FULL or "No space left" in reasons[0] or "quota exceeded" in reasons[0])
     earlier = any(folder.parent.glob("iteration-*"))
-    after = "continue with --ckpt_path last; earlier checkpoints are intact" if earlier else "start again"
+    fix = "earlier ones are intact: {}continue with --ckpt_path last" if earlier else "{}start the run again"
     raise CheckpointError(
-        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on that disk); free some "
-        f"space and {after}"
+        f"cannot write the checkpoint {folder}: {reasons[0]} ({free / 1e9:.1f} GB are free on the disk of {disk}); "
+        f"{fix.format(space)}"
     ) from failure
+
+
+def _reason(error: BaseException) -> str:
+    """The cause of an error, in one line: torch's own say where its writer was when the disk refused to write."""
+    if isinstance(error, dcp.CheckpointException):
+        error, _ = next(iter(error.failures.values()))
+    below = error.__cause__ or error.__context__
+    return one_line(below if isinstance(error, RuntimeError) and isinstance(below, OSError) else error)
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, policy: Module, optimizer: Optimizer) -> dict[str, Any]:

@@ -31,12 +31,14 @@ class SavedAt:
         iteration: Number of iterations done.
         update: Number of updates done in the next iteration; 0 between iterations.
         updates_total: Number of updates done since the start of the run.
+        started: Local time at which the run, or the run that it branched from, was started, as ISO 8601.
     """
 
     run: str
     iteration: int
     update: int
     updates_total: int
+    started: str = ""
 
     @property
     def name(self) -> str:

@@ -19,25 +19,26 @@ def read_policy(checkpoint: Path, base: str | None = None) -> Policy:
         UserError: The checkpoint does not say which model its weights belong to, or the model below its adapters cannot
             be loaded or has other weights than in training.
     """
+    from transformers import GenerationConfig
+
     recorded = Base.read(checkpoint)
     if recorded is None and base is not None:
         raise UserError(f"export: {checkpoint} holds a whole policy without adapters; remove --base")
     policy = _empty_policy(checkpoint) if recorded is None else _with_adapters(checkpoint, recorded, base)
     read_state(checkpoint, checked_part(checkpoint, policy))
+    if (checkpoint / "hf" / "generation_config.json").exists():
+        policy.model.generation_config = GenerationConfig.from_pretrained(checkpoint / "hf")
     return policy
 
 
 def _empty_policy(checkpoint: Path) -> Policy:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     hf = checkpoint / "hf"
     if not (hf / "config.json").exists():
         raise UserError(f"export: {checkpoint} holds no hf/config.json; give another checkpoint")
     config = AutoConfig.from_pretrained(hf)
-    policy = Policy(AutoModelForCausalLM.from_config(config, dtype=config.dtype), AutoTokenizer.from_pretrained(hf))
-    if (hf / "generation_config.json").exists():
-        policy.model.generation_config = GenerationConfig.from_pretrained(hf)
-    return policy
+    return Policy(AutoModelForCausalLM.from_config(config, dtype=config.dtype), AutoTokenizer.from_pretrained(hf))
 
 
 def _with_adapters(checkpoint: Path, recorded: Base, base: str | None) -> Policy:

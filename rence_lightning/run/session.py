@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 
 from rence_lightning.distributed import gather, on_rank_zero
 from rence_lightning.run.changed_settings import Change, changes
-from rence_lightning.run.directory import Run, launch_id
+from rence_lightning.run.directory import Run, SavedAt, launch_id
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, runs_named, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
@@ -27,6 +28,7 @@ class Session:
     Attributes:
         run: Identity and directory of the run.
         run_dir: Directory of the run; the wanted one until it is opened.
+        started: Local time at which the run was started; that of the checkpoint's run where it starts from one.
         resumed_from: Checkpoint that the run started from, None for a new run.
         resumed_in_place: Whether the run continues in the directory of that checkpoint.
         branch_reason: Reason why a resumed run does not continue in place, as shown to the user.
@@ -38,6 +40,7 @@ class Session:
     """
 
     run: Run
+    started: datetime
 
     def __init__(self, wanted: Path, loggers: list[Logger]) -> None:
         self.run_dir = self._wanted = wanted
@@ -59,6 +62,9 @@ class Session:
         start = on_rank_zero(lambda: _continued(ckpt_path, wanted)) if training else ckpt_path
         if start is not None:
             self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
+        found = self.resumed_from
+        started = on_rank_zero(lambda: (SavedAt.read(found).started if found else "") or datetime.now().isoformat())
+        self.started = datetime.fromisoformat(started)
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
             if saved.exists():

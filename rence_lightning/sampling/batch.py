@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.sampling.groups import Group
+from rence_lightning.sampling.scoring import REPLACEMENT
 
 
 @dataclass
@@ -50,7 +51,7 @@ class IterationBatch:
             self.groups.append(group)
         self.outcomes[group.outcome] += 1
         self.responses += group.size
-        for rollout, score in zip(group.rollouts, group.scores, strict=True):
+        for rollout, text, score in zip(group.rollouts, group.responses, group.scores, strict=True):
             figures = {
                 "reward": score.reward,
                 **{f"reward_{part}": value for part, value in score.parts.items()},
@@ -58,6 +59,7 @@ class IterationBatch:
                 "answered": score.answer is not None,
                 "truncated": rollout.finish_reason == "length",
                 "length": len(rollout.token_ids),
+                **({"undecodable": True} if REPLACEMENT in text else {}),
             }
             for name, value in figures.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value

@@ -1,5 +1,6 @@
 """Prompts -> rollouts -> rewards -> filter, as an iterable dataset: lines 1 to 18 of Algorithm 1."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from rence_lightning.distributed import check_same, sum_over_ranks
 from rence_lightning.errors import UserError, call_plugin, check_parameters
 from rence_lightning.policy import Policy
+from rence_lightning.policy.export import sampled_with
 from rence_lightning.prompts import (
     Cleaned,
     Cleaning,
@@ -22,12 +24,19 @@ from rence_lightning.prompts import (
 )
 from rence_lightning.rewards import MathReward, Reward
 from rence_lightning.rollouts import RolloutEngine, Sampling, TransformersEngine
+from rence_lightning.rollouts.engine import end_of_sequence_ids
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum.draws import DrawSize
 from rence_lightning.sampling.curriculum.filtering import JUDGE, Outcome, PositiveRatioFilter, PromptFilter
 from rence_lightning.sampling.curriculum.pool import PromptPool
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
+
+TRUNCATED = (
+    "data: sampling.top_p is {:g}: responses are drawn from the likeliest tokens alone, but scores and the trust region"
+    " are of the whole distribution, and neither tis_cap nor rollouts/mismatch_abs sees the difference; with 1, what is"
+    " sampled is what is scored"
+)
 
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
 
@@ -89,9 +98,9 @@ class RolloutDataset(IterableDataset[IterationBatch]):
             prompts,
             data.group_size,
             data.sampling,
-            f"seed {data.seed}, iteration {batch.iteration}",
+            lambda prompt: f"seed {data.seed}, iteration {batch.iteration}",
             listener.on_tokens if listener is not None else None,
-            lambda group: group.judge(data.filter),
+            lambda group, responses: group.judge(data.filter, responses),
             wanted=batch.missing,
         )
 
@@ -120,8 +129,8 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_draw: Number of prompts sampled at a time until B groups are kept (default: as many as should give
             the groups that are still missing, from the share of groups that was kept so far; at most 8 B).
         max_draws_per_iteration: Number of draws after which an iteration trains on the groups it has.
-        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted. Null: as many
-            as the policy's context leaves beside the response.
+        max_prompt_tokens: Largest number of tokens of a prompt; longer prompts are dropped and counted (default: as
+            many as the policy's context leaves beside the response).
         seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.
     """
 
@@ -140,7 +149,7 @@ class RolloutDataModule(LightningDataModule):
         prompts_per_update: int = 32,
         prompts_per_draw: int | None = None,
         max_draws_per_iteration: int = 10,
-        max_prompt_tokens: int | None = 1536,
+        max_prompt_tokens: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -177,7 +186,9 @@ class RolloutDataModule(LightningDataModule):
         """
         self.context_length = policy.context_length
         self.longest_prompt = self.prompt_limit(self.sampling, "data")
-        self.tokenizer = policy.tokenizer
+        self.tokenizer, self._model = policy.tokenizer, policy.model
+        if policy.tokenizer.chat_template and self.template.is_chat(policy.tokenizer):
+            _end_turns(policy, self.template)
         self.sampler = RolloutSampler(self.engine, self.reward, policy)
 
     def prompt_limit(self, sampling: Sampling, section: str) -> int:
@@ -190,9 +201,10 @@ class RolloutDataModule(LightningDataModule):
         if context is None:
             return 2**31 if prompt is None else prompt  # without a limit, where the context is not known
         if (needed := response + (1 if prompt is None else prompt)) > context:
+            limit = "a prompt" if prompt is None else f"data.max_prompt_tokens ({prompt})"
             raise UserError(
-                f"{section}: data.max_prompt_tokens ({prompt}) and sampling.max_response_tokens ({response}) need "
-                f"{needed} tokens, but the policy's context is {context} for both together; lower one of the two limits"
+                f"{section}: {limit} and sampling.max_response_tokens ({response}) need {needed} tokens, but the "
+                f"policy's context is {context} for both; lower {'it' if prompt is None else 'one of the two limits'}"
             )
         return context - response if prompt is None else prompt
 
@@ -213,6 +225,9 @@ class RolloutDataModule(LightningDataModule):
                 "data: sampling.temperature is 0; the K responses to a prompt would be equal and give no contrast; set "
                 "it above 0"
             )
+        if self.sampling.top_p < 1:
+            warnings.warn(TRUNCATED.format(self.sampling.top_p), stacklevel=2)
+        sampled_with(self._model, self.sampling.temperature, self.sampling.top_p)
         loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]
         self.cleaned = self.cleaning.clean([problem for _, problem in loaded], self._held_out)
         kept = [loaded[position] for position in self.cleaned.kept]
@@ -238,7 +253,9 @@ class RolloutDataModule(LightningDataModule):
     def end_iteration(self) -> dict[str, float]:
         """Adapts the sizes of draws to the iteration; returns figures for the log, the same on every rank."""
         self.draw_size.end_iteration()
-        counts = call_plugin(self.reward, "figures()", self.reward.figures)
+        counts = dict(call_plugin(self.reward, "figures()", self.reward.figures))
+        if hasattr(self.engine, "figures"):
+            counts |= call_plugin(self.engine, "figures()", self.engine.figures)
         totals = dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return {"prompts_cached": float(len(self.pool.cached)), **totals}
 
@@ -262,6 +279,20 @@ class RolloutDataModule(LightningDataModule):
         self.responses_total = state_dict["responses_total"]
         self.pool.load_state_dict(state_dict["pool"])
         self.draw_size.load_state_dict(state_dict["draw_size"])
+
+
+def _end_turns(policy: Policy, template: PromptTemplate) -> None:
+    """Lets the end of an assistant's turn end a response, in the engines and wherever the policy is used later."""
+    ends, turn_end = end_of_sequence_ids(policy.model), template.turn_end(policy.tokenizer)
+    if turn_end is None:
+        warnings.warn(
+            f"the chat template ends an assistant's turn with no special token, so that a response ends with "
+            f"{', '.join(map(repr, policy.tokenizer.convert_ids_to_tokens(ends)))} or at the limit; name the token of "
+            "its end, if there is one, as eos_token_id in the policy's generation_config.json",
+            stacklevel=2,
+        )
+    elif turn_end not in ends:
+        policy.model.generation_config.eos_token_id = [*ends, turn_end]
 
 
 def _check_sizes(group_size: int, iteration: int, update: int, draw: int | None, draws: int) -> None:

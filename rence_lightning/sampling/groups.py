@@ -81,16 +81,12 @@ class Group:
         """Whether this rank holds the tokens."""
         return not any(isinstance(rollout.token_ids, RemoteArray) for rollout in self.rollouts)
 
-    def judge(self, chosen: PromptFilter) -> None:
-        """Sets outcome, positives and dropped responses as a prompt filter decides.
+    def judge(self, chosen: PromptFilter, responses: list[Response]) -> None:
+        """Sets outcome, positives and dropped responses as a prompt filter decides, which sees these responses.
 
         Raises:
             PartError: The filter raised an error or returned something invalid.
         """
-        responses = [
-            Response(self.prompt.problem, text, rollout.token_ids, rollout.finish_reason)
-            for text, rollout in zip(self.responses, self.rollouts, strict=True)
-        ]
         decision = decision_of(chosen, GradedGroup(responses, self.scores))
         self.outcome, self.positive, self.dropped = decision.outcome, decision.positive, decision.dropped
 

@@ -10,7 +10,7 @@ from rence_lightning.distributed import collectives, gather, rank_and_world
 from rence_lightning.errors import call_plugin
 from rence_lightning.policy import Policy
 from rence_lightning.prompts import Prompt
-from rence_lightning.rewards import Reward
+from rence_lightning.rewards import Response, Reward
 from rence_lightning.rollouts import Request, Rollout, RolloutEngine, Sampling
 from rence_lightning.sampling.cutoff import Cutoff
 from rence_lightning.sampling.groups import Group
@@ -40,6 +40,13 @@ class RolloutSampler:
         self._policy = policy
         self._draws = 0
 
+    def check(self) -> None:
+        """Lets the engine refuse the policy, if it has a method for it."""
+        if (check := getattr(self._engine, "check", None)) is not None:
+            self.sync()
+            call_plugin(self._engine, "check()", check)
+            self.release()
+
     def sync(self) -> None:
         """Gives the policy's current weights to the engine: from here on they are pi_old."""
         with collectives():  # a sharded policy is gathered
@@ -55,9 +62,9 @@ class RolloutSampler:
         prompts: Sequence[Prompt],
         group_size: int,
         sampling: Sampling,
-        stream: str,
+        stream: Callable[[Prompt], str],
         on_tokens: OnTokens | None = None,
-        graded: Callable[[Group], None] | None = None,
+        graded: Callable[[Group, list[Response]], None] | None = None,
         wanted: int | None = None,
     ) -> Draw:
         """Samples and grades `group_size` responses to each prompt, until `wanted` groups are kept.
@@ -66,11 +73,11 @@ class RolloutSampler:
             prompts: Prompts in the order of the draw, the same on every rank.
             group_size: Number of responses per prompt, K.
             sampling: Temperature, top-p and length limit.
-            stream: Name of the random stream, such as `"seed 0, iteration 3"`: a prompt that is sampled again in the
-                same stream gets the same responses.
+            stream: Function that names the random stream of a prompt, such as `"seed 0, iteration 3"`: a prompt that is
+                sampled again in the same stream gets the same responses.
             on_tokens: Function that is called with the numbers of responses and tokens sampled on this rank.
-            graded: Function that is called, on the grading thread, with each group of this rank as soon as it is
-                graded; where `wanted` is given, it sets the group's outcome.
+            graded: Function that is called, on the grading thread, with each group of this rank and its responses as
+                soon as it is graded; where `wanted` is given, it sets the group's outcome.
             wanted: Number of kept groups after which no further group is needed, in the order of the prompts; None
                 samples all prompts.
 
@@ -85,16 +92,16 @@ class RolloutSampler:
         def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
             responses = responses_of(self._policy.tokenizer, prompt, rollouts)
             scores, texts = scores_of(self._reward, responses), [response.text for response in responses]
-            seed = seed_of(f"{stream}, objective", prompt.problem.id)
+            seed = seed_of(f"{stream(prompt)}, objective", prompt.problem.id)
             group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
             if graded is not None:
-                graded(group)
+                graded(group, responses)
             return group
 
         rank, world = rank_and_world()
         mine = {position: prompts[position] for position in range(rank, len(prompts), world)}
         requests = [
-            Request(prompt.token_ids, group_size, sampling, seed_of(stream, prompt.problem.id))
+            Request(prompt.token_ids, group_size, sampling, seed_of(stream(prompt), prompt.problem.id))
             for prompt in mine.values()
         ]
         self._draws += 1

@@ -1,8 +1,11 @@
 """From token ids to texts and scores, which are checked."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,15 +15,36 @@ from rence_lightning.rewards import FunctionReward, Response, Reward, Score
 from rence_lightning.rewards.reward import DECIMALS
 from rence_lightning.rollouts import Rollout
 
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What stands in a text for that which is no text."""
+
+PADDED = (
+    "the policy samples token ids that its tokenizer does not have, because its vocabulary is padded; each is graded as"
+    " the character U+FFFD, and rollouts/undecodable is the share of responses with that character"
+)
+
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
-    """The responses to a prompt as rewards and filters see them; their texts have no special tokens."""
-    ids = [rollout.token_ids.tolist() for rollout in rollouts]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """The responses to a prompt as rewards and filters see them."""
+    decode = partial(_text, tokenizer)
+    asked = decode(list(prompt.token_ids))
     return [
-        Response(prompt.problem, text, rollout.token_ids, rollout.finish_reason)
-        for text, rollout in zip(texts, rollouts, strict=True)
+        Response(prompt.problem, decode(ids := each.token_ids, True), ids, each.finish_reason, asked, decode)
+        for each in rollouts
     ]
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    """The text of token ids, with a replacement character for each that the tokenizer does not have. It decodes to
+    nothing: 4, such an id and 1 would be a right answer to 40 + 1."""
+    size = len(tokenizer)
+    unknown = {each for each in set(ids) if each >= size and tokenizer.convert_ids_to_tokens(each) is None}
+    if unknown:
+        warnings.warn(PADDED, stacklevel=2)
+    settings = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+    runs = [(lost, list(run)) for lost, run in groupby(ids, key=unknown.__contains__)]
+    parts = (REPLACEMENT * len(run) if lost else str(tokenizer.decode(run, **settings)) for lost, run in runs)
+    return "".join(parts)
 
 
 def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:

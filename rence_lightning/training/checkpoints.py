@@ -35,7 +35,8 @@ class Checkpoints:
         """The progress of the run, as a checkpoint records it."""
         trainer = self._trainer
         iteration, update = self._trainer.progress
-        return SavedAt(trainer.session.run.id, iteration, update, trainer.global_step)
+        session = trainer.session
+        return SavedAt(session.run.id, iteration, update, trainer.global_step, session.started.isoformat())
 
     def can_save(self) -> bool:
         """Whether all ranks have made equal progress, none within an optimizer's step; every rank must call it."""

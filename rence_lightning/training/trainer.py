@@ -249,9 +249,12 @@ class Trainer:
             )
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
         checkpoint = self.session.find(ckpt_path, self.training)
+        datamodule.template.started = self.session.started
         module.load(self.fabric, self.training)
         datamodule.connect(module.policy)
         module.place(self.fabric)
+        with self.fabric.autocast():  # in which the engine will sample
+            datamodule.sampler.check()
         self.call("setup", stage)  # callbacks check their settings
         datamodule.setup(stage)  # afterwards, because the callbacks name the problems to hold out
         if self.training:

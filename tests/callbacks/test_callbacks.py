@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from rence_lightning.callbacks import AdaptiveKL, Callback, Checkpoint, OldPolicySnapshot
-from rence_lightning.errors import UserError
+from rence_lightning.errors import EngineMismatchError, UserError
 from rence_lightning.objectives import MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
@@ -192,6 +192,22 @@ def test_on_a_gpu_the_engine_cannot_anchor_the_scores() -> None:
     module = SimpleNamespace(policy=SimpleNamespace(model=SimpleNamespace(dtype=torch.float32)))
     with pytest.raises(UserError, match=r"TF32.*set source to recompute"):
         OldPolicySnapshot(source="engine").setup(trainer, module, "fit")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"), [(-50.0, "samples from other weights"), (math.nan, "float16 overflows beyond 65504")]
+)
+def test_an_engine_that_is_off_ends_the_run_and_numbers_that_are_not_finite_are_named(
+    value: float, cause: str, tmp_path: Path
+) -> None:
+    class Breaks(Callback):
+        def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
+            batch.groups[0].rollouts[0].log_probs[0] = value
+
+    callbacks = [Breaks(), OldPolicySnapshot(max_mismatch=1e-3)]
+    trainer = Trainer(run_dir=str(tmp_path / "run"), accelerator="cpu", devices=1, callbacks=callbacks)
+    with pytest.raises(EngineMismatchError, match=f"^iteration 1: .*old_policy.max_mismatch 0.001: .*{cause}"):
+        trainer.fit(make_module(), make_data())
 
 
 def test_the_mismatch_of_the_engine_is_logged_per_token_per_response_and_on_the_scale_of_scores(tmp_path: Path) -> None:

@@ -62,6 +62,40 @@ def test_the_figures_follow_from_the_saved_samples(whole: Path) -> None:
     assert {name: again.compute()[name] for name in FIGURES} == figures_of(whole)
 
 
+def test_benchmarks_are_sampled_in_one_stream_with_the_results_of_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two benchmarks whose problems have the same ids; the first of them is the same in both."""
+    rows = ArithmeticProblems("test").load()
+    sources = {}
+    for name, problems in (("one", rows[:5]), ("two", [rows[0], *rows[5:9]])):
+        lines = [{"id": f"{n}", "problem": row.problem, "answer": row.answer} for n, row in enumerate(problems)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        sources[name] = FileProblems(str(tmp_path / f"{name}.jsonl"), source="both")
+    streams: list[int] = []
+    original = TransformersEngine.generate
+
+    def generate(self: TransformersEngine, requests: Iterable[Request], cancelled: Container[int] = ()) -> Any:
+        mine = list(requests)
+        streams.append(len(mine))
+        return original(self, mine, cancelled)
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+    trainer = validate(tmp_path / "both", benchmarks=sources)
+    assert streams == [10]
+    both, logged = find_samples(trainer.run_dir), trainer.callback_metrics
+    assert both.finished == ["one", "two"] and logged["evaluation/tokens_per_second"] > 0
+    for name in sources:
+        alone = validate(tmp_path / name, benchmarks={name: sources[name]})
+        assert both.read(name) == find_samples(alone.run_dir).read(name)
+        figures = {key: value for key, value in alone.callback_metrics.items() if f"/{name}/" in key}
+        assert figures == {key: value for key, value in logged.items() if f"/{name}/" in key} and len(figures) > 8
+    assert list(both.read("one")) == list(both.read("two")), "the ids must be the same"
+    first = [next(iter(both.read(name).values())) for name in sources]
+    assert first[0].problem == first[1].problem
+    assert first[0].samples != first[1].samples, "each benchmark has random streams of its own"
+
+
 class Broken(TransformersEngine):
     """An engine that stops the process after some prompts, as an interrupt does."""
 

@@ -6,6 +6,8 @@ for `vllm.LLM` that has these names and no others, so that the engine cannot use
 
 from contracts.vllm_reading import Requirement as Has
 
+from rence_lightning.rollouts.vllm import PREEMPTIONS
+
 LLM = "vllm/entrypoints/llm.py"
 ENGINE = "vllm/v1/engine/llm_engine.py"
 CORE = "vllm/v1/engine/core.py"
@@ -18,11 +20,12 @@ EXECUTOR = "vllm/v1/executor/abstract.py"
 LAUNCHER = "vllm/v1/executor/uniproc_executor.py"
 WORKER = "vllm/v1/worker/gpu_worker.py"
 RELOAD = "vllm/model_executor/model_loader/reload/inplace.py"
+METRICS = "vllm/v1/metrics"
 
 SETTINGS = (
     *("dtype", "runner", "load_format", "skip_tokenizer_init", "max_num_seqs", "logprobs_mode", "enforce_eager"),
     *("distributed_executor_backend", "tensor_parallel_size", "max_model_len", "gpu_memory_utilization"),
-    *("enable_sleep_mode", "enable_chunked_prefill", "kv_cache_memory_bytes", "hf_overrides"),
+    *("enable_sleep_mode", "enable_chunked_prefill", "kv_cache_memory_bytes", "hf_overrides", "disable_log_stats"),
 )
 """Arguments of `vllm.LLM` that the engine sets."""
 
@@ -32,6 +35,8 @@ NAMED_IN_DOCUMENTATION = ("sleep_mode_offload_cudagraph",)
 METHODS: dict[str, tuple[str, ...]] = {
     "collective_rpc": ("method", "kwargs"),
     "reset_prefix_cache": (),
+    "apply_model": ("func",),
+    "get_metrics": (),
     "sleep": ("level",),
     "wake_up": ("tags",),
 }
@@ -51,6 +56,7 @@ SAMPLING_FIELDS = (
 )
 """Fields of `SamplingParams`."""
 
+METRIC_FIELDS = ("name", "value")
 REQUEST_FIELDS = ("request_id", "outputs")
 COMPLETION_FIELDS = ("index", "token_ids", "logprobs", "finish_reason")
 
@@ -97,6 +103,10 @@ CONTRACT = [
     Has(WORKER, "Worker.reload_weights", "reload_weights"),
     Has(RELOAD, "reload_weights", LEFT_OUT),
     Has(RELOAD, "logger", "__name__"),
+    Has("vllm/v1/worker/worker_base.py", "WorkerBase.apply_model", "get_model"),
+    # preemptions
+    *(Has(f"{METRICS}/reader.py", "get_metrics_snapshot", f"{name}") for name in ("Counter", *METRIC_FIELDS)),
+    Has(f"{METRICS}/loggers.py", "PrometheusStatLogger.__init__", PREEMPTIONS),
     # sleep
     *(Has(EXECUTOR, "SLEEP_TAGS", tag) for tag in TAGS),
     *(Has(WORKER, f"Worker.{name}", argument) for name, argument in (("sleep", "level"), ("wake_up", "tags"))),

@@ -124,4 +124,4 @@ def _weights(module: PolicyModule) -> Tensor:
 
 
 def _without_timing(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if name not in (*TIMING, "tokens_per_second")}
+    return {name: value for name, value in figures.items() if name not in TIMING}

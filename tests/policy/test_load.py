@@ -1,6 +1,7 @@
 """Where policies come from and go to."""
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import ARCHITECTURES, tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_models import ARCHITECTURES, SHAPE, VOCABULARY, tiny_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    NemotronConfig,
+    NemotronForCausalLM,
+    XGLMConfig,
+)
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import LoRA, Policy, export_policy, load_policy
@@ -57,6 +70,17 @@ def without_a_weight(weights: Path) -> None:
     save_file(loaded, weights, metadata={"format": "pt"})
 
 
+def with_a_nan(weights: Path) -> None:
+    loaded = load_file(weights)
+    loaded["model.layers.0.mlp.down_proj.weight"][-1, -1] = torch.nan
+    save_file(loaded, weights, metadata={"format": "pt"})
+
+
+def changed(**settings: object) -> Callable[[Path], object]:
+    """What changes settings of a JSON file."""
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
 @pytest.mark.parametrize(
     ("pattern", "spoil", "message"),
     [
@@ -64,6 +88,8 @@ def without_a_weight(weights: Path) -> None:
         ("model.safetensors", Path.unlink, "cannot load"),
         ("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-1000]), "cannot load"),
         ("model.safetensors", without_a_weight, "down_proj"),
+        ("model.safetensors", with_a_nan, "not finite: model.layers.0.mlp.down_proj.weight"),
+        ("config.json", changed(vocab_size=38), r"embed_tokens.weight in the shape \(30, 128\), .* needs \(38, 128\)"),
         ("config.json", lambda file: file.write_text('{"model_type":'), "cannot load"),
         ("config.json", lambda file: file.write_text('{"model_type": "no_such_model"}'), "cannot load"),
         ("tokenizer*", Path.unlink, "tokenizer"),  # `transformers` makes one up that reads every text as nothing
@@ -103,6 +129,55 @@ def test_a_gguf_file_without_the_packages_to_read_it_names_the_extra(
     names = " and ".join(name for name in ("gguf", "accelerate") if name in absent)
     command = r"pip install -e '\.\[smollm2\]' in the root of the clone"  # the package is not on PyPI
     assert_refused(f"gguf:{tmp_path / 'model.gguf'}", f"needs {names}; run {command}")
+
+
+def test_a_tokenizer_beyond_the_vocabulary_of_the_model_is_one_line(tmp_path: Path) -> None:
+    """The first such token would be an index error in the first forward pass."""
+    LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": 20})).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
+    assert_refused(tmp_path, "has 30 tokens, but the model 20")
+
+
+def test_noise_in_training_is_switched_off_in_all_parts_of_a_model(tmp_path: Path) -> None:
+    kinds = {
+        "attention_dropout": MixtralConfig(**SHAPE, num_local_experts=2, attention_dropout=0.1),
+        "router_jitter_noise": MixtralConfig(**SHAPE, num_local_experts=2, router_jitter_noise=0.1),
+        "layerdrop": XGLMConfig(
+            vocab_size=VOCABULARY, d_model=32, ffn_dim=64, num_layers=2, attention_heads=4, layerdrop=0.5
+        ),
+        "embd_pdrop": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=4),
+    }
+    for setting, config in kinds.items():
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(tmp_path / setting)
+        AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / setting)
+        policy = load_policy(str(tmp_path / setting))  # it compares two passes in training mode
+        assert getattr(policy.model.config, setting) == 0 < getattr(model.config, setting)
+
+
+def test_a_model_whose_layers_do_not_pass_the_packed_row_on_is_refused_with_the_fix(tmp_path: Path) -> None:
+    NemotronForCausalLM(NemotronConfig(**SHAPE)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
+    assert_refused(tmp_path, "packed rows give .* NemotronForCausalLM .* set model.attn_implementation to sdpa")
+    assert not load_policy(str(tmp_path), attn_implementation="sdpa").packed
+
+
+def test_of_a_model_that_reads_images_the_text_part_is_loaded(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=SHAPE, vision_config=vision)
+    whole = Gemma3ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path / "whole")
+    AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / "whole")
+    policy = load_policy(str(tmp_path / "whole"))
+    assert type(policy.model).__name__ == "Gemma3ForCausalLM"
+    input_ids = torch.arange(3, 30).view(3, 9)
+    expected = whole(input_ids).logits
+    torch.testing.assert_close(policy.model.eval()(input_ids).logits, expected, rtol=0, atol=1e-6)
+    export_policy(policy, tmp_path / "text")
+    again = load_policy(str(tmp_path / "text")).model
+    torch.testing.assert_close(again.eval()(input_ids).logits, expected, rtol=0, atol=1e-6)
+    assert json.loads((tmp_path / "text" / "config.json").read_text())["architectures"] == ["Gemma3ForCausalLM"]
 
 
 def test_padding_falls_back_on_eos_and_needs_one_of_them(copy: Path) -> None:

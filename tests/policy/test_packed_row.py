@@ -110,17 +110,18 @@ def test_packed_and_padded_agree_in_float32(name: str, checkpointing: bool) -> N
     assert (packed - padded).norm() / padded.norm() < 1e-5
 
 
-def test_on_a_gpu_a_short_row_is_not_left_to_the_kernel_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_attention_is_the_compiled_kernel_for_rows_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
     def forward(*_: object, **settings: Any) -> tuple[None, None]:
-        given.update(settings)
+        given.update(settings, fails=torch._dynamo.config.fail_on_recompile_limit_hit)
         return None, None
 
     monkeypatch.setattr("transformers.integrations.flex_attention.flex_attention_forward", forward)
     query: Any = SimpleNamespace(is_cuda=True)
     packed_attention(torch.nn.Identity(), query, query, query, None, packed_row=PackedRow(UNEVEN, CPU))
     assert given["kernel_options"] == {"FORCE_USE_FLEX_ATTENTION": True}
+    assert given["fails"], "past the limit of compiled variants, attention would run unfused without a word"
 
 
 @pytest.mark.parametrize("lengths", [[(100, [28])], [(300, [400, 129, 7]), (1, [1]), (250, [384])]])

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, VOCABULARY, tiny_model, tiny_policy
+import transformers
+from tiny_models import ARCHITECTURES, VOCABULARY, in_float64, tiny_policy
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -61,14 +62,15 @@ def test_entropy_is_that_of_the_categorical_distribution() -> None:
         torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["qwen3-tied", "llama-untied"])
+@pytest.mark.parametrize("architecture", ["qwen3-tied", "llama-untied", "gemma2-tied", "granite"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("chunk", "kept"), [(1, 0), (5, 0), (5, 1000), (1000, 0)])
 def test_gradients_are_those_of_the_full_logits(
     chunk: int, kept: int, checkpointing: bool, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the chunk of the vocabulary projection, whether logits are kept, and with activations recomputed."""
-    policy = tiny_policy(architecture).double()
+    """Whatever the chunk of the vocabulary projection, whether logits are kept, and with activations recomputed; also
+    where the model soft-caps or scales its logits."""
+    policy = in_float64(tiny_policy(architecture))
     weights = torch.randn(sum(LENGTHS), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     (torch.cat(naive_log_probs(policy, 0.7)) * weights).sum().backward()
     reference = gradient(policy)
@@ -132,7 +134,9 @@ def test_logits_beyond_65504_do_not_overflow(sharded: bool) -> None:
     logits = states.double() @ head.weight.double().t()
     assert logits.abs().max() > 65504 and not torch.isfinite(logits.half()).all()
     with torch.autocast("cpu", dtype=torch.float16):
-        log_probs, entropy = output_projection.token_scores(head, states, targets, 1.0, True)
+        log_probs, entropy = output_projection.token_scores(
+            head, states, targets, output_projection.LogitTransform(), True
+        )
     expected = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     assert log_probs.dtype == torch.float32
     torch.testing.assert_close(log_probs.double(), expected, rtol=1e-5, atol=0.1)
@@ -145,15 +149,14 @@ def test_logits_are_never_held_all_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     """No tensor of tokens times vocabulary is saved for the backward pass, nor made by the projection."""
     policy = tiny_policy("llama-untied")
     largest = 0
-    logits_of = output_projection._logits
 
     def watched(*arguments: Any) -> Tensor:
         nonlocal largest
-        logits = logits_of(*arguments)
+        logits = torch.nn.functional.linear(*arguments)
         largest = max(largest, logits.numel())
         return logits
 
-    monkeypatch.setattr(output_projection, "_logits", watched)
+    monkeypatch.setattr(output_projection, "linear", watched)
     monkeypatch.setattr(output_projection, "LOGITS_PER_CHUNK", 2 * VOCABULARY)
     monkeypatch.setattr(output_projection, "LOGITS_KEPT", 0)
     saved: list[torch.Size] = []
@@ -164,13 +167,74 @@ def test_logits_are_never_held_all_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert largest == 2 * VOCABULARY
 
 
-def test_a_model_that_transforms_its_logits_is_refused() -> None:
-    """Gemma 2 soft-caps its logits after the projection; the policy's shortcut would miss that."""
-    with pytest.raises(UserError, match="Gemma2ForCausalLM transforms its logits"):
-        Policy(tiny_model("gemma2-tied"), tiny_policy().tokenizer).check_head()
-    for architecture in ARCHITECTURES:
-        tiny_policy(architecture).check_head()
-        tiny_policy(architecture).bfloat16().check_head()
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_on_a_gpu_16_bit_numbers_are_multiplied_as_they_are(
+    dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With float32 results in the forward pass, and TF32 in the backward pass. CPUs have neither: a spy multiplies."""
+    generator, products, precisions = torch.Generator().manual_seed(0), [], []
+    states = torch.randn(6, 32, generator=generator).to(dtype).requires_grad_()
+    head = torch.nn.Linear(32, 50, bias=bias).to(dtype)
+    targets = torch.randint(50, (6,), generator=generator)
+    expected = output_projection.token_scores(head, states, targets, output_projection.LogitTransform(), False)
+    expected.log_probs.sum().backward()
+    gradients = [each.grad.clone() for each in (states, *head.parameters())]
+    states.grad = head.weight.grad = None
+    mm = torch.mm
+
+    def spy(a: Tensor, b: Tensor, out_dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        products.append((a.dtype, b.dtype, out_dtype))
+        precisions.append(torch.get_float32_matmul_precision())
+        return mm(a.float(), b.float(), **options)
+
+    monkeypatch.setattr(output_projection, "_multiplies_in_half", lambda states, weight: True)
+    monkeypatch.setattr(torch, "mm", spy)
+    found = output_projection.token_scores(head, states, targets, output_projection.LogitTransform(), False)
+    assert products == [(dtype, dtype, torch.float32)], "the 16-bit numbers are cast, or their products rounded"
+    found.log_probs.sum().backward()
+    assert precisions[1:] == ["high"] * (len(products) - 1) and torch.get_float32_matmul_precision() == "highest"
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(states.grad, gradients[0])
+    torch.testing.assert_close(head.weight.grad, gradients[1])
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2-tied", "granite", "gpt2"])
+def test_a_model_is_accepted_with_the_transform_of_its_logits_and_refused_without(architecture: str) -> None:
+    """However small its logits are: those of a fresh Gemma 2 are hardly changed by soft-capping."""
+    for dtype in (torch.float32, torch.bfloat16):
+        policy = tiny_policy(architecture).to(dtype)
+        policy.check_model()
+        assert not policy.model.training
+        if policy.logit_transform != output_projection.LogitTransform():
+            policy.logit_transform = output_projection.LogitTransform()
+            with pytest.raises(UserError, match=r"ForCausalLM makes its logits .* not supported"):
+                policy.check_model()
+
+
+def test_a_model_with_noise_in_training_is_refused() -> None:
+    policy = tiny_policy()
+    policy.model.model.norm.register_forward_hook(lambda *given: torch.dropout(given[2], 0.1, given[0].training))
+    with pytest.raises(UserError, match="two forward passes of Qwen3ForCausalLM in training mode differ by"):
+        policy.check_model()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "transform"),
+    [
+        ("LlamaConfig", {}, (1.0, None)),
+        ("GraniteConfig", {"logits_scaling": 8.0}, (0.125, None)),
+        ("HyperCLOVAXConfig", {"logits_scaling": 8.0}, (8.0, None)),
+        ("CohereConfig", {"logit_scale": 0.0625}, (0.0625, None)),
+        ("FalconH1Config", {"lm_head_multiplier": 0.5}, (0.5, None)),
+        ("Gemma2Config", {"final_logit_softcapping": 30.0}, (1.0, 30.0)),
+        ("RecurrentGemmaConfig", {"logits_soft_cap": 30.0}, (1.0, 30.0)),
+    ],
+)
+def test_the_transform_of_logits_is_read_from_the_configuration(
+    kind: str, settings: dict[str, float], transform: tuple[float, float | None]
+) -> None:
+    assert output_projection.LogitTransform.of(getattr(transformers, kind)(**settings)) == transform
 
 
 def on_gpu_only(module: torch.nn.Module, query: Tensor, *_: object, **__: object) -> None:

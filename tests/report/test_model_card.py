@@ -13,10 +13,12 @@ import torch
 import yaml
 from command_line import CONF
 from huggingface_hub import EvalResult, ModelCard
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rence_lightning.cli.main import main
 from rence_lightning.evaluation import compare, find_samples, read_evaluations
+from rence_lightning.policy.load import EMBEDDED
 from rence_lightning.prompts import Problem, PromptTemplate
 from rence_lightning.report.model_card import describe_checkpoint, model_card, write_model_card
 from rence_lightning.report.run_record import RunRecord
@@ -99,26 +101,33 @@ def test_the_code_in_the_card_prompts_as_in_training(
     chat: bool | None, evaluated: bool, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an evaluation describes it, or the configuration, where the tokenizer decides if `chat` is null."""
-    settings: dict[str, Any] = {
-        "text": 'Sum: {problem}\n"quoted"',
-        "chat": chat,
-        "system": None if chat is False else "Add.",
-    }
+    settings: dict[str, Any] = {"text": 'Sum: {problem}\n"quoted"', "chat": chat}
+    if chat is not False:
+        settings |= {"system": "Add.", "arguments": {"mood": "="}}
     problem = next(iter(find_samples(copy).read("arithmetic").values())).problem if evaluated else "What is 7 times 8?"
     file = copy / "evaluations" / "iteration-0002" / "evaluation.json"
     description = json.loads(file.read_text())
-    description["settings"] |= {"template": settings["text"], "chat": chat, "system": settings["system"]}
+    template = PromptTemplate(**settings)
+    described = {"chat": chat, "arguments": template.chat_arguments, "system": template.system}
+    description["settings"] |= {"template": template.text, **described}
     file.write_text(json.dumps(description))
     if not evaluated:
         config = yaml.safe_load((copy / "config.yaml").read_text())
         config["data"]["template"]["init_args"] = settings
         (copy / "config.yaml").write_text(yaml.safe_dump(config))
         shutil.rmtree(copy / "evaluations")
-    if chat is not False:
-        tokenizer = AutoTokenizer.from_pretrained(copy / "hf")
-        tokenizer.chat_template = "{% for m in messages %}{{ m.role }}+{{ m.content }}={% endfor %}?\n"
-        tokenizer.save_pretrained(copy / "hf")
-    card = card_of(copy, saved(2))
+    tokenizer = AutoTokenizer.from_pretrained(copy / "hf")
+    if chat is False:
+        end = (tokenizer.eos_token, tokenizer.eos_token_id)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    else:
+        tokenizer.chat_template = (
+            "{{ mood }}{% if enable_thinking %}?{% endif %}{% for m in messages %}{{ m.role }}+{{ m.content }}="
+            "{% endfor %}?\n{# strftime_now #}"
+        )
+    tokenizer.save_pretrained(copy / "hf")
+    card = card_of(copy, SavedAt("run", 2, 0, 4, "2026-02-28T23:59:00"))
+    assert ("in training it was 2026-02-28." in card.text) == (chat is not False)
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
     monkeypatch.chdir(copy / "hf")
     prompts: list[list[int]] = []
@@ -131,8 +140,7 @@ def test_the_code_in_the_card_prompts_as_in_training(
     monkeypatch.setattr("transformers.Qwen3ForCausalLM.generate", watched)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
-    tokenizer = AutoTokenizer.from_pretrained(".")
-    assert prompts == [*PromptTemplate(**settings).encode_all(tokenizer, [Problem("1", problem, "2")])]
+    assert prompts == [*template.encode_all(AutoTokenizer.from_pretrained("."), [Problem("1", problem, "2")])]
     assert printed.getvalue().strip()
 
 
@@ -230,10 +238,16 @@ def test_a_run_without_configuration_or_samples_still_has_a_card(copy: Path) -> 
 
 
 def test_the_card_of_an_adapter_loads_it_with_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sample as in training, and not as the base's own generation config says."""
     pytest.importorskip("peft")
+    base = shutil.copytree(EMBEDDED / "arithmetic", tmp_path / "base")
+    own = GenerationConfig.from_pretrained(base)
+    own.update(do_sample=True, temperature=0.6, top_k=3, repetition_penalty=1.7)
+    own.save_pretrained(base)
     main(
         [
             *("fit", f"--config={CONF / 'arithmetic.yaml'}", f"--trainer.run_dir={tmp_path / 'run'}"),
+            *(f"--model.policy={base}", "--data.sampling.top_p=0.9", "--data.sampling.max_response_tokens=40"),
             *("--model.lora.r=4", "--trainer.max_iterations=1", "--evaluation.limit=8", "--report.enabled=false"),
             *("--data.prompts_per_iteration=4", "--data.prompts_per_update=2", "--export.which=best"),
         ]
@@ -245,7 +259,11 @@ def test_the_card_of_an_adapter_loads_it_with_peft(tmp_path: Path, monkeypatch: 
         (code,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
         monkeypatch.chdir(folder)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(code.replace("max_new_tokens=1024", "max_new_tokens=40, do_sample=False"), {})
+            exec(code.replace("max_new_tokens=40", "max_new_tokens=40, do_sample=False"), done := {})
+        sampling = done["policy"].generation_config
+        assert (sampling.do_sample, sampling.temperature, sampling.top_p, sampling.top_k) == (True, 1.0, 0.9, 0)
+        assert sampling.repetition_penalty is None and sampling.eos_token_id == own.eos_token_id
+        assert "base policy had repetition_penalty 1.7, temperature 0.6, top_k 3." in card.text
         outputs[card.data.library_name] = printed.getvalue()
         assert "- low-rank adapters: r 4" in card.text
     assert outputs.keys() == {"transformers", "peft"}

@@ -44,6 +44,8 @@ class Recording:
         self.fail: Callable[[str], None] = lambda name: None
         self.build: Callable[[], None] = lambda: None
         self.left_out: set[str] = set()
+        self.behind = False  # whether a push gives the engine the weights of the push before it
+        self.preempted = 0
         self.answers: dict[str, Any] = {}
 
     @property
@@ -72,6 +74,7 @@ class StandIn:
         self.llm_engine = Queue(self)
         self.asleep: set[str] = set()
         self.weights: dict[str, Tensor] = {}
+        self.pushed: dict[str, Tensor] = {}
         self.stale = False  # whether keys and values of earlier weights are kept
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
@@ -82,7 +85,8 @@ class StandIn:
             weights[name] = weight.clone()
             if len(weights) == 2:
                 self.recording.note("collective_rpc", method=method)
-        self.weights, self.stale = weights, True
+        self.weights = self.pushed if self.recording.behind and self.pushed else weights
+        self.pushed, self.stale = weights, True
         if self.recording.left_out:
             logger = logging.getLogger(vllm_host.LOADING_LOGGER)
             logger.warning(f"Following weights were {contract.LEFT_OUT} from checkpoint: %s", self.recording.left_out)
@@ -97,6 +101,16 @@ class StandIn:
         self.recording.note("sleep", level=level)
         assert not self.llm_engine.running
         self.asleep, self.weights = set(contract.TAGS), {}
+
+    def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
+        self.recording.note("apply_model")
+        assert not self.asleep
+        return [func(types.SimpleNamespace(named_parameters=self.weights.items))]
+
+    def get_metrics(self) -> list[Any]:
+        self.recording.note("get_metrics")
+        names = {engine_module.PREEMPTIONS: self.recording.preempted, "vllm:prompt_tokens": 7}
+        return [only(contract.METRIC_FIELDS, name=name, value=value) for name, value in names.items()]
 
     def reset_prefix_cache(self) -> bool:
         self.recording.note("reset_prefix_cache")

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
 from rence_lightning.rollouts import slots as slots_module
-from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, can_share_prompts
+from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, decoder_for
 from rence_lightning.rollouts.draw import uniforms
 from rence_lightning.rollouts.shared_prompts import PromptPass, ResponsePass
 
@@ -126,10 +126,10 @@ def test_which_models_share_prompts(name: str) -> None:
     model = MODELS[name]()
     if name in ("gemma2", "sliding"):
         with pytest.warns(UserWarning, match="sliding|softcap"), torch.no_grad():
-            assert not can_share_prompts(model)
+            assert decoder_for(model) is GeneralDecoder
     else:
         with torch.no_grad():
-            assert can_share_prompts(model)
+            assert decoder_for(model) is SharedPromptDecoder
 
 
 REQUESTS = st.builds(
@@ -146,7 +146,7 @@ def test_any_stream_in_any_number_of_slots_is_each_request_alone(
     stream: list[Request], max_num_seqs: int, shared: bool
 ) -> None:
     engine = engine_for(POLICY.model, max_num_seqs)
-    engine._shares_prompts = shared
+    engine._decoder = SharedPromptDecoder if shared else GeneralDecoder
     alone = [finished(engine_for(POLICY.model), [request])[0] for request in stream]
     assert_same(finished(engine, stream), alone)
 
@@ -158,7 +158,7 @@ POLICY = tiny_policy()
 def test_what_is_cancelled_uses_no_slots_and_nothing_is_taken_that_is_not_started(shared: bool) -> None:
     """Groups of 4 in 8 slots, whose responses never end. The caches of transformers take no group into a batch."""
     engine = engine_for(never_ending(tiny_model()), 8)
-    engine._shares_prompts = shared
+    engine._decoder = SharedPromptDecoder if shared else GeneralDecoder
     taken: list[int] = []
     cancelled: set[int] = set()
 
@@ -277,7 +277,7 @@ def test_prompts_are_read_once_and_kept_once(monkeypatch: pytest.MonkeyPatch) ->
     read: list[torch.Size] = []
     hook = POLICY.model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: read.append(args[0].shape))
     engine = engine_for(POLICY.model)
-    engine._shares_prompts = True
+    engine._decoder = SharedPromptDecoder
     prompts = [list(range(3, 20)), list(range(4, 21))]
     try:
         groups = sampled(engine, prompts, 8, Sampling(max_response_tokens=6), [1, 2])
@@ -293,7 +293,7 @@ def test_rows_that_ended_are_left_behind() -> None:
     rows: list[int] = []
     hook = POLICY.model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[0]))
     engine = engine_for(POLICY.model)
-    engine._shares_prompts = True
+    engine._decoder = SharedPromptDecoder
     alive = []
     try:
         live = 40
@@ -313,8 +313,8 @@ def test_under_autocast(dtype: torch.dtype, shared: bool) -> None:
     """Log-probabilities are those of the model's own forward pass under autocast, up to the rounding of that type."""
     engine = engine_for(POLICY.model, 8)
     with torch.autocast("cpu", dtype), torch.no_grad():
-        assert can_share_prompts(POLICY.model)
-        engine._shares_prompts = shared
+        assert decoder_for(POLICY.model) is SharedPromptDecoder
+        engine._decoder = SharedPromptDecoder if shared else GeneralDecoder
         groups = finished(engine, MIXED)
     for request, group in zip(MIXED, groups, strict=True):
         for rollout in group:
@@ -329,7 +329,7 @@ def test_under_autocast(dtype: torch.dtype, shared: bool) -> None:
 def test_long_responses_outgrow_the_first_buffers(decoder: type) -> None:
     model = never_ending(tiny_model())
     engine = engine_for(model, 3)
-    engine._shares_prompts = decoder is SharedPromptDecoder
+    engine._decoder = decoder
     groups = finished(engine, [Request([5, 6], 2, Sampling(max_response_tokens=150), 1)])
     for rollout in groups[0]:
         ids = torch.tensor([[5, 6, *rollout.token_ids]])

@@ -213,6 +213,43 @@ def test_a_weight_that_the_engine_does_not_get_is_named() -> None:
         next(engine.generate([]))
 
 
+def test_weights_that_the_engine_does_not_take_over_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it has loaded all of them, and has kept one."""
+    policy, engine = big_enough("qwen3-untied"), make_engine()
+    policy.model.resize_token_embeddings(64)  # a size that vLLM does not pad
+    engine.sync(policy)
+    original = engine._llm.collective_rpc
+
+    def keeps_one(method: str, kwargs: dict[str, Any]) -> None:
+        (kept,) = engine._llm.apply_model(lambda model: model.model.embed_tokens.weight.detach().clone())
+        original(method, kwargs=kwargs)
+        engine._llm.apply_model(lambda model: model.model.embed_tokens.weight.data.copy_(kept))
+
+    monkeypatch.setattr(engine._llm, "collective_rpc", keeps_one)
+    engine.sync(policy)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight[7, 3] += 1e-3
+    with pytest.raises(EngineError, match=r"in 1 weights .*: model\.embed_tokens\.weight;"):
+        engine.sync(policy)
+
+
+def test_responses_that_are_put_back_are_counted_and_the_same(pair: tuple[VLLMEngine, Policy]) -> None:
+    whole, policy = pair
+    small, long = (
+        make_engine(kv_cache_memory_bytes=2**18, settings={"block_size": 32}),
+        Sampling(max_response_tokens=50),
+    )
+    tokens, preempted = [], []
+    for engine in (whole, small):
+        engine.sync(policy)
+        engine.figures()  # vLLM's counts are those of all engines of a process
+        groups = sampled(engine, PROMPTS, 4, long, SEEDS)
+        tokens.append([rollout.token_ids for group in groups for rollout in group])
+        preempted.append(engine.figures()["preempted"])
+    assert tokens[0] == tokens[1]
+    assert preempted[0] == 0 < preempted[1]
+
+
 @pytest.mark.slow
 def test_it_computes_in_its_own_type_whatever_the_trainers_precision(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from engine_streams import requests
 from recording_vllm import Recording, stand_in
 from tiny_models import tiny_policy
 
+from rence_lightning import distributed
 from rence_lightning.errors import EngineError, UserError, explanation
 from rence_lightning.policy import Policy
 from rence_lightning.rollouts import Sampling, VLLMEngine
+from rence_lightning.rollouts.vllm import _sums_of
 from rence_lightning.rollouts.vllm_host import config_folder
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +40,7 @@ SETTINGS = {
     "enforce_eager": False,
     "gpu_memory_utilization": 0.5,
     "enable_sleep_mode": True,
+    "disable_log_stats": False,
 }
 """Those of a float32 policy on a GPU, with `max_num_seqs=8`."""
 
@@ -108,8 +112,8 @@ def test_three_iterations_call_vllm_in_its_order_and_sample_from_the_newest_weig
         assert log_prob(rollouts) == pytest.approx(expected(policy), rel=1e-6)
         rollouts.release()
     sampling = ["add_request"] * 2 + ["step", "add_request", "step", "step"]
-    push, end = ["collective_rpc", "reset_prefix_cache"], ["sleep"]
-    woken = ["wake_up", "collective_rpc", "wake_up", "reset_prefix_cache"]
+    push, end = ["collective_rpc", "reset_prefix_cache", "apply_model"], ["sleep"]
+    woken = ["wake_up", "collective_rpc", "wake_up", "reset_prefix_cache", "apply_model"]
     assert vllm.names == ["LLM", *push, *sampling, *end, *(woken + sampling + end) * 2]
     assert [given for name, given in vllm.calls if name == "wake_up"] == [
         {"tags": ["weights"]},
@@ -136,7 +140,7 @@ def test_without_sleep_the_engine_stays_awake(vllm: Recording) -> None:
     for _ in range(2):
         rollouts.sync(policy)
         rollouts.release()
-    assert vllm.names == ["LLM", *["collective_rpc", "reset_prefix_cache"] * 2]
+    assert vllm.names == ["LLM", *["collective_rpc", "reset_prefix_cache", "apply_model"] * 2]
 
 
 def test_each_response_is_asked_for_as_flat_numbers(vllm: Recording) -> None:
@@ -186,6 +190,7 @@ def test_the_contract_names_what_is_used_and_nothing_else(vllm: Recording) -> No
         cancelled |= {2, 3}
     rollouts.release()
     rollouts.sync(tiny_policy())
+    rollouts.figures()
     rollouts.close()
     used = set(vllm.calls[0][1])
     assert used - {"model"} == set(contract.SETTINGS) - {"distributed_executor_backend", "enable_chunked_prefill"}
@@ -207,6 +212,7 @@ CALLS = [
     "LLM",
     "collective_rpc",
     "reset_prefix_cache",
+    "apply_model",
     "add_request",
     "step",
     "abort_request",
@@ -233,7 +239,7 @@ def test_an_error_is_one_line_and_ends_the_use_of_the_engine(call: str, error: E
         rollouts.release()
     vllm.fail = fails_at(call, error, vllm)
     with pytest.raises((UserError, EngineError)) as caught:
-        if call in ("LLM", "collective_rpc", "reset_prefix_cache", *CALLS[-2:]):
+        if call in ("LLM", "collective_rpc", "reset_prefix_cache", "apply_model", *CALLS[-2:]):
             rollouts.sync(policy)
         elif call == "sleep":
             rollouts.release()
@@ -286,6 +292,63 @@ def test_weights_that_vllm_leaves_as_they_are_are_an_error(vllm: Recording) -> N
         rollouts.sync(tiny_policy())
     with pytest.raises(RuntimeError, match="no weights"):
         next(rollouts.generate([]))
+
+
+def test_an_engine_that_is_one_iteration_behind_is_an_error(vllm: Recording) -> None:
+    """Its responses would be plausible: the policy has moved by less than the engine's rounding."""
+    vllm.behind = True
+    rollouts, policy = engine(dtype="bfloat16"), tiny_policy()
+    rollouts.sync(policy)  # of a first push, there is nothing to be behind
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1 + 2**-9)  # the spacing of bfloat16 is 2**-8: some weights round up and the others stay
+    with pytest.raises(EngineError, match=r"other values .* in 5 weights .*model\.embed_tokens\.weight, .*o_proj"):
+        rollouts.sync(policy)
+    with pytest.raises(RuntimeError, match="no weights"):
+        next(rollouts.generate([]))
+
+
+def test_parts_of_a_weight_are_compared_as_a_whole(vllm: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks share an engine, and each holds some rows."""
+    rollouts, policy = engine(), tiny_policy()
+    rollouts.sync(policy)
+    weights = dict(policy.weights(torch.device("cpu"), torch.float32))
+    parts = [(name, weight.chunk(2)) for name, weight in weights.items()]
+    held = [_sums_of((name, pair[rank]) for name, pair in parts) for rank in (0, 1)]
+
+    def both(shares: list[Any], own: Any, group: Any) -> None:
+        shares[:] = held
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", both)
+    rollouts.tensor_parallel_size, rollouts._partners = 2, object()  # type: ignore[assignment]
+    rollouts._compare(_sums_of(weights.items()))
+    weights["model.layers.0.mlp.down_proj.weight"] += 1
+    with pytest.raises(EngineError, match=r"in 1 weights .*: model\.layers\.0\.mlp\.down_proj\.weight;"):
+        rollouts._compare(_sums_of(weights.items()))
+
+
+def test_ranks_that_share_an_engine_wait_for_one_another_as_long_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def group(ranks: Any, timeout: timedelta, backend: str) -> tuple[object, None]:
+        made.append((ranks, timeout, backend))
+        return object(), None
+
+    monkeypatch.setattr(distributed, "_timeout", timedelta(minutes=7))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "new_subgroups_by_enumeration", group)
+    with stand_in():
+        engine(tensor_parallel_size=2)._meet_partners()
+    assert made == [([[0, 1], [2, 3]], timedelta(minutes=7), "gloo")]
+
+
+def test_preemptions_are_counted_since_the_last_call(vllm: Recording) -> None:
+    rollouts = engine()
+    rollouts.sync(tiny_policy())
+    for total, new in ((0, 0), (5, 5), (7, 2), (7, 0)):
+        vllm.preempted = total
+        assert rollouts.figures() == {"preempted": new}
 
 
 class Counted:

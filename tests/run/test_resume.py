@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from arithmetic_run import (
 
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import PartError, Stopped, UserError
+from rence_lightning.evaluation import find_samples
 from rence_lightning.objectives import GRPO
-from rence_lightning.prompts import ArithmeticProblems
+from rence_lightning.policy.load import EMBEDDED
+from rence_lightning.prompts import ArithmeticProblems, PromptTemplate
 from rence_lightning.rewards import FunctionReward, Response
 from rence_lightning.run.lock import Lock
 from rence_lightning.sampling import NoFilter
@@ -73,6 +76,41 @@ def test_a_branch_has_the_past_of_its_parent_and_no_other_future(tmp_path: Path)
     identity = json.loads((branch / "run.json").read_text())
     assert identity["parent"]["checkpoint"] == "iteration-0002"
     assert identity["parent"]["run"] == json.loads((tmp_path / "run" / "run.json").read_text())["id"]
+
+
+DATED = (
+    "{{ strftime_now('%d') }}+{{ messages[0].content }}\n"
+    "{% if messages | length > 1 %}{{ messages[1].content }}{{ eos_token }}{% endif %}"
+)
+
+
+def test_the_date_in_prompts_is_that_of_the_run_s_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a later day, a resumed run, a branch and an evaluation of it have its prompts; a new run has others."""
+    policy, runs = shutil.copytree(EMBEDDED / "arithmetic", tmp_path / "policy"), tmp_path / "runs"
+    (policy / "chat_template.jinja").write_text(DATED)
+
+    def begin(run_dir: str, day: int, iterations: int, ckpt_path: str | None = None) -> tuple[Trainer, Any, Any]:
+        clock = type("Clock", (datetime,), {"now": classmethod(lambda cls: datetime(2026, 3, day))})
+        monkeypatch.setattr("rence_lightning.run.session.datetime", clock)
+        evaluation = small_evaluation(every=0, repeats=1, limit=2)
+        trainer = make_trainer(runs / run_dir, [evaluation, Checkpoint(every=1)], max_iterations=iterations)
+        sizes = {"group_size": 2, "prompts_per_iteration": 1, "prompts_per_update": 1, "prompts_per_draw": 1}
+        data = make_data(template=PromptTemplate("{problem}"), filter=NoFilter(), **sizes)
+        return trainer, make_module(policy=str(policy)), data
+
+    prompts = []
+    for run_dir, day, iterations, ckpt_path in (
+        *(("run", 10, 1, None), ("run", 11, 2, "last")),
+        *(("branch", 12, 3, str(runs / "run")), ("new", 12, 0, None)),
+    ):
+        trainer, module, data = begin(run_dir, day, iterations)
+        trainer.fit(module, data, ckpt_path)
+        prompts.append(data.state_dict()["prompts"])
+    assert prompts[0] == prompts[1] == prompts[2] != prompts[3]
+    trainer, module, data = begin("run", 13, 2)
+    trainer.validate(module, data, str(runs / "branch"))
+    asked = find_samples(trainer.run_dir).read("arithmetic")
+    assert len(asked) == 2 and all(each.prompt.startswith("10+") for each in asked.values())
 
 
 def test_what_a_killed_run_had_begun_after_its_checkpoint_is_not_told(tmp_path: Path) -> None:

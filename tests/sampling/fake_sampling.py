@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch.distributed as dist
@@ -57,16 +57,22 @@ class Tokenizer:
     """Encodes a problem as its number, and decodes a response as its last token."""
 
     eos_token_id = 0
+    chat_template = None
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+    def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [[1000 + int(text)] for text in texts]}
 
-    def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
-        return [str(row[-1]) for row in rows]
+    def __len__(self) -> int:
+        return 2**31
+
+    def decode(self, row: Sequence[int], **_: Any) -> str:
+        return str(row[-1])
 
 
 CONFIG = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
-POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None, model=SimpleNamespace(config=CONFIG))
+MODEL = SimpleNamespace(config=CONFIG, generation_config=None)
+POLICY: Any = SimpleNamespace(tokenizer=Tokenizer(), context_length=None, model=MODEL)
 
 
 @dataclass

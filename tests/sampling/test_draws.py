@@ -146,9 +146,9 @@ def test_a_consumer_that_is_interrupted_ends_the_engine(honours: bool) -> None:
 
     prompts = list(data.prompts.values())
     with pytest.raises(Interrupted):
-        data.sampler.sample(prompts, K, SAMPLING, "stream", interrupt)
+        data.sampler.sample(prompts, K, SAMPLING, lambda prompt: "stream", interrupt)
     assert engine.closed == 1, "the engine goes on sampling"
-    whole = data.sampler.sample(prompts, K, SAMPLING, "stream").groups
+    whole = data.sampler.sample(prompts, K, SAMPLING, lambda prompt: "stream").groups
     assert names(whole) == names_of(prompts), "without a number of groups, all prompts are sampled"
 
 
@@ -172,7 +172,7 @@ def test_a_slow_grading_can_be_interrupted() -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, "stream", interrupt)
+        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, lambda prompt: "stream", interrupt)
     assert time.monotonic() - begun < 5, "sixty groups take thirty seconds"
 
 
@@ -197,7 +197,7 @@ def test_an_engine_that_returns_bad_values_is_named(
     monkeypatch.setattr(FakeEngine, "_rollouts", lambda *_: [good] * (K - 1) + bad)
     data = make_data(FakeEngine())
     with pytest.raises(PartError, match=rf"FakeEngine, generate\(\), problem p\d+: .*{words}") as caught:
-        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, "stream")
+        data.sampler.sample(list(data.prompts.values()), K, SAMPLING, lambda prompt: "stream")
     assert "\n" not in str(caught.value)
 
 

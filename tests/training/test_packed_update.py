@@ -16,7 +16,7 @@ from rence_lightning.objectives import GRPO, MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy.load import activation_checkpointing
 from rence_lightning.prompts import Problem, Prompt
-from rence_lightning.rewards import Score
+from rence_lightning.rewards import Response, Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling import PositiveRatioFilter
 from rence_lightning.sampling.groups import Group
@@ -51,7 +51,7 @@ def make_groups(lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0
         scores = [Score(float(reward), reward == 1, None) for reward in REWARDS[index % len(REWARDS)]]
         problem = Prompt(index, Problem(str(index), "", ""), tuple(tokens(prompt)))
         group = Group(problem, rollouts, [""] * 4, scores, temperature=0.8, seed=7 * index)
-        group.judge(PositiveRatioFilter())
+        group.judge(PositiveRatioFilter(), [Response(problem.problem, "")] * len(rollouts))
         if noise:
             group.old_log_probs = [
                 -2 + noise * torch.randn(length, generator=generator, dtype=torch.float64) for length in responses

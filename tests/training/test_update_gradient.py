@@ -29,7 +29,7 @@ from rence_lightning.callbacks.old_policy import keep_as_old
 from rence_lightning.objectives import GRPO, NFT, MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.prompts import Problem, Prompt
-from rence_lightning.rewards import Score
+from rence_lightning.rewards import Response, Score
 from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling import PositiveRatioFilter
 from rence_lightning.sampling.groups import Group
@@ -66,7 +66,7 @@ def make_groups(module: PolicyModule) -> list[Group]:
         scores = [Score(float(reward), reward == 1, None) for reward in rewards]
         problem = Prompt(index, Problem(str(index), "", ""), prompt)
         group = Group(problem, rollouts, [""] * len(rollouts), scores, temperature=0.8, seed=7 * index)
-        group.judge(PositiveRatioFilter())
+        group.judge(PositiveRatioFilter(), [Response(problem.problem, "")] * len(rollouts))
         groups.append(group)
     at_old = Update(groups, 10_000)
     at_old.score(module, at_old.micro_batches)

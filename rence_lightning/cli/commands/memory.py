@@ -18,8 +18,8 @@ import torch
 from rence_lightning.errors import UserError, one_line
 from rence_lightning.policy import LoRA
 from rence_lightning.policy.adapters import add_adapters
-from rence_lightning.policy.load import resolve_policy
-from rence_lightning.policy.output_projection import LOGITS_PER_CHUNK
+from rence_lightning.policy.load import resolve_policy, text_config
+from rence_lightning.policy.output_projection import LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_ON_GPU
 
 USABLE = 0.95
 """Share of a device's memory that a run may take."""
@@ -66,19 +66,19 @@ def read_shape(policy: str, lora: str | None = None) -> Shape:
 
     name = resolve_policy(policy)
     try:  # by the hub's client, which asks once; `from_pretrained` asks for half a minute
-        config = AutoConfig.from_pretrained(name if Path(name).is_dir() else hf_hub_download(name, "config.json"))
+        file = name if Path(name).is_dir() else hf_hub_download(name, "config.json")
+        text: Any = text_config(AutoConfig.from_pretrained(file))
     except Exception as error:  # the hub's client passes on errors of other libraries
         raise UserError(
             f"policy: cannot read the configuration of '{policy}': {one_line(error)} (give a folder with its "
             "config.json, or a hub name)"
         ) from error
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
+        model: Any = AutoModelForCausalLM.from_config(text)
     ends = {id(end.weight): end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings())}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if lora is not None:
         add_adapters(model, LoRA(**json.loads(lora)), policy)
-    text: Any = config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None)
     return Shape(
@@ -171,7 +171,8 @@ class Memory:
         backward = 2 * c * shape.inner + (4 * (shape.hidden + shape.inner) if self.lora else 0)
         each = residual * shape.hidden if self.checkpointing else layer
         backward += layer if self.checkpointing else 0
-        head, chunk = shape.vocabulary * shape.hidden, 8 * min(LOGITS_PER_CHUNK, tokens * shape.vocabulary)
+        most = LOGITS_PER_CHUNK_ON_GPU if self.gpu else LOGITS_PER_CHUNK
+        head, chunk = shape.vocabulary * shape.hidden, 8 * min(most, tokens * shape.vocabulary)
         projection = (
             4 * ((self.sharded or self.weight < 4) + (not self.lora)) * head + 4 * shape.hidden * tokens + chunk
         )
