@@ -231,16 +231,6 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 
-def test_the_first_checkpoint_that_cannot_be_written_promises_no_other(tmp_path: Path) -> None:
-    fresh_start()
-    trainer = make_trainer(tmp_path / "run", [FullDisk(1), Checkpoint(every=1)], max_iterations=1)
-    try:
-        with pytest.raises(CheckpointError, match=r"start the run again$"):
-            trainer.fit(make_module(), make_data())
-    finally:
-        limit_files(resource.RLIM_INFINITY)
-
-
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
     fresh_start()
     callbacks = [FullDisk(2), Checkpoint(every=1)]
