@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.qwen3 import qwen3
-from rence_lightning.policy import PackedRow, Policy, Segment, load_policy
+from rence_lightning.policy import PackedRow, Policy, Segment, load_policy, output_projection
 from rence_lightning.policy.load import activation_checkpointing
 
 REHEARSAL = os.environ.get("RENCE_REHEARSE") == "1"
@@ -125,6 +125,23 @@ def updates(folder: Path, trainer: dict[str, Any], **model: Any) -> list[dict[st
         rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
     assert len(rows) == 2
     return [{name: float(row[f"train/{name}"]) for name in ("loss", "grad_norm", "kl")} for row in rows]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_output_projection_of_16_bit_numbers_is_that_of_float64(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(300, 256, generator=generator).to(dtype).to(DEVICE).requires_grad_()
+    head = torch.nn.Linear(256, 1000, bias=False, device=DEVICE, dtype=dtype)
+    targets = torch.randint(1000, (300,), generator=generator).to(DEVICE)
+    scores = output_projection.token_scores(head, states, targets, output_projection.LogitTransform(), True)
+    (scores.log_probs * torch.linspace(-1, 2, 300, device=DEVICE)).sum().backward()
+    exact = states.detach().double().requires_grad_()
+    logits = exact @ head.weight.detach().double().t()
+    expected = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    (expected * torch.linspace(-1, 2, 300, device=DEVICE)).sum().backward()
+    torch.testing.assert_close(scores.log_probs.double(), expected, rtol=0, atol=1e-5)
+    assert states.grad is not None and exact.grad is not None
+    assert (states.grad - exact.grad).norm() < (4e-3 if dtype == torch.bfloat16 else 1e-3) * exact.grad.norm()
 
 
 @pytest.fixture(scope="module")
