@@ -65,12 +65,8 @@ class BenchmarkEvaluation(Callback):
             raise UserError(f"evaluation: every ({every}) must be >= 0 and repeats ({repeats}) >= 1")
         if limit is not None and limit < 1:
             raise UserError(f"evaluation: limit is {limit}; it must be >= 1, or null for all problems")
-        self.sources = benchmarks or {}
-        self.every = every
-        self.repeats = repeats
-        self.sampling = sampling
-        self.limit = limit
-        self.held_out = held_out or {}
+        self.sources, self.held_out = benchmarks or {}, held_out or {}
+        self.every, self.repeats, self.sampling, self.limit = every, repeats, sampling, limit
         self.baseline = find_samples(Path(baseline)) if baseline is not None else None
         self.history: list[dict[str, Any]] = []
         self._prompts: dict[str, list[Prompt]] = {}
@@ -190,6 +186,7 @@ class BenchmarkEvaluation(Callback):
             row = evaluated_problem(problem, asked, group.responses, group.rollouts, group.scores, same)
             problems[name][problem.id] = row
             samples.append(name, rank, row)
+            group.drop_tokens()  # their number alone is sent to the other ranks
 
         def stream(prompt: Prompt) -> str:
             return f"seed {data.seed}, benchmark {benchmark[id(prompt)]}"

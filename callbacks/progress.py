@@ -12,7 +12,8 @@ from rich.progress import Progress as Bars
 
 from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import Stopped
-from rence_lightning.evaluation import Evaluation, compare, comparison_table, evaluation_table, settings_that_differ
+from rence_lightning.evaluation import Evaluation, comparison, evaluation_table
+from rence_lightning.prompts.prompts import LIMIT
 from rence_lightning.report.checks import FALLING_ITERATIONS
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.groups import Group
@@ -60,8 +61,8 @@ class Progress(Callback):
             self._say(line)
         if data.dropped_too_long:
             self._warn(
-                f"{data.dropped_too_long} training prompts are longer than {data.longest_prompt} tokens "
-                "(data.max_prompt_tokens) and were dropped"
+                f"{data.dropped_too_long} training prompts are longer than {data.longest_prompt} tokens, the limit "
+                f"{LIMIT}, and were dropped"
             )
         sizes = [(each.numel(), each.requires_grad) for each in module.policy.parameters()]
         parameters, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
@@ -157,9 +158,9 @@ class Progress(Callback):
         self.console.print(evaluation_table(evaluation.results, evaluation.repeats, title))
         self._lines = 0
         if evaluation.baseline is not None and not self.console.quiet:
-            a, b = evaluation.baseline, evaluation.samples
-            self.console.print(comparison_table(compare(a, b), str(a.path), str(b.path)))
-            for line in settings_that_differ(a, b):
+            table, differing = comparison(evaluation.baseline, evaluation.samples)
+            self.console.print(table)
+            for line in differing:
                 self._warn(f"the two evaluations also differ in a setting: {line}")
 
     def on_validation_end(self, trainer: Trainer, module: PolicyModule) -> None:

@@ -41,8 +41,8 @@ def named(value: Any, key: str, unnamed: dict[str, str]) -> Any:
         return value
     if isinstance(value, Real):  # of NumPy, too
         return int(value) if isinstance(value, Integral) else float(value)
-    if isinstance(value, Path | Enum):
-        return value.name if isinstance(value, Enum) else str(value)
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, Mapping):

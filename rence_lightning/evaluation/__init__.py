@@ -1,13 +1,7 @@
 """Evaluation: benchmarks, samples of a policy on them, and figures computed from these samples (in `figures`)."""
 
 from rence_lightning.evaluation.benchmarks import BENCHMARKS, BenchmarkFile, load_benchmark
-from rence_lightning.evaluation.comparison import (
-    Difference,
-    compare,
-    compare_paths,
-    comparison_table,
-    settings_that_differ,
-)
+from rence_lightning.evaluation.comparison import Difference, compare, comparison
 from rence_lightning.evaluation.record import (
     Evaluation,
     append_evaluation,
@@ -37,8 +31,7 @@ __all__ = [
     "SampleFolder",
     "append_evaluation",
     "compare",
-    "compare_paths",
-    "comparison_table",
+    "comparison",
     "evaluated_problem",
     "evaluation_table",
     "find_samples",
@@ -47,5 +40,4 @@ __all__ = [
     "load_benchmark",
     "macro_average",
     "read_evaluations",
-    "settings_that_differ",
 ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation.bootstrap import RESAMPLES, Floats, interval, resampled_means
-from rence_lightning.evaluation.samples import SampleFolder, find_samples
+from rence_lightning.evaluation.samples import SampleFolder
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,6 @@ def settings_that_differ(first: SampleFolder, second: SampleFolder) -> list[str]
     return [f"{key}: {a.get(key)} and {b.get(key)}" for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
-def compare_paths(first: Path, second: Path) -> tuple[Table, list[str]]:
-    """The comparison table of two run directories or evaluation folders, and the settings that differ between them."""
-    a, b = find_samples(first), find_samples(second)
+def comparison(a: SampleFolder, b: SampleFolder) -> tuple[Table, list[str]]:
+    """The comparison table of two evaluations, and the settings that differ between them."""
     return comparison_table(compare(a, b), str(a.path), str(b.path)), settings_that_differ(a, b)

@@ -72,10 +72,8 @@ class ContrastiveObjective(Objective):
             raise UserError(f"objective: alpha is {alpha}, it must be >= 0: a negative one favours bad responses")
         if margin not in get_args(Margin):
             raise UserError(f"objective: margin is {margin!r}, it must be one of {', '.join(get_args(Margin))}")
-        self.beta = beta
-        self.alpha = alpha
+        self.beta, self.alpha, self.tis_cap = beta, alpha, check_cap(tis_cap)
         self.margin: Margin = margin
-        self.tis_cap = check_cap(tis_cap)
 
     def scores(self, responses: ResponseTensors) -> Tensor:
         """The scores of Eq. (2), `(G, K)`."""

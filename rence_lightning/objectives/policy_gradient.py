@@ -70,9 +70,7 @@ class PolicyGradient(Objective):
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, tis_cap: float | None = None) -> None:
         if not 0 < clip_low <= 1 or clip_high <= 0:
             raise UserError(f"objective: need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
-        self.clip_low = clip_low
-        self.clip_high = clip_high
-        self.tis_cap = check_cap(tis_cap)
+        self.clip_low, self.clip_high, self.tis_cap = clip_low, clip_high, check_cap(tis_cap)
 
     def advantage(self, responses: ResponseTensors) -> Tensor:
         """The advantages A, `(G, K)`."""
@@ -137,8 +135,7 @@ class DAPO(PolicyGradient):
                 f"objective: overlong_buffer is {overlong_buffer}; need 0 < overlong_buffer <= max_response_tokens "
                 f"({max_response_tokens}; set it to data.sampling.max_response_tokens)"
             )
-        self.overlong_buffer = overlong_buffer
-        self.max_response_tokens = max_response_tokens
+        self.overlong_buffer, self.max_response_tokens = overlong_buffer, max_response_tokens
 
     def advantage(self, responses: ResponseTensors) -> Tensor:
         rewards = responses.rewards

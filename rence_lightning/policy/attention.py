@@ -12,7 +12,8 @@ SPECIAL = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 def special_attention(model: "PreTrainedModel") -> str:
-    """What in a model's attention is not full and causal, or cannot be exchanged, after "it"; empty if nothing is.
+    """What in a model's attention is not full and causal, or cannot be exchanged, as the end of a sentence that
+    begins with "it"; empty if nothing is.
 
     It reads the configuration alone; `compare_paths` and `decoder_for` find what that does not show.
     """

@@ -36,7 +36,7 @@ def export_policy(
     if policy.adapters is not None or dtype not in (None, model.dtype):
         weights = state_dict if state_dict is not None else model.state_dict()
         model, state_dict = _plain_model(model, weights, dtype or model.dtype), None
-    elif state_dict is not None and model.config.tie_word_embeddings:
+    elif state_dict is not None and getattr(model.config, "tie_word_embeddings", False):
         tied = set(model._tied_weights_keys or ())
         state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
 

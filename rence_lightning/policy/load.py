@@ -52,7 +52,7 @@ def load_policy(
         lora: Adapters to train in place of the weights; null trains all weights.
 
     Raises:
-        UserError: The policy does not exist, cannot be loaded, is incomplete, or transforms its logits.
+        UserError: The policy does not exist, cannot be loaded, is incomplete, or fails `Policy.check_model`.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -83,7 +83,7 @@ def load_policy(
 def text_config(config: "PretrainedConfig") -> "PretrainedConfig":
     """The configuration of a model, or of the text part of one that reads images as well: a model of its own."""
     text: PretrainedConfig = config.get_text_config()
-    text.tie_word_embeddings = config.tie_word_embeddings
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", getattr(text, "tie_word_embeddings", False))
     return text
 
 

@@ -164,21 +164,29 @@ class Policy(nn.Module):
         finally:
             enlarged.remove()
             self.model.train(training)
+        _check_finite(self, ours)
         if not torch.equal(ours, again):
             raise UserError(
                 f"policy: two forward passes of {name} in training mode differ by {(ours - again).abs().max():.1e} a "
                 "token, so that pi_theta / pi_old would compare random networks; set its noise to 0 in config.json"
             )
         theirs = logits.log_softmax(-1).gather(-1, row.targets.unsqueeze(-1)).squeeze(-1)
-        if not torch.allclose(
-            ours, theirs, rtol=0, atol=1e-3 if float32 else 1.0
-        ):  # bfloat16 rounds a logit of 30 by 0.06
+        limit = 1e-3 if float32 else 1.0  # bfloat16 rounds a logit of 30 by 0.06
+        if not torch.allclose(ours, theirs, rtol=0, atol=limit):
             raise UserError(
                 f"policy: {name} makes its logits from its last hidden states in a way that is not supported "
                 f"(log-probabilities differ by {(ours - theirs).abs().max():.1e}); choose another model"
             )
         if self.packed:
             compare_paths(self, PackedRow([Segment([1, 2], [range(3, 9), [5, 6]])], self.model.device))
+
+
+def _check_finite(policy: Policy, log_probs: Tensor) -> None:
+    if not log_probs.isfinite().all():
+        raise UserError(
+            f"policy: {type(policy.model).__name__} gives log-probabilities that are not finite, as where float16 "
+            "overflows; set model.dtype, or trainer.precision, to bfloat16"
+        )
 
 
 @torch.no_grad()
@@ -192,6 +200,7 @@ def compare_paths(policy: Policy, row: PackedRow) -> None:
     few = 1 if device == "cuda" and shared and not half else 2
     sample = row.sample(few, few)
     packed, padded = (policy(sample, packed=each).log_probs for each in (True, False))
+    _check_finite(policy, padded)
     difference, limit = float((packed - padded).abs().mean()), ROUNDED if half else EXACT
     if not difference <= limit:
         raise UserError(

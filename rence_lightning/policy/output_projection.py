@@ -42,7 +42,8 @@ class LogitTransform(NamedTuple):
         """The transform that the configuration of a model names; `Policy.check_model` finds one that it does not."""
         config, scale = config.get_text_config(), 1.0
         for name in ("logit_scale", "lm_head_multiplier", "output_multiplier"):  # Cohere, Falcon-H1, Muse
-            scale *= getattr(config, name, None) or 1.0
+            factor = getattr(config, name, None)
+            scale *= factor if factor and isinstance(factor, int | float) else 1.0
         if scaling := getattr(config, "logits_scaling", None):  # HyperCLOVA X multiplies where Granite divides
             scale *= scaling if config.model_type == "hyperclovax" else 1 / scaling
         caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))  # of Gemmas

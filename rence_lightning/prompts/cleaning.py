@@ -18,7 +18,7 @@ REASONS = {
     "conflict": "copies with different answers",
     "duplicate": "duplicates",
     "contaminated": "found in a benchmark",
-    "too_long": "longer than data.max_prompt_tokens",
+    "too_long": "too long for data.max_prompt_tokens or the context",
 }
 """Why training problems are left out, by the names of `training_problems.json`. Of several reasons, the first is
 reported; prompts that are too long are left out after the cleaning."""

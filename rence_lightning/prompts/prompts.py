@@ -15,6 +15,8 @@ from rence_lightning.prompts.template import PromptTemplate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LIMIT = "of data.max_prompt_tokens or what the context leaves beside the response"
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -70,8 +72,8 @@ def encode_prompts(
     ]
     if not prompts:
         raise UserError(
-            f"prompts: all {len(problems)} are longer than max_prompt_tokens {max_prompt_tokens} (the shortest has "
-            f"{min(map(len, encoded))} tokens with the template); raise max_prompt_tokens, or shorten the template"
+            f"prompts: all {len(problems)} are longer than {max_prompt_tokens} tokens, the limit {LIMIT} (the shortest "
+            f"has {min(map(len, encoded))} with the template); raise the limit, or shorten the template"
         )
     return EncodedPrompts(prompts, len(problems) - len(prompts))
 

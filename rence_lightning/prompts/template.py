@@ -81,10 +81,6 @@ class PromptTemplate(Configurable):
         self.text, self.chat, self.system = text, chat, system
         self.chat_arguments = {"enable_thinking": False, **(arguments or {})}
 
-    def render(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
-        """The prompt as text for people to read. The policy receives the tokens of `encode_all`."""
-        return self._texts(tokenizer, [problem])[0]
-
     def encode_all(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[list[int]]:
         """The token ids of each prompt, up to the start of the response.
 
@@ -93,7 +89,7 @@ class PromptTemplate(Configurable):
                 arguments; or a problem has turns of its own, and the prompt is plain text.
         """
         control, chat = _control_tokens(tokenizer), self.is_chat(tokenizer)
-        pieces = [text.split(_CUT) for text in self._texts(tokenizer, [_cut(each, control) for each in problems])]
+        pieces = [text.split(_CUT) for text in self.render(tokenizer, [_cut(each, control) for each in problems])]
         encoded: list[list[int]] = tokenizer([each[0] for each in pieces], add_special_tokens=not chat)["input_ids"]
         for ids, (_, *rest) in zip(encoded, pieces, strict=True):
             # Some tokenizers end every text with EOS, but the response continues the text.
@@ -122,14 +118,6 @@ class PromptTemplate(Configurable):
         _check_placeholder(text, f"problem {problem.id}: its template")
         return text.replace(_PLACEHOLDER, problem.problem)  # not str.format: instructions contain braces
 
-    def _plain(self, problem: Problem) -> str:
-        if problem.messages or problem.system is not None:
-            raise UserError(
-                f"problem {problem.id}: it has turns of its own, which plain text has not; set the template's chat: "
-                "true, with a policy that has a chat template, or name no messages_field and no system_field"
-            )
-        return self._fill(problem)
-
     def _chat(self, problem: Problem) -> list[dict[str, str]]:
         if problem.messages:
             return [dict(turn) for turn in problem.messages]
@@ -137,10 +125,16 @@ class PromptTemplate(Configurable):
         turns = [] if system is None else [{"role": "system", "content": system}]
         return [*turns, {"role": "user", "content": self._fill(problem)}]
 
-    def _texts(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[str]:
-        if not self.is_chat(tokenizer):
-            return [self._plain(problem) for problem in problems]
-        return self._apply(tokenizer, [self._chat(problem) for problem in problems], add_generation_prompt=True)
+    def render(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[str]:
+        """The prompts as text for people to read. The policy receives the tokens of `encode_all`."""
+        if self.is_chat(tokenizer):
+            return self._apply(tokenizer, [self._chat(problem) for problem in problems], add_generation_prompt=True)
+        if own := next((each.id for each in problems if each.messages or each.system is not None), None):
+            raise UserError(
+                f"problem {own}: it has turns of its own, which plain text has not; set the template's chat: true, "
+                "with a policy that has a chat template, or name no messages_field and no system_field"
+            )
+        return [self._fill(problem) for problem in problems]
 
     def _apply(
         self, tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], add_generation_prompt: bool
@@ -161,13 +155,13 @@ class PromptTemplate(Configurable):
                     f"template: the chat template of the tokenizer {name} takes no argument {argument!r}; remove it "
                     "from the template's arguments, or correct its name"
                 )
-        written = tokenizer.get_chat_template(tools=self.chat_arguments.get("tools"))
         clock = self.started or datetime.now()
         settings: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "tokenize": False}
         try:  # the date as text, because transformers gives the template no function that is an argument
+            written = tokenizer.get_chat_template(tools=self.chat_arguments.get("tools"))
             settings["chat_template"] = _DATE.sub(lambda call: repr(clock.strftime(call["format"])), written)
             return cast(list[str], tokenizer.apply_chat_template(chats, **settings, **self.chat_arguments))
-        except (TemplateError, TypeError) as error:  # raised by the template, e.g. where it supports no system turn
+        except (TemplateError, TypeError, ValueError) as error:  # such as that of a template without system turns
             refused = "turns" if isinstance(error, TemplateError) else "arguments"
             raise UserError(
                 f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); "
@@ -195,8 +189,9 @@ def _cut(problem: Problem, control: re.Pattern[str]) -> Problem:
     def turn(given: Mapping[str, str]) -> Mapping[str, str]:  # those of the assistant may hold its own tokens
         return given if given["role"] == "assistant" else {**given, "content": cut(given["content"])}
 
-    system, turns = problem.system and cut(problem.system), [turn(each) for each in problem.messages]
-    return replace(problem, problem=cut(problem.problem), system=system, messages=turns)
+    system, template = problem.system and cut(problem.system), problem.template and cut(problem.template)
+    messages = [turn(each) for each in problem.messages]
+    return replace(problem, problem=cut(problem.problem), system=system, template=template, messages=messages)
 
 
 def _check_placeholder(text: str, what: str) -> None:

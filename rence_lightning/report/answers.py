@@ -118,7 +118,7 @@ def problems_kept(run: RunRecord) -> str:
     if not (problems := run.training_problems):
         return ""
     reasons = {REASONS.get(reason, reason): count for reason, count in problems["dropped"].items()}
-    reasons["longer than data.max_prompt_tokens"] = too_long = problems.get("too_long", 0)
+    reasons[REASONS["too_long"]] = too_long = problems.get("too_long", 0)
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     found = sum(each["problems"] for each in problems.get("contamination", {}).values())
     kept = f"{problems['kept'] - too_long:,} of {problems['problems']:,} training problems were kept"

@@ -1,10 +1,9 @@
 """What a reward is: the responses it is given, the class a configuration names, and the score of one response."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from rence_lightning.parts import Configurable, Problem
 
@@ -21,7 +20,7 @@ class Response:
         finish_reason: Reason for which the response ended: `stop` with an end-of-sequence token, `length` at the limit.
         prompt_text: Text of the prompt with its special tokens and all that the chat template wrote, such as a
             `<think>` at its end, which the response then lacks.
-        decode: Function that gives the text of token ids, for `raw_text`; None for `text` alone.
+        raw_text: Text that the policy wrote with its special tokens.
     """
 
     problem: Problem
@@ -29,16 +28,7 @@ class Response:
     token_ids: Sequence[int] = ()
     finish_reason: Literal["stop", "length"] = "stop"
     prompt_text: str = ""
-    decode: Callable[[list[int]], Any] | None = field(default=None, repr=False, compare=False)
-
-    @cached_property
-    def raw_text(self) -> str:
-        """Text that the policy wrote with its special tokens, decoded when it is first asked for."""
-        return self.text if self.decode is None else str(self.decode(list(self.token_ids)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process is sent: the text in place of the tokenizer that decodes it."""
-        return {**self.__dict__, "raw_text": self.raw_text, "decode": None}
+    raw_text: str = ""
 
     @property
     def truncated(self) -> bool:

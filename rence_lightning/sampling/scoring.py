@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +15,7 @@ from rence_lightning.rewards.reward import DECIMALS
 from rence_lightning.rollouts import Rollout
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""What stands in a text for that which is no text."""
+"""Character in place of a token id, or of bytes, that is no text."""
 
 PADDED = (
     "the policy samples token ids that its tokenizer does not have, because its vocabulary is padded; each is graded as"
@@ -26,19 +25,18 @@ PADDED = (
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
     """The responses to a prompt as rewards and filters see them."""
-    decode = partial(_text, tokenizer)
-    asked = decode(list(prompt.token_ids))
+    asked = _text(tokenizer, prompt.token_ids)
+    texts = [[_text(tokenizer, each.token_ids, skip) for skip in (True, False)] for each in rollouts]
     return [
-        Response(prompt.problem, decode(ids := each.token_ids, True), ids, each.finish_reason, asked, decode)
-        for each in rollouts
+        Response(prompt.problem, text, each.token_ids, each.finish_reason, asked, raw)
+        for each, (text, raw) in zip(rollouts, texts, strict=True)
     ]
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
     """The text of token ids, with a replacement character for each that the tokenizer does not have. It decodes to
     nothing: 4, such an id and 1 would be a right answer to 40 + 1."""
-    size = len(tokenizer)
-    unknown = {each for each in set(ids) if each >= size and tokenizer.convert_ids_to_tokens(each) is None}
+    unknown = {each for each in set(ids) if tokenizer.convert_ids_to_tokens(each) is None}
     if unknown:
         warnings.warn(PADDED, stacklevel=2)
     settings = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
@@ -55,22 +53,22 @@ def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
     """
     doing = f"score(), problem {responses[0].problem.id}"
     scores = call_plugin(reward, doing, lambda: reward.score(responses))
-    part = reward.function if isinstance(reward, FunctionReward) else reward  # the user knows the function
+    named = reward.function if isinstance(reward, FunctionReward) else reward  # the user knows the function
     whole = isinstance(scores, Sequence) and len(scores) == len(responses)
     if not whole or not all(isinstance(score, Score) for score in scores):
-        raise invalid_return(part, doing, scores, f"a list of {len(responses)} Score, one per response")
+        raise invalid_return(named, doing, scores, f"a list of {len(responses)} Score, one per response")
+    checked = []
     for score in scores:
         if not _is_finite(score.reward) or not 0 <= round(float(score.reward), DECIMALS) <= 1:
-            raise invalid_return(part, doing, score.reward, "a reward from 0 to 1")
+            raise invalid_return(named, doing, score.reward, "a reward from 0 to 1")
         if not isinstance(score.answer, str | None):
-            raise invalid_return(part, doing, score.answer, "an answer that is text, or None")
-        if not all(_is_finite(part) for part in score.parts.values()):
-            raise invalid_return(part, doing, score.parts, "parts that are finite numbers")
-    parts = [{name: float(part) for name, part in score.parts.items()} for score in scores]
-    return [
-        replace(score, reward=round(float(score.reward), DECIMALS), correct=bool(score.correct), parts=each)
-        for score, each in zip(scores, parts, strict=True)
-    ]
+            raise invalid_return(named, doing, score.answer, "an answer that is text, or None")
+        if not all(map(_is_finite, score.parts.values())):
+            raise invalid_return(named, doing, score.parts, "parts that are finite numbers")
+        parts = {name: float(value) for name, value in score.parts.items()}
+        number = round(float(score.reward), DECIMALS)
+        checked.append(replace(score, reward=number, correct=bool(score.correct), parts=parts))
+    return checked
 
 
 def _is_finite(value: object) -> bool:

@@ -6,7 +6,6 @@ from rence_lightning.distributed import rank_and_world
 from rence_lightning.errors import StarvationError, shortened
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum.filtering import Outcome
-from rence_lightning.sampling.groups import Group
 
 EXAMPLES = 3
 """Number of samples that are shown where nothing was correct."""
@@ -32,15 +31,15 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
         return not batch.groups
     first = rank_and_world()[0] == 0
     samples = "" if batch.sums.get("correct") else _nothing_correct(batch)
-    if batch.groups:
-        if first and batch.iteration == 1 and all(_is_flat(group) for group in batch.groups):
+    if batch.groups and batch.iteration == 1 and first:
+        if all(len({*zip(each.rewards, each.positive, strict=True)}) == 1 for each in batch.groups):
             _log.warning(
-                "iteration 1: nothing to learn, because the responses to each problem have equal rewards (the first "
-                "%g); does the reward tell right from wrong, and are the problems neither too easy nor too hard?",
-                batch.groups[0].rewards[0],
+                "iteration 1: nothing to learn, because all responses to each problem have equal rewards; does the "
+                "reward tell right from wrong, and are the problems neither too easy nor too hard?"
             )
-        if samples and batch.iteration == 1 and first:
+        if samples:
             _log.warning("iteration 1: %s; can the policy read these problems, and the reward these answers?", samples)
+    if batch.groups:
         return False
     outcomes = batch.outcomes
     counts = (
@@ -56,11 +55,6 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
         f"{counts} (loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that "
         "the policy solves sometimes)" + (f"; {samples}" if samples else "")
     )
-
-
-def _is_flat(group: Group) -> bool:
-    """Whether no response of a group is better than another."""
-    return len(set(group.rewards)) == len(set(group.positive)) == 1
 
 
 def _nothing_correct(batch: IterationBatch) -> str:

@@ -33,9 +33,8 @@ class Checkpoints:
     @property
     def saved_at(self) -> SavedAt:
         """The progress of the run, as a checkpoint records it."""
-        trainer = self._trainer
-        iteration, update = self._trainer.progress
-        session = trainer.session
+        trainer, session = self._trainer, self._trainer.session
+        iteration, update = trainer.progress
         return SavedAt(session.run.id, iteration, update, trainer.global_step, session.started.isoformat())
 
     def can_save(self) -> bool:
@@ -64,9 +63,7 @@ class Checkpoints:
         values."""
         trainer = self._trainer
         optimizer, module = trainer.optimizers[0], trainer.lightning_module
-        configured = [
-            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
-        ]
+        configured = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
         kl_coef = module.trust_region.kl_coef
         run = load_checkpoint(trainer.fabric, folder, module.policy, optimizer)
         trainer.global_step = run["global_step"]

@@ -1,6 +1,5 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
-import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rence_lightning.distributed import gather, rank_and_world
+from rence_lightning.distributed import gather
 from rence_lightning.errors import UserError, call_plugin, invalid_return
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
@@ -22,8 +21,6 @@ from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare
 from rence_lightning.policy.adapters import without_adapters
 from rence_lightning.policy.load import DType
 from rence_lightning.training.strategy import FullyShardStrategy
-
-_log = logging.getLogger(__name__)
 
 
 class PolicyModule(pl.LightningModule):
@@ -73,13 +70,10 @@ class PolicyModule(pl.LightningModule):
         self.trust_region = replace(trust_region)
         self.reference = reference
         self.reference_policy = None
-        self._optimizer = optimizer
-        self._lr_scheduler = lr_scheduler
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._dtype: DType = dtype
-        self._gradient_checkpointing = gradient_checkpointing
-        self._attn_implementation = attn_implementation
-        self._lora = lora
-        self._compared = False
+        self._gradient_checkpointing, self._attn_implementation = gradient_checkpointing, attn_implementation
+        self._lora, self._compared = lora, False
 
     def configure_model(self, empty: bool = False) -> None:
         """Loads the policy into main memory; with `empty` the shapes alone, because another rank sends the weights."""
@@ -232,9 +226,7 @@ def _try_schedule(optimizer: Optimizer, scheduler: Any, updates: int) -> None:
             except ValueError as error:
                 where = f"in update {update} of the run's {updates}"
                 raise UserError(f"model: lr_scheduler: {where}: {error}; give it as many steps as updates") from error
-    if still and rank_and_world()[0] == 0:
-        _log.warning(
-            "model.lr_scheduler: the learning rate is 0 in %d of the run's %d updates, first in update %d, which "
-            "change nothing; give it as many steps as updates",
-            *(len(still), updates, still[0]),
-        )
+    if still:
+        which = f"{len(still)} of the run's {updates} updates, first in update {still[0]}"
+        advice = "they change nothing; give it as many steps as updates"
+        warnings.warn(f"model.lr_scheduler: the learning rate is 0 in {which}; {advice}", stacklevel=2)

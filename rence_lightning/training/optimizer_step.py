@@ -37,17 +37,11 @@ class OptimizerStep:
         self._fabric = fabric
         self._limit = gradient_clip_val if gradient_clip_val is not None else math.inf
         self._on_nonfinite = on_nonfinite
-        self.skipped = 0
-        self.overflowed = 0
+        self.skipped = self.overflowed = self._in_a_row = 0
         self.under_way = False
-        self._in_a_row = 0
 
     def take(
-        self,
-        optimizer: _FabricOptimizer,
-        scheduler: LRScheduler | None,
-        loss: float,
-        update: str,
+        self, optimizer: _FabricOptimizer, scheduler: LRScheduler | None, loss: float, update: str
     ) -> dict[str, float]:
         """Takes a step and frees the gradient; returns the gradient's norm before clipping, and the loss scale.
 

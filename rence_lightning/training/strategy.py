@@ -58,15 +58,9 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
     ) -> None:
         if isinstance(shard_size, int) and shard_size < 1:
             raise UserError(f"strategy: shard_size is {shard_size}; it must be >= 1")
-        super().__init__(
-            self._shard,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=sharded_checkpoint,
-        )
-        self._layers = layers
-        self._reshard_after_forward = reshard_after_forward
-        self._shard_size = shard_size
-        self._cpu_offload = cpu_offload
+        super().__init__(self._shard, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoint)
+        self._layers, self._reshard_after_forward = layers, reshard_after_forward
+        self._shard_size, self._cpu_offload = shard_size, cpu_offload
         if reduce_each_pass:
             self._backward_sync_control = _ReduceEachPass()
 

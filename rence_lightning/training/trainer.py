@@ -337,12 +337,8 @@ class Trainer:
         self.batch.figures |= self.call("on_passes_end", update)
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["responses"] = update.totals.responses
-        metrics |= self.step.take(
-            self.optimizers[0],
-            self.scheduler,
-            metrics["loss"],
-            f"iteration {self.current_epoch + 1}, update {self.global_step + 1}",
-        )
+        name = f"iteration {self.current_epoch + 1}, update {self.global_step + 1}"
+        metrics |= self.step.take(self.optimizers[0], self.scheduler, metrics["loss"], name)
         self.global_step += 1
         self.batch.updates_done.append(metrics)
         self.step.under_way = False

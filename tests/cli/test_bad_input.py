@@ -85,7 +85,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--evaluation.benchmarks={math50: null}", ["'math50' is unknown", "did you mean math500?"]),
         (
             "--data.max_prompt_tokens=3",
-            ["arithmetic: prompts: all 500 are longer than max_prompt_tokens 3"],
+            ["arithmetic: prompts: all 500 are longer than 3 tokens, the limit of data.max_prompt_tokens"],
         ),
         (f"--data.problems=[{NOWHERE}]", ["nowhere.jsonl: no such file"]),
     ],
@@ -228,7 +228,10 @@ def test_long_prompts_are_dropped_and_counted(tmp_path: Path, capfd: pytest.Capt
     options = ("--data.max_prompt_tokens=10", "--trainer.max_iterations=0", "--evaluation.every=0")
     main(fit(tmp_path, f"--data.problems={source}", *options, "--evaluation.benchmarks=null"))
     output = capfd.readouterr().out
-    assert "1 training prompts are longer than 10 tokens (data.max_prompt_tokens) and were dropped" in output
+    assert (
+        "1 training prompts are longer than 10 tokens, the limit of data.max_prompt_tokens or what the context leaves"
+        in output
+    )
 
 
 def test_an_unwritable_run_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

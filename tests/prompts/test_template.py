@@ -48,7 +48,7 @@ def test_a_chat_is_one_user_turn_with_thinking_off() -> None:
     user = PAPER_TEMPLATE.replace("{problem}", "1+1")
     expected = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     template = PromptTemplate()
-    assert template.render(tokenizer, asking("1+1")) == expected
+    assert template.render(tokenizer, [asking("1+1")])[0] == expected
     assert tokenizer.decode(encode(template, tokenizer, asking("1+1"))) == expected
 
 
@@ -67,7 +67,7 @@ def test_braces_mean_themselves_and_many_problems_are_encoded_as_each_alone(chat
     problems = [asking("1+1"), asking(PROBLEM), asking("求 π")]
     for problem, ids in zip(problems, template.encode_all(tokenizer, problems), strict=True):
         assert ids == encode(template, tokenizer, problem)
-        assert tokenizer.decode(ids) == template.render(tokenizer, problem) == rf"{problem.problem} in \boxed{{}}"
+        assert tokenizer.decode(ids) == template.render(tokenizer, [problem])[0] == rf"{problem.problem} in \boxed{{}}"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_chat_template_that_is_missing_or_refuses_is_reported() -> None:
     with pytest.raises(UserError, match="has no chat template; set the template's chat: false"):
         encode(PromptTemplate(), byte_tokenizer(), asking("1+1"))
     tokenizer = byte_tokenizer(NO_SYSTEM)
-    assert PromptTemplate("{problem}").render(tokenizer, asking("1+1")) == "1+1"
+    assert PromptTemplate("{problem}").render(tokenizer, [asking("1+1")])[0] == "1+1"
     with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):
         encode(PromptTemplate("{problem}", system="Be brief."), tokenizer, asking("1+1"))
 
@@ -98,7 +98,7 @@ def test_the_placeholder_must_occur_exactly_once(text: str) -> None:
 def test_other_arguments_leave_thinking_off() -> None:
     tokenizer = byte_tokenizer(QWEN_LIKE + "{{ effort or 'medium' }}{{ tools | length if tools }}")
     template = PromptTemplate("{problem}", arguments={"effort": "low", "tools": [{"name": "sum"}]})
-    assert template.render(tokenizer, asking("1+1")).endswith("<think>\n\n</think>\n\nlow1")
+    assert template.render(tokenizer, [asking("1+1")])[0].endswith("<think>\n\n</think>\n\nlow1")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_control_tokens_in_a_problem_are_text_and_those_of_the_template_are_toke
     ids, harmless = (encode(template, tokenizer, asking(text)) for text in (HOSTILE, "1+1"))
     added = tokenizer.added_tokens_decoder
     assert [each for each in ids if each in added] == [each for each in harmless if each in added]
-    assert tokenizer.decode(ids) == ("" if chat else "<bos>") + template.render(tokenizer, asking(HOSTILE))
+    assert tokenizer.decode(ids) == ("" if chat else "<bos>") + template.render(tokenizer, [asking(HOSTILE)])[0]
     if chat and "sanitize_control_tokens" in inspect.signature(tokenizer.apply_chat_template).parameters:
         turns = [{"role": "user", "content": HOSTILE}]
         theirs = tokenizer.apply_chat_template(
@@ -244,21 +244,25 @@ def test_an_escape_in_single_quotes_is_refused_with_the_ways_to_write_one(text: 
     ["{problem}\n", "{problem}\t", r"\nabla {problem}", r"\text{a} {problem}", r"\to {problem}", r"a \\n {problem}"],
 )
 def test_line_breaks_and_latex_commands_are_accepted(text: str) -> None:
-    assert PromptTemplate(text, chat=False).render(byte_tokenizer(), asking("1+1")) == text.replace("{problem}", "1+1")
+    assert PromptTemplate(text, chat=False).render(byte_tokenizer(), [asking("1+1")])[0] == text.replace(
+        "{problem}", "1+1"
+    )
 
 
 def test_a_problem_may_bring_its_own_turns_system_and_instructions() -> None:
     tokenizer = byte_tokenizer("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}")
     template = PromptTemplate("{problem}=?", system="Be brief.")
-    assert template.render(tokenizer, asking("1+1")) == "[system]Be brief.[user]1+1=?"
-    assert template.render(tokenizer, asking("1+1", system="Shout.")) == "[system]Shout.[user]1+1=?"
-    assert template.render(tokenizer, asking("1+1", template="Add {problem}!")) == "[system]Be brief.[user]Add 1+1!"
+    assert template.render(tokenizer, [asking("1+1")])[0] == "[system]Be brief.[user]1+1=?"
+    assert template.render(tokenizer, [asking("1+1", system="Shout.")])[0] == "[system]Shout.[user]1+1=?"
+    assert (
+        template.render(tokenizer, [asking("1+1", template="Add {problem}!")])[0] == "[system]Be brief.[user]Add 1+1!"
+    )
     turns = [{"role": role, "content": text} for role, text in (("user", "1+1"), ("assistant", "3"), ("user", "No"))]
     own = asking("1+1", messages=turns)
-    assert template.render(tokenizer, own) == "[user]1+1[assistant]3[user]No"
-    assert tokenizer.decode(encode(template, tokenizer, own)) == template.render(tokenizer, own)
+    assert template.render(tokenizer, [own])[0] == "[user]1+1[assistant]3[user]No"
+    assert tokenizer.decode(encode(template, tokenizer, own)) == template.render(tokenizer, [own])[0]
     plain = PromptTemplate("{problem}=?", chat=False)
-    assert plain.render(tokenizer, asking("1+1", template="Add {problem}!")) == "Add 1+1!"
+    assert plain.render(tokenizer, [asking("1+1", template="Add {problem}!")])[0] == "Add 1+1!"
     for refused in (own, asking("1+1", system="Shout.")):
         with pytest.raises(UserError, match="problem p: it has turns of its own, which plain text has not"):
             encode(plain, tokenizer, refused)
@@ -268,5 +272,5 @@ def test_a_problem_may_bring_its_own_turns_system_and_instructions() -> None:
 
 def test_a_chat_is_chosen_where_the_tokenizer_has_a_template() -> None:
     template = PromptTemplate("{problem}=?", chat=None)
-    assert template.render(byte_tokenizer(), asking("1+1")) == "1+1=?"
-    assert template.render(byte_tokenizer("<{{ messages[0]['content'] }}>"), asking("1+1")) == "<1+1=?>"
+    assert template.render(byte_tokenizer(), [asking("1+1")])[0] == "1+1=?"
+    assert template.render(byte_tokenizer("<{{ messages[0]['content'] }}>"), [asking("1+1")])[0] == "<1+1=?>"

@@ -66,6 +66,9 @@ class Tokenizer:
     def __len__(self) -> int:
         return 2**31
 
+    def convert_ids_to_tokens(self, number: int) -> str:
+        return str(number)
+
     def decode(self, row: Sequence[int], **_: Any) -> str:
         return str(row[-1])
 

@@ -97,7 +97,7 @@ def test_equal_rewards_are_nothing_to_learn(tmp_path: Path, caplog: pytest.LogCa
         fresh_start()
         trainer = make_trainer(tmp_path / str(warned), [Progress()], max_iterations=1)
         trainer.fit(make_module(objective=GRPO()), make_data(reward=reward, filter=NoFilter()))
-        assert ("nothing to learn, because the responses to each problem have equal rewards" in caplog.text) is warned
+        assert ("nothing to learn, because all responses to each problem have equal rewards" in caplog.text) is warned
         figures = RunRecord(tmp_path / str(warned)).values("iteration/grad_norm")
         assert all((value == 0) is warned for value in figures), figures
 

@@ -29,11 +29,7 @@ COMMANDS = {
         "evaluate a policy on benchmarks",
         "validate --config arithmetic --model.policy runs/arithmetic/hf",
     ),
-    "plan": Command(
-        "plan",
-        "say whether a run fits into memory",
-        "plan --config rence --gpu_memory 80",
-    ),
+    "plan": Command("plan", "say whether a run fits into memory", "plan --config rence --gpu_memory 80"),
     "export": Command(
         "export",
         "write a checkpoint's policy as a Hugging Face folder",

@@ -27,9 +27,9 @@ def compare_command(arguments: list[str]) -> None:
             raise UserError(f"compare: {path} is not a folder; give a run directory, or a folder in its evaluations/")
     from rich.console import Console
 
-    from rence_lightning.evaluation import compare_paths
+    from rence_lightning.evaluation import comparison, find_samples
 
-    table, differing = compare_paths(chosen.a, chosen.b)
+    table, differing = comparison(find_samples(chosen.a), find_samples(chosen.b))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for line in differing:

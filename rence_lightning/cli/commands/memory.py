@@ -122,10 +122,8 @@ class Memory:
         self.weight = BYTES[model["dtype"]]
         self.compute = 2 if trainer["precision"].endswith("-mixed") else self.weight
         self.checkpointing, self.reference = model["gradient_checkpointing"], model["reference"] is not None
-        self.prompt, self.response = (
-            data["max_prompt_tokens"] or GUESSED_PROMPT,
-            data["sampling"]["max_response_tokens"],
-        )
+        self.prompt = data["max_prompt_tokens"] or GUESSED_PROMPT
+        self.response = data["sampling"]["max_response_tokens"]
         self.sequence = self.prompt + self.response
         self.longest_group = self.prompt + data["group_size"] * self.response
         self.update_tokens = math.ceil(data["prompts_per_update"] / self.world) * self.longest_group
@@ -173,9 +171,8 @@ class Memory:
         backward += layer if self.checkpointing else 0
         most = LOGITS_PER_CHUNK_ON_GPU if self.gpu else LOGITS_PER_CHUNK
         head, chunk = shape.vocabulary * shape.hidden, 8 * min(most, tokens * shape.vocabulary)
-        projection = (
-            4 * ((self.sharded or self.weight < 4) + (not self.lora)) * head + 4 * shape.hidden * tokens + chunk
-        )
+        copies = (self.sharded or self.weight < 4) + (not self.lora)
+        projection = 4 * copies * head + 4 * shape.hidden * tokens + chunk
         within = backward * tokens + (0 if self.lora else residual * head)
         cast = c * shape.parameters if c < residual else 0
         kept = "states between layers" if self.checkpointing else "activations of all layers"

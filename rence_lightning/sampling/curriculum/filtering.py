@@ -112,9 +112,7 @@ class PositiveRatioFilter(PromptFilter):
             raise UserError(f"filter: need 0 <= t_hard < t_easy <= 1, got t_hard {t_hard} and t_easy {t_easy}")
         if not t_hard < t_master <= 1:
             raise UserError(f"filter: need t_hard < t_master <= 1, got t_hard {t_hard} and t_master {t_master}")
-        self.t_hard = t_hard
-        self.t_easy = t_easy
-        self.t_master = t_master
+        self.t_hard, self.t_easy, self.t_master = t_hard, t_easy, t_master
         self.positives: Positives = positives
 
     def judge(self, group: GradedGroup) -> FilterDecision:
