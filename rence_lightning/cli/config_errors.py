@@ -5,10 +5,12 @@ It reports all attempts to read a value of several types on a page; the innermos
 
 import inspect
 import re
+import sysconfig
+import traceback
 
 from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
 from rence_lightning.cli.settings import Settings
-from rence_lightning.errors import did_you_mean
+from rence_lightning.errors import PACKAGE, UserError, did_you_mean
 
 LONGEST = 300
 KEY = re.compile(r"""Parser key "([^"]+)":|Group '([^']+)' does not|ption '([^']+)'|^Key "([^"]+)" is required""")
@@ -17,9 +19,28 @@ FRAME = re.compile(
     r"Expected a path but|Expected a <class 'NoneType'>|Subclass types expect|a class path \(str\)|a dict "
 )
 NOISE = re.compile(
-    r"^Type typing\.Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
+    r"^Type [\w.]*Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
     r"\.* Got value: Namespace\(.*"
 )
+LIBRARIES = (
+    "<",
+    str(PACKAGE),
+    *(sysconfig.get_paths()[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+"""How the files of code that is not the user's begin."""
+
+
+def origin(error: BaseException) -> str:
+    """The end of a message: the line of the user's code that raised the error, or its cause; empty if none did."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(LIBRARIES)]
+    place = (frames[-1].filename, frames[-1].lineno, frames[-1].line) if frames else None
+    if isinstance(error, SyntaxError):  # raised by the import of the file that it is about
+        place = (str(error.filename), error.lineno, (error.text or "").strip())
+    if place is None or isinstance(error, UserError):
+        return ""
+    return f" ({type(error).__name__} in {place[0]}, line {place[1]}: {place[2]})"
 
 
 def explain(message: str, settings: Settings) -> str:

@@ -1,6 +1,7 @@
 """Bad input ends with one line that names the key or file and the fix, and with exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,50 @@ def test_a_wrong_option_names_itself_and_the_fix(
     for word in words:
         assert word in error
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("checkpoints")), "nothing was trained"
+
+
+@pytest.mark.parametrize(
+    ("lines", "option", "words"),
+    [
+        (
+            ["", "RATE = 1 / 0"],
+            "--data.reward=NAME.x",
+            "division by zero (ZeroDivisionError in FILE, line 2: RATE = 1 / 0)",
+        ),
+        (["", "RATE = 1 / 0"], "--data.problems=[NAME.x]", "ZeroDivisionError in FILE, line 2: RATE = 1 / 0)"),
+        (
+            ["", "RATE = 1 / 0"],
+            "--trainer.callbacks=[NAME.X]",
+            "trainer.callbacks: division by zero (ZeroDivisionError",
+        ),
+        (
+            ["import no_such_library"],
+            "--data.reward=NAME.x",
+            "No module named 'no_such_library' (ModuleNotFoundError in FILE, line 1: import no_such_library)",
+        ),
+        (
+            ["import no_such_library"],
+            "--data.reward={class_path: FunctionReward, init_args: {function: NAME.x}}",
+            "No module named 'no_such_library'. Got value: NAME.x (ModuleNotFoundError in FILE, line 1: ",
+        ),
+        (["def x(problem)", "    return 1"], "--data.reward=NAME.x", "(SyntaxError in FILE, line 1: def x(problem))"),
+        (["from pathlib import Pth"], "--data.reward=NAME.x", "(ImportError in FILE, line 1: from pathlib import Pth)"),
+    ],
+)
+def test_an_error_while_a_module_is_imported_names_its_line(
+    lines: list[str],
+    option: str,
+    words: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / f"own_{tmp_path.name}.py"
+    file.write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {"NAME": file.stem, "FILE": str(file)}
+    option, words = (re.sub("NAME|FILE", lambda found: names[found[0]], text) for text in (option, words))
+    assert words in error_of(capfd, *fit(tmp_path, option))
 
 
 FILTER = "rence_lightning.sampling.PositiveRatioFilter"
