@@ -80,8 +80,8 @@ class Progress(Callback):
 
     def on_already_finished(self, trainer: Trainer, module: PolicyModule) -> None:
         self._say(
-            f"{trainer.session.resumed_from} has all {trainer.max_iterations} iterations of the run: nothing is left "
-            "to train; raise trainer.max_iterations to continue it"
+            f"{trainer.session.resumed_from} has {trainer.current_epoch} iterations, and trainer.max_iterations is "
+            f"{trainer.max_iterations}: nothing is left to train; raise it to continue the run"
         )
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:

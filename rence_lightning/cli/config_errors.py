@@ -8,11 +8,20 @@ import re
 import sysconfig
 import traceback
 
-from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
+from rence_lightning.cli.keys import exported_classes, find_class, fitting_classes, missing_methods
 from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import PACKAGE, UserError, did_you_mean
 
 LONGEST = 300
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+    "dict": "settings (KEY: VALUE)",
+}
+"""Types of settings, as messages call them."""
 KEY = re.compile(r"""Parser key "([^"]+)":|Group '([^']+)' does not|ption '([^']+)'|^Key "([^"]+)" is required""")
 FRAME = re.compile(
     r"$|Parser key \"[^\"]+\":$|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|"
@@ -47,6 +56,12 @@ def explain(message: str, settings: Settings) -> str:
     """The one line that tells what a message of jsonargparse reports on settings."""
     found = [next(filter(None, groups)) for line in message.splitlines() for groups in KEY.findall(line.strip("- "))]
     key, text = ".".join(dict.fromkeys(found)), _telling_line(message)
+    if unknown := re.fullmatch(r"Expected a dot import path string: (\w+)(?: \(did you mean \w+\?\))?", text):
+        fitting = fitting_classes(key)
+        choice = f" (choose from {', '.join(fitting)}, or give an import path)" if fitting else ""
+        near = did_you_mean(unknown[1], fitting or exported_classes())
+        text = f"there is no such class: {unknown[1]}{near or choice}"
+    text = re.sub(r"Expected a <class '(\w+)'>", lambda found: f"expected {WORDS.get(found[1], found[1])}", text)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return settings.where(key) + (f"{key}: {text}" if key else text)
 

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rence_lightning.cli.arguments import PROGRAM, hide_bars_in_files, with_examples
 from rence_lightning.cli.config_errors import explain, origin
-from rence_lightning.cli.keys import CLASSES, class_list, key_hint, known_keys
+from rence_lightning.cli.keys import CLASSES, class_list, groups, key_hint, known_keys
 from rence_lightning.cli.merging import merged
 from rence_lightning.cli.settings import CALLBACKS, Settings, known_names
 from rence_lightning.cli.written import written
@@ -158,6 +158,9 @@ class CLI(LightningCLI):
     def _print_help(self, parser: LightningArgumentParser, key: str, named: str) -> None:
         if not key:
             parser.print_help()
+        elif key in groups():
+            listed = (f"  --{each}" for each in known_keys() if each.startswith(f"{key}."))
+            print("\n".join([f"keys of {key} (--help explains them):", *listed]))
         elif key not in known_keys():
             raise UserError(f"there is no key {key}{key_hint(key)}")
         elif not named:

@@ -32,7 +32,7 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     Args:
         ckpt_path: `last` or `best` (of the newest run named `wanted` that has one), a checkpoint folder, or a run
             directory (its last).
-        wanted: The configured run directory.
+        wanted: The configured run directory; `Path()` where none is, and a path is all that can be given.
 
     Raises:
         UserError: There is no such checkpoint.
@@ -48,9 +48,8 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     for candidate in (path, path / CHECKPOINTS / "last"):
         if (candidate / "state").exists():
             return candidate.resolve()
-    raise UserError(
-        f"ckpt_path: {path} is not a checkpoint: give 'last', 'best', a run directory or a checkpoint in it"
-    )
+    before, names = ("ckpt_path: ", "'last', 'best', ") if wanted.name else ("", "")
+    raise UserError(f"{before}{path} is not a checkpoint: give {names}a run directory or a checkpoint in it")
 
 
 class Resumption(NamedTuple):
