@@ -48,9 +48,8 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     for candidate in (path, path / CHECKPOINTS / "last"):
         if (candidate / "state").exists():
             return candidate.resolve()
-    raise UserError(
-        f"ckpt_path: {path} is not a checkpoint: give 'last', 'best', a run directory or a checkpoint in it"
-    )
+    before, names = ("ckpt_path: ", "'last', 'best', ") if wanted.name else ("", "")
+    raise UserError(f"{before}{path} is not a checkpoint: give {names}a run directory or a checkpoint in it")
 
 
 class Resumption(NamedTuple):
