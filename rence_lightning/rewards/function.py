@@ -30,10 +30,10 @@ class FunctionReward(Reward):
         concurrency: Number of responses that are graded at a time, of any groups (default: 64 for an `async def`, else
             1). Above 1, an ordinary function runs in that many threads: it must be safe there, and gains only where it
             waits for a server or a program.
-        timeout: Seconds for a response, for an `async def` (default: no limit). An ordinary function cannot be stopped
-            from outside and sets the limits of its own calls.
+        time_limit: Seconds for a response, for an `async def` (default: no limit). An ordinary function cannot be
+            stopped from outside and limits its own calls.
         retries: Number of further attempts at a response that failed: the function raised an error, took longer than
-            `timeout`, or returned no reward (NaN, None, 2.0).
+            `time_limit`, or returned no reward (NaN, None, 2.0).
         on_failure: Reward of a response that failed in all attempts, which is not correct;
             `rollouts/reward_failures` counts these (default: a failure ends the run).
 
@@ -47,7 +47,7 @@ class FunctionReward(Reward):
         function: Callable[[Response], Any],
         correct_from: float = 1.0,
         concurrency: int | None = None,
-        timeout: float | None = None,
+        time_limit: float | None = None,
         retries: int = 0,
         on_failure: float | None = None,
     ) -> None:
@@ -69,12 +69,12 @@ class FunctionReward(Reward):
                 f"reward: concurrency is {self.concurrency}, retries {retries} and on_failure {on_failure}; they must "
                 "be >= 1, >= 0, and from 0 to 1 or null"
             )
-        if timeout is not None and not (self._waits and timeout > 0):
+        if time_limit is not None and not (self._waits and time_limit > 0):
             raise UserError(
-                f"reward: timeout is {timeout}; it must be above 0, and {_name(function)} an async def: an ordinary "
-                "function cannot be stopped, so give its own calls a limit, as in urlopen(..., timeout=10)"
+                f"reward: time_limit is {time_limit}; it must be above 0, and {_name(function)} an async def: an "
+                "ordinary function cannot be stopped, so give its own calls a limit, as in urlopen(..., timeout=10)"
             )
-        self.timeout, self.retries, self.on_failure = timeout, retries, on_failure
+        self.time_limit, self.retries, self.on_failure = time_limit, retries, on_failure
         self._failures: list[bool] = []  # a list, because several threads add to it
         self._counted = 0
         self.function, self.correct_from = function, correct_from
@@ -121,12 +121,14 @@ class FunctionReward(Reward):
         doing = f"problem {response.problem.id}"
         for _ in range(self.retries + 1):
             try:
-                async with slots, asyncio.timeout(self.timeout):
+                async with slots, asyncio.timeout(self.time_limit):
                     with plugin_errors(self.function, doing):
                         value = await self.function(response)
                 return self._score_of(value, doing)
             except TimeoutError:
-                failure = PartError(f"{_name(self.function)}, {doing}: took longer than timeout, {self.timeout:g} s")
+                failure = PartError(
+                    f"{_name(self.function)}, {doing}: took longer than time_limit, {self.time_limit:g} s"
+                )
             except PartError as error:
                 failure = error
         return self._failed(failure)

@@ -55,7 +55,7 @@ def test_a_list_and_a_function_train_and_the_saved_configuration_repeats_the_run
     assert config["data"]["reward"] == {
         "class_path": "rence_lightning.rewards.FunctionReward",
         "init_args": {"function": "own_task.exact", "correct_from": 1.0, "retries": 0}
-        | dict.fromkeys(("concurrency", "timeout", "on_failure")),
+        | dict.fromkeys(("concurrency", "time_limit", "on_failure")),
     }
     assert config["data"]["problems"][0]["class_path"] == "rence_lightning.prompts.FileProblems"
     main(["fit", "--config", str(result.run_dir / "config.yaml")])

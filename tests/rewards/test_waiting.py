@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from command_line import config_of
 from graded_groups import responses_to
 
 from rence_lightning.errors import PartError, UserError
@@ -107,9 +108,11 @@ def fails_at_once(response: Response) -> Any:
     return asyncio.run(fails(response))
 
 
-@pytest.mark.parametrize("settings", [{"timeout": 0.03}, {"timeout": 0.03, "concurrency": 1}, {"concurrency": 16}, {}])
+@pytest.mark.parametrize(
+    "settings", [{"time_limit": 0.03}, {"time_limit": 0.03, "concurrency": 1}, {"concurrency": 16}, {}]
+)
 def test_failures_score_what_is_set_and_are_counted_and_said_once(settings: dict[str, Any]) -> None:
-    function = fails if "timeout" in settings else fails_at_once
+    function = fails if "time_limit" in settings else fails_at_once
     reward = FunctionReward(function, on_failure=0.25, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -126,7 +129,7 @@ def test_failures_score_what_is_set_and_are_counted_and_said_once(settings: dict
     ("text", "words"),
     [
         ("1", "raised ConnectionError: refused"),
-        ("2", "took longer than timeout, 0.03 s"),
+        ("2", "took longer than time_limit, 0.03 s"),
         ("3", r"fails \(.*test_waiting.py:\d+\), problem p: returned nan; expected a number"),
         ("4", r"fails \(.*test_waiting.py:\d+\), problem p: returned Score\(reward=nan"),
     ],
@@ -143,7 +146,7 @@ def test_without_that_setting_a_failure_is_an_error_that_ends_the_other_calls(te
 
     async def score() -> None:
         with pytest.raises(PartError, match=rf"fails.*, problem p: .*{words}|{words}") as caught:
-            await FunctionReward(judge, timeout=0.03 if text == "2" else None).score_async(responses)
+            await FunctionReward(judge, time_limit=0.03 if text == "2" else None).score_async(responses)
         await asyncio.sleep(0)
         assert sorted(ended) == sorted(response.text for response in responses)
         if text == "1":
@@ -179,9 +182,9 @@ def test_a_failed_response_is_tried_again(retries: int, failures: int, concurren
         ({"retries": -1}, "retries -1"),
         ({"on_failure": 1.5}, "on_failure 1.5; they must"),
         ({"on_failure": float("nan")}, "on_failure nan"),
-        ({"timeout": 0.0}, "timeout is 0.0; it must be above 0"),
+        ({"time_limit": 0.0}, "time_limit is 0.0; it must be above 0"),
         (
-            {"function": fails_at_once, "timeout": 1.0},
+            {"function": fails_at_once, "time_limit": 1.0},
             "fails_at_once an async def: an ordinary function cannot be stopped",
         ),
     ],
@@ -189,6 +192,17 @@ def test_a_failed_response_is_tried_again(retries: int, failures: int, concurren
 def test_settings_are_checked(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         FunctionReward(**{"function": fails, **settings})
+
+
+@pytest.mark.parametrize("default", ["MathReward", "GymReward", "LastNumberReward"])
+def test_a_configuration_takes_no_setting_of_the_reward_that_it_replaces(default: str) -> None:
+    """The parser keeps settings of a replaced class whose names the new class has."""
+    function = f"--data.reward.init_args.function={__name__}.fails"
+    config = config_of(
+        "fit", "--config=arithmetic", f"--data.reward={default}", "--data.reward=FunctionReward", function
+    )
+    given = config["data"]["reward"]["init_args"]
+    assert {given[name] for name in ("concurrency", "time_limit", "on_failure")} == {None} and given["retries"] == 0
 
 
 def test_parts_of_a_combined_reward_may_wait() -> None:
