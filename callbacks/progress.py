@@ -80,8 +80,8 @@ class Progress(Callback):
 
     def on_already_finished(self, trainer: Trainer, module: PolicyModule) -> None:
         self._say(
-            f"{trainer.session.resumed_from} has all {trainer.max_iterations} iterations of the run: nothing is left "
-            "to train; raise trainer.max_iterations to continue it"
+            f"{trainer.session.resumed_from} has {trainer.current_epoch} iterations, and trainer.max_iterations is "
+            f"{trainer.max_iterations}: nothing is left to train; raise it to continue the run"
         )
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
@@ -229,12 +229,12 @@ class Progress(Callback):
 def _before_and_after(evaluation: Evaluation) -> list[str]:
     """The change since the run's first evaluation, one line for each benchmark that both have."""
     first, last = evaluation.first or {}, evaluation.results
+    spread = "; std over repeats {:.1%} and {:.1%}" if evaluation.repeats > 1 else ""
     return [
-        f"{name}: sampled pass@1 {first[name]['avg']:.1%} -> {last[name]['avg']:.1%} "
-        f"(avg@{evaluation.repeats} at temperature {evaluation.temperature:g}, {last[name]['problems']:.0f} problems; "
-        f"std over repeats {first[name]['std']:.1%} and {last[name]['std']:.1%})"
-        for name in last
-        if name in first
+        f"{name}: sampled pass@1 {first[name]['avg']:.1%} -> {last[name]['avg']:.1%} (avg@{evaluation.repeats} at "
+        f"temperature {evaluation.temperature:g}, {last[name]['problems']:.0f} problems"
+        f"{spread.format(first[name]['std'], last[name]['std'])})"
+        for name in filter(first.__contains__, last)
     ]
 
 

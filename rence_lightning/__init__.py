@@ -6,6 +6,7 @@ Importing the package is cheap on purpose (no torch): the reward workers import 
 `__all__` are imported when they are first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from rence_lightning.rewards import Response, Score
 
 __version__ = VERSION
+
+# OpenMP reads it when torch is loaded. Threads that spin while they wait take the cores from other jobs, and from one
+# another: beside a busy job an iteration takes three times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _ROOMS = {
     "Problem": "parts",

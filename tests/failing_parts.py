@@ -76,9 +76,6 @@ class Failing(Callback):
     def on_rollouts_end(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
         self.at("callback")
 
-    def on_save_checkpoint(self, trainer: Trainer, module: PolicyModule, checkpoint: dict[str, Any]) -> None:
-        self.at("save")
-
     def state_dict(self) -> dict[str, Any]:
         self.at("save")
         return {}

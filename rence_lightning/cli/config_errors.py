@@ -5,27 +5,63 @@ It reports all attempts to read a value of several types on a page; the innermos
 
 import inspect
 import re
+import sysconfig
+import traceback
 
-from rence_lightning.cli.keys import exported_classes, find_class, missing_methods
+from rence_lightning.cli.keys import exported_classes, find_class, fitting_classes, missing_methods
 from rence_lightning.cli.settings import Settings
-from rence_lightning.errors import did_you_mean
+from rence_lightning.errors import PACKAGE, UserError, did_you_mean
 
 LONGEST = 300
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+    "dict": "settings (KEY: VALUE)",
+}
+"""Types of settings, as messages call them."""
 KEY = re.compile(r"""Parser key "([^"]+)":|Group '([^']+)' does not|ption '([^']+)'|^Key "([^"]+)" is required""")
 FRAME = re.compile(
     r"$|Parser key \"[^\"]+\":$|Problem with given class_path|Does not validate|Subtypes:|Errors:|Given value|"
     r"Expected a path but|Expected a <class 'NoneType'>|Subclass types expect|a class path \(str\)|a dict "
 )
 NOISE = re.compile(
-    r"^Type typing\.Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
+    r"^Type [\w.]*Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
     r"\.* Got value: Namespace\(.*"
 )
+LIBRARIES = (
+    "<",
+    str(PACKAGE),
+    *(sysconfig.get_paths()[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+"""How the files of code that is not the user's begin."""
+
+
+def origin(error: BaseException) -> str:
+    """The end of a message: the line of the user's code that raised the error, or its cause; empty if none did."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(LIBRARIES)]
+    place = (frames[-1].filename, frames[-1].lineno, frames[-1].line) if frames else None
+    if isinstance(error, SyntaxError):  # raised by the import of the file that it is about
+        place = (str(error.filename), error.lineno, (error.text or "").strip())
+    if place is None or isinstance(error, UserError):
+        return ""
+    return f" ({type(error).__name__} in {place[0]}, line {place[1]}: {place[2]})"
 
 
 def explain(message: str, settings: Settings) -> str:
     """The one line that tells what a message of jsonargparse reports on settings."""
     found = [next(filter(None, groups)) for line in message.splitlines() for groups in KEY.findall(line.strip("- "))]
     key, text = ".".join(dict.fromkeys(found)), _telling_line(message)
+    if unknown := re.fullmatch(r"Expected a dot import path string: (\w+)(?: \(did you mean \w+\?\))?", text):
+        fitting = fitting_classes(key)
+        choice = f" (choose from {', '.join(fitting)}, or give an import path)" if fitting else ""
+        near = did_you_mean(unknown[1], fitting or exported_classes())
+        text = f"there is no such class: {unknown[1]}{near or choice}"
+    text = re.sub(r"Expected a <class '(\w+)'>", lambda found: f"expected {WORDS.get(found[1], found[1])}", text)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return settings.where(key) + (f"{key}: {text}" if key else text)
 

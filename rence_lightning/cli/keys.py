@@ -96,11 +96,16 @@ def find_class(name: Any) -> Any:
 
 def class_list(key: str) -> str:
     """The classes that may stand at a key, each with the first line of its docstring, as a text to print."""
-    classes = {name: kind for base in bases(known_keys()[key]) for name, kind in _fitting(base).items()}
+    classes = fitting_classes(key)
     width = max(map(len, classes), default=0)
     lines = [f"  {name:<{width}}  {(inspect.getdoc(kind) or '').splitlines()[0]}" for name, kind in classes.items()]
     end = f"--{key}.help CLASS explains the settings of one. A class of your own is named by its import path:"
     return "\n".join([f"classes for --{key}:", *(lines or ["  none"]), "", end, f"--{key} my_module.MyClass"])
+
+
+def fitting_classes(key: str) -> dict[str, type]:
+    """The public classes that may stand at a key, by name; none where the key is that of no part."""
+    return {name: kind for base in bases(known_keys().get(key)) for name, kind in _fitting(base).items()}
 
 
 def bases(hint: Any) -> Iterator[type]:

@@ -12,8 +12,8 @@ from jsonargparse import ArgumentError, DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rence_lightning.cli.arguments import PROGRAM, hide_bars_in_files, with_examples
-from rence_lightning.cli.config_errors import explain
-from rence_lightning.cli.keys import CLASSES, class_list, key_hint, known_keys
+from rence_lightning.cli.config_errors import explain, origin
+from rence_lightning.cli.keys import CLASSES, class_list, groups, key_hint, known_keys
 from rence_lightning.cli.merging import merged
 from rence_lightning.cli.settings import CALLBACKS, Settings, known_names
 from rence_lightning.cli.written import written
@@ -145,8 +145,11 @@ class CLI(LightningCLI):
             if self._settings.help is not None:
                 self._print_help(parser, *self._settings.help)
             self.config = parser.parse_object(merged(self._settings, parser.get_defaults().as_dict()))
-        except ArgumentError as error:
-            raise UserError(explain(str(error), self._settings)) from error
+        except Exception as error:
+            place = origin(error)  # where a module of the user fails while it is imported
+            if not place and not isinstance(error, ArgumentError):
+                raise
+            raise UserError(explain(str(error), self._settings) + place) from error
         self.config_yaml, self.unnamed = written(self.config)
         if self._settings.print_config:
             print(self.config_yaml, end="")
@@ -155,6 +158,9 @@ class CLI(LightningCLI):
     def _print_help(self, parser: LightningArgumentParser, key: str, named: str) -> None:
         if not key:
             parser.print_help()
+        elif key in groups():
+            listed = (f"  --{each}" for each in known_keys() if each.startswith(f"{key}."))
+            print("\n".join([f"keys of {key} (--help explains them):", *listed]))
         elif key not in known_keys():
             raise UserError(f"there is no key {key}{key_hint(key)}")
         elif not named:
@@ -176,7 +182,7 @@ class CLI(LightningCLI):
         except ValueError as error:
             if "Union subtypes" not in str(error):  # jsonargparse's report of what the constructor of a part raised
                 raise
-            raise UserError(explain(str(error), self._settings)) from error
+            raise UserError(explain(str(error), self._settings) + origin(error)) from error
         self.trainer.session.config_yaml = self.config_yaml
 
 

@@ -28,12 +28,11 @@ class LoRA:
 
     Each adapted layer computes `W x + (alpha / r) B A x`: its weight W is frozen, A `(r, inputs)` starts at random and
     B `(outputs, r)` at zero, so that the first policy is the given one. A and B are in float32, whatever `model.dtype`.
+    There is no dropout: with it, pi_theta / pi_old would compare two random networks already at the first update.
 
     Args:
         r: Rank of the adapters.
         alpha: Numerator of their scale, alpha / r.
-        dropout: Dropout of the adapters' inputs, which must be 0: with dropout, pi_theta / pi_old would compare two
-            different random networks already at the first update.
         target_modules: Names of the linear layers to adapt, such as `q_proj`, or `all-linear` for all of them except
             the output projection.
         seed: Seed of the initial values of A, which are the same on every rank.
@@ -41,7 +40,6 @@ class LoRA:
 
     r: int = 32
     alpha: int = 32
-    dropout: float = 0.0
     target_modules: str | list[str] = ALL_LINEAR
     seed: int = 0
 
@@ -49,11 +47,6 @@ class LoRA:
         for name, value in (("r", self.r), ("alpha", self.alpha)):
             if value < 1:
                 raise UserError(f"model.lora.{name} is {value}; it must be >= 1 (the adapters' scale is alpha / r)")
-        if self.dropout:
-            raise UserError(
-                f"model.lora.dropout is {self.dropout}; it must be 0, because every score and ratio compares pi_theta "
-                "with pi_old, and with dropout the two would differ at random already at the first update"
-            )
         if not self.target_modules:
             raise UserError(f"model.lora.target_modules is empty; name linear layers, or set it to {ALL_LINEAR}")
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from rence_lightning.errors import UserError, install_extra
+from rence_lightning.errors import UserError, install_extra, one_line
 from rence_lightning.policy.adapters import LoRA, add_adapters
 from rence_lightning.policy.attention import with_parts
 from rence_lightning.policy.export import export_policy
@@ -61,9 +60,10 @@ def load_policy(
     try:
         model, report = _model(folder, AutoConfig.from_pretrained(folder), options, empty)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:  # what a wrong configuration raises is of many classes
         raise UserError(
-            f"policy: cannot load '{name}': {_reason(error)} (give a folder in the Hugging Face format, or a hub name)"
+            f"policy: cannot load '{name}': {type(error).__name__}: {one_line(error)} (give a whole folder in the "
+            "Hugging Face format, with its tokenizer, or a hub name)"
         ) from error
     _check_weights(name, model, report)
     _check_tokenizer(name, tokenizer, model)
@@ -98,6 +98,12 @@ def _check_weights(name: str, model: "PreTrainedModel", report: dict[str, Any]) 
             f"policy: '{name}' holds {weight} in the shape {tuple(stored)}, but its config.json needs {tuple(needed)}; "
             "give the configuration that belongs to the weights"
         )
+    if (unused := sorted(report.get("unexpected_keys", ()))) and "part" not in report:
+        warnings.warn(
+            f"'{name}' holds {len(unused)} weights that its config.json has no place for, and that are left out: "
+            f"{', '.join(unused[:3])}; is it the configuration that belongs to the weights?",
+            stacklevel=3,
+        )
     weights = model.named_parameters() if report else ()
     if bad := [key for key, weight in weights if not weight.sum(dtype=torch.float32).isfinite()]:
         raise UserError(f"policy: '{name}' has weights that are not finite: {', '.join(bad[:3])}; give a whole model")
@@ -107,10 +113,13 @@ def _check_tokenizer(name: str, tokenizer: "PreTrainedTokenizerBase", model: "Pr
     if not tokenizer("1").input_ids:  # the empty tokenizer of transformers, for a folder without tokenizer files
         raise UserError(f"policy: '{name}' has no tokenizer; put the model's tokenizer files into its folder")
     vocabulary = len(cast(Tensor, model.get_input_embeddings().weight))
-    if (size := tokenizer.vocab_size) > vocabulary:  # without added tokens: Gemma's for images are beyond the model
+    size = tokenizer.vocab_size  # without added tokens: Gemma's for images are beyond the model
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if size > vocabulary or any(each < vocabulary and tokenizer.convert_ids_to_tokens(each) is None for each in ends):
         raise UserError(
-            f"policy: the tokenizer of '{name}' has {size:,} tokens, but the model {vocabulary:,}; put the "
-            "model's own tokenizer files into its folder"
+            f"policy: the tokenizer of '{name}' has {size:,} tokens, but the model {vocabulary:,}, and ends texts with "
+            f"{ends}; put the model's own tokenizer files into its folder"
         )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
@@ -141,12 +150,12 @@ def _model(
         model, report = loaded
     if config is not whole:  # it is saved as the model that it is, under its own names
         config.architectures, model._weight_conversions = [type(model).__name__], None
+        report["part"] = True
+        if not empty:
+            warnings.warn(
+                f"of '{folder}', which reads more than text, the text part is trained and exported", stacklevel=3
+            )
     return model, report
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a library's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def activation_checkpointing(model: "PreTrainedModel") -> None:
@@ -209,6 +218,6 @@ def _convert_gguf(file: Path) -> Path:
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"policy: cannot read {file} as GGUF: {_reason(error)}; give another GGUF file") from error
+        raise UserError(f"policy: cannot read {file} as GGUF: {one_line(error)}; give another GGUF file") from error
     export_policy(Policy(model, tokenizer, packed=False), folder)
     return folder

@@ -42,8 +42,7 @@ class LogitTransform(NamedTuple):
         """The transform that the configuration of a model names; `Policy.check_model` finds one that it does not."""
         config, scale = config.get_text_config(), 1.0
         for name in ("logit_scale", "lm_head_multiplier", "output_multiplier"):  # Cohere, Falcon-H1, Muse
-            factor = getattr(config, name, None)
-            scale *= factor if factor and isinstance(factor, int | float) else 1.0
+            scale *= factor if isinstance(factor := getattr(config, name, 1.0), int | float) else 1.0
         if scaling := getattr(config, "logits_scaling", None):  # HyperCLOVA X multiplies where Granite divides
             scale *= scaling if config.model_type == "hyperclovax" else 1 / scaling
         caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))  # of Gemmas
@@ -168,8 +167,7 @@ class _Projection:
 
 
 def _multiplies_in_half(states: Tensor, weight: Tensor) -> bool:
-    """Whether tensor cores multiply the numbers as they are: products of 16-bit numbers are exact in float32, in which
-    they are added."""
+    """Whether tensor cores multiply 16-bit numbers as they are; the products are exact in float32, and added so."""
     return states.is_cuda and states.dtype == weight.dtype and states.dtype in (torch.bfloat16, torch.float16)
 
 

@@ -8,6 +8,7 @@ from rence_lightning.rollouts.engine import (
     SampledPolicy,
     Sampling,
     SamplingStep,
+    end_of_sequence_ids,
 )
 from rence_lightning.rollouts.transformers import TransformersEngine
 from rence_lightning.rollouts.vllm import VLLMEngine
@@ -22,4 +23,5 @@ __all__ = [
     "SamplingStep",
     "TransformersEngine",
     "VLLMEngine",
+    "end_of_sequence_ids",
 ]

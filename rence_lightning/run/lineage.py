@@ -32,7 +32,7 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
     Args:
         ckpt_path: `last` or `best` (of the newest run named `wanted` that has one), a checkpoint folder, or a run
             directory (its last).
-        wanted: The configured run directory.
+        wanted: The configured run directory; `Path()` where none is, and a path is all that can be given.
 
     Raises:
         UserError: There is no such checkpoint.

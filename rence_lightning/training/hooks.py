@@ -7,10 +7,22 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from rence_lightning.distributed import gather
-from rence_lightning.errors import UserError, call_plugin, one_line
+from rence_lightning.errors import UserError, call_plugin, did_you_mean, one_line
+
+HOOKS = (
+    *("on_fit_start", "on_train_start", "on_train_epoch_start", "on_draw", "on_tokens", "on_rollouts_end"),
+    *("on_updates_start", "on_train_batch_start", "on_passes_end", "on_train_batch_end", "on_train_epoch_end"),
+    *("on_train_end", "on_export", "on_fit_end", "on_already_finished", "on_exception"),
+    *("on_validation_start", "on_evaluate", "on_evaluation_start", "on_stale_samples", "on_evaluation_end"),
+    "on_validation_end",
+)
+"""The hooks that are called, beside `setup` and `teardown`."""
 
 LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
 """Hooks that are not called on every rank alike."""
+
+ELSEWHERE = ("on_test_", "on_predict_", "on_sanity_check_")
+"""Starts of the names of Lightning's hooks for what does not exist here, in callbacks that are used there as well."""
 
 
 class Hooks:
@@ -71,7 +83,8 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
     """Refuses what would fail in the middle of a run, or quietly do nothing; callbacks of one's own are free.
 
     Raises:
-        UserError: One of Lightning's callbacks, or a subclass of it, does not run in this loop.
+        UserError: One of Lightning's callbacks, or a subclass of it, does not run in this loop; a callback has a method
+            that looks like a hook and is never called.
     """
     for callback in callbacks:
         lightnings = {getattr(lightning_callbacks, name) for name in lightning_callbacks.__all__}
@@ -85,3 +98,13 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
         if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
             # The figures of evaluations exist after evaluations; all others exist at the end of an iteration.
             callback._check_on_train_epoch_end = not callback.monitor.startswith("evaluation/")
+        _check_names(type(callback))
+
+
+def _check_names(kind: type) -> None:
+    """Refuses a method that is named like a hook, which nothing would call; Lightning's own classes are known."""
+    own = [each for each in kind.__mro__ if not each.__module__.startswith("lightning.")]
+    for name in (name for each in own for name in vars(each) if name.startswith("on_")):
+        if name not in HOOKS and not name.startswith(ELSEWHERE):
+            hint = did_you_mean(name, HOOKS) or f" (the hooks are {', '.join(HOOKS)})"
+            raise UserError(f"trainer.callbacks: {kind.__name__}.{name} is never called: no hook has this name{hint}")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -54,6 +55,10 @@ def launch(fabric: Fabric, max_restarts: int, shutdown_timeout: int) -> None:
             f"trainer: devices is {devices}, but a notebook or an interactive session is one process; set devices to "
             "1, or write a script"
         )
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if fabric.device.type == "cpu" and devices > cores:
+        advice = f"the processes wait for one another; set trainer.devices to {cores} or fewer"
+        warnings.warn(f"trainer.devices is {devices}, but there are {cores} CPU cores: {advice}", stacklevel=2)
     raise SystemExit(_run_agent(devices, max_restarts, shutdown_timeout))
 
 

@@ -261,7 +261,7 @@ def test_a_run_is_resumed_in_place_with_the_same_list(tmp_path: Path, capfd: pyt
         ({"trainer": 3}, "trainer is 3; give a dictionary of settings"),
         ({"checkpoint": 3}, "give a dictionary of settings, or an object of Checkpoint"),
         ({"data": {"group_siz": 3}}, "fit(): there is no key data.group_siz (did you mean data.group_size?)"),
-        ({"data": {"group_size": "many"}}, "fit(): data.group_size: Expected a <class 'int'>. Got value: many"),
+        ({"data": {"group_size": "many"}}, "fit(): data.group_size: expected a whole number. Got value: many"),
         ({"data": {"group_size": 1}}, "group_size is 1; a contrast needs at least 2"),
         ({"data": {"reward": "MathReward"}, "reward": exact}, "reward is given twice, by itself and as data['reward']"),
         ({"config": None}, "fit(): give policy and problems, or a config such as config='arithmetic'"),

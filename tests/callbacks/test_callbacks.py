@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from array import array
 from datetime import timedelta
 from itertools import pairwise
@@ -28,7 +29,8 @@ from rence_lightning.objectives import MultiLabelNCE
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling.batch import IterationBatch
-from rence_lightning.training.hooks import INSTEAD, SUPPORTED
+from rence_lightning.training import hooks
+from rence_lightning.training.hooks import HOOKS, INSTEAD, SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
 
@@ -95,6 +97,35 @@ def test_a_refusal_names_what_to_use() -> None:
     }.items():
         with pytest.raises(UserError, match=words):
             Trainer(accelerator="cpu", callbacks=[callback])
+
+
+@pytest.mark.parametrize("base", [Callback, pl.Callback], ids=["own", "Lightning's"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("on_rollout_end", "Own.on_rollout_end is never called: no hook has this name (did you mean on_rollouts_end?)"),
+        ("on_before_optimizer_step", "(the hooks are on_fit_start, "),
+        ("on_rollouts_end", None),
+        ("on_test_start", None),
+        ("longest", None),
+    ],
+)
+def test_a_method_that_no_hook_is_called_is_refused(base: type, name: str, words: str | None) -> None:
+    """Also one that a class in between has: nothing would call it, and nobody would know."""
+    between = type("Between", (base,), {name: lambda self, *_: None})
+    callback = type("Own", (between,), {})()
+    if words is None:
+        assert callback in Trainer(accelerator="cpu", callbacks=[callback]).callbacks
+        return
+    with pytest.raises(UserError, match=re.escape(words)):
+        Trainer(accelerator="cpu", callbacks=[callback])
+
+
+def test_the_hooks_that_are_known_are_those_that_the_code_calls() -> None:
+    folder = Path(hooks.__file__).parents[1]
+    text = "".join(file.read_text() for room in ("training", "callbacks") for file in (folder / room).glob("*.py"))
+    called = {*re.findall(r"\bcall(?:\.after)?\((?:\w+, )?\"(on_\w+)\"", text)}
+    assert called == {*HOOKS} >= {name for name in vars(Callback) if name.startswith("on_")}
 
 
 def test_early_stopping_on_a_figure_of_rollouts_is_checked_when_the_figure_exists(tmp_path: Path) -> None:
@@ -195,7 +226,7 @@ def test_on_a_gpu_the_engine_cannot_anchor_the_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "cause"), [(-50.0, "samples from other weights"), (math.nan, "float16 overflows beyond 65504")]
+    ("value", "cause"), [(-50.0, "samples from other weights"), (math.nan, r"or float16 overflows \(nan\)")]
 )
 def test_an_engine_that_is_off_ends_the_run_and_numbers_that_are_not_finite_are_named(
     value: float, cause: str, tmp_path: Path

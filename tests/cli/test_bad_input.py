@@ -1,6 +1,7 @@
 """Bad input ends with one line that names the key or file and the fix, and with exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,13 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--trainer.max_iteration=3", ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
         ("--data.group_siz=4", ["data.group_siz", "did you mean data.group_size?"]),
         ("--trainer.max_iter=3", ["there is no option --trainer.max_iter"]),  # abbreviations are not accepted
-        ("--data.group_size=eight", ["data.group_size", "int", "eight"]),
+        ("--data.group_size=eight", ["data.group_size", "a whole number", "eight"]),
         ("--data.filter.init_args.t_esy=0.3", ["data.filter.t_esy", "PositiveRatioFilter", "did you mean t_easy?"]),
         ("--data.filtr.init_args.t_easy=0.3", ["data.filtr", "did you mean data.filter?"]),
         ("--max_iterations=3", ["--max_iterations", "did you mean trainer.max_iterations?"]),
         (
             "--model.objective.beta=high",
-            ["model.objective.beta: MultiLabelNCE: Expected a <class 'float'>. Got value: high"],
+            ["model.objective.beta: MultiLabelNCE: expected a number. Got value: high"],
         ),
         ("--model.objective.init_args.margin=adaptiv", ["model.objective.margin", "'adaptive', 'constant', 'none'"]),
         ("--model.optimizer.lrr=1", ["model.optimizer.lrr", "did you mean lr?"]),
@@ -49,7 +50,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ),
         (
             "--data.problems=ArithmeticProblems",
-            ["data.problems: Expected a <class 'list'>. Got value: ArithmeticProblems"],
+            ["data.problems: expected a list. Got value: ArithmeticProblems"],
         ),
         ("--data.problems=[FileProblems]", ["data.problems: FileProblems: the following arguments are required: path"]),
         ("--data.problems=[]", ["there are no problems"]),
@@ -57,7 +58,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--seed_everything=-1", ["seed_everything", "from 0 to 2**32 - 1, got -1"]),
         (
             "--seed_everything=x",
-            ["error: seed_everything: Expected a <class 'bool'>; Expected a <class 'int'>. Got value: x"],
+            ["error: seed_everything: expected true or false; expected a whole number. Got value: x"],
         ),
         ("--model.trust_region.estimator=k9", ["model.trust_region.estimator", "k1", "k9"]),
         ("--model.objective=rence_lightning.objectives.NoSuch", ["model.objective", "has no attribute 'NoSuch'"]),
@@ -65,6 +66,9 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
             "--model.objective=rence_lightning.sampling.PromptPool",
             ["model.objective", "does not correspond to a subclass of Objective"],
         ),
+        ("--model.objective=Nope", ["no such class: Nope (choose from ", "GRPO", "an import path"]),
+        ("--data.filter=GRPO", ["data.filter: there is no such class: GRPO (choose from ", "ZeroVarianceFilter"]),
+        ('--evaluation.benchmarks=["math500"]', ["evaluation.benchmarks: expected settings (KEY: VALUE)"]),
         ("--data.group_size=1", ["group_size is 1", "at least 2"]),
         ("--data.filter.init_args.t_easy=0.0", ["t_hard < t_easy", "t_easy 0.0"]),
         ("--data.prompts_per_update=7", ["24 is not a multiple", "24 / 7 = 3.43"]),
@@ -104,6 +108,50 @@ def test_a_wrong_option_names_itself_and_the_fix(
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("checkpoints")), "nothing was trained"
 
 
+@pytest.mark.parametrize(
+    ("lines", "option", "words"),
+    [
+        (
+            ["", "RATE = 1 / 0"],
+            "--data.reward=NAME.x",
+            "division by zero (ZeroDivisionError in FILE, line 2: RATE = 1 / 0)",
+        ),
+        (["", "RATE = 1 / 0"], "--data.problems=[NAME.x]", "ZeroDivisionError in FILE, line 2: RATE = 1 / 0)"),
+        (
+            ["", "RATE = 1 / 0"],
+            "--trainer.callbacks=[NAME.X]",
+            "trainer.callbacks: division by zero (ZeroDivisionError",
+        ),
+        (
+            ["import no_such_library"],
+            "--data.reward=NAME.x",
+            "No module named 'no_such_library' (ModuleNotFoundError in FILE, line 1: import no_such_library)",
+        ),
+        (
+            ["import no_such_library"],
+            "--data.reward={class_path: FunctionReward, init_args: {function: NAME.x}}",
+            "No module named 'no_such_library'. Got value: NAME.x (ModuleNotFoundError in FILE, line 1: ",
+        ),
+        (["def x(problem)", "    return 1"], "--data.reward=NAME.x", "(SyntaxError in FILE, line 1: def x(problem))"),
+        (["from pathlib import Pth"], "--data.reward=NAME.x", "(ImportError in FILE, line 1: from pathlib import Pth)"),
+    ],
+)
+def test_an_error_while_a_module_is_imported_names_its_line(
+    lines: list[str],
+    option: str,
+    words: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / f"own_{tmp_path.name}.py"
+    file.write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {"NAME": file.stem, "FILE": str(file)}
+    option, words = (re.sub("NAME|FILE", lambda found: names[found[0]], text) for text in (option, words))
+    assert words in error_of(capfd, *fit(tmp_path, option))
+
+
 FILTER = "rence_lightning.sampling.PositiveRatioFilter"
 
 
@@ -112,7 +160,7 @@ FILTER = "rence_lightning.sampling.PositiveRatioFilter"
     [
         ("trainer:\n  max_iteration: 3\n", 2, ["trainer.max_iteration", "did you mean trainer.max_iterations?"]),
         ("trainerr:\n  max_iterations: 3\n", 1, ["there is no key trainerr", "did you mean trainer?"]),
-        ("data:\n  group_size: eight\n", 2, ["data.group_size: Expected a <class 'int'>. Got value: eight"]),
+        ("data:\n  group_size: eight\n", 2, ["data.group_size: expected a whole number. Got value: eight"]),
         ("data:\n  sampling:\n    topp: 1\n", 3, ["data.sampling.topp", "did you mean data.sampling.top_p?"]),
         ("data:\n  filter:\n    init_args:\n      t_esy: 1\n", 4, ["data.filter.t_esy", "did you mean t_easy?"]),
         (f"data:\n  filter:\n    class_path: {FILTER}s\n", 2, ["data.filter", "did you mean PositiveRatioFilter?"]),
@@ -139,7 +187,7 @@ FILTER = "rence_lightning.sampling.PositiveRatioFilter"
         (
             "checkpoint:\n  every: ${model.policy}\n",
             2,
-            ["checkpoint.every: Expected a <class 'int'>. Got value: embedded:arithmetic"],
+            ["checkpoint.every: expected a whole number. Got value: embedded:arithmetic"],
         ),
     ],
 )
@@ -163,7 +211,7 @@ def test_a_key_required_and_set_to_null(tmp_path: Path, capfd: pytest.CaptureFix
 def test_an_option_hides_the_file_that_it_overrides(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "overlay.yaml").write_text("data:\n  group_size: 4\n")
     error = error_of(capfd, *fit(tmp_path, f"--config={tmp_path / 'overlay.yaml'}", "--data.group_size=x"))
-    assert error == "error: data.group_size: Expected a <class 'int'>. Got value: x"
+    assert error == "error: data.group_size: expected a whole number. Got value: x"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_later_files_and_options_override_and_interpolation_follows(tmp_path: Pa
         ("fit --data.reward.help", ["MathReward", "the last", "CombinedReward", "--data.reward.help CLASS"]),
         ("fit --data.engine.help", ["TransformersEngine", "VLLMEngine"]),
         ("fit --trainer.callbacks.help", ["RolloutBudget", "EarlyStopping"]),
+        ("fit --data.help", ["keys of data (--help explains them):", "--data.group_size", "--data.sampling.top_p"]),
         ("fit --model.objective.help", ["MultiLabelNCE", "DAPO"]),
     ],
 )

@@ -1,9 +1,12 @@
 """What a command loads: libraries that take seconds to import only where they are needed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from rence_lightning.evaluation import (
     Description,
@@ -63,3 +66,16 @@ def test_a_comparison_and_a_report_load_no_torch(tmp_path: Path) -> None:
     )
     assert (run / "report.html").exists()
     assert set(compared) <= {"numpy", "rich"} and set(reported) <= {"numpy", "rich", "matplotlib", "jinja2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [({}, "PASSIVE"), pytest.param({"OMP_WAIT_POLICY": "active"}, "ACTIVE", marks=pytest.mark.slow)],
+)
+def test_threads_that_wait_do_not_spin_unless_asked_to(given: dict[str, str], used: str) -> None:
+    """As the OpenMP library that torch loads says itself: threads that spin slow down every other job on the cores."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "true", **given}
+    program = "import rence_lightning.cli.main, torch"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import importlib
 import json
 import re
 import subprocess
@@ -18,10 +19,12 @@ import yaml
 from command_line import CONF, ROOT
 from graded_groups import graded, responses_to
 from safetensors.torch import load_file
+from tiny_models import EOS, tiny_policy
 
 from rence_lightning.cli.main import main
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.rewards import FunctionReward, Response, Score
+from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
 from rence_lightning.sampling import (
     DropTruncated,
     FilterDecision,
@@ -123,6 +126,54 @@ def test_a_class_of_ones_own(option: str, folder: Path) -> None:
         assert 0 < max(metrics(folder / "run")("rollouts/mismatch_abs_max")) < 1e-4
     if "objective" in option:
         assert all(0 < share < 1 for share in metrics(folder / "run")("train/share_positive"))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "ends"),
+    [
+        (Sampling(temperature=0, max_response_tokens=24), [EOS, *range(24, 40)]),
+        (Sampling(0.7, top_p=1e-6, max_response_tokens=24), [EOS, *range(24, 40)]),  # the most likely token alone
+        (Sampling(temperature=0, max_response_tokens=3), EOS),
+    ],
+    ids=["temperature 0", "tiny top_p", "truncated"],
+)
+def test_the_engine_samples_what_the_packages_own_does(sampling: Sampling, ends: Any, folder: Path) -> None:
+    """Where chance has no part: the same tokens, log-probabilities and finish reasons, whichever token ends."""
+    policy = tiny_policy("llama-untied")  # which does not repeat one token
+    policy.model.generation_config.eos_token_id = ends
+    policy.model.generation_config.repetition_penalty = 5.0  # the policy is sampled as it is
+    requests = [Request(prompt, 2, sampling, seed) for seed, prompt in enumerate([[5, 6, 7], [3, 4], [9, 10], [12]])]
+    one, other = (responses(engine, policy, requests) for engine in (own_engine(), TransformersEngine()))
+    assert [(r.token_ids, r.finish_reason) for r in one] == [(r.token_ids, r.finish_reason) for r in other]
+    for mine, built_in in zip(one, other, strict=True):
+        torch.testing.assert_close(torch.tensor(mine.log_probs), torch.tensor(built_in.log_probs), atol=1e-4, rtol=0)
+    assert {r.finish_reason for r in one} >= ({"length"} if sampling.max_response_tokens == 3 else {"stop"})
+
+
+def test_the_engine_draws_from_the_most_likely_tokens_alone(folder: Path) -> None:
+    """Against the policy's probabilities: shares of first tokens, none outside top_p, log-probabilities before it."""
+    policy, engine = tiny_policy(), own_engine()
+    sampling = Sampling(temperature=0.8, top_p=0.6, max_response_tokens=1)
+    sampled = responses(engine, policy, [Request([5, 6, 7], 2000, sampling, 0)])
+    with torch.no_grad():
+        log_probs = (policy.model(torch.tensor([[5, 6, 7]])).logits[0, -1].double() / 0.8).log_softmax(-1)
+    ordered, order = log_probs.exp().sort(descending=True)
+    inside = int((ordered.cumsum(0) < 0.6).sum()) + 1
+    counts = torch.bincount(torch.tensor([r.token_ids[0] for r in sampled]), minlength=len(log_probs))
+    assert inside > 1 and counts[order[inside:]].sum() == 0
+    expected = 2000 * ordered[:inside] / ordered[:inside].sum()
+    assert ((counts[order[:inside]] - expected).abs() < 5 * expected.sqrt()).all()
+    assert all(abs(r.log_probs[0] - float(log_probs[r.token_ids[0]])) < 1e-4 for r in sampled)
+
+
+def own_engine() -> Any:
+    return importlib.import_module("my_engine").OneByOne()
+
+
+def responses(engine: Any, policy: Any, requests: list[Request]) -> list[Rollout]:
+    engine.sync(policy)
+    groups = [group for step in engine.generate(requests) for group in step.finished]
+    return [rollout for group in sorted(groups, key=lambda group: group.index) for rollout in group.rollouts]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import re
 import runpy
+import subprocess
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_links_files_modules_and_targets_that_are_named_exist(path: Path) -> Non
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.M):
         assert target in targets, f"make {target}"
+
+
+def test_make_help_lists_every_target_that_is_explained() -> None:
+    text = (ROOT / "Makefile").read_text()
+    expected = {
+        line.partition(":")[0]: line.partition("  ## ")[2] for line in re.findall("^[a-z].*  ## .*", text, re.M)
+    }
+    command = ["make", "--no-print-directory", "help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert dict(line.split(maxsplit=1) for line in done.stdout.splitlines()) == expected and len(expected) > 15
 
 
 @pytest.mark.parametrize("page", CURRENT)

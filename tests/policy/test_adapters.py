@@ -148,7 +148,6 @@ def test_named_layers_alone_are_adapted() -> None:
     [
         ({"r": 0}, r"model.lora.r is 0; .* >= 1"),
         ({"alpha": 0}, r"model.lora.alpha is 0; .* >= 1"),
-        ({"dropout": 0.05}, r"model.lora.dropout is 0.05; it must be 0, because .* pi_old"),
         ({"target_modules": []}, r"model.lora.target_modules is empty; .*all-linear"),
         (
             {"target_modules": ["q_porj"]},

@@ -90,6 +90,8 @@ def changed(**settings: object) -> Callable[[Path], object]:
         ("model.safetensors", without_a_weight, "down_proj"),
         ("model.safetensors", with_a_nan, "not finite: model.layers.0.mlp.down_proj.weight"),
         ("config.json", changed(vocab_size=38), r"embed_tokens.weight in the shape \(30, 128\), .* needs \(38, 128\)"),
+        ("config.json", changed(hidden_act="gulu"), "cannot load .*KeyError: 'gulu'"),
+        ("config.json", changed(vocab_size="many"), "cannot load"),
         ("config.json", lambda file: file.write_text('{"model_type":'), "cannot load"),
         ("config.json", lambda file: file.write_text('{"model_type": "no_such_model"}'), "cannot load"),
         ("tokenizer*", Path.unlink, "tokenizer"),  # `transformers` makes one up that reads every text as nothing
@@ -138,6 +140,21 @@ def test_a_tokenizer_beyond_the_vocabulary_of_the_model_is_one_line(tmp_path: Pa
     assert_refused(tmp_path, "has 30 tokens, but the model 20")
 
 
+def test_a_tokenizer_without_the_end_token_of_the_model_is_one_line(tmp_path: Path) -> None:
+    """A smaller one of another model: its texts would never end."""
+    LlamaForCausalLM(LlamaConfig(**SHAPE | {"eos_token_id": 35})).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
+    assert_refused(tmp_path, r"has 30 tokens, but the model 40, and ends texts with \[35\]")
+
+
+def test_weights_beyond_the_configuration_are_said(copy: Path) -> None:
+    """They would be left out in silence, and the policy trained cut short."""
+    layers = json.loads((copy / "config.json").read_text())["num_hidden_layers"]
+    changed(num_hidden_layers=layers - 1, layer_types=["full_attention"] * (layers - 1))(copy / "config.json")
+    with pytest.warns(UserWarning, match=rf"weights that its config.json has no place for.*model.layers.{layers - 1}"):
+        load_policy(str(copy))
+
+
 def test_noise_in_training_is_switched_off_in_all_parts_of_a_model(tmp_path: Path) -> None:
     kinds = {
         "attention_dropout": MixtralConfig(**SHAPE, num_local_experts=2, attention_dropout=0.1),
@@ -169,7 +186,8 @@ def test_of_a_model_that_reads_images_the_text_part_is_loaded(tmp_path: Path) ->
     whole = Gemma3ForConditionalGeneration(config).eval()
     whole.save_pretrained(tmp_path / "whole")
     AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path / "whole")
-    policy = load_policy(str(tmp_path / "whole"))
+    with pytest.warns(UserWarning, match="the text part is trained and exported"):
+        policy = load_policy(str(tmp_path / "whole"))
     assert type(policy.model).__name__ == "Gemma3ForCausalLM"
     input_ids = torch.arange(3, 30).view(3, 9)
     expected = whole(input_ids).logits

@@ -201,8 +201,8 @@ def test_what_was_sampled_is_counted(copy: Path) -> None:
     account["contamination"] = {"math500": {"problems": 2}}
     (copy / "training_problems.json").write_text(json.dumps(account))
     assert problems_kept(RunRecord(copy)) == (
-        "1,985 of 2,000 training problems were kept; left out were 7 duplicates, 3 found in a benchmark, 5 longer than "
-        "data.max_prompt_tokens. 2 benchmark problems were found among all."
+        "1,985 of 2,000 training problems were kept; left out were 7 duplicates, 3 found in a benchmark, 5 too long "
+        "for data.max_prompt_tokens or the context. 2 benchmark problems were found among all."
     )
 
 

@@ -96,7 +96,7 @@ def fail_on_rank_zero(rank: int, sharded: bool, folder: Path) -> None:
     if rank == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     with pytest.raises(CheckpointError, match="iteration-0002: "):
-        save_checkpoint(fabric, folder, module, optimizer, {}, SavedAt("run", 2, 0, 4), None)
+        save_checkpoint(fabric, folder, module, optimizer, {}, {}, SavedAt("run", 2, 0, 4), None)
     assert not folder.exists()
 
 

@@ -107,6 +107,8 @@ def test_a_path_may_be_a_checkpoint_or_a_run(tmp_path: Path) -> None:
     assert find_checkpoint(str(run.directory), tmp_path / "other") == run.checkpoints[0]
     with pytest.raises(UserError, match="is not a checkpoint"):
         find_checkpoint(str(tmp_path / "nowhere"), tmp_path / "other")
+    with pytest.raises(UserError, match=r"^\S+nowhere is not a checkpoint: give a run directory"):  # of `export`
+        find_checkpoint(str(tmp_path / "nowhere"), Path())
 
 
 def test_an_incomplete_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_finished_run_prints_that_and_changes_no_file(tmp_path: Path, capsys: 
     before = contents(tmp_path)
     capsys.readouterr()
     run(tmp_path / "run", 2, ckpt_path="last")
-    assert "has all 2 iterations of the run: nothing is left to train; raise trainer.max_iterations" in (
+    assert "has 2 iterations, and trainer.max_iterations is 2: nothing is left to train; raise it to continue" in (
         capsys.readouterr().out
     )
     assert contents(tmp_path) == before

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 import torture
 
+from rence_lightning.training import launch as launching
+from rence_lightning.training.fabric import make_fabric
+
 KINDS = ("UserError", "OutOfMemoryError", "AssertionError", "UnknownError")
 PLACES = ("build", "sync", "generate", "reward", "filter", "update", "save", "callback")
 SAVED = ("generate", "reward", "filter", "callback")
@@ -132,6 +135,20 @@ def test_a_command_is_started_on_each_device_and_again_after_a_kill(
     done = subprocess.run(command, cwd=tmp_path, input=SCRIPT, capture_output=True, text=True, check=False)
     assert done.returncode == code and words in done.stderr, done.stderr
     assert done.stdout == 2 * "started again\n" * (code == 0)
+
+
+@pytest.mark.parametrize(("devices", "warned"), [(2, 0), (7, 1)])
+def test_more_processes_than_cores_are_a_warning(
+    devices: int, warned: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(launching, "_has_command", lambda: True)
+    monkeypatch.setattr(launching, "_run_agent", lambda *_: 0)
+    with pytest.raises(SystemExit):
+        launching.launch(make_fabric("cpu", devices, 1, "auto", "32-true"), 0, 30)
+    said = [str(each.message) for each in recwarn if "CPU cores" in str(each.message)]
+    text = "trainer.devices is 7, but there are 2 CPU cores: the processes wait for one another; "
+    assert said == [f"{text}set trainer.devices to 2 or fewer"] * warned
 
 
 LOOP = """
