@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
@@ -135,8 +136,15 @@ def one_line(error: BaseException) -> str:
 def call_plugin(part: object, doing: str, work: Callable[[], T]) -> T:
     """Calls `work`, which calls a part that the configuration names; `doing` describes it in messages, such as
     `score(), problem math500/3`. Raises `PartError` for an error that is not one of this project's."""
-    try:
+    with plugin_errors(part, doing):
         return work()
+
+
+@contextmanager
+def plugin_errors(part: object, doing: str) -> Iterator[None]:
+    """What `call_plugin` does with errors, for code that awaits the part."""
+    try:
+        yield
     except (Exception, SystemExit) as error:
         if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError":
             raise

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rence_lightning.errors import UserError
 from rence_lightning.rewards.reward import Response, Reward, Score
+from rence_lightning.rewards.waiting import scores_by, without_loop
 
 
 class CombinedReward(Reward):
@@ -36,8 +37,13 @@ class CombinedReward(Reward):
         self.rewards, self.weights = rewards, weights
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
+        return without_loop(self.score_async(responses))
+
+    async def score_async(self, responses: Sequence[Response]) -> list[Score]:
+        """Scores responses as `score` does, by one reward after the other; while one waits, other groups are scored."""
         combined = []
-        for scores in zip(*(reward.score(responses) for reward in self.rewards.values()), strict=True):
+        columns = [await scores_by(reward, responses) for reward in self.rewards.values()]
+        for scores in zip(*columns, strict=True):
             parts = {name: score.reward for name, score in zip(self.rewards, scores, strict=True)}
             total = sum(self.weights[name] * value for name, value in parts.items())
             combined.append(Score(total, scores[0].correct, scores[0].answer, parts))

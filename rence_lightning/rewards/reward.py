@@ -62,7 +62,8 @@ class Reward(Configurable, ABC):
     """Scores responses; subclass it and name the class in a configuration to train on another reward.
 
     It is called on a background thread while the engine samples, one call at a time, and must use neither signal
-    handlers nor CUDA. Where one function of one response is enough, `FunctionReward` needs no class.
+    handlers nor CUDA. A `score` that is an `async def` is called for all groups that are ready. Where one function of
+    one response is enough, `FunctionReward` needs no class.
     """
 
     @abstractmethod

@@ -1,10 +1,11 @@
 """The part of a draw that one rank samples and grades: requests to the engine, and the groups that come of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep
 from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.sampling.cutoff import Cutoff
+from rence_lightning.sampling.grading import GradingThread
 from rence_lightning.sampling.groups import Group
 
 OnTokens = Callable[[int, int], None]
@@ -34,7 +36,8 @@ class LocalDraw:
         prompts: Prompts by position in the draw, ascending.
         requests: Request of each prompt, in the same order and all with the same group size.
         cutoff: Last position that can count; it moves as groups are kept.
-        grade: Function that makes a group of a prompt and its rollouts; called on a background thread.
+        grade: Function that makes a group of a prompt and its rollouts.
+        grading: Thread on which it runs; where it waits, other groups are graded.
         on_tokens: Function that is told of progress.
         vocabulary: Number of token ids that the policy has.
 
@@ -50,7 +53,8 @@ class LocalDraw:
         prompts: dict[int, Prompt],
         requests: Sequence[Request],
         cutoff: Cutoff,
-        grade: Callable[[Prompt, list[Rollout]], Group],
+        grade: Callable[[Prompt, list[Rollout]], Coroutine[Any, Any, Group]],
+        grading: GradingThread,
         on_tokens: OnTokens,
         vocabulary: int,
     ) -> None:
@@ -59,16 +63,15 @@ class LocalDraw:
         self._positions = list(prompts)
         self._requests = requests
         self._cutoff = cutoff
-        self._grade = grade
+        self._grade, self._grading = grade, grading
         self._on_tokens, self._vocabulary = on_tokens, vocabulary
         self._group_size = requests[0].group_size if requests else 0
         self.responses_begun = self._taken = 0  # number of requests that the engine has taken
         self._open: set[int] = set()  # numbers of those that are not finished
         self._ended = 0  # number of responses that have ended
-        self._ungraded: set[int] = set()  # positions of finished groups
+        self._ungraded: dict[int, Future[Group]] = {}  # by the positions of finished groups
         self._newly_graded: SimpleQueue[tuple[int, Future[Group]]] = SimpleQueue()
         self._groups: dict[int, Group] = {}  # graded groups by position
-        self._grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grading")
         self.tail_seconds = 0.0
         self._tail_measured: float | None = None  # time up to which it is measured, None before the last request
         self._running, self._peak = 0, 1
@@ -90,7 +93,7 @@ class LocalDraw:
                 self._on_tokens(0, 0)
             self._measure_tail(0)
         finally:
-            self._grader.shutdown(wait=False, cancel_futures=True)  # a group that is being graded goes on to its end
+            self._cancel_grading(-1)
 
     def _sample(self) -> None:
         generate, cancelled = self._engine.generate, _Cancelled(self)
@@ -144,9 +147,13 @@ class LocalDraw:
         _check_rollouts(self._engine, prompt, group.rollouts, self._group_size, self._vocabulary)
         self._open.remove(group.index)
         if not self.is_cancelled(group.index):
-            self._ungraded.add(position)
-            future = self._grader.submit(self._grade, prompt, group.rollouts)
+            self._ungraded[position] = future = self._grading.submit(self._grade(prompt, group.rollouts))
             future.add_done_callback(lambda done: self._newly_graded.put((position, done)))
+
+    def _cancel_grading(self, last: int) -> None:
+        """Ends the grading of the groups after a position; a reward in a thread goes on to its end."""
+        for position in [position for position in self._ungraded if position > last]:
+            self._ungraded.pop(position).cancel()
 
     def _collect(self, seconds: float = 0.0) -> None:
         """Takes the groups that were graded; waits up to `seconds` for the first of them."""
@@ -156,11 +163,13 @@ class LocalDraw:
             except Empty:
                 break
             seconds = 0.0
-            self._ungraded.remove(position)
+            if self._ungraded.pop(position, None) is None:  # cancelled
+                continue
             self._groups[position] = group = graded.result()
             if group.outcome is Outcome.KEPT:
                 self._cutoff.keep(position)
         self._cutoff.look()
+        self._cancel_grading(self._cutoff.last)
 
     def _measure_tail(self, running: int) -> None:
         """Adds the time since the last call in which places were free; then, `running` responses are sampled."""

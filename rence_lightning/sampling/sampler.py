@@ -13,6 +13,7 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Reward
 from rence_lightning.rollouts import Request, Rollout, RolloutEngine, Sampling
 from rence_lightning.sampling.cutoff import Cutoff
+from rence_lightning.sampling.grading import GradingThread
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.local_draw import LocalDraw, OnTokens
 from rence_lightning.sampling.scoring import responses_of, scores_of
@@ -39,6 +40,13 @@ class RolloutSampler:
         self._reward = reward
         self._policy = policy
         self._draws = 0
+        self._grading: GradingThread | None = None
+
+    def close(self) -> None:
+        """Ends the grading thread, which starts again when it is needed."""
+        if self._grading is not None:
+            self._grading.close()
+            self._grading = None
 
     def check(self) -> None:
         """Lets the engine refuse the policy, if it has a method for it."""
@@ -89,9 +97,9 @@ class RolloutSampler:
             PartError: The engine, the reward or `graded` raised an error, or returned something invalid.
         """
 
-        def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
+        async def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
             responses = responses_of(self._policy.tokenizer, prompt, rollouts)
-            scores, texts = scores_of(self._reward, responses), [response.text for response in responses]
+            scores, texts = await scores_of(self._reward, responses), [response.text for response in responses]
             seed = seed_of(f"{stream(prompt)}, objective", prompt.problem.id)
             group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
             if graded is not None:
@@ -108,7 +116,8 @@ class RolloutSampler:
         cutoff = Cutoff(len(prompts), wanted, topic=f"draw {self._draws}")
         vocabulary = self._policy.model.config.get_text_config().vocab_size
         progress = on_tokens or (lambda responses, tokens: None)
-        local = LocalDraw(self._engine, mine, requests, cutoff, grade, progress, vocabulary)
+        self._grading = self._grading or GradingThread()
+        local = LocalDraw(self._engine, mine, requests, cutoff, grade, self._grading, progress, vocabulary)
         local.sample()
         return _gathered(local, cutoff, prompts, group_size)
 

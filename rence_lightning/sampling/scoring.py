@@ -8,10 +8,11 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from rence_lightning.errors import call_plugin, invalid_return
+from rence_lightning.errors import invalid_return, plugin_errors
 from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import FunctionReward, Response, Reward, Score
 from rence_lightning.rewards.reward import DECIMALS
+from rence_lightning.rewards.waiting import scores_by
 from rence_lightning.rollouts import Rollout
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -45,14 +46,15 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_t
     return "".join(parts)
 
 
-def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
+async def scores_of(reward: Reward, responses: list[Response]) -> list[Score]:
     """The scores of the responses to one problem.
 
     Raises:
         PartError: The reward raised an error or returned something invalid.
     """
     doing = f"score(), problem {responses[0].problem.id}"
-    scores = call_plugin(reward, doing, lambda: reward.score(responses))
+    with plugin_errors(reward, doing):
+        scores = await scores_by(reward, responses)
     named = reward.function if isinstance(reward, FunctionReward) else reward  # the user knows the function
     whole = isinstance(scores, Sequence) and len(scores) == len(responses)
     if not whole or not all(isinstance(score, Score) for score in scores):

@@ -231,6 +231,8 @@ class Trainer:
             raise agreed from error
         finally:
             self.state.status = status
+            if hasattr(datamodule, "sampler"):
+                datamodule.sampler.close()
             try:
                 for logger in self.loggers if self.is_global_zero else ():
                     logger.finalize("success" if status == TrainerStatus.FINISHED else "failed")

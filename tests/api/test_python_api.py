@@ -1,5 +1,6 @@
 """`fit` and `validate` of the Python API: the run of the command line, from objects."""
 
+import asyncio
 import csv
 import re
 import sys
@@ -25,7 +26,7 @@ from rence_lightning.rewards import CombinedReward, FunctionReward, MathReward
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.sampling import FilterDecision, Outcome, PositiveRatioFilter, PromptFilter
 
-TIMED = re.compile(r"seconds|tokens_per_second|responses_discarded|engine_|^time/")
+TIMED = re.compile(r"seconds|tokens_per_second|responses_discarded|engine_|mismatch_|^time/")
 """Figures that depend on the time that something took: when groups are cancelled decides which responses share a batch,
 and so the last digit of the engine's log-probabilities."""
 
@@ -53,13 +54,32 @@ def test_a_list_and_a_function_train_and_the_saved_configuration_repeats_the_run
     config = saved_config(result.run_dir)
     assert config["data"]["reward"] == {
         "class_path": "rence_lightning.rewards.FunctionReward",
-        "init_args": {"function": "own_task.exact", "correct_from": 1.0},
+        "init_args": {"function": "own_task.exact", "correct_from": 1.0, "retries": 0}
+        | dict.fromkeys(("concurrency", "time_limit", "on_failure")),
     }
     assert config["data"]["problems"][0]["class_path"] == "rence_lightning.prompts.FileProblems"
     main(["fit", "--config", str(result.run_dir / "config.yaml")])
     assert figures(tmp_path / "run-2") == figures(result.run_dir), "bit for bit, but for what depends on time"
     assert saved_config(tmp_path / "run-2") == config
     assert "held_out: sampled pass@1" in capfd.readouterr().out
+
+
+async def waits(response: Response) -> bool:
+    """`exact`, later: long responses are graded before short ones."""
+    await asyncio.sleep(0.02 / (1 + len(response.token_ids)))
+    return exact(response)
+
+
+def test_an_async_function_trains_like_the_ordinary_one(tmp_path: Path) -> None:
+    """Rewards, losses and evaluations, to the bit; whatever is graded first."""
+    settings: dict[str, Any] = {"problems": PROBLEMS, "held_out": 0.2, "max_iterations": 2, **SMALL}
+    runs = {
+        function: fit(reward=function, run_dir=tmp_path / function.__name__, **settings) for function in (exact, waits)
+    }
+    rows = [figures(run.run_dir) for run in runs.values()]
+    assert rows[0] == rows[1] and len(rows[0]) > 4
+    written = saved_config(tmp_path / "waits")["data"]["reward"]["init_args"]["function"]
+    assert written == f"{__name__}.waits"
 
 
 def test_the_split_is_disjoint_and_keeps_equal_values_of_a_key_together(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every example of docs/extending.md runs, in one process and in two, and does what the page says."""
 
+import asyncio
 import csv
 import importlib
 import json
@@ -7,20 +8,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
 from command_line import CONF, ROOT
-from graded_groups import graded
+from graded_groups import graded, responses_to
 from safetensors.torch import load_file
 from tiny_models import EOS, tiny_policy
 
 from rence_lightning.cli.main import main
 from rence_lightning.objectives import ResponseTensors, Totals
-from rence_lightning.rewards import Response, Score
+from rence_lightning.rewards import FunctionReward, Response, Score
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
 from rence_lightning.sampling import (
     DropTruncated,
@@ -242,6 +245,52 @@ def load(module: str, name: str) -> Any:
     namespace: dict[str, Any] = {}
     exec(MODULES[module], namespace)
     return namespace[name]
+
+
+class JudgeServer(BaseHTTPRequestHandler):
+    """Marks the boxed sum with 10 and any other response with 2; some requests fail the first time, and some always."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        (message,) = body["messages"]
+        asked = message["content"]
+        self.seen.append(asked)
+        refused = "refuse" in asked or ("busy" in asked and self.seen.count(asked) == 1)
+        good = (
+            self.headers["Authorization"] == "Bearer key"
+            and body["model"] == "judge"
+            and self.path == "/v1/chat/completions"
+        )
+        self.send_response(503 if refused else 200 if good else 400)
+        self.end_headers()
+        text = "I cannot say." if "unsure" in asked else f"Of 10, it is {10 if r'boxed{5}' in asked else 2}"
+        self.wfile.write(json.dumps({"choices": [{"message": {"content": text}}]}).encode())
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_the_judge_of_the_page_asks_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the settings of the page; a stand-in for the server."""
+    (text,) = [text for text in SETTINGS if "my_judge.judged" in text]
+    settings = yaml.safe_load(text)["data"]["reward"]["init_args"]
+    reward = FunctionReward(**{**settings, "function": load("my_judge", "judged")})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), JudgeServer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in (("URL", f"http://127.0.0.1:{server.server_port}/v1"), ("KEY", "key"), ("MODEL", "judge")):
+        monkeypatch.setenv(f"JUDGE_{name}", value)
+    texts = [r"\boxed{5}", r"{not} \boxed{6}", r"busy \boxed{5}", r"refuse \boxed{5}", r"unsure \boxed{5}"]
+    with pytest.warns(UserWarning, match="rollouts/reward_failures"):
+        scores = asyncio.run(reward.score_async(responses_to("5", texts)))
+    server.shutdown()
+    server.server_close()
+    assert [(score.reward, score.correct) for score in scores] == [
+        *((1.0, True), (0.2, False), (1.0, True), (0.0, False), (0.0, False))
+    ]
+    assert reward.figures() == {"reward_failures": 2.0}
+    assert len(JudgeServer.seen) == 1 + 1 + 2 + 3 + 3, "two further attempts"
+    assert reward.concurrency == 64
 
 
 def test_the_filter_of_the_page_is_the_one_of_the_package() -> None:

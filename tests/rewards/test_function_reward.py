@@ -1,5 +1,6 @@
 """A function as a reward: what it may return, what counts as correct, and what is said of anything else."""
 
+import asyncio
 import sys
 from fractions import Fraction
 from typing import Any
@@ -55,8 +56,12 @@ def test_anything_else_is_refused_with_the_function_and_the_problem(value: Any) 
 
 
 def test_an_invalid_score_is_that_of_the_function_too() -> None:
-    with pytest.raises(PartError, match=r"<lambda> \(.*_reward.py:\d+\), score\(\), problem p: returned 2"):
-        scores_of(FunctionReward(lambda _: Score(2.0, True)), responses_to("1", [""]))
+    for score, words in (
+        (Score(2.0, True), r"problem p: returned Score\(reward=2"),
+        (Score(1.0, True, 7), "returned 7"),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(PartError, match=rf"<lambda> \(.*_reward.py:\d+\), .*{words}"):
+            asyncio.run(scores_of(FunctionReward(lambda _, score=score: score), responses_to("1", [""])))
 
 
 def test_a_reward_that_ends_the_process_is_named() -> None:

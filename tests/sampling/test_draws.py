@@ -120,7 +120,7 @@ def test_what_another_rank_has_kept_is_seen() -> None:
     def kept(seed: int) -> tuple[int, list[bool]]:
         return 5, [True, False, False, False]
 
-    engines = [FakeEngine(kept, room=1, pause=0.003), FakeEngine(kept, room=30, pause=0.003)]
+    engines = [FakeEngine(kept, room=1, pause=0.03), FakeEngine(kept, room=30, pause=0.003)]
     ranks, store = Ranks(2), HashStore()
     data = [make_data(engine, prompts=100, prompts_per_draw=60) for engine in engines]
     with pytest.MonkeyPatch.context() as patch, ranks.connected(Board(store)):
@@ -206,7 +206,7 @@ def test_the_cost_of_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [10.0]
     monkeypatch.setattr(local_draw, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     nothing: Any = None
-    draw = local_draw.LocalDraw(nothing, {}, [], nothing, nothing, nothing, 100)
+    draw = local_draw.LocalDraw(nothing, {}, [], nothing, nothing, nothing, nothing, 100)
     draw._measure_tail(8)
     now[0] += 5
     assert list(draw._stream()) == []

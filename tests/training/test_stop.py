@@ -1,5 +1,6 @@
 """A run that is interrupted or killed continues, and has the same result as an uninterrupted run."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -132,3 +133,44 @@ def test_four_iterations_are_two_a_kill_and_two(strategy: tuple[str, ...], preci
     assert process.returncode == 0, output
     assert "iteration   2/" not in output and "iteration   3/" in output, "the run did not continue from iteration 2"
     torture.assert_same(torture.outcome(tmp_path / "killed"), torture.outcome(tmp_path / "whole"))
+
+
+ENDLESS = """
+import asyncio, threading
+from own_task import PROBLEMS, SMALL
+from rence_lightning import fit
+from rence_lightning.rewards import FunctionReward
+
+async def waits(response):
+    print("asked", flush=True)
+    await asyncio.sleep(600)
+
+def blocks(response):
+    print("asked", flush=True)
+    threading.Event().wait(600)
+
+SMALL["evaluation"] = {{"every": 0}}
+fit(problems=PROBLEMS, reward=FunctionReward({}), run_dir="run", max_iterations=1, **SMALL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward", ["waits", "blocks", "blocks, concurrency=16"])
+def test_a_run_that_waits_for_a_reward_ends_within_seconds(reward: str, tmp_path: Path) -> None:
+    """Also in a script, whose process would wait for the threads of an executor at its end."""
+    (tmp_path / "task.py").write_text(ENDLESS.format(reward))
+    tests = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "task.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    torture.wait_for(process, "asked")
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 15 and process.returncode, output
+    assert "SIGINT: " in output and "destroyed" not in output and "Event loop is closed" not in output
