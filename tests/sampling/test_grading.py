@@ -25,7 +25,7 @@ from fake_sampling import (
 from rence_lightning.errors import PartError
 from rence_lightning.rewards import FunctionReward, Response, Reward, Score
 
-SECONDS = 5.0
+SECONDS = 20.0
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -91,6 +91,7 @@ class Endless:
 
     def __init__(self, ends: Callable[[Response], bool]) -> None:
         self.ends, self.begun, self.ended, self.released = ends, 0, 0, threading.Event()
+        self.counting = threading.Lock()
 
     async def wait(self, response: Response) -> Score:
         if not self.ends(response):
@@ -103,9 +104,11 @@ class Endless:
 
     def block(self, response: Response) -> Score:
         if not self.ends(response):
-            self.begun += 1
+            with self.counting:
+                self.begun += 1
             self.released.wait(60)
-            self.ended += 1
+            with self.counting:
+                self.ended += 1
         return verdict(response)
 
 
