@@ -5,6 +5,7 @@ import sys
 
 SCRIPT = """if True:
     import os, signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore it
 
     class Library:
         def find_spec(self, name, *_):
