@@ -135,8 +135,10 @@ class FunctionReward(Reward):
 
     def _score_of(self, value: Any, doing: str) -> Score:
         reward = value.reward if isinstance(value, Score) else value
-        number = float(reward) if isinstance(reward, (bool, int, float)) or hasattr(reward, "__float__") else math.nan
-        number = round(number, DECIMALS)
+        try:
+            number = math.nan if isinstance(reward, str | bytes) else round(float(reward), DECIMALS)
+        except (TypeError, ValueError, OverflowError):  # such as an array of several numbers
+            number = math.nan
         if not 0 <= number <= 1:
             hint = "; give the async def itself, not a function that calls it" if inspect.isawaitable(value) else ""
             expected = f"a number from 0 to 1, True, False or a Score{hint}"
