@@ -45,7 +45,9 @@ def test_truth_values_numbers_and_scores(value: Any, expected: Score) -> None:
     assert FunctionReward(lambda _: value).score(responses_to("1", [""])) == [expected]
 
 
-@pytest.mark.parametrize("value", [None, "1.0", b"1.0", 10**400, [1.0], np.array([1.0, 0.0]), 2.0, 1 + 1e-5, -1e-5, float("nan")])
+@pytest.mark.parametrize(
+    "value", [None, "1.0", b"1.0", 10**400, [1.0], np.array([1.0, 0.0]), 2.0, 1 + 1e-5, -1e-5, float("nan")]
+)
 def test_anything_else_is_refused_with_the_function_and_the_problem(value: Any) -> None:
     def judge(_: Response) -> Any:
         return value
