@@ -36,11 +36,17 @@ MASK_ELEMENTS = 2**26
 """Largest number of pairs of tokens that are looked at at a time for FlexAttention's mask: 64 MiB for each mask."""
 
 
+Replies = Sequence[tuple[int, int]]
+"""First and last place of each run of tokens in a response that the policy did not choose."""
+
+
 class Segment(NamedTuple):
-    """A prompt and some of its responses, as token ids."""
+    """A prompt and some of its responses, as token ids, with the places of the replies in each response (see
+    `rence_lightning.rollouts.Rollout`; empty where no response has any)."""
 
     prompt: Sequence[int]
     responses: Sequence[Sequence[int]]
+    replies: Sequence[Replies] = ()
 
     @property
     def tokens(self) -> int:
@@ -78,6 +84,8 @@ class PackedRow:
         position_ids: Position of each token in its sequence of prompt and response, `(tokens,)`.
         segment_ids: Number of each token's segment, `(tokens,)`.
         response_ids: Number of each token's response, counted over the whole row, `(tokens,)`; -1 in a prompt.
+        chosen: Mask of the tokens of all responses that the policy chose, `(tokens of responses,)`. Only these are
+            predicted, and called response tokens; the others are replies, to which they attend.
         states: Places `(response tokens,)` of the states that predict the response tokens, response by response. The
             state that predicts the first token of a response is that of the prompt's last token, which all responses
             share.
@@ -95,22 +103,28 @@ class PackedRow:
         positions: list[Tensor] = []
         response_ids: list[Tensor] = []
         states: list[Tensor] = []
+        chosen: list[Tensor] = []
         number = 0
+        self._replies = [segment.replies or [()] * len(segment.responses) for segment in segments]
         for segment, (prompt, responses) in enumerate(self.places):
             segment_ids.append(torch.tensor(segment).expand(len(prompt) + sum(map(len, responses))))
             positions.append(torch.arange(len(prompt)))
             response_ids.append(torch.tensor(-1).expand(len(prompt)))
-            for response in responses:
+            for response, replies in zip(responses, self._replies[segment], strict=True):
                 positions.append(torch.arange(len(prompt), len(prompt) + len(response)))
                 response_ids.append(torch.tensor(number).expand(len(response)))
                 states += [prompt[-1:], response[:-1]]
+                chosen.append(torch.ones(len(response), dtype=torch.bool))
+                for first, last in replies:
+                    chosen[-1][first : last + 1] = False
                 number += 1
         tokens = chain.from_iterable(chain(segment.prompt, *segment.responses) for segment in segments)
         self.input_ids = torch.tensor(list(tokens)).to(device)
         self.position_ids = torch.cat(positions).to(device)
         self.segment_ids = torch.cat(segment_ids).to(device)
         self.response_ids = torch.cat(response_ids).to(device)
-        self.states = torch.cat(states).to(device)
+        self.chosen = torch.cat(chosen).to(device)
+        self.states = torch.cat(states).to(device)[self.chosen]
 
     @cached_property
     def places(self) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
@@ -125,8 +139,8 @@ class PackedRow:
 
     @property
     def targets(self) -> Tensor:
-        """Token ids of the responses, `(response tokens,)`, in the order of `states`."""
-        return self.input_ids[self.response_ids >= 0]
+        """The response tokens, as ids `(response tokens,)` in the order of `states`."""
+        return self.input_ids[self.response_ids >= 0][self.chosen]
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -208,9 +222,10 @@ class PackedRow:
 
     def sample(self, segments: int, responses: int) -> "PackedRow":
         """A row of at most so many segments, and responses to each."""
+        ids = self.input_ids.cpu()
         sampled = [
-            Segment(self.input_ids[prompt].tolist(), [self.input_ids[place].tolist() for place in places[:responses]])
-            for prompt, places in self.places[:segments]
+            Segment(ids[prompt].tolist(), [ids[place].tolist() for place in places[:responses]], replies[:responses])
+            for (prompt, places), replies in zip(self.places[:segments], self._replies, strict=False)
         ]
         return PackedRow(sampled, self.input_ids.device)
 
@@ -223,7 +238,7 @@ class PackedRow:
             row * rows.shape[1] + len(prompt) - 1 + torch.arange(len(response))
             for row, (prompt, response) in enumerate(sequences)
         ]
-        return PaddedRows(self.input_ids[rows.to(device)], torch.cat(states).to(device))
+        return PaddedRows(self.input_ids[rows.to(device)], torch.cat(states).to(device)[self.chosen])
 
 
 class PaddedRows(NamedTuple):

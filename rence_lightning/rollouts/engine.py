@@ -46,14 +46,21 @@ class Rollout:
 
     Attributes:
         token_ids: Token ids of the response as `array("i")`, including the end-of-sequence token if there is one.
-        log_probs: Log-probability of each token as `array("f")`, in nats, at the sampling temperature and before top-p
-            truncation.
+        log_probs: Log-probability of each token that the policy chose as `array("f")`, in nats, at the sampling
+            temperature and before top-p truncation. Tokens of replies have none.
         finish_reason: Reason for which the response ended.
+        replies: First and last place, counted from 0, of each run of tokens that an environment wrote.
     """
 
     token_ids: "array[int]"
     log_probs: "array[float]"
     finish_reason: FinishReason
+    replies: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def chosen_tokens(self) -> int:
+        """Number of tokens that the policy chose."""
+        return len(self.token_ids) - sum(last + 1 - first for first, last in self.replies)
 
 
 @dataclass(frozen=True)

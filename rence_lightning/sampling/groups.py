@@ -73,8 +73,13 @@ class Group:
 
     @property
     def lengths(self) -> list[int]:
-        """Number of tokens of each response."""
-        return [len(rollout.token_ids) for rollout in self.rollouts]
+        """Number of tokens that the policy chose in each response."""
+        return [len(rollout.log_probs) for rollout in self.rollouts]
+
+    @property
+    def shape(self) -> tuple[int, list[int]]:
+        """Number of tokens of the prompt, and of each response with its replies."""
+        return len(self.prompt.token_ids), [len(rollout.token_ids) for rollout in self.rollouts]
 
     @property
     def has_tokens(self) -> bool:
@@ -101,9 +106,9 @@ class Group:
 
     def drop_tokens(self) -> None:
         """Frees the tokens and texts of a group that another rank trains on."""
-        lengths: list[Any] = [RemoteArray(len(rollout.token_ids)) for rollout in self.rollouts]
+        lengths: list[Any] = [RemoteArray(length) for length in self.lengths]
         self.rollouts = [
-            replace(rollout, token_ids=length, log_probs=length)
+            replace(rollout, token_ids=RemoteArray(len(rollout.token_ids)), log_probs=length)
             for rollout, length in zip(self.rollouts, lengths, strict=True)
         ]
         self.responses = [""] * len(self.responses)
@@ -111,5 +116,5 @@ class Group:
 
 
 def engine_log_probs(rollout: Rollout) -> Tensor:
-    """The engine's own log-probabilities of a response, `(tokens,)` float32."""
+    """The engine's own log-probabilities of the tokens that the policy chose, `(tokens,)` float32."""
     return torch.frombuffer(rollout.log_probs, dtype=torch.float32).clone()

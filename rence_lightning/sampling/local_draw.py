@@ -196,9 +196,9 @@ def _check_rollouts(
     doing = f"generate(), problem {prompt.problem.id}"
     if not isinstance(rollouts, list) or len(rollouts) != group_size:
         raise invalid_return(engine, doing, rollouts, f"a list of {group_size} rollouts, one per response")
-    expected = "a Rollout with at least one token and a log-probability for each"
+    expected = "a Rollout with at least one token and a log-probability for each that the policy chose"
     for rollout in rollouts:
-        if not isinstance(rollout, Rollout) or not 0 < len(rollout.token_ids) == len(rollout.log_probs):
+        if not isinstance(rollout, Rollout) or not 0 < len(rollout.log_probs) == rollout.chosen_tokens:
             raise invalid_return(engine, doing, rollout, expected)
         ids, log_probs = np.asarray(rollout.token_ids), np.asarray(rollout.log_probs)
         for values, good, what in (

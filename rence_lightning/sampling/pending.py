@@ -57,6 +57,7 @@ def _state(group: Group) -> dict[str, Any]:
     return {
         "prompt": group.prompt.index,
         "finish_reasons": [rollout.finish_reason for rollout in group.rollouts],
+        "replies": [rollout.replies for rollout in group.rollouts],
         "rewards": group.rewards,
         "correct": group.correct,
         "positive": list(group.positive),
@@ -67,8 +68,10 @@ def _state(group: Group) -> dict[str, Any]:
 
 def _group(state: dict[str, Any], prompts: dict[int, Prompt]) -> Group:
     rollouts = [
-        Rollout(array("i", ids.tolist()), array("f", log_probs.tolist()), reason)
-        for ids, log_probs, reason in zip(state["token_ids"], state["log_probs"], state["finish_reasons"], strict=True)
+        Rollout(array("i", ids.tolist()), array("f", log_probs.tolist()), reason, replies)
+        for ids, log_probs, reason, replies in zip(
+            *(state[name] for name in ("token_ids", "log_probs", "finish_reasons", "replies")), strict=True
+        )
     ]
     scores = [Score(reward, correct, None) for reward, correct in zip(state["rewards"], state["correct"], strict=True)]
     return Group(

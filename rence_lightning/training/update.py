@@ -64,7 +64,7 @@ class Update:
         passes, scoring = [], []
         of_ranks = assigned(groups, world)
         for indices in of_ranks:
-            shapes = [_shape(groups[i]) for i in indices]
+            shapes = [groups[i].shape for i in indices]
             passes.append(plan_micro_batches(shapes, budget, packed))
             cuts = [i for i in range(len(shapes)) if len(cut(shapes, i, budget, packed)) > 1]
             cuts = cuts if couples and not known else []
@@ -154,7 +154,11 @@ class Update:
         if pieces:
             groups = [(self.groups[group], responses) for group, responses in pieces]
             segments = [
-                Segment(group.prompt.token_ids, [group.rollouts[i].token_ids for i in responses])
+                Segment(
+                    group.prompt.token_ids,
+                    [group.rollouts[i].token_ids for i in responses],
+                    [group.rollouts[i].replies for i in responses],
+                )
                 for group, responses in groups
             ]
         row = PackedRow(segments, module.policy.compute_device)
@@ -231,7 +235,7 @@ class Update:
 
 def assigned(groups: Sequence[Group], world: int) -> list[list[int]]:
     """The numbers of the groups that each rank trains on, evened out by tokens."""
-    return assign([prompt + sum(responses) for prompt, responses in map(_shape, groups)], world)
+    return assign([prompt + sum(responses) for prompt, responses in (group.shape for group in groups)], world)
 
 
 def drop_tokens_of_others(groups: Sequence[Group], rank: int, world: int) -> None:
@@ -239,10 +243,6 @@ def drop_tokens_of_others(groups: Sequence[Group], rank: int, world: int) -> Non
     for number, indices in enumerate(assigned(groups, world)):
         for index in indices if number != rank else ():
             groups[index].drop_tokens()
-
-
-def _shape(group: Group) -> tuple[int, list[int]]:
-    return len(group.prompt.token_ids), group.lengths
 
 
 def _with_dummies(of_ranks: list[list[MicroBatch]], rank: int) -> list[MicroBatch]:

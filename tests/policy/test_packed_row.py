@@ -22,7 +22,11 @@ CPU = torch.device("cpu")
 token = st.integers(3, VOCABULARY - 1)
 response = st.lists(token, min_size=1, max_size=9)
 segments = st.lists(
-    st.builds(Segment, st.lists(token, min_size=1, max_size=7), st.lists(response, min_size=1, max_size=4)),
+    st.builds(
+        lambda prompt, responses: Segment(prompt, responses, [[(1, 1)][: len(each) - 2] for each in responses]),
+        st.lists(token, min_size=1, max_size=7),
+        st.lists(response, min_size=1, max_size=4),
+    ),
     min_size=1,
     max_size=5,
 )
@@ -47,7 +51,9 @@ def gradient(policy: Policy, row: PackedRow, packed: bool, weights: Tensor) -> t
 def test_every_token_is_once_in_the_row_and_in_what_its_blocks_keep(segments: list[Segment]) -> None:
     row = PackedRow(segments, CPU)
     assert row.input_ids.tolist() == [t for s in segments for part in (s.prompt, *s.responses) for t in part]
-    assert row.targets.tolist() == [t for s in segments for part in s.responses for t in part]
+    parts = [(part, replies) for s in segments for part, replies in zip(s.responses, s.replies, strict=True)]
+    chosen = [[t for place, t in enumerate(part) if (place, place) not in replies] for part, replies in parts]
+    assert row.targets.tolist() == [t for part in chosen for t in part]
     places = torch.cat([block.queries.flatten()[block.kept] for block in row.blocks])
     assert sorted(places.tolist()) == list(range(len(row.input_ids)))
     assert torch.equal(places[row.order], torch.arange(len(row.input_ids)))
@@ -56,7 +62,7 @@ def test_every_token_is_once_in_the_row_and_in_what_its_blocks_keep(segments: li
 @given(segments)
 def test_the_state_before_each_response_token_predicts_it(segments: list[Segment]) -> None:
     row = PackedRow(segments, CPU)
-    targets = (row.response_ids >= 0).nonzero().squeeze(-1)
+    targets = (row.response_ids >= 0).nonzero().squeeze(-1)[row.chosen]
     for state, target in zip(row.states.tolist(), targets.tolist(), strict=True):
         assert row.segment_ids[state] == row.segment_ids[target]
         assert row.position_ids[state] + 1 == row.position_ids[target]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from objective_groups import ALL, SETTINGS, build
 from tiny_models import VOCABULARY, in_float64, tiny_policy
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rence_lightning.callbacks.old_policy import keep_as_old
-from rence_lightning.objectives import GRPO, MultiLabelNCE
+from rence_lightning.objectives import GRPO, MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import TrustRegion
 from rence_lightning.policy.load import activation_checkpointing
 from rence_lightning.prompts import Problem, Prompt
@@ -34,8 +35,11 @@ CUTS = [(SINGLE, 2), (HALF, 3), (WHOLE, 1), (WHOLE, 3)]
 PAIRS = [(objective, ARCHITECTURES[number % 3]) for number, objective in enumerate(ALL)]
 
 
-def make_groups(lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0.3, seed: int = 0) -> list[Group]:
-    """Groups of random tokens, with log-probabilities of pi_old that differ from the policy's."""
+def make_groups(
+    lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0.3, seed: int = 0, replies: bool = True
+) -> list[Group]:
+    """Groups of random tokens, with log-probabilities of pi_old that differ from the policy's, and with replies in
+    responses of three tokens or more."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(count: int) -> list[int]:
@@ -44,9 +48,11 @@ def make_groups(lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0
 
     groups = []
     for index, (prompt, responses) in enumerate(lengths):
-        engine = [array("f", [-2.0] * length) for length in responses]
+        written = [((1, (length - 1) // 2),) if replies and length > 2 else () for length in responses]
+        chosen = [length - sum(last for _, last in each) for length, each in zip(responses, written, strict=True)]
         rollouts = [
-            Rollout(array("i", tokens(n)), log_probs, "stop") for n, log_probs in zip(responses, engine, strict=True)
+            Rollout(array("i", tokens(length)), array("f", [-2.0] * count), "stop", each)
+            for length, count, each in zip(responses, chosen, written, strict=True)
         ]
         scores = [Score(float(reward), reward == 1, None) for reward in REWARDS[index % len(REWARDS)]]
         problem = Prompt(index, Problem(str(index), "", ""), tuple(tokens(prompt)))
@@ -54,7 +60,7 @@ def make_groups(lengths: list[tuple[int, list[int]]] = LENGTHS, noise: float = 0
         group.judge(PositiveRatioFilter(), [Response(problem.problem, "")] * len(rollouts))
         if noise:
             group.old_log_probs = [
-                -2 + noise * torch.randn(length, generator=generator, dtype=torch.float64) for length in responses
+                -2 + noise * torch.randn(count, generator=generator, dtype=torch.float64) for count in chosen
             ]
         groups.append(group)
     return groups
@@ -102,6 +108,44 @@ def test_packed_updates_have_the_gradient_of_padded_ones(objective: type, archit
         assert ours == pytest.approx(figures, abs=1e-7), "the figures depend on budget or ranks"
     padded, _ = update(module, groups, 100, packed=False)
     torch.testing.assert_close(padded, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("objective", "architecture"), PAIRS)
+def test_replies_count_in_nothing(objective: type, architecture: str) -> None:
+    """Against the objective of log-probabilities that are taken one by one, each of a token that the policy chose after
+    all that stands before it. What a reply says changes them; that there is one changes no sum and no mean."""
+    module, groups = make_module(architecture, objective), make_groups()
+    gradient, figures = update(module, groups, HALF)
+    rows = []
+    for group in groups:
+        for rollout in group.rollouts:
+            tokens = torch.tensor([[*group.prompt.token_ids, *rollout.token_ids]])
+            log_probs = (module.policy.model(tokens).logits[0] / group.temperature).log_softmax(-1)
+            written = {place for first, last in rollout.replies for place in range(first, last + 1)}
+            start = len(group.prompt.token_ids)
+            places = [start + place for place in range(len(rollout.token_ids)) if place not in written]
+            rows.append(torch.stack([log_probs[place - 1, tokens[0, place]] for place in places]))
+    lengths = torch.tensor(list(map(len, rows))).view(len(groups), -1)
+    engine = [torch.full_like(row, -2.0) for row in rows]
+    old = [each for group in groups for each in group.old_log_probs]
+    padded = [pad_sequence(each, batch_first=True).unflatten(0, lengths.shape) for each in (rows, old, engine)]
+    rewards, positive = (torch.tensor([getattr(group, name) for group in groups]) for name in ("rewards", "positive"))
+    responses = ResponseTensors(
+        *padded[:2],
+        torch.arange(int(lengths.max())) < lengths.unsqueeze(-1),
+        rewards,
+        positive,
+        tuple(group.seed for group in groups),
+        engine_log_probs=padded[2].float(),
+    )
+    totals = Totals(len(groups), lengths.numel(), int(lengths.sum()), int(positive.sum()))
+    loss = module.loss([responses], totals)[0]
+    loss.backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in module.policy.parameters()])
+    assert figures["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-8)
+    without = make_groups(replies=False)
+    assert Update(groups, WHOLE).totals.tokens == int(lengths.sum()) < Update(without, WHOLE).totals.tokens
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -51,8 +51,14 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return trainer
 
 
+def rollout_of(tokens: "array[int]", replies: list[tuple[int, int]]) -> Rollout:
+    rollout = Rollout(tokens, array("f"), "stop", tuple(replies))
+    return replace(rollout, log_probs=array("f", [0.0] * rollout.chosen_tokens))
+
+
 def make_groups(module: PolicyModule) -> list[Group]:
-    """Groups of random tokens and random lengths, with old log-probabilities unlike the policy's own."""
+    """Groups of random tokens and random lengths, with replies in long responses, and with old log-probabilities unlike
+    the policy's own."""
     generator = torch.Generator().manual_seed(1)
 
     def number(low: int, high: int) -> int:
@@ -62,7 +68,7 @@ def make_groups(module: PolicyModule) -> list[Group]:
     for index, rewards in enumerate(REWARDS):
         prompt = tuple(number(3, 15) for _ in range(number(3, 9)))
         tokens = [array("i", [number(3, 15) for _ in range(number(1, 30))]) for _ in rewards]
-        rollouts = [Rollout(ids, array("f", [0.0] * len(ids)), "stop") for ids in tokens]
+        rollouts = [rollout_of(ids, [(3, 3), (7, 9)][: len(ids) // 6]) for ids in tokens]
         scores = [Score(float(reward), reward == 1, None) for reward in rewards]
         problem = Prompt(index, Problem(str(index), "", ""), prompt)
         group = Group(problem, rollouts, [""] * len(rollouts), scores, temperature=0.8, seed=7 * index)
@@ -86,11 +92,13 @@ def naive(module: PolicyModule, groups: list[Group]) -> tuple[Tensor, Tensor]:
         for rollout, old, reward in zip(group.rollouts, group.old_log_probs, group.rewards, strict=True):
             prompt, response = group.prompt.token_ids, rollout.token_ids
             logits = module.policy.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-            log_probs = (logits / group.temperature).log_softmax(-1)[range(len(response)), response.tolist()]
+            written = {place for first, last in rollout.replies for place in range(first, last + 1)}
+            chosen = [place for place in range(len(response)) if place not in written]
+            log_probs = (logits / group.temperature).log_softmax(-1)[chosen, [response[place] for place in chosen]]
             scores.append(BETA * (log_probs.sum() - old.sum()) + ALPHA * (best - reward))
             ratio = (log_probs - old).exp()
             kl = kl + (ratio - 1 - ratio.log()).sum()
-            tokens += len(response)
+            tokens += len(chosen)
         negatives = [score for score, positive in zip(scores, group.positive, strict=True) if not positive]
         terms = [
             -torch.log(score.exp() / (score.exp() + sum(negative.exp() for negative in negatives)))
