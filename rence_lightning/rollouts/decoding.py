@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rence_lightning.errors import UserError, one_line
 from rence_lightning.policy.attention import implementation, special_attention
@@ -38,7 +39,7 @@ class SharedPromptDecoder:
     """Decoding with the keys and values of each prompt once, in buffers that are written in place."""
 
     accepts_more = True
-    """Whether prompts can be added while rows are being sampled."""
+    """Whether prompts can be added while rows are being sampled, and rows wait while others are."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -48,7 +49,7 @@ class SharedPromptDecoder:
         self._state = ResponsePass({}, None, None, torch.empty(0, dtype=torch.long), 0)
         self._prompt_lengths: list[int] = []
         self._prompt_of: list[int] = []  # of each row
-        self._starts: list[int] = []  # the column of each row's first own token
+        self._hidden = torch.empty(0, 0, dtype=torch.bool)  # columns in which a row has no token; none after the last
         self._positions = torch.empty(0, dtype=torch.long, device=model.device)  # of each row's next token
 
     def arrange(self, kept: list[int], drop: int, prompts: list[Sequence[int]], counts: list[int]) -> Tensor:
@@ -70,7 +71,8 @@ class SharedPromptDecoder:
         added = [len(kept_prompts) + number for number, count in enumerate(counts) for _ in range(count)]
         self._prompt_of = [place[self._prompt_of[row]] for row in kept] + added
         self._prompt_lengths = [self._prompt_lengths[prompt] for prompt in kept_prompts] + [len(p) for p in prompts]
-        self._starts = [self._starts[row] - drop for row in kept] + [length] * len(added)
+        hidden = self._hidden[torch.tensor(kept, dtype=torch.long), drop:]
+        self._hidden = torch.cat([pad(hidden, (0, length - hidden.shape[1])), hidden.new_ones(len(added), length)])
         fresh = torch.tensor([self._prompt_lengths[prompt] for prompt in added], dtype=torch.long, device=device)
         rows = torch.tensor(kept, dtype=torch.long, device=device)
         self._positions = torch.cat([self._positions[rows], fresh])
@@ -79,11 +81,17 @@ class SharedPromptDecoder:
         self._state = ResponsePass(layers, self._bias(some.prompt_keys), *self._grid(), length)
         return logits
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`."""
+    def step(self, tokens: Tensor, waiting: Sequence[int] = ()) -> Tensor:
+        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`; rows
+        that wait read nothing, and their logits are of no use."""
         logits = self._forward(tokens.unsqueeze(1), self._positions.unsqueeze(1), self._state)
-        self._state.length += 1
         self._positions += 1
+        if waiting:
+            self._positions[waiting] -= 1
+            self._hidden = pad(self._hidden, (0, self._state.length + 1 - self._hidden.shape[1]))
+            self._hidden[waiting, -1] = True
+            self._state.bias = self._bias(next(iter(self._state.layers.values())).prompt_keys)
+        self._state.length += 1
         return logits
 
     def _forward(self, input_ids: Tensor, positions: Tensor, state: PromptPass | ResponsePass) -> Tensor:
@@ -121,14 +129,13 @@ class SharedPromptDecoder:
     def _bias(self, prompt_keys: Tensor) -> Tensor | None:
         longest, device, dtype = prompt_keys.shape[2], prompt_keys.device, prompt_keys.dtype
         lengths = [self._prompt_lengths[prompt] for prompt in self._prompt_of]
-        latest = max(self._starts)
-        if min(lengths) == longest and latest == 0:
+        last = int((self._hidden.any(0) * torch.arange(1, self._hidden.shape[1] + 1)).max()) if self._hidden.numel() else 0
+        if min(lengths) == longest and last == 0:
             return None
-        columns = torch.arange(longest + latest, device=device)
         first = longest - torch.tensor(lengths, device=device).unsqueeze(1)
-        first_own = longest + torch.tensor(self._starts, device=device).unsqueeze(1)
-        attends = torch.where(columns < longest, columns >= first, columns >= first_own)
-        return torch.zeros(attends.shape, device=device, dtype=dtype).masked_fill_(~attends, -torch.inf)
+        hidden = [torch.arange(longest, device=device) < first, self._hidden[:, :last].to(device)]
+        bias = torch.zeros(len(lengths), longest + last, device=device, dtype=dtype)
+        return bias.masked_fill_(torch.cat(hidden, dim=1), -torch.inf)
 
     def _grid(self) -> tuple[Tensor | None, Tensor]:
         """The grid and the places of `ResponsePass`."""
@@ -167,7 +174,8 @@ class GeneralDecoder:
         self._select(torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(counts, device=device)))
         return logits
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, waiting: Sequence[int] = ()) -> Tensor:
+        assert not waiting, "a cache of the model's own holds a token of each row at every step"
         self._positions = self._positions + 1
         if self._mask is not None:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
@@ -291,5 +299,5 @@ def _pieces(prompts: list[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 def _joined(parts: list[Tensor], longest: int) -> Tensor:
     """Keys or values `(key_heads, prompts, length, head_dim)` of passes, padded or cut on the left to the longest."""
     fitted = [part[:, :, max(0, part.shape[2] - longest) :] for part in parts]
-    padded = [torch.nn.functional.pad(part, (0, 0, longest - part.shape[2], 0)) for part in fitted]
+    padded = [pad(part, (0, 0, longest - part.shape[2], 0)) for part in fitted]
     return torch.cat(padded, dim=1) if len(padded) > 1 else padded[0].contiguous()

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -63,6 +64,20 @@ class Rollout:
         return len(self.token_ids) - sum(last + 1 - first for first, last in self.replies)
 
 
+class Replies(Protocol):
+    """What replies to the turns of a group's responses."""
+
+    @property
+    def turn_ends(self) -> frozenset[int]:
+        """The tokens at which a turn may end, besides those that end a response."""
+        ...
+
+    def to(self, response: int, token_ids: "array[int]") -> "Future[Sequence[int] | None]":
+        """The token ids of the reply to a response of which these tokens are sampled, the last of them one of
+        `turn_ends` or one that ends a response. No ids: the turn goes on. None: the response has ended."""
+        ...
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt to which responses are sampled.
@@ -74,12 +89,19 @@ class Request:
         group_size: Number of responses, K.
         sampling: Temperature, top-p and length limit.
         seed: Seed of the responses.
+        replies: What replies to each turn of the responses; None where a response is one turn.
     """
 
     prompt: Sequence[int]
     group_size: int
     sampling: Sampling
     seed: int
+    replies: Replies | None = None
+
+    @property
+    def turn_ends(self) -> frozenset[int]:
+        """The tokens at which a turn may end, besides those that end a response."""
+        return frozenset() if self.replies is None else self.replies.turn_ends
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,13 @@ class TransformersEngine(Configurable):
         modules, ends, share = list(model.modules()), end_of_sequence_ids(model), decoder is SharedPromptDecoder
         slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
-        while slots.take():
-            with _evaluating(modules), attention_of(model, share):
-                step = slots.advance()
-            yield step
+        try:
+            while slots.take():
+                with _evaluating(modules), attention_of(model, share):
+                    step = slots.advance()
+                yield step
+        finally:
+            slots.close()
 
     def release(self) -> None:
         """Does nothing: the weights are the trainer's, and keys and values are freed when sampling ends."""

@@ -1,0 +1,101 @@
+"""Responses of several turns: replies are read in their place, whenever they come, and change nothing but the context."""
+
+import random
+import threading
+from array import array
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+import pytest
+import torch
+from engine_streams import finished
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import EOS, VOCABULARY, tiny_policy
+
+from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder
+from rence_lightning.rollouts.draw import sample, uniforms
+
+POLICY = tiny_policy()
+
+
+class Script:
+    """Replies that depend on the tokens before them, and come after some time."""
+
+    def __init__(self, turn_ends: frozenset[int], most: int, longest: float = 0.0, seed: int = 0) -> None:
+        self.turn_ends, self.most, self.longest, self.chance = turn_ends, most, longest, random.Random(seed)
+        self.asked: list[tuple[int, list[int]]] = []
+
+    def reply(self, response: int, tokens: Sequence[int]) -> list[int] | None:
+        """Nothing to some turns that only seem to have ended; the end after so many tokens."""
+        rng = random.Random(f"{response} {list(tokens)}")
+        if len(tokens) > self.most:
+            return None
+        return [rng.choice([EOS, *range(3, VOCABULARY)]) for _ in range(rng.randrange(4))]
+
+    def to(self, response: int, token_ids: "array[int]") -> "Future[Sequence[int] | None]":
+        self.asked.append((response, list(token_ids)))
+        future: Future[Sequence[int] | None] = Future()
+        answer = self.reply(response, token_ids)
+        if self.longest and self.chance.random() < 0.7:
+            threading.Timer(self.chance.random() * self.longest, future.set_result, [answer]).start()
+        else:
+            future.set_result(answer)
+        return future
+
+
+@torch.no_grad()
+def alone(request: Request) -> list[Rollout]:
+    """Each response by itself, with a forward pass over all that stands before each token."""
+    script, rollouts = request.replies, []
+    numbers = uniforms(request.seed, request.group_size, request.sampling.max_response_tokens)
+    for response in range(request.group_size):
+        tokens: list[int] = []
+        log_probs: list[float] = []
+        replies: list[tuple[int, int]] = []
+        reason = "length"
+        while len(tokens) < request.sampling.max_response_tokens:
+            logits = POLICY.model(torch.tensor([[*request.prompt, *tokens]])).logits[:, -1]
+            token, log_prob = sample(logits, numbers[response, len(tokens)].unsqueeze(0), request.sampling)
+            tokens.append(int(token))
+            log_probs.append(float(log_prob))
+            if len(tokens) == request.sampling.max_response_tokens:
+                reason = "stop" if tokens[-1] == EOS else "length"
+                break
+            if tokens[-1] != EOS and tokens[-1] not in script.turn_ends:
+                continue
+            if (reply := script.reply(response, tokens)) is None:
+                reason = "stop"
+                break
+            if len(tokens) + len(reply) >= request.sampling.max_response_tokens:
+                break
+            if reply:
+                replies.append((len(tokens), len(tokens) + len(reply) - 1))
+                tokens += reply
+        rollouts.append(Rollout(array("i", tokens), array("f", log_probs), reason, tuple(replies)))
+    return rollouts
+
+
+REQUESTS = st.builds(
+    lambda prompt, size, most, seed: Request(
+        prompt, size, Sampling(0.8, 1.0, most), seed, Script(frozenset({5, 9}), most // 2, 0.003, seed)
+    ),
+    st.lists(st.integers(3, VOCABULARY - 1), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 24),
+    st.integers(0, 50),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(REQUESTS, min_size=1, max_size=5), st.integers(1, 12), st.sampled_from([SharedPromptDecoder, GeneralDecoder]))
+def test_turns_are_those_of_each_response_alone(stream: list[Request], room: int, decoder: type) -> None:
+    engine = TransformersEngine(room)
+    engine.sync(POLICY)
+    engine._decoder = decoder
+    for request, group in zip(stream, finished(engine, stream), strict=True):
+        for rollout, expected in zip(group, alone(request), strict=True):
+            assert replace(rollout, log_probs=expected.log_probs) == expected
+            assert list(rollout.log_probs) == pytest.approx(list(expected.log_probs), abs=2e-5)
