@@ -1,7 +1,7 @@
 """What a rollout engine is: token ids in, sampled token ids with their log-probabilities out."""
 
 from array import array
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -64,18 +64,9 @@ class Rollout:
         return len(self.token_ids) - sum(last + 1 - first for first, last in self.replies)
 
 
-class Replies(Protocol):
-    """What replies to the turns of a group's responses."""
-
-    @property
-    def turn_ends(self) -> frozenset[int]:
-        """The tokens at which a turn may end, besides those that end a response."""
-        ...
-
-    def to(self, response: int, token_ids: "array[int]") -> "Future[Sequence[int] | None]":
-        """The token ids of the reply to a response of which these tokens are sampled, the last of them one of
-        `turn_ends` or one that ends a response. No ids: the turn goes on. None: the response has ended."""
-        ...
+Replies = Callable[[int, "array[int]"], "Future[Sequence[int] | None]"]
+"""The token ids of the reply to a response, given its number in the group and its tokens so far, of which the last ends a
+turn. No ids: the turn goes on. None: the response has ended."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +80,18 @@ class Request:
         group_size: Number of responses, K.
         sampling: Temperature, top-p and length limit.
         seed: Seed of the responses.
-        replies: What replies to each turn of the responses; None where a response is one turn.
+        stop_ids: Tokens at which a turn ends, besides those that end a sequence.
+        replies: Function that replies to each turn; None where a response is one turn. An engine without the attribute
+            `takes_turns` gets each turn as a request of its own, and None from the stream of requests while there is no
+            further one yet (see `rence_lightning.rollouts.turns`).
     """
 
     prompt: Sequence[int]
     group_size: int
     sampling: Sampling
     seed: int
+    stop_ids: frozenset[int] = frozenset()
     replies: Replies | None = None
-
-    @property
-    def turn_ends(self) -> frozenset[int]:
-        """The tokens at which a turn may end, besides those that end a response."""
-        return frozenset() if self.replies is None else self.replies.turn_ends
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,9 @@ class RolloutEngine(Protocol):
     def sync(self, policy: SampledPolicy) -> None:
         """Takes over the weights of `policy`; called before each iteration."""
 
-    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+    def generate(
+        self, requests: Iterable[Request | None], cancelled: Container[int] = ()
+    ) -> Iterator[SamplingStep]:
         """Samples the responses to the requests, as a stream.
 
         The engine takes the next request, in order, as soon as it has room for it (see `Intake`). The caller works

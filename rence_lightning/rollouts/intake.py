@@ -6,10 +6,16 @@ from rence_lightning.rollouts.engine import Request
 
 
 class Intake:
-    """The requests of a call of `generate`, counted from 0, of which those that are cancelled are passed over."""
+    """The requests of a call of `generate`, counted from 0, of which those that are cancelled are passed over.
 
-    def __init__(self, requests: Iterable[Request], cancelled: Container[int]) -> None:
-        self._requests = enumerate(requests)
+    Attributes:
+        ended: Whether there are no more. A None among the requests says that there are none yet.
+    """
+
+    def __init__(self, requests: Iterable[Request | None], cancelled: Container[int]) -> None:
+        self._requests = iter(requests)
+        self._number = 0
+        self.ended = False
         self._cancelled = cancelled
         self._waiting: tuple[int, Request] | None = None  # taken, but too large for the room there was
         self._group_size = 1  # of the last request taken: what the next one will need
@@ -19,7 +25,7 @@ class Intake:
         idle, one is taken however large it is."""
         taken: list[tuple[int, Request]] = []
         while (idle and not taken) or room >= self._group_size:
-            following = self._waiting or next(self._requests, None)
+            following = self._waiting or self._next()
             self._waiting = None
             if following is None:
                 break
@@ -35,3 +41,12 @@ class Intake:
             taken.append(following)
             room -= request.group_size
         return taken
+
+    def _next(self) -> tuple[int, Request] | None:
+        for request in self._requests:
+            if request is None:
+                return None
+            self._number += 1
+            return self._number - 1, request
+        self.ended = True
+        return None

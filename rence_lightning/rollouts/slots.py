@@ -5,6 +5,7 @@ requests are taken for the room. A row whose turn has ended waits for the reply,
 step, in place of those that it would draw.
 """
 
+import time
 from array import array
 from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -23,8 +24,8 @@ from rence_lightning.rollouts.intake import Intake
 CROWDED = 4
 """Rows are rearranged when one in this many has ended: more often costs copies, more seldom idle rows."""
 
-POLL_SECONDS = 0.05
-"""Longest wait for a reply where all rows wait, before the caller can work."""
+POLL_SECONDS = 0.01
+"""Longest wait where no row can be sampled, before the caller can work."""
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ class Slots:
     def __init__(
         self,
         decoder: SharedPromptDecoder | GeneralDecoder,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         cancelled: Container[int],
         max_num_seqs: int,
         end_ids: list[int],
@@ -102,7 +103,7 @@ class Slots:
         if self._crowded and (self._decoder.accepts_more or self._live == 0):
             taken = self._intake.take(self._max_num_seqs - self._live, idle=self._live == 0)
             self._arrivals += [_Group(number, request) for number, request in taken]
-        return self._live > 0 or bool(self._arrivals)
+        return self._live > 0 or bool(self._arrivals) or not self._intake.ended
 
     def close(self) -> None:
         """Gives up the replies that rows wait for."""
@@ -127,6 +128,8 @@ class Slots:
             self._draw(logits, self._samplings, 0, self._live - len(waiting))
         elif waiting:
             wait(waiting.values(), POLL_SECONDS, FIRST_COMPLETED)
+        elif not self._live:
+            time.sleep(POLL_SECONDS)  # no request is there yet
         step = SamplingStep(self._responses_ended, self._tokens_drawn, self._finished)
         self._responses_ended, self._tokens_drawn, self._finished = 0, 0, []
         return step
@@ -175,7 +178,7 @@ class Slots:
             self._uniforms[first:last, : numbers.shape[1]] = numbers.to(self._device)
             first = last
         self._talking = {n: row for n, row in enumerate(self._rows) if row.group.request.replies is not None}
-        ends = self._end_ids.union(*(row.group.request.turn_ends for row in self._talking.values()))
+        ends = self._end_ids.union(*(row.group.request.stop_ids for row in self._rows))
         self._pauses = torch.tensor(sorted(ends), device=self._device)
 
     def _draw(self, logits: Tensor, samplings: list[tuple[Sampling, slice]], first: int, moving: int) -> None:
@@ -204,12 +207,13 @@ class Slots:
         for number, written, count in zip(numbers, tokens, counts, strict=True):
             row, last = self._rows[number], int(written[count - 1])
             request = row.group.request
-            if request.replies is not None and count < row.limit and last in request.turn_ends.union(self._end_ids):
-                row.reply = request.replies.to(row.number, array("i", written[:count].tobytes()))
+            stops = last in self._end_ids or last in request.stop_ids
+            if stops and request.replies is not None and count < row.limit:
+                row.reply = request.replies(row.number, array("i", written[:count].tobytes()))
                 self._moves[number] = 0
                 asked.append(number)
-            elif last in self._end_ids or count == row.limit:
-                self._end(number, "stop" if last in self._end_ids else "length")
+            elif stops or count == row.limit:
+                self._end(number, "stop" if stops else "length")
         self._hear([number for number in asked if self._rows[number].reply.done()])
 
     def _hear(self, numbers: list[int]) -> None:

@@ -32,6 +32,9 @@ class TransformersEngine(Configurable):
             key-value cache.
     """
 
+    takes_turns = True
+    """Declares that it samples responses of several turns by itself."""
+
     def __init__(self, max_num_seqs: int = 256) -> None:
         if max_num_seqs < 1:
             raise UserError(f"engine: max_num_seqs is {max_num_seqs}, it must be >= 1")
@@ -72,7 +75,7 @@ class TransformersEngine(Configurable):
         for name, weight in policy.weights(device, model.dtype):
             own[name].copy_(weight)
 
-    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+    def generate(self, requests: Iterable[Request | None], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         model, decoder = self._ready()
         modules, ends, share = list(model.modules()), end_of_sequence_ids(model), decoder is SharedPromptDecoder
         slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)

@@ -259,7 +259,7 @@ class VLLMEngine(Configurable):
         assert mine is not None
         return mine
 
-    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+    def generate(self, requests: Iterable[Request | None], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         if self._state != "ready":
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
         queue = VLLMQueue(self._llm, self._end_ids, self.max_num_seqs, self._partners)

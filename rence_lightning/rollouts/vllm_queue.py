@@ -24,6 +24,9 @@ STEPS = 8
 SECONDS = 0.2
 """Time after which a step of ours ends, where no other rank shares the engine."""
 
+PAUSE_SECONDS = 0.01
+"""Length of a step of ours without a request."""
+
 RESERVE = 8
 """vLLM's queue holds one response in this many more than it samples at a time, so that it never waits for requests."""
 
@@ -50,7 +53,7 @@ class VLLMQueue:
         self._place = 0 if partners is None else dist.get_rank(partners)
         self._open: dict[str, tuple[int, Request]] = {}  # requests of all ranks: the rank's place, and the request
 
-    def stream(self, requests: Iterable[Request], cancelled: Container[int]) -> Iterator[SamplingStep]:
+    def stream(self, requests: Iterable[Request | None], cancelled: Container[int]) -> Iterator[SamplingStep]:
         """The stream of `RolloutEngine.generate`; raises `PeerFailed` if a rank that shares the engine has failed."""
         intake, in_step = Intake(requests, cancelled), False
         try:
@@ -82,7 +85,7 @@ class VLLMQueue:
                     f"engine: a prompt of {prompt} tokens and max_response_tokens {most} are more than max_model_len "
                     f"{self._limit}; raise engine.max_model_len"
                 )
-        return _News(added, ended, bool(added) or len(ended) < len(own))
+        return _News(added, ended, not intake.ended or bool(added) or len(ended) < len(own))
 
     def _own(self) -> list[int]:
         """Numbers of this rank's requests that are not finished."""
@@ -116,7 +119,7 @@ class VLLMQueue:
             seed=request.seed,  # vLLM adds the index of the response
             logprobs=0,  # that of the sampled token alone
             flat_logprobs=True,  # lists of numbers, in place of a dictionary and an object for each token
-            stop_token_ids=self._end_ids,
+            stop_token_ids=[*self._end_ids, *request.stop_ids],
             ignore_eos=True,  # the end tokens of the policy are in the list above
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -136,6 +139,9 @@ class VLLMQueue:
         """A few steps of vLLM: as many on every rank that shares the engine, because all have the same outputs."""
         deadline = time.monotonic() + SECONDS
         outputs: list[Any] = []
+        if not self._open:
+            time.sleep(PAUSE_SECONDS)  # no rank has a request yet
+            return SamplingStep(0, 0)
         with undisturbed():
             for _ in range(STEPS):
                 with failures("sampling"):

@@ -1,0 +1,135 @@
+"""Responses of several turns by an engine that samples one: each turn is a request whose prompt ends with the reply."""
+
+import random
+from array import array
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from rence_lightning.rollouts.engine import FinishedGroup, FinishReason, Request, Rollout, RolloutEngine, SamplingStep
+
+
+@dataclass(eq=False)
+class _Talk:
+    """A response that is being sampled."""
+
+    index: int  # of its request
+    request: Request
+    response: int
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    log_probs: "array[float]" = field(default_factory=lambda: array("f"))
+    replies: list[tuple[int, int]] = field(default_factory=list)
+    turns: int = 0
+    reply: "Future[Sequence[int] | None] | None" = None
+
+    def turn(self) -> Request:
+        """The request for its next turn, with a seed of its own."""
+        self.turns += 1
+        sampling, seed = self.request.sampling, f"{self.request.seed} {self.response} {self.turns}"
+        return replace(
+            self.request,
+            prompt=[*self.request.prompt, *self.tokens],
+            group_size=1,
+            sampling=replace(sampling, max_response_tokens=sampling.max_response_tokens - len(self.tokens)),
+            seed=random.Random(seed).getrandbits(63),
+            replies=None,
+        )
+
+
+class TurnByTurn:
+    """The turns of one call of `generate`, which an engine samples one by one.
+
+    Args:
+        engine: Engine that samples a turn.
+        requests: Requests for responses of several turns.
+        cancelled: Numbers of those that are no longer needed.
+    """
+
+    def __init__(self, engine: RolloutEngine, requests: Iterable[Request], cancelled: Container[int]) -> None:
+        self._engine = engine
+        self._requests = enumerate(requests)
+        self._cancelled = cancelled
+        self._ready: deque[_Talk] = deque()
+        self._taken: list[_Talk] = []  # by the number of the engine's request
+        self._open: dict[int, dict[int, Rollout]] = {}  # responses that have ended, of requests that are not finished
+        self._waiting: list[_Talk] = []
+
+    def stream(self) -> Iterator[SamplingStep]:
+        """The stream of `RolloutEngine.generate`."""
+        inner = self._engine.generate(self._turns(), _Cancelled(self))
+        try:
+            for step in inner:
+                finished: list[FinishedGroup] = []
+                ended = 0
+                for group in step.finished:
+                    ended += self._take(self._taken[group.index], group.rollouts[0], finished)
+                arrived = [talk for talk in self._waiting if talk.reply is not None and talk.reply.done()]
+                ended += sum(self._hear(talk, finished) for talk in arrived)
+                yield SamplingStep(ended, step.tokens, finished)
+        finally:
+            for talk in self._waiting:
+                assert talk.reply is not None
+                talk.reply.cancel()
+            if hasattr(inner, "close"):
+                inner.close()
+
+    def is_cancelled(self, number: int) -> bool:
+        return self._taken[number].index in self._cancelled
+
+    def _turns(self) -> Iterator[Request | None]:
+        """The turns that can be sampled; None while there are none, but others may follow."""
+        while True:
+            if not self._ready and (following := next(self._requests, None)) is not None:
+                index, request = following
+                self._open[index] = {}
+                self._ready += [_Talk(index, request, response) for response in range(request.group_size)]
+            elif self._ready:
+                self._taken.append(self._ready.popleft())
+                yield self._taken[-1].turn()
+            elif any(index not in self._cancelled for index in self._open):
+                yield None
+            else:
+                break
+
+    def _take(self, talk: _Talk, turn: Rollout, finished: list[FinishedGroup]) -> int:
+        """Adds a turn to its response, and asks for the reply; returns the number of responses that have ended."""
+        talk.tokens += turn.token_ids
+        talk.log_probs += turn.log_probs
+        if len(talk.tokens) >= talk.request.sampling.max_response_tokens or turn.finish_reason == "length":
+            return self._end(talk, turn.finish_reason, finished)
+        assert talk.request.replies is not None
+        talk.reply = talk.request.replies(talk.response, array("i", talk.tokens))
+        self._waiting.append(talk)
+        return 0
+
+    def _hear(self, talk: _Talk, finished: list[FinishedGroup]) -> int:
+        """Adds a reply to its response."""
+        assert talk.reply is not None
+        self._waiting.remove(talk)
+        reply, count = talk.reply.result(), len(talk.tokens)
+        if reply is None or count + len(reply) >= talk.request.sampling.max_response_tokens:
+            return self._end(talk, "stop" if reply is None else "length", finished)
+        if reply:
+            talk.replies.append((count, count + len(reply) - 1))
+            talk.tokens += array("i", reply)
+        self._ready.append(talk)
+        return 0
+
+    def _end(self, talk: _Talk, reason: FinishReason, finished: list[FinishedGroup]) -> int:
+        rollouts = self._open[talk.index]
+        rollouts[talk.response] = Rollout(talk.tokens, talk.log_probs, reason, tuple(talk.replies))
+        if len(rollouts) == talk.request.group_size:
+            finished.append(FinishedGroup(talk.index, [rollouts[number] for number in range(len(rollouts))]))
+            del self._open[talk.index]
+        return 1
+
+
+@dataclass(frozen=True)
+class _Cancelled:
+    """The numbers of the engine's requests that are no longer needed, as it looks them up."""
+
+    turns: TurnByTurn
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self.turns.is_cancelled(number)
