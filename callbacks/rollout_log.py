@@ -60,7 +60,7 @@ def _row(group: Group) -> dict[str, Any]:
                 "correct": score.correct,
                 "positive": positive,
                 **({"dropped": True} if dropped else {}),
-                "tokens": len(rollout.token_ids),
+                "tokens": rollout.chosen_tokens,
                 "finish_reason": rollout.finish_reason,
             }
             for text, score, positive, dropped, rollout in responses

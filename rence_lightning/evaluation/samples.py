@@ -83,7 +83,7 @@ def evaluated_problem(
 ) -> EvaluatedProblem:
     """The record of a problem with its k responses, whose answers `same` compares for the votes."""
     samples = tuple(
-        Sample(text, score.answer, score.correct, score.reward, vote, len(rollout.token_ids), rollout.finish_reason)
+        Sample(text, score.answer, score.correct, score.reward, vote, rollout.chosen_tokens, rollout.finish_reason)
         for text, rollout, score, vote in zip(responses, rollouts, scores, votes(scores, same), strict=True)
     )
     return EvaluatedProblem(problem.id, problem.problem, prompt, problem.answer, samples)

@@ -33,8 +33,8 @@ _CUT = "\ufdd0"
 _DATE = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
 """Where a chat template writes the current date."""
 
-_ANSWER = "ANSWER"
-"""Text of a turn of the assistant that shows how a chat template ends it."""
+_ANSWER = "\ufdd1"
+"""Text of a turn of the assistant that shows how a chat template ends it, and what it writes after it."""
 
 
 class PromptTemplate(Configurable):
@@ -109,6 +109,34 @@ class PromptTemplate(Configurable):
         added, ids = tokenizer.added_tokens_decoder, tokenizer(end, add_special_tokens=False)["input_ids"]
         return next((each for each in ids if answer and each in added and added[each].content.strip()), None)
 
+    def encode_reply(self, tokenizer: PreTrainedTokenizerBase, reply: str, role: str | None) -> list[int]:
+        """The token ids of a reply to the policy, up to where its next turn starts.
+
+        Args:
+            tokenizer: The policy's tokenizer.
+            reply: Text of the reply; control tokens that it spells out reach the policy as text.
+            role: Role of the reply in the chat template, after a turn that the policy has ended with the token of
+                `turn_end`. None is a reply within the turn, as plain text.
+
+        Raises:
+            UserError: The chat template refuses a turn of this role, or leaves its text out.
+        """
+        text = _control_tokens(tokenizer).sub(_in_two, reply)
+        if role is not None and self.is_chat(tokenizer):
+            turns = [("user", "?"), ("assistant", _ANSWER), (role, text)]
+            chat = [{"role": role, "content": content} for role, content in turns]
+            after = self._apply(tokenizer, [chat], add_generation_prompt=True)[0].partition(_ANSWER)[2]
+            if text.strip() not in after:
+                raise UserError(
+                    f"template: the chat template of the tokenizer leaves a turn of the role {role!r} out; let the "
+                    "environment reply in the role user"
+                )
+            if (end := self.turn_end(tokenizer)) is not None:
+                after = after.partition(tokenizer.added_tokens_decoder[end].content)[2]
+            text = after
+        pieces = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in text.split(_CUT))
+        return [each for ids in pieces for each in ids]
+
     def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts are chats with this tokenizer."""
         return bool(tokenizer.chat_template) if self.chat is None else self.chat
@@ -180,11 +208,15 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or "(?!)")
 
 
+def _in_two(found: re.Match[str]) -> str:
+    return f"{found[0][0]}{_CUT}{found[0][1:]}"
+
+
 def _cut(problem: Problem, control: re.Pattern[str]) -> Problem:
     """The problem with a cut in each control token that it spells out, of which the pieces are encoded as text."""
 
     def cut(text: str) -> str:
-        return control.sub(lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text)
+        return control.sub(_in_two, text)
 
     def turn(given: Mapping[str, str]) -> Mapping[str, str]:  # those of the assistant may hold its own tokens
         return given if given["role"] == "assistant" else {**given, "content": cut(given["content"])}

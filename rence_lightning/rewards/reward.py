@@ -20,7 +20,9 @@ class Response:
         finish_reason: Reason for which the response ended: `stop` with an end-of-sequence token, `length` at the limit.
         prompt_text: Text of the prompt with its special tokens and all that the chat template wrote, such as a
             `<think>` at its end, which the response then lacks.
-        raw_text: Text that the policy wrote with its special tokens.
+        raw_text: Text of the response with its special tokens, and with the replies of an environment.
+        turns: Text of each turn that the policy wrote; one without an environment.
+        replies: Text of each of the environment's replies, which follow all turns but the last.
     """
 
     problem: Problem
@@ -29,6 +31,17 @@ class Response:
     finish_reason: Literal["stop", "length"] = "stop"
     prompt_text: str = ""
     raw_text: str = ""
+    turns: Sequence[str] = ()
+    replies: Sequence[str] = ()
+
+    @property
+    def transcript(self) -> str:
+        """The text, with each reply in its place, in brackets of its own: `<<76+4>>⟦80⟧`."""
+        if not self.replies:
+            return self.text
+        return self.turns[0] + "".join(
+            f"⟦{reply}⟧{turn}" for reply, turn in zip(self.replies, self.turns[1:], strict=True)
+        )
 
     @property
     def truncated(self) -> bool:

@@ -82,8 +82,8 @@ class SharedPromptDecoder:
         return logits
 
     def step(self, tokens: Tensor, waiting: Sequence[int] = ()) -> Tensor:
-        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`; rows
-        that wait read nothing, and their logits are of no use."""
+        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`; those
+        of rows that wait, which read nothing, are of no use."""
         logits = self._forward(tokens.unsqueeze(1), self._positions.unsqueeze(1), self._state)
         self._positions += 1
         if waiting:
@@ -129,7 +129,7 @@ class SharedPromptDecoder:
     def _bias(self, prompt_keys: Tensor) -> Tensor | None:
         longest, device, dtype = prompt_keys.shape[2], prompt_keys.device, prompt_keys.dtype
         lengths = [self._prompt_lengths[prompt] for prompt in self._prompt_of]
-        last = int((self._hidden.any(0) * torch.arange(1, self._hidden.shape[1] + 1)).max()) if self._hidden.numel() else 0
+        last = max((1 + column for column, hidden in enumerate(self._hidden.any(0).tolist()) if hidden), default=0)
         if min(lengths) == longest and last == 0:
             return None
         first = longest - torch.tensor(lengths, device=device).unsqueeze(1)

@@ -65,8 +65,8 @@ class Rollout:
 
 
 Replies = Callable[[int, "array[int]"], "Future[Sequence[int] | None]"]
-"""The token ids of the reply to a response, given its number in the group and its tokens so far, of which the last ends a
-turn. No ids: the turn goes on. None: the response has ended."""
+"""The token ids of the reply to a response, given its number in the group and its tokens so far, of which the last ends
+a turn. No ids: the turn goes on. None: the response has ended."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,7 @@ class RolloutEngine(Protocol):
     def sync(self, policy: SampledPolicy) -> None:
         """Takes over the weights of `policy`; called before each iteration."""
 
-    def generate(
-        self, requests: Iterable[Request | None], cancelled: Container[int] = ()
-    ) -> Iterator[SamplingStep]:
+    def generate(self, requests: Iterable[Request | None], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         """Samples the responses to the requests, as a stream.
 
         The engine takes the next request, in order, as soon as it has room for it (see `Intake`). The caller works

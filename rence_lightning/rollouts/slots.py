@@ -203,18 +203,17 @@ class Slots:
     def _pause(self, numbers: list[int]) -> None:
         """Ends the rows that have ended, and asks for replies to the others."""
         tokens, counts = self._tokens[numbers].cpu().numpy(), self._counts[numbers].tolist()
-        asked = []
+        asked: dict[int, Future[Sequence[int] | None]] = {}
         for number, written, count in zip(numbers, tokens, counts, strict=True):
             row, last = self._rows[number], int(written[count - 1])
             request = row.group.request
             stops = last in self._end_ids or last in request.stop_ids
             if stops and request.replies is not None and count < row.limit:
-                row.reply = request.replies(row.number, array("i", written[:count].tobytes()))
+                row.reply = asked[number] = request.replies(row.number, array("i", written[:count].tobytes()))
                 self._moves[number] = 0
-                asked.append(number)
             elif stops or count == row.limit:
                 self._end(number, "stop" if stops else "length")
-        self._hear([number for number in asked if self._rows[number].reply.done()])
+        self._hear([number for number, reply in asked.items() if reply.done()])
 
     def _hear(self, numbers: list[int]) -> None:
         """Takes the replies that these rows have got."""

@@ -37,6 +37,13 @@ class _Talk:
         )
 
 
+def generate(engine: RolloutEngine, requests: Iterable[Request], cancelled: Container[int]) -> Iterator[SamplingStep]:
+    """`engine.generate` for responses of any number of turns."""
+    if getattr(engine, "takes_turns", False):
+        return engine.generate(requests, cancelled)
+    return TurnByTurn(engine, requests, cancelled).stream()
+
+
 class TurnByTurn:
     """The turns of one call of `generate`, which an engine samples one by one.
 

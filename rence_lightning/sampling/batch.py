@@ -58,9 +58,12 @@ class IterationBatch:
                 "correct": score.correct,
                 "answered": score.answer is not None,
                 "truncated": rollout.finish_reason == "length",
-                "length": len(rollout.token_ids),
+                "length": rollout.chosen_tokens,
                 **({"undecodable": True} if REPLACEMENT in text else {}),
             }
+            if rollout.replies:
+                written = len(rollout.token_ids) - rollout.chosen_tokens
+                figures |= {"replied": True, "replies": len(rollout.replies), "reply_tokens": written}
             for name, value in figures.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
 

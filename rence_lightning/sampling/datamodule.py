@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from rence_lightning.distributed import check_same, sum_over_ranks
+from rence_lightning.environments import Environment, TurnLimits
 from rence_lightning.errors import UserError, call_plugin, check_parameters
 from rence_lightning.policy import Policy
 from rence_lightning.policy.export import sampled_with
@@ -29,6 +30,7 @@ from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum.draws import DrawSize
 from rence_lightning.sampling.curriculum.filtering import JUDGE, Outcome, PositiveRatioFilter, PromptFilter
 from rence_lightning.sampling.curriculum.pool import PromptPool
+from rence_lightning.sampling.dialogue import Dialogues
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import Draw, RolloutSampler
 
@@ -38,6 +40,7 @@ TRUNCATED = (
     " sampled is what is scored"
 )
 
+REPLY = "def reply(self, turn: str) -> str | None"
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
 
 
@@ -122,6 +125,8 @@ class RolloutDataModule(LightningDataModule):
         reward: Reward that grades the responses (default: `MathReward`, which gives 1 for a correct boxed answer, 0.1
             for a wrong boxed answer and 0 without a box).
         filter: Filter that selects the groups to train on (default: `PositiveRatioFilter`).
+        environment: Environment that replies to the policy's turns (default: none; a response is one turn).
+        turns: Limits of turns and replies, with an environment.
         sampling: Temperature, top-p and length limit in training.
         group_size: Number of responses per prompt, K.
         prompts_per_iteration: Number of groups to train on in an iteration, B.
@@ -143,6 +148,8 @@ class RolloutDataModule(LightningDataModule):
         engine: RolloutEngine | None = None,
         reward: Reward | None = None,
         filter: PromptFilter | None = None,
+        environment: Environment | None = None,
+        turns: TurnLimits = TurnLimits(),  # noqa: B008  (frozen)
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         group_size: int = 8,
         prompts_per_iteration: int = 512,
@@ -163,6 +170,9 @@ class RolloutDataModule(LightningDataModule):
         self.filter = filter if filter is not None else PositiveRatioFilter()
         check_parameters(self.reward, "data.reward", "score", SCORE)
         check_parameters(self.filter, "data.filter", "judge", JUDGE)
+        if environment is not None:
+            check_parameters(environment, "data.environment", "reply", REPLY)
+        self.environment, self.turns = environment, turns
         self.sampling = sampling
         self.group_size = group_size
         self.prompts_per_iteration = prompts_per_iteration
@@ -176,6 +186,7 @@ class RolloutDataModule(LightningDataModule):
         self.prompts: dict[int, Prompt] = {}
         self.dropped_too_long = 0
         self.cleaned = Cleaned([])
+        self.dialogues: Dialogues | None = None
         self._held_out: dict[str, Sequence[Problem]] = {}
 
     def connect(self, policy: Policy) -> None:
@@ -189,7 +200,10 @@ class RolloutDataModule(LightningDataModule):
         self.tokenizer, self._model = policy.tokenizer, policy.model
         if policy.tokenizer.chat_template and self.template.is_chat(policy.tokenizer):
             _end_turns(policy, self.template)
-        self.sampler = RolloutSampler(self.engine, self.reward, policy)
+        if self.environment is not None:
+            settings = self.environment, self.turns, self.template, self.tokenizer
+            self.dialogues = Dialogues(*settings, end_of_sequence_ids(policy.model))
+        self.sampler = RolloutSampler(self.engine, self.reward, policy, self.dialogues)
 
     def prompt_limit(self, sampling: Sampling, section: str) -> int:
         """The largest number of tokens of a prompt whose response is sampled in this way.
@@ -256,6 +270,8 @@ class RolloutDataModule(LightningDataModule):
         counts = dict(call_plugin(self.reward, "figures()", self.reward.figures))
         if hasattr(self.engine, "figures"):
             counts |= call_plugin(self.engine, "figures()", self.engine.figures)
+        if self.dialogues is not None:
+            counts |= self.dialogues.figures()
         totals = dict(zip(counts, sum_over_ranks(*counts.values()), strict=True))
         return {"prompts_cached": float(len(self.pool.cached)), **totals}
 

@@ -107,9 +107,10 @@ class Group:
     def drop_tokens(self) -> None:
         """Frees the tokens and texts of a group that another rank trains on."""
         lengths: list[Any] = [RemoteArray(length) for length in self.lengths]
+        tokens: list[Any] = [RemoteArray(len(rollout.token_ids)) for rollout in self.rollouts]
         self.rollouts = [
-            replace(rollout, token_ids=RemoteArray(len(rollout.token_ids)), log_probs=length)
-            for rollout, length in zip(self.rollouts, lengths, strict=True)
+            replace(rollout, token_ids=every, log_probs=chosen)
+            for rollout, every, chosen in zip(self.rollouts, tokens, lengths, strict=True)
         ]
         self.responses = [""] * len(self.responses)
         self.old_log_probs = lengths if self.old_log_probs else []

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from rence_lightning.errors import call_plugin, invalid_return
 from rence_lightning.prompts import Prompt
-from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep
+from rence_lightning.rollouts import FinishedGroup, Request, Rollout, RolloutEngine, SamplingStep, turns
 from rence_lightning.sampling.curriculum.filtering import Outcome
 from rence_lightning.sampling.cutoff import Cutoff
 from rence_lightning.sampling.grading import GradingThread
@@ -96,8 +97,9 @@ class LocalDraw:
             self._cancel_grading(-1)
 
     def _sample(self) -> None:
-        generate, cancelled = self._engine.generate, _Cancelled(self)
-        stream = call_plugin(self._engine, "generate()", lambda: generate(self._stream(), cancelled))
+        several = any(request.replies is not None for request in self._requests)
+        generate = partial(turns.generate, self._engine) if several else self._engine.generate
+        stream = call_plugin(self._engine, "generate()", lambda: generate(self._stream(), _Cancelled(self)))
         try:
             while (step := call_plugin(self._engine, "generate()", lambda: next(stream, None))) is not None:
                 self._take(step)

@@ -13,6 +13,7 @@ from rence_lightning.prompts import Prompt
 from rence_lightning.rewards import Response, Reward
 from rence_lightning.rollouts import Request, Rollout, RolloutEngine, Sampling
 from rence_lightning.sampling.cutoff import Cutoff
+from rence_lightning.sampling.dialogue import Dialogues
 from rence_lightning.sampling.grading import GradingThread
 from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.local_draw import LocalDraw, OnTokens
@@ -35,8 +36,10 @@ class RolloutSampler:
     decisions afterwards (mastery, the cache).
     """
 
-    def __init__(self, engine: RolloutEngine, reward: Reward, policy: Policy) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: RolloutEngine, reward: Reward, policy: Policy, dialogues: Dialogues | None = None
+    ) -> None:
+        self._engine, self._dialogues = engine, dialogues
         self._reward = reward
         self._policy = policy
         self._draws = 0
@@ -99,7 +102,7 @@ class RolloutSampler:
 
         async def grade(prompt: Prompt, rollouts: list[Rollout]) -> Group:
             responses = responses_of(self._policy.tokenizer, prompt, rollouts)
-            scores, texts = await scores_of(self._reward, responses), [response.text for response in responses]
+            scores, texts = await scores_of(self._reward, responses), [each.transcript for each in responses]
             seed = seed_of(f"{stream(prompt)}, objective", prompt.problem.id)
             group = Group(prompt, rollouts, texts, scores, sampling.temperature, seed)
             if graded is not None:
@@ -108,16 +111,21 @@ class RolloutSampler:
 
         rank, world = rank_and_world()
         mine = {position: prompts[position] for position in range(rank, len(prompts), world)}
-        requests = [
-            Request(prompt.token_ids, group_size, sampling, seed_of(stream(prompt), prompt.problem.id))
-            for prompt in mine.values()
-        ]
+        self._grading = thread = self._grading or GradingThread()
+
+        def request(prompt: Prompt) -> Request:
+            seed, dialogues = seed_of(stream(prompt), prompt.problem.id), self._dialogues
+            if dialogues is None:
+                return Request(prompt.token_ids, group_size, sampling, seed)
+            replies = dialogues.to(prompt, lambda each: seed_of(f"{seed}, environment", str(each)), thread)
+            return Request(prompt.token_ids, group_size, sampling, seed, dialogues.stop_ids, replies)
+
         self._draws += 1
         cutoff = Cutoff(len(prompts), wanted, topic=f"draw {self._draws}")
         vocabulary = self._policy.model.config.get_text_config().vocab_size
         progress = on_tokens or (lambda responses, tokens: None)
-        self._grading = self._grading or GradingThread()
-        local = LocalDraw(self._engine, mine, requests, cutoff, grade, self._grading, progress, vocabulary)
+        requests = list(map(request, mine.values()))
+        local = LocalDraw(self._engine, mine, requests, cutoff, grade, thread, progress, vocabulary)
         local.sample()
         return _gathered(local, cutoff, prompts, group_size)
 

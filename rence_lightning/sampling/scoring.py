@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -26,12 +26,14 @@ PADDED = (
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
     """The responses to a prompt as rewards and filters see them."""
-    asked = _text(tokenizer, prompt.token_ids)
-    texts = [[_text(tokenizer, each.token_ids, skip) for skip in (True, False)] for each in rollouts]
-    return [
-        Response(prompt.problem, text, each.token_ids, each.finish_reason, asked, raw)
-        for each, (text, raw) in zip(rollouts, texts, strict=True)
-    ]
+    asked, responses = _text(tokenizer, prompt.token_ids), []
+    for each in rollouts:
+        places = [0, *(place for first, last in each.replies for place in (first, last + 1)), len(each.token_ids)]
+        parts = [each.token_ids[first:last] for first, last in pairwise(places)]  # turn, reply, turn, ...
+        texts, raw = ([_text(tokenizer, part, skip) for part in parts] for skip in (True, False))
+        written = "".join(texts[::2]), each.token_ids, each.finish_reason, asked, "".join(raw)
+        responses.append(Response(prompt.problem, *written, tuple(texts[::2]), tuple(texts[1::2])))
+    return responses
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Responses of several turns: replies are read in their place, whenever they come, and change nothing but the context."""
+"""Responses of several turns: replies are read in their place, whenever they come, and change the context alone."""
 
 import random
 import threading
@@ -92,10 +92,11 @@ REQUESTS = st.builds(
     st.integers(1, 24),
     st.integers(0, 50),
 )
+STREAMS = st.lists(REQUESTS, min_size=1, max_size=5)
 
 
 @settings(max_examples=40)
-@given(st.lists(REQUESTS, min_size=1, max_size=5), st.integers(1, 12), st.sampled_from([SharedPromptDecoder, GeneralDecoder]))
+@given(STREAMS, st.integers(1, 12), st.sampled_from([SharedPromptDecoder, GeneralDecoder]))
 def test_turns_are_those_of_each_response_alone(stream: list[Request], room: int, decoder: type) -> None:
     engine = TransformersEngine(room)
     engine.sync(POLICY)
@@ -107,7 +108,7 @@ def test_turns_are_those_of_each_response_alone(stream: list[Request], room: int
 
 
 @settings(max_examples=40)
-@given(st.lists(REQUESTS, min_size=1, max_size=5), st.integers(1, 12))
+@given(STREAMS, st.integers(1, 12))
 def test_an_engine_of_single_turns_samples_several(stream: list[Request], room: int) -> None:
     """The same, apart from the random numbers: each turn begins a stream of its own."""
     engine = TransformersEngine(room)

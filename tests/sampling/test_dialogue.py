@@ -1,0 +1,162 @@
+"""Environments end to end: what is replied, who wrote what, failures, and that a run with one is exact."""
+
+import asyncio
+import csv
+import json
+import random
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from arithmetic_run import SAMPLING, fresh_start, make_data, make_module, make_trainer, small_evaluation
+
+from rence_lightning.callbacks import Checkpoint
+from rence_lightning.environments import Calculator, Environment, TurnLimits
+from rence_lightning.prompts import Problem
+from rence_lightning.sampling.dialogue import Dialogues
+from rence_lightning.training.trainer import Trainer
+
+EQUALS = 16
+"""The token of the embedded policy's equals sign."""
+
+
+class Sums(Calculator):
+    """The result of each step of a chain, after its equals sign: `76+4=` is continued with `80`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__("", "=")
+        self.seconds = seconds
+
+    def reply(self, turn: str) -> str | None:
+        time.sleep(self.seconds)
+        return super().reply(turn)
+
+
+class AsyncSums(Sums):
+    async def reply(self, turn: str) -> str | None:  # type: ignore[override]
+        await asyncio.sleep(self.seconds)
+        return Calculator.reply(self, turn)
+
+
+class Broken(Sums):
+    """Fails in one way, for some responses."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def start(self, problem: Problem, seed: int) -> None:
+        self.fails = seed % 3 == 0
+
+    def reply(self, turn: str) -> Any:
+        if not self.fails or "=" not in turn:
+            return super().reply(turn)
+        if self.how == "hangs":
+            time.sleep(5)
+        return {"raises": lambda: 1 // 0, "exits": sys.exit, "number": lambda: 80, "long": lambda: "1" * 10_000}[
+            self.how
+        ]()
+
+
+def rows(run_dir: Path, name: str) -> list[float]:
+    with (run_dir / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def sampled(environment: Environment | None, **settings: Any) -> Any:
+    """An iteration of groups from the embedded policy, as the trainer sees it, without training."""
+    fresh_start()
+    module, data = make_module(), make_data(environment=environment, **settings)
+    module.configure_model()
+    data.connect(module.policy)
+    data.setup("fit")
+    return data, next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("kind", [Sums, AsyncSums])
+def test_a_tool_within_the_turn_is_read_and_not_chosen(kind: type) -> None:
+    data, batch = sampled(kind())
+    for group in batch.sampled:
+        for rollout, text in zip(group.rollouts, group.responses, strict=True):
+            written = [data.tokenizer.decode(rollout.token_ids[first : last + 1]) for first, last in rollout.replies]
+            parts = re.split("[⟦⟧]", text)
+            assert written == parts[1::2] and len(rollout.log_probs) == rollout.chosen_tokens
+            for turn, reply in zip(parts[::2], written, strict=False):
+                assert int(reply) == eval(turn.rpartition(",")[2].removesuffix("="))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("raises", "raised ZeroDivisionError: "),
+        ("exits", "raised SystemExit"),
+        ("number", "returned '80', not a text or None"),
+        ("hangs", "took longer than 0.2 s"),
+    ],
+)
+def test_a_reply_that_fails_ends_its_response_and_nothing_else(how: str, says: str) -> None:
+    with pytest.warns(UserWarning, match=f"environment: Broken, problem .*: {says}.*; the response ends there"):
+        _, batch = sampled(Broken(how), turns=TurnLimits(reply_seconds=0.2))
+    failed = [rollout for group in batch.sampled for rollout in group.rollouts if rollout.token_ids[-1] == EQUALS]
+    assert batch.figures["environment_failures"] >= len(failed) > 3  # others are of groups that do not count
+    assert batch.sums["replied"] > 10 and len(batch.groups) == 6
+
+
+def test_a_long_reply_is_cut_and_the_number_of_turns_is_limited() -> None:
+    _, batch = sampled(Broken("long"), turns=TurnLimits(max_turns=3, max_reply_tokens=5))
+    rollouts = [rollout for group in batch.sampled for rollout in group.rollouts]
+    lengths = [last + 1 - first for rollout in rollouts for first, last in rollout.replies]
+    assert max(lengths) == 5 and batch.figures["replies_cut"] >= lengths.count(5) > 3
+    assert max(len(rollout.replies) for rollout in rollouts) == 2
+    assert {rollout.finish_reason for rollout in rollouts if rollout.token_ids[-1] == EQUALS} == {"stop"}
+
+
+@pytest.mark.parametrize("kind", [Sums, AsyncSums])
+def test_replies_are_waited_for_at_the_same_time(kind: type) -> None:
+    """64 responses of up to five turns, of which each waits for half a second."""
+    data, _ = sampled(None)
+    data.dialogues = Dialogues(kind(0.5), data.turns, data.template, data.tokenizer, [2])
+    data.sampler._dialogues = data.dialogues
+    begun = time.monotonic()
+    draw = data.sampler.sample([data.prompts[number] for number in range(8)], 8, SAMPLING, lambda _: "stream")
+    replies = [len(rollout.replies) for group in draw.groups for rollout in group.rollouts]
+    assert sum(replies) > 100 and time.monotonic() - begun < 0.5 * (max(replies) + 1) + 5 < 0.1 * 0.5 * sum(replies) + 5
+
+
+class Dice(Sums):
+    """Results that are wrong by a number that is drawn."""
+
+    def start(self, problem: Problem, seed: int) -> None:
+        self.chance = random.Random(seed)
+
+    def reply(self, turn: str) -> str | None:
+        result = super().reply(turn)
+        return str(int(result) + self.chance.choice([0, 0, 0, 1])) if result else result
+
+
+def test_a_run_is_exact_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    """With an environment that draws; the engine and the trainer see the same tokens."""
+
+    def fit(name: str, iterations: int, ckpt_path: str | None = None) -> Trainer:
+        fresh_start()
+        evaluation = small_evaluation(every=1)
+        trainer = make_trainer(tmp_path / name, [evaluation, Checkpoint(every=1)], max_iterations=iterations)
+        trainer.fit(make_module(), make_data(environment=Dice()), ckpt_path)
+        return trainer
+
+    whole, first = fit("whole", 3), fit("parts", 1)
+    parts = fit("parts", 3, str(first.run_dir))
+    for one, other in zip(*(each.lightning_module.policy.parameters() for each in (whole, parts)), strict=True):
+        assert torch.equal(one, other)
+    for name in ("rollouts/mismatch_abs", "rollouts/mismatch_abs_max"):
+        assert max(rows(whole.run_dir, name)) < 1e-5
+    for name in ("rollouts/reply_tokens", "rollouts/replies", "rollouts/replied", "rollouts/length"):
+        assert rows(whole.run_dir, name) == rows(parts.run_dir, name) and min(rows(whole.run_dir, name)) > 0.5
+    logged = [json.loads(line) for line in (whole.run_dir / "rollouts/iteration-0001.jsonl").read_text().splitlines()]
+    assert any("⟦" in response["text"] for group in logged for response in group["responses"])
+    (samples,) = (whole.run_dir / "evaluations/iteration-0003").glob("arithmetic*")
+    assert "\\u27e6" in samples.read_text() or "⟦" in samples.read_text()
