@@ -24,8 +24,8 @@ from graded_groups import graded, responses_to
 from safetensors.torch import load_file
 from tiny_models import EOS, tiny_policy
 
-from rence_lightning.cli.main import main
 from rence_lightning import Problem
+from rence_lightning.cli.main import main
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.rewards import FunctionReward, Response, Score
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
@@ -324,7 +324,11 @@ def test_programs_of_the_policy_are_confined(folder: Path, monkeypatch: pytest.M
         names = {"PORT": server.getsockname()[1], "SECRET": str(folder / "secret"), "FOLDER": str(folder)}
         given = "".join(f"{name} = {value!r}\n" for name, value in {**names, "PARENT": os.getpid()}.items())
         programs = {name: given + program for name, program in HARMFUL.items()}
-        programs |= {"right": "a, b = map(int, input().split())\nprint(a * b)", "wrong": "print(41)", "broken": "print("}
+        programs |= {
+            "right": "a, b = map(int, input().split())\nprint(a * b)",
+            "wrong": "print(41)",
+            "broken": "print(",
+        }
         problem = Problem("p", "Multiply two numbers.", "", fields={"tests": [["6 7", "42"], ["21 2", "42"]]})
         texts = [f"So:\n```python\nprint(1)\n```\nbetter:\n```python\n{program}\n```" for program in programs.values()]
         responses = [Response(problem, text, (), "stop") for text in (*texts, "print(42)")]

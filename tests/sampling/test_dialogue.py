@@ -86,7 +86,8 @@ def test_a_tool_within_the_turn_is_read_and_not_chosen(kind: type) -> None:
             parts = re.split("[⟦⟧]", text)
             assert written == parts[1::2] and len(rollout.log_probs) == rollout.chosen_tokens
             for turn, reply in zip(parts[::2], written, strict=False):
-                assert int(reply) == eval(turn.rpartition(",")[2].removesuffix("="))
+                expression = re.fullmatch(r".*?([0-9+-]+)=", turn, re.DOTALL)
+                assert expression is not None and int(reply) == eval(expression[1])
 
 
 @pytest.mark.parametrize(
