@@ -106,8 +106,8 @@ class PromptTemplate(Configurable):
             _, answer, end = self._apply(tokenizer, [chat], add_generation_prompt=False)[0].rpartition(_ANSWER)
         except UserError:  # a template that takes no such turns
             return None
-        added, ids = tokenizer.added_tokens_decoder, tokenizer(end, add_special_tokens=False)["input_ids"]
-        return next((each for each in ids if answer and each in added and added[each].content.strip()), None)
+        ids = tokenizer(end, add_special_tokens=False)["input_ids"]
+        return next((each for each in ids if answer and _is_control(tokenizer, each)), None)
 
     def encode_reply(self, tokenizer: PreTrainedTokenizerBase, reply: str, role: str | None) -> list[int]:
         """The token ids of a reply to the policy, up to where its next turn starts.
@@ -121,7 +121,7 @@ class PromptTemplate(Configurable):
         Raises:
             UserError: The chat template refuses a turn of this role, or leaves its text out.
         """
-        text = _control_tokens(tokenizer).sub(_in_two, reply)
+        text, after = _control_tokens(tokenizer).sub(_in_two, reply), ""
         if role is not None and self.is_chat(tokenizer):
             turns = [("user", "?"), ("assistant", _ANSWER), (role, text)]
             chat = [{"role": role, "content": content} for role, content in turns]
@@ -131,11 +131,12 @@ class PromptTemplate(Configurable):
                     f"template: the chat template of the tokenizer leaves a turn of the role {role!r} out; let the "
                     "environment reply in the role user"
                 )
-            if (end := self.turn_end(tokenizer)) is not None:
-                after = after.partition(tokenizer.added_tokens_decoder[end].content)[2]
             text = after
         pieces = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in text.split(_CUT))
-        return [each for ids in pieces for each in ids]
+        ids = [each for piece in pieces for each in piece]
+        if text is after and self.turn_end(tokenizer) is not None:  # the policy has ended its turn itself
+            ids = ids[1 + next(place for place, each in enumerate(ids) if _is_control(tokenizer, each)) :]
+        return ids
 
     def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts are chats with this tokenizer."""
@@ -195,6 +196,11 @@ class PromptTemplate(Configurable):
                 f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); "
                 "remove the template's system turn or arguments if it has any, or set chat: false"
             ) from error
+
+
+def _is_control(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    added = tokenizer.added_tokens_decoder
+    return token in added and bool(added[token].content.strip())
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -34,6 +34,9 @@ class Dialogues:
         tokenizer: The policy's tokenizer.
         end_ids: Tokens that end a response of one turn.
 
+    Raises:
+        UserError: A text of the environment's `stop` is not ASCII, or the chat template refuses its `role`.
+
     Attributes:
         stop_ids: Tokens at which one of the environment's `stop` may end.
     """
@@ -49,6 +52,7 @@ class Dialogues:
         self.environment, self.limits, self.tokenizer = environment, limits, tokenizer
         self.end_ids, self.stop_ids = frozenset(end_ids), _ends_of(tokenizer, environment.stop)
         self._template = template
+        template.encode_reply(tokenizer, "reply", environment.role)  # or the chat template refuses it
         self._counts: Counter[str] = Counter()
         self._failed = False
 

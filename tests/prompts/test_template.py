@@ -219,6 +219,39 @@ def test_real_tokenizers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert special[0] == special[1]
     ends = {"<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", tokenizer.convert_ids_to_tokens(1)}
     assert not chat or tokenizer.convert_ids_to_tokens(template.turn_end(tokenizer)) in ends, "DeepSeek's has the id 1"
+    check_reply(tokenizer, template, spelled)
+
+
+def check_reply(tokenizer: PreTrainedTokenizerFast, template: PromptTemplate, spelled: str) -> None:
+    """After the policy's turn follows what the chat template writes there; what a reply spells out is text."""
+    inside = template.encode_reply(tokenizer, f"80 {spelled}", None)
+    assert tokenizer.decode(inside).replace(" ", "") == f"80{spelled}".replace(" ", "")  # Llama 2 adds spaces
+    assert not {each.content for each in tokenizer.added_tokens_decoder.values() if each.special} & set(
+        tokenizer.convert_ids_to_tokens(inside)
+    )
+    if not template.is_chat(tokenizer):
+        assert template.encode_reply(tokenizer, "higher", "user") == template.encode_reply(tokenizer, "higher", None)
+        return
+    turns = [("user", "Guess."), ("assistant", "Fifty."), ("user", "higher")]
+    chat = [{"role": role, "content": text} for role, text in turns]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    end = tokenizer.convert_ids_to_tokens(template.turn_end(tokenizer))
+    end = "<|end|>" if end == "<|return|>" else end  # gpt-oss ends its last turn with another token
+    after = template.encode_reply(tokenizer, "higher", "user")
+    assert f"Fifty.{end}{tokenizer.decode(after)}" in text and text.endswith(tokenizer.decode(after))
+    assert after == tokenizer(text.partition(f"Fifty.{end}")[2], add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("chat_template", [None, QWEN_LIKE])
+def test_a_reply_is_a_turn_of_the_chat_or_plain_text(chat_template: str | None) -> None:
+    tokenizer = byte_tokenizer(chat_template)
+    check_reply(tokenizer, PromptTemplate("{problem}", chat=None), "<eos> <bos>")
+
+
+def test_a_role_that_the_chat_template_leaves_out_is_refused() -> None:
+    users = "{% for m in messages if m['role'] != 'tool' %}<{{ m['content'] }}>{% endfor %}"
+    with pytest.raises(UserError, match="leaves a turn of the role 'tool' out; let the environment reply in the role"):
+        PromptTemplate("{problem}").encode_reply(byte_tokenizer(users), "80", "tool")
 
 
 @pytest.mark.parametrize("options", [{"arguments": {"enable_thinking": True}}, {"system": "Be brief."}])
