@@ -81,9 +81,8 @@ class Request:
         sampling: Temperature, top-p and length limit.
         seed: Seed of the responses.
         stop_ids: Tokens at which a turn ends, besides those that end a sequence.
-        replies: Function that replies to each turn; None where a response is one turn. An engine without the attribute
-            `takes_turns` gets each turn as a request of its own, and None from the stream of requests while there is no
-            further one yet (see `rence_lightning.rollouts.turns`).
+        replies: Function that replies to each turn; None where a response is one turn. An engine with the attribute
+            `takes_turns` gets it; any other gets each turn as a request of its own (`rence_lightning.rollouts.turns`).
     """
 
     prompt: Sequence[int]
@@ -142,7 +141,7 @@ class RolloutEngine(Protocol):
     def sync(self, policy: SampledPolicy) -> None:
         """Takes over the weights of `policy`; called before each iteration."""
 
-    def generate(self, requests: Iterable[Request | None], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         """Samples the responses to the requests, as a stream.
 
         The engine takes the next request, in order, as soon as it has room for it (see `Intake`). The caller works

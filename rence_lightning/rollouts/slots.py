@@ -5,7 +5,6 @@ requests are taken for the room. A row whose turn has ended waits for the reply,
 step, in place of those that it would draw.
 """
 
-import time
 from array import array
 from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -103,7 +102,7 @@ class Slots:
         if self._crowded and (self._decoder.accepts_more or self._live == 0):
             taken = self._intake.take(self._max_num_seqs - self._live, idle=self._live == 0)
             self._arrivals += [_Group(number, request) for number, request in taken]
-        return self._live > 0 or bool(self._arrivals) or not self._intake.ended
+        return self._live > 0 or bool(self._arrivals)
 
     def close(self) -> None:
         """Gives up the replies that rows wait for."""
@@ -128,8 +127,6 @@ class Slots:
             self._draw(logits, self._samplings, 0, self._live - len(waiting))
         elif waiting:
             wait(waiting.values(), POLL_SECONDS, FIRST_COMPLETED)
-        elif not self._live:
-            time.sleep(POLL_SECONDS)  # no request is there yet
         step = SamplingStep(self._responses_ended, self._tokens_drawn, self._finished)
         self._responses_ended, self._tokens_drawn, self._finished = 0, 0, []
         return step

@@ -75,7 +75,7 @@ class TransformersEngine(Configurable):
         for name, weight in policy.weights(device, model.dtype):
             own[name].copy_(weight)
 
-    def generate(self, requests: Iterable[Request | None], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         model, decoder = self._ready()
         modules, ends, share = list(model.modules()), end_of_sequence_ids(model), decoder is SharedPromptDecoder
         slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)

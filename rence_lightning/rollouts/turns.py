@@ -4,10 +4,14 @@ import random
 from array import array
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rence_lightning.rollouts.engine import FinishedGroup, FinishReason, Request, Rollout, RolloutEngine, SamplingStep
+
+POLL_SECONDS = 0.01
+"""Longest wait for a reply without a step."""
 
 
 @dataclass(eq=False)
@@ -55,46 +59,56 @@ class TurnByTurn:
 
     def __init__(self, engine: RolloutEngine, requests: Iterable[Request], cancelled: Container[int]) -> None:
         self._engine = engine
-        self._requests = enumerate(requests)
+        self._requests, self._requests_left = enumerate(requests), True
         self._cancelled = cancelled
         self._ready: deque[_Talk] = deque()
-        self._taken: list[_Talk] = []  # by the number of the engine's request
+        self._taken: list[_Talk] = []  # in the order of the engine's requests
+        self._first = 0  # place of the first one of this call of the engine
         self._open: dict[int, dict[int, Rollout]] = {}  # responses that have ended, of requests that are not finished
         self._waiting: list[_Talk] = []
 
     def stream(self) -> Iterator[SamplingStep]:
         """The stream of `RolloutEngine.generate`."""
-        inner = self._engine.generate(self._turns(), _Cancelled(self))
         try:
-            for step in inner:
-                finished: list[FinishedGroup] = []
-                ended = 0
-                for group in step.finished:
-                    ended += self._take(self._taken[group.index], group.rollouts[0], finished)
-                arrived = [talk for talk in self._waiting if talk.reply is not None and talk.reply.done()]
-                ended += sum(self._hear(talk, finished) for talk in arrived)
-                yield SamplingStep(ended, step.tokens, finished)
+            while self._requests_left or self._is_open:
+                self._first = len(self._taken)
+                steps = self._engine.generate(self._turns(), _Cancelled(self))
+                try:
+                    yield from map(self._step, steps)
+                finally:
+                    if hasattr(steps, "close"):
+                        steps.close()
+                wait([talk.reply for talk in self._waiting if talk.reply is not None], POLL_SECONDS, FIRST_COMPLETED)
+                yield self._step(SamplingStep(0, 0))
         finally:
             for talk in self._waiting:
                 assert talk.reply is not None
                 talk.reply.cancel()
-            if hasattr(inner, "close"):
-                inner.close()
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether a response is needed that has not ended."""
+        return any(index not in self._cancelled for index in self._open)
 
     def is_cancelled(self, number: int) -> bool:
-        return self._taken[number].index in self._cancelled
+        """Whether a request of the engine's is no longer needed."""
+        return self._taken[self._first + number].index in self._cancelled
 
-    def _turns(self) -> Iterator[Request | None]:
-        """The turns that can be sampled; None while there are none, but others may follow."""
+    def _turns(self) -> Iterator[Any]:
+        """The turns that can be sampled; None while there are none, for an engine that awaits others."""
         while True:
-            if not self._ready and (following := next(self._requests, None)) is not None:
+            if not self._ready and self._requests_left:
+                following = next(self._requests, None)
+                if following is None:
+                    self._requests_left = False
+                    continue
                 index, request = following
                 self._open[index] = {}
                 self._ready += [_Talk(index, request, response) for response in range(request.group_size)]
             elif self._ready:
                 self._taken.append(self._ready.popleft())
                 yield self._taken[-1].turn()
-            elif any(index not in self._cancelled for index in self._open):
+            elif self._is_open and getattr(self._engine, "awaits_requests", False):
                 yield None
             else:
                 break
@@ -109,6 +123,14 @@ class TurnByTurn:
         talk.reply = talk.request.replies(talk.response, array("i", talk.tokens))
         self._waiting.append(talk)
         return 0
+
+    def _step(self, step: SamplingStep) -> SamplingStep:
+        """What a step of the engine, and the replies that have come since the last one, are for the responses."""
+        finished: list[FinishedGroup] = []
+        turns = [(self._taken[self._first + group.index], group.rollouts[0]) for group in step.finished]
+        ended = sum(self._take(*turn, finished) for turn in turns)
+        came = [talk for talk in self._waiting if talk.reply is not None and talk.reply.done()]
+        return SamplingStep(ended + sum(self._hear(talk, finished) for talk in came), step.tokens, finished)
 
     def _hear(self, talk: _Talk, finished: list[FinishedGroup]) -> int:
         """Adds a reply to its response."""

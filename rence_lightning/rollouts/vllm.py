@@ -76,6 +76,9 @@ class VLLMEngine(Configurable):
         UserError: vLLM is missing or too old, or a setting is impossible.
     """
 
+    awaits_requests = True
+    """Declares that a None among the requests says that there are none yet."""
+
     def __init__(
         self,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -259,7 +262,7 @@ class VLLMEngine(Configurable):
         assert mine is not None
         return mine
 
-    def generate(self, requests: Iterable[Request | None], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
+    def generate(self, requests: Iterable[Request], cancelled: Container[int] = ()) -> Iterator[SamplingStep]:
         if self._state != "ready":
             raise RuntimeError("the engine has no weights: call sync(policy) before generate()")
         queue = VLLMQueue(self._llm, self._end_ids, self.max_num_seqs, self._partners)
