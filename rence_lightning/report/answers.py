@@ -1,13 +1,12 @@
 """The answers at the top of the page, in a sentence or two each."""
 
-import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from rence_lightning.evaluation import EvaluatedProblem
+from rence_lightning.evaluation import EvaluatedProblem, Sample
 from rence_lightning.prompts.cleaning import REASONS
-from rence_lightning.report.checks import Finding
+from rence_lightning.report.checks import in_points
 from rence_lightning.report.run_record import RunRecord
 
 PHASES = ("rollouts", "old_policy", "updates", "evaluation", "other")
@@ -61,9 +60,7 @@ def learned(run: RunRecord) -> str:
     if (change := run.change()) is None:
         return f"Not shown: {went}; without samples, there is no interval."
     word = "Yes" if change.low > 0 else "No, it got worse" if change.high < 0 else "Not shown"
-    interval = f"95% interval {100 * change.low:+.1f} to {100 * change.high:+.1f}"
-    zero = "" if change.sure else ", which contains zero"
-    return f"{word}: {went} ({100 * (after - before):+.1f} points, {interval}{zero})."
+    return f"{word}: {went} ({in_points(change)}{'' if change.sure else ', which contains zero'})."
 
 
 def accuracy(run: RunRecord) -> str:
@@ -83,6 +80,18 @@ def accuracy(run: RunRecord) -> str:
 def correct(problem: EvaluatedProblem) -> int:
     """Number of correct responses to a problem."""
     return sum(sample.correct for sample in problem.samples)
+
+
+def example(pairs: Sequence[tuple[EvaluatedProblem | None, EvaluatedProblem]]) -> tuple[str, list[Sample]]:
+    """What changed, in words and in a wrong response before and a right one after; nothing without pairs."""
+    both = [(before, after) for before, after in pairs if before is not None]
+    gains = [correct(after) / len(after.samples) - correct(before) / len(before.samples) for before, after in both]
+    if max(gains, default=0) <= 0:
+        return "No problem was solved more often after training than before." if both else "", []
+    before, after = both[gains.index(max(gains))]
+    counts = f"from {correct(before)} of {len(before.samples)} correct to {correct(after)} of {len(after.samples)}"
+    shown = [next(s for s in each.samples if s.correct == right) for each, right in ((before, False), (after, True))]
+    return f"One that improved most, {counts}: {after.problem}", shown
 
 
 def time_spent(run: RunRecord) -> dict[str, float]:
@@ -124,12 +133,3 @@ def problems_kept(run: RunRecord) -> str:
     kept = f"{problems['kept'] - too_long:,} of {problems['problems']:,} training problems were kept"
     kept += f"; left out were {listed}." if listed else "."
     return kept + (f" {found:,} benchmark problems were found among all." if found else "")
-
-
-def what_next(run: RunRecord, findings: Sequence[Finding]) -> str:
-    """What to do after the run: what the checks advise, else the use of the exported policy."""
-    if advice := [each.advice for each in findings if each.advice]:
-        return advice[0]
-    if (policy := run.path / "hf").exists():
-        return f"Use {policy} with transformers or vLLM; publish it with: hf upload USER/NAME {policy}"
-    return f"Compare it with another run: python -m rence_lightning report {shlex.quote(str(run.path))} ANOTHER"
