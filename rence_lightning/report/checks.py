@@ -161,13 +161,14 @@ def _losses(run: RunRecord) -> Iterator[Finding]:
 def _completion(run: RunRecord) -> Finding:
     planned, error = run.setting("trainer.max_iterations"), run.identity.error
     done = f"{run.iterations}{f' of {planned}' if planned else ''} iterations are done"
+    advice = f"Continue it with --ckpt_path {shlex.quote(str(run.path))}."
     if error is not None:
-        return Finding("completion", Level.wrong, f"{done}; then the run ended with an error: {error}")
+        text = f"{done}; then the run ended with an error: {error}"
+        return Finding("completion", Level.wrong, text, f"Fix what the error names. {advice}")
     if run.at_end or run.identity.finished or (planned and run.iterations >= planned):
         return Finding("completion", Level.fine, done)
     if run.running:
         return Finding("completion", Level.fine, f"{done}; the run is in progress")
-    advice = f"Continue it with --ckpt_path {shlex.quote(str(run.path))}."
     return Finding("completion", Level.watch, f"{done}; the run was interrupted", advice)
 
 

@@ -17,9 +17,6 @@ COLOURS = {**LINES, INK: "#dfe5e7", GRID: "#333c40"}
 WIDTH, HEIGHT = 350, 215
 """Size of a figure in CSS pixels, which suits a telephone and a wide page without scaling."""
 
-JOINED = 5
-"""Number of points from which they are joined: a line between two shows a course that nobody measured."""
-
 _STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "text.parse_math"), False),
@@ -109,13 +106,11 @@ def _draw(lines: Mapping[str, Series], bands: Mapping[str, list[Series]], percen
         axes = figure.add_subplot()
         for (label, series), colour in zip(lines.items(), cycle(LINES), strict=False):
             xs, ys = zip(*series, strict=True)
-            joined = len(xs) >= JOINED
+            joined = len(xs) >= 5  # a line between two or three points shows a course that nobody measured
             width, marker = 2 * joined, None if len(xs) > 9 else "." if joined else "o"
             axes.plot(xs, ys, color=colour, label=label, linewidth=width, marker=marker, markersize=5, clip_on=False)
             low, high = ([y for _, y in end] for end in bands.get(label, ([], [])))
-            if len(low) == len(high) == len(xs) and joined:
-                axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
-            elif len(low) == len(high) == len(xs):
+            if len(low) == len(high) == len(xs):
                 axes.vlines(xs, low, high, color=colour, linewidth=1.5)
         bottom, top = axes.get_ylim()  # with zero: the captions compare with it, and a small change looks small
         axes.set_ylim(bottom if min(values) < 0 else 0, top if max(values) >= 0 else 0)

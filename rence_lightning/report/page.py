@@ -12,7 +12,6 @@ from rence_lightning.evaluation import Difference, EvaluatedProblem, compare
 from rence_lightning.report import answers
 from rence_lightning.report.checks import examine, verdict
 from rence_lightning.report.curves import COLOURS, figures
-from rence_lightning.report.next_steps import next_steps
 from rence_lightning.report.run_record import RunRecord
 
 LONGEST_TEXT = 6_000
@@ -67,7 +66,6 @@ def render(runs: Mapping[str, RunRecord]) -> str:
         runs={name: (run, examine(run)) for name, run in runs.items()},
         colours=COLOURS,
         answers=answers,
-        next_steps=next_steps,
         verdict=verdict,
         changes=changes,
         not_compared=not_compared,

@@ -129,7 +129,7 @@ def test_the_end_of_the_run(iterations: int, settings: dict[str, Any], level: Le
     run = record(tmp_path, "rollouts/correct", [0.5] * iterations, CONFIG)
     Run(tmp_path, "run")._written(**settings)
     (found,) = [each for each in examine(run) if each.name == "completion"]
-    assert found.level == level and text in found.text
+    assert found.level == level and text in found.text and bool(found.advice) == bool(level)
 
 
 def test_the_command_that_continues_a_run_is_quoted(tmp_path: Path) -> None:

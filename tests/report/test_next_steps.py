@@ -9,8 +9,8 @@ import yaml
 from command_line import CONF, config_of
 
 from rence_lightning.evaluation import Difference
+from rence_lightning.report.answers import next_steps
 from rence_lightning.report.checks import Finding, Level
-from rence_lightning.report.next_steps import next_steps
 from rence_lightning.report.run_record import RunRecord
 
 HEALTHY: dict[str, float] = {
