@@ -110,7 +110,9 @@ def _draw(lines: Mapping[str, Series], bands: Mapping[str, list[Series]], percen
             width, marker = 2 * joined, None if len(xs) > 9 else "." if joined else "o"
             axes.plot(xs, ys, color=colour, label=label, linewidth=width, marker=marker, markersize=5, clip_on=False)
             low, high = ([y for _, y in end] for end in bands.get(label, ([], [])))
-            if len(low) == len(high) == len(xs):
+            if len(low) == len(high) == len(xs) and joined:
+                axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+            elif len(low) == len(high) == len(xs):
                 axes.vlines(xs, low, high, color=colour, linewidth=1.5)
         bottom, top = axes.get_ylim()  # with zero: the captions compare with it, and a small change looks small
         axes.set_ylim(bottom if min(values) < 0 else 0, top if max(values) >= 0 else 0)

@@ -200,7 +200,7 @@ def test_a_few_points_are_not_joined(points: int, joined: bool) -> None:
     svg = drawn([0.3 + n / 100 for n in range(points)], percent=True, band=0.02)
     text = ElementTree.tostring(svg, encoding="unicode")
     assert ("stroke: var(--c1a7f64); stroke-width: 2" in text) == joined
-    assert 'id="LineCollection' in text, "its interval"
+    assert ('id="FillBetween' in text) == joined and ('id="LineCollection' in text) != joined
     assert all(float(label).is_integer() for label in ticks(svg, "1") if label != "iteration")
 
 
