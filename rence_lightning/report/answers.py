@@ -141,8 +141,6 @@ def next_steps(run: RunRecord, findings: Sequence[Finding]) -> list[tuple[str, s
     """At most three steps after a run, each with its command or "": what checks advise, else what figures call for."""
     if advice := [(each.advice, "") for each in findings if each.advice]:
         return advice[:3]
-    if run.running and not run.at_end:
-        return [("The run is in progress; this writes the page again:", _command("report", str(run.path)))]
     steps = list(islice(_called_for(run), 3)) if run.is_fit else []
     return steps or [("Compare it with another run:", f"{_command('report', str(run.path))} ANOTHER")]
 
