@@ -324,7 +324,8 @@ def test_programs_of_the_policy_are_confined(folder: Path, monkeypatch: pytest.M
         names = {"PORT": server.getsockname()[1], "SECRET": str(folder / "secret"), "FOLDER": str(folder)}
         given = "".join(f"{name} = {value!r}\n" for name, value in {**names, "PARENT": os.getpid()}.items())
         programs = {name: given + program for name, program in HARMFUL.items()}
-        programs |= {"right": "a, b = map(int, input().split())\nprint(a * b)", "wrong": "print(41)", "broken": "print("}
+        programs["right"] = "a, b = map(int, input().split())\nprint(a * b)"
+        programs |= {"wrong": "print(41)", "broken": "print("}
         problem = Problem("p", "Multiply two numbers.", "", fields={"tests": [["6 7", "42"], ["21 2", "42"]]})
         texts = [f"So:\n```python\nprint(1)\n```\nbetter:\n```python\n{program}\n```" for program in programs.values()]
         responses = [Response(problem, text, (), "stop") for text in (*texts, "print(42)")]

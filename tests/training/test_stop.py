@@ -165,7 +165,7 @@ async def slow(response):
 def test_a_reward_that_waits_and_fails_changes_nothing_also_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenth of the responses fail: no answer in time, an error, NaN. A fast reward that gives these 0 is beside it."""
+    """A tenth of the responses fail: no answer in time, an error, NaN; a fast reward that gives them 0 is beside it."""
     (tmp_path / "judges.py").write_text(JUDGES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     reward = "--data.reward.init_args"
