@@ -24,8 +24,8 @@ from graded_groups import graded, responses_to
 from safetensors.torch import load_file
 from tiny_models import EOS, tiny_policy
 
-from rence_lightning.cli.main import main
 from rence_lightning import Problem
+from rence_lightning.cli.main import main
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.rewards import FunctionReward, Response, Score
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
