@@ -5,22 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, get_args, get_origin, get_type_hints
 
-import rence_lightning.callbacks as callbacks
-from rence_lightning.cli.settings import CALLBACKS
-from rence_lightning.errors import nearest
-from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.cli.declared import SECTIONS
 from rence_lightning.training.hooks import SUPPORTED
-from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.trainer import Trainer
 
-CLASSES: dict[str, type] = {
-    "trainer": Trainer,
-    "model": PolicyModule,
-    "data": RolloutDataModule,
-    **{section: getattr(callbacks, name) for section, name in CALLBACKS.items()},
-}
+CLASSES: dict[str, type] = {section: resolve_name(path) for section, path in SECTIONS.items()}
 """The classes of the sections."""
 
 ROOMS = (
@@ -44,13 +35,6 @@ def known_keys() -> dict[str, Any]:
     return found
 
 
-@cache
-def groups() -> frozenset[str]:
-    """All that stands before a dot of a key: sections, and settings that are a class of fields, as `data.sampling`."""
-    parts = [key.split(".") for key in known_keys()]
-    return frozenset(".".join(names[:length]) for names in parts for length in range(1, len(names)))
-
-
 def is_settings(hint: Any) -> bool:
     """Whether a type is nothing but fields, which stand in a configuration themselves, without a `class_path`."""
     return isinstance(hint, type) and all(is_dataclass(each) for each in hint.__mro__[:-1])
@@ -60,15 +44,6 @@ def holds_keys(hint: Any) -> bool:
     """Whether the value of a setting is a mapping, so that a further part of its key is a key of that mapping."""
     members = [hint, *get_args(hint)]
     return any(get_origin(each) is dict or is_settings(each) for each in members)
-
-
-def key_hint(key: str) -> str:
-    """The end of a message about a dotted key that does not exist: the one that was meant, if there is one like it."""
-    key = key.replace(".init_args", "")
-    section, by_name = ".".join(key.split(".")[:2]), {each.rpartition(".")[2]: each for each in reversed(known_keys())}
-    near = nearest(key, known_keys(), cutoff=0.75) or nearest(section, [*known_keys(), *groups()], cutoff=0.75)
-    near = near or by_name.get(nearest(key, by_name, cutoff=0.85) or "")
-    return f" (did you mean {near}?)" if near is not None else ""
 
 
 @cache

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys
+from rence_lightning.cli.declared import groups
+from rence_lightning.cli.keys import bases, find_class, holds_keys, known_keys
 from rence_lightning.cli.settings import Layer, Settings
 from rence_lightning.cli.written import GIVEN_IN_PYTHON, import_path
 from rence_lightning.errors import UserError
@@ -15,21 +16,20 @@ from rence_lightning.parts import Configurable
 
 
 def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of all layers, without interpolations; each key exists, and each that has no default is given.
+    """The settings of all layers, without interpolations; each key that has no default is given.
 
     Args:
-        settings: Layers of settings, in which objects may stand for parts.
+        settings: Layers of settings with keys that exist, in which objects may stand for parts.
         defaults: Values that interpolations find where no layer gives one.
 
     Raises:
-        UserError: A key does not exist or is missing, a section holds no settings, or an interpolation leads nowhere.
+        UserError: A key is missing, or an interpolation leads nowhere.
     """
     given: dict[str, Any] = {}
     for layer in settings.layers:
         if layer.option:
             _put(given, layer)
         else:
-            _check(layer, layer.settings)
             given = _laid(given, _with_sections(layer.settings))
     required = (("model", "policy"), ("data", "problems"))
     if missing := [f"{section}.{name}" for section, name in required if given.get(section, {}).get(name) is None]:
@@ -53,25 +53,10 @@ def _with_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _check(layer: Layer, settings: Mapping[str, Any], section: str = "") -> None:
-    for name, value in settings.items():
-        key = f"{section}.{name}" if section else str(name)
-        place = f"{layer.origin}, line {layer.lines[key]}" if key in layer.lines else layer.origin
-        if key in groups():
-            if not isinstance(value, Mapping):
-                given = "holds nothing" if value is None else "must hold settings"
-                raise UserError(f"{place}: {key} {given}; add settings, or remove the line")
-            _check(layer, value, key)
-        elif key not in known_keys():
-            raise UserError(f"{place}: there is no key {key}{key_hint(key)}")
-
-
 def _put(given: dict[str, Any], layer: Layer) -> None:
     """Sets what an option names: a key, or a setting in the part or mapping at a key."""
     option, appends = layer.option.removesuffix("+"), layer.option.endswith("+")
-    key = next((key for key in known_keys() if option == key or option.startswith(f"{key}.")), None)
-    if key is None:
-        raise UserError(f"there is no option --{layer.option}{key_hint(option)}")
+    key = next(key for key in known_keys() if option == key or option.startswith(f"{key}."))
     value, rest = layer.settings, option[len(key) + 1 :].split(".") if option != key else []
     *sections, name = key.split(".")
     node = given

@@ -10,7 +10,7 @@ import pytest
 from command_line import ROOT, error_of
 
 from rence_lightning.cli.config_errors import explain
-from rence_lightning.cli.keys import key_hint
+from rence_lightning.cli.declared import key_hint
 from rence_lightning.cli.main import main
 from rence_lightning.cli.settings import Settings
 

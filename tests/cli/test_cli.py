@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from rence_lightning import __version__
 from rence_lightning.cli.commands import COMMANDS
-from rence_lightning.cli.keys import groups, known_keys
+from rence_lightning.cli.declared import SECTIONS, declared, groups, keys
+from rence_lightning.cli.keys import CLASSES, known_keys
 from rence_lightning.cli.main import main
-from rence_lightning.cli.settings import SECTIONS, known_names
+from rence_lightning.cli.settings import known_names
 from rence_lightning.errors import StarvationError, Stopped
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
 from rence_lightning.rollouts import TransformersEngine
@@ -242,15 +243,30 @@ def test_what_is_printed_is_the_configuration(capfd: pytest.CaptureFixture[str])
     assert yaml.safe_load(capfd.readouterr().out) == config_of("fit", ARITHMETIC, "--data.group_size=4")
 
 
-def test_the_types_of_the_keys_are_those_of_the_parser() -> None:
-    """They are read from the signatures, and jsonargparse reads them in its own way."""
+def test_keys_and_defaults_are_those_of_the_parser_and_types_those_of_the_signatures() -> None:
+    """All three are read from the sources, without an import, and jsonargparse reads the signatures in its own way."""
 
-    def keys(settings: dict[str, Any], section: str = "") -> Iterator[str]:
+    def values(settings: dict[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in settings.items():
             key = f"{section}.{name}" if section else name
-            yield from keys(value, key) if key in groups() else [key]
+            yield from values(value, key) if key in groups() else [(key, value)]
 
-    assert {*keys(config_of("fit", ARITHMETIC))} == {*known_keys()}
+    parsed = dict(values(config_of("fit", "--model.policy=x", "--data.problems=[]")))
+    assert {*parsed} == {*known_keys()} == {*keys()} and groups() == {*SECTIONS} | {
+        *("model.trust_region", "data.sampling", "evaluation.sampling")
+    }
+    for key, hint in known_keys().items():
+        said = declared()[key]
+        if key == "model.optimizer":
+            assert said.default == "torch.optim.AdamW(p, lr=1e-06, fused=True)"
+        elif said.default is None:
+            assert key in ("model.policy", "data.problems")
+        else:
+            assert yaml.safe_load(said.default) == parsed[key], key
+        for choices in (each for each in (hint, *get_args(hint)) if get_origin(each) is Literal):
+            assert f"Literal{[*get_args(choices)]}" in said.type
+        kind = CLASSES.get(key.rpartition(".")[0])
+        assert kind is None or " ".join(said.help.split()) in " ".join(str(kind.__doc__).split())
 
 
 USERS_MODULE = '''

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.cli.arguments import CommandParser
+from rence_lightning.cli.help import print_help
 from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import UserError
 
@@ -43,6 +44,7 @@ def plan_command(arguments: list[str]) -> None:
     if chosen.gpu_memory is not None and not chosen.gpu_memory > 0:
         raise UserError(f"plan: --gpu_memory is {chosen.gpu_memory:g}; it must be > 0, in GB")
     settings = Settings(of_fit)
+    print_help("fit", settings)
     from rence_lightning.cli.commands.memory import Memory, on_gpu
     from rence_lightning.cli.lightning_cli import read_config
 
