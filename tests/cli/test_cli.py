@@ -2,6 +2,7 @@
 
 import inspect
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 import yaml
-from command_line import CONF, config_of
+from command_line import CONF, config_of, error_of
 from lightning.pytorch.callbacks import EarlyStopping
 
 from rence_lightning import __version__
@@ -267,6 +268,35 @@ def test_keys_and_defaults_are_those_of_the_parser_and_types_those_of_the_signat
             assert f"Literal{[*get_args(choices)]}" in said.type
         kind = CLASSES.get(key.rpartition(".")[0])
         assert kind is None or " ".join(said.help.split()) in " ".join(str(kind.__doc__).split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["fi"], ["fit"]),
+        (["fit", "--data.sampling.t"], ["--data.sampling.temperature", "--data.sampling.top_p"]),
+        (["fit", "--data.group_size", "4", "--export.which", "b"], ["best"]),
+        (["validate", "--config", "hardware/gpu1_"], ["hardware/gpu1_lora"]),
+    ],
+)
+def test_a_shell_completes_commands_keys_and_choices(
+    typed: list[str], completed: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit):
+        main(["--print_completion", "bash"])
+    call = f"COMP_WORDS=(rence-lightning {' '.join(typed)}); COMP_CWORD={len(typed)}; $function"
+    function = "function=$(complete -p rence-lightning | sed 's/.*-F //; s/ .*//')"
+    program = f"{capfd.readouterr().out}\n{function}\n{call}\necho ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash"], input=program, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == completed
+
+
+def test_without_shtab_its_installation_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "shtab is not installed; run pip install shtab" in error_of(capfd, "--print_completion", "bash")
 
 
 USERS_MODULE = '''
