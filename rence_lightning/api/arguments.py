@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rence_lightning.cli.declared import SECTIONS
+from rence_lightning.cli.declared import SECTIONS, key_hint
 from rence_lightning.cli.keys import CLASSES, is_settings
 from rence_lightning.cli.settings import Layer, check
 from rence_lightning.errors import UserError, did_you_mean
@@ -61,7 +61,7 @@ def layer_of(call: str, given: Mapping[str, Any], configs: Sequence[Layer]) -> L
 
 def _section(call: str, name: str, given: Any) -> dict[str, Any]:
     if name not in SECTIONS:
-        hint = did_you_mean(name, [*KEYS, *OTHERS, *SECTIONS])
+        hint = did_you_mean(name, [*KEYS, *OTHERS, *SECTIONS]) or key_hint(name)
         raise UserError(f"{call}: there is no argument or section {name!r}{hint}")
     if isinstance(given, Configurable) and type(given) is CLASSES[name]:
         return given.arguments()
@@ -153,6 +153,7 @@ def _as_settings(value: Any, folder: Path) -> Any:
 def _file_of(problems: ListProblems, folder: Path) -> str | None:
     """The file that rows are written to, which is named by their content; None if JSON would change them."""
     try:
+        problems.load()  # so that what is wrong in a row is said of the row, and not of the file
         rows = [dict(row) for row in problems.rows]
         lines = [json.dumps(row, allow_nan=False) for row in rows]
     except (TypeError, ValueError):

@@ -32,13 +32,10 @@ SECTIONS = {
 
 
 class Setting(NamedTuple):
-    """A key as its source declares it: type, default (None where it must be given) and description.
-
-    The type of a group of keys is empty, and its description is its title.
-    """
+    """A key as its source declares it: its type, empty for a group of keys; its default, empty where it is required."""
 
     type: str
-    default: str | None
+    default: str
     help: str
 
 
@@ -78,7 +75,7 @@ def key_hint(key: str) -> str:
 
 def _declared(module: str, kind: Any, key: str, title: str, given: Sequence[ast.keyword] = ()) -> dict[str, Setting]:
     """A group of keys, and the arguments of its class, which is in a module; `given` replace their defaults."""
-    found = {key: Setting("", None, title.rstrip("."))}
+    found = {key: Setting("", "", title.rstrip("."))}
     described = {each.arg_name: str(each.description) for each in parse(ast.get_docstring(kind) or "").params}
     replaced = {each.arg: each.value for each in given}
     for name, annotation, default in _arguments(kind):
@@ -87,9 +84,16 @@ def _declared(module: str, kind: Any, key: str, title: str, given: Sequence[ast.
         if isinstance(fields, ast.ClassDef) and fields.decorator_list and not fields.bases:  # a class of fields
             found |= _declared(where, fields, inner, described[name], getattr(default, "keywords", ()))
         else:
-            hint = re.sub(r"\b[A-Z]\w+", lambda name: _alias(module, name[0]), hint).replace("None", "null")
-            found[inner] = Setting(hint, _text(default), described[name])
+            hint = re.sub(r"\b[A-Z]\w+", lambda name: _resolved(module, name[0]), hint)
+            text = ast.unparse(default) if default is not None else ""
+            found[inner] = Setting(hint.replace("None", "null"), text.replace("None", "null"), described[name])
     return found
+
+
+def _resolved(module: str, name: str) -> str:
+    """The type that a name of a module stands for, such as the choices of a `Literal`."""
+    found = _find(module, name)[1]
+    return ast.unparse(found) if isinstance(found, ast.expr) else name
 
 
 def _arguments(kind: Any) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
@@ -101,20 +105,6 @@ def _arguments(kind: Any) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
             names, defaults = node.args.args[1:], node.args.defaults
             for name, default in zip(names, [*[None] * (len(names) - len(defaults)), *defaults], strict=True):
                 yield name.arg, name.annotation or ast.Constant(None), default
-
-
-def _text(default: ast.expr | None) -> str | None:
-    """A default as in YAML; of a function what it returns."""
-    if isinstance(default, ast.Constant):
-        text = str(default.value)
-        return {"None": "null", "True": "true", "False": "false"}.get(text, text)
-    return ast.unparse(default.body if isinstance(default, ast.Lambda) else default) if default else None
-
-
-def _alias(module: str, name: str) -> str:
-    """The type that a name of a module stands for, such as the choices of a `Literal`."""
-    found = _find(module, name)[1]
-    return ast.unparse(found) if isinstance(found, ast.expr) else name
 
 
 def _find(module: str, name: str) -> tuple[str, Any]:

@@ -60,7 +60,7 @@ def settings_parser(command: str) -> CommandParser:
         choices = ["true", "false"] if setting.type == "bool" else None
         if setting.type.endswith("]") and setting.type.startswith("Literal["):
             choices = ast.literal_eval(setting.type.removeprefix("Literal"))
-        default = "required" if setting.default is None else f"default: {setting.default}"
+        default = f"default: {setting.default}" if setting.default else "required"
         about = f"{setting.help} (type: {setting.type}, {default})".replace("%", "%%")
         metavar = None if choices else name.upper()
         found[section].add_argument(f"--{key}", choices=choices, metavar=metavar, help=about)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import resolve_name
@@ -23,16 +23,13 @@ ROOMS = (
 
 
 @cache
-def known_keys() -> dict[str, Any]:
-    """The types of all settings by dotted key; `data.seed` is none, because it follows `seed_everything`."""
-    found: dict[str, Any] = {"seed_everything": bool | int, "ckpt_path": str | None}
-    for section, kind in CLASSES.items():
-        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
-        for name, hint in ((each, hints[each]) for each in inspect.signature(kind).parameters):
-            inner = {f"{name}.{each.name}": each.type for each in fields(hint)} if is_settings(hint) else {name: hint}
-            found |= {f"{section}.{key}": each for key, each in inner.items()}
-    del found["data.seed"]
-    return found
+def key_type(key: str) -> Any:
+    """The type of the setting at a dotted key; None where the key is in no section."""
+    section, *names = key.split(".")
+    kind: Any = CLASSES.get(section)
+    for name in names:
+        kind = get_type_hints(kind.__init__).get(name)
+    return kind
 
 
 def is_settings(hint: Any) -> bool:
@@ -80,7 +77,7 @@ def class_list(key: str) -> str:
 
 def fitting_classes(key: str) -> dict[str, type]:
     """The public classes that may stand at a key, by name; none where the key is that of no part."""
-    return {name: kind for base in bases(known_keys().get(key)) for name, kind in _fitting(base).items()}
+    return {name: kind for base in bases(key_type(key)) for name, kind in _fitting(base).items()}
 
 
 def bases(hint: Any) -> Iterator[type]:
@@ -105,7 +102,12 @@ def _fitting(base: type) -> dict[str, type]:
     return {n: kind for n, kind in fitting.items() if not kind.__module__.startswith(lightnings) or n in SUPPORTED}
 
 
-def missing_methods(kind: Any, protocol: type) -> list[str]:
-    """The methods of a protocol that a class lacks."""
-    methods = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
-    return [name for name in methods if not callable(getattr(kind, name, None))]
+def missing_methods(kind: Any, protocol: type, typed: bool = False) -> list[str]:
+    """The methods of a protocol that a class lacks; with `typed`, also those with other parameters or types."""
+    methods = {name: value for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")}
+    own: dict[str, Any] = {name: getattr(kind, name, None) for name in methods}
+    return [
+        name
+        for name, method in methods.items()
+        if not callable(own[name]) or (typed and inspect.get_annotations(own[name]) != inspect.get_annotations(method))
+    ]

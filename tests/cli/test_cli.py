@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from rence_lightning import __version__
 from rence_lightning.cli.commands import COMMANDS
 from rence_lightning.cli.declared import SECTIONS, declared, groups, keys
-from rence_lightning.cli.keys import CLASSES, known_keys
+from rence_lightning.cli.keys import CLASSES, key_type
 from rence_lightning.cli.main import main
 from rence_lightning.cli.settings import known_names
 from rence_lightning.errors import StarvationError, Stopped
@@ -228,6 +228,23 @@ def test_values_of_other_types_are_still_read() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (['--evaluation.benchmarks=["math500", "amc"]'], ["math500", "amc"]),
+        (["--evaluation.benchmarks", "math500"], ["math500"]),
+        (["--evaluation.benchmarks.math500", "math500"], ["arithmetic", "math500"]),
+        (["--evaluation.benchmarks+", "math500"], ["arithmetic", "math500"]),
+        (["--config", "evaluation: {benchmarks: [math500, arithmetic]}"], ["math500", "arithmetic"]),
+        (["--config", "evaluation: {benchmarks: {math500: math500}}"], ["math500"]),
+    ],
+)
+def test_benchmarks_may_be_named_alone(options: list[str], named: list[str]) -> None:
+    configured = config_of("fit", ARITHMETIC)["evaluation"]["benchmarks"]
+    found = config_of("fit", ARITHMETIC, *options)["evaluation"]["benchmarks"]
+    assert found == {name: configured.get(name) for name in named}, "a name that has a source keeps it"
+
+
 def test_a_part_of_another_class_keeps_the_settings_that_both_have() -> None:
     kept = config_of("fit", ARITHMETIC, "--model.objective.beta=0.3", "--model.objective=SoftmaxContrast")
     assert kept["model"]["objective"]["class_path"] == "rence_lightning.objectives.SoftmaxContrast"
@@ -253,14 +270,14 @@ def test_keys_and_defaults_are_those_of_the_parser_and_types_those_of_the_signat
             yield from values(value, key) if key in groups() else [(key, value)]
 
     parsed = dict(values(config_of("fit", "--model.policy=x", "--data.problems=[]")))
-    assert {*parsed} == {*known_keys()} == {*keys()} and groups() == {*SECTIONS} | {
+    assert {*parsed} == {*keys()} and groups() == {*SECTIONS} | {
         *("model.trust_region", "data.sampling", "evaluation.sampling")
     }
-    for key, hint in known_keys().items():
-        said = declared()[key]
+    for key in keys():
+        said, hint = declared()[key], key_type(key)
         if key == "model.optimizer":
-            assert said.default == "torch.optim.AdamW(p, lr=1e-06, fused=True)"
-        elif said.default is None:
+            assert said.default == "lambda p: torch.optim.AdamW(p, lr=1e-06, fused=True)"
+        elif not said.default:
             assert key in ("model.policy", "data.problems")
         else:
             assert yaml.safe_load(said.default) == parsed[key], key

@@ -97,11 +97,13 @@ def _report(memory: "Memory", origin: str) -> Iterator[str]:
     sampling, sequences = memory.sampling()
     for title, parts in {
         f"training: a pass of {memory.tokens:,} tokens": memory.training(),
-        f"sampling: {'VLLMEngine' if memory.vllm else 'TransformersEngine'}": sampling,
+        f"sampling: {memory.engine_name}": sampling,
     }.items():
         yield f"\n{title:<39} GB"
         yield from (f"  {part.name:<32}{part.bytes / 1e9:8.2f}   {part.formula}" for part in parts)
         yield f"  {'total':<32}{sum(part.bytes for part in parts) / 1e9:8.2f}"
+    if memory.engine_name not in ("VLLMEngine", "TransformersEngine"):
+        yield f"  {memory.engine_name} is not known here: it is counted as if it were TransformersEngine"
     yield f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt"
 
 

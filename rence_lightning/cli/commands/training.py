@@ -14,7 +14,8 @@ def _run(command: str, arguments: list[str]) -> None:
     print_help(command, settings)
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # libraries swallow a KeyboardInterrupt, and are then half imported
-        signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
+        said = b"SIGINT: stopped before the run began\n"
+        signal.signal(signal.SIGINT, lambda number, _: os.write(2, said) and os._exit(128 + number))
     from rence_lightning.cli.lightning_cli import run
 
     if before is signal.default_int_handler:
