@@ -65,8 +65,7 @@ class RunRecord:
     @cached_property
     def config_yaml(self) -> str:
         """The text of the configuration of the last session, empty where there is none."""
-        sessions = self.identity.sessions
-        return self._text((sessions[-1]["config"] if sessions else None) or "config.yaml")
+        return self.identity.config_yaml
 
     @cached_property
     def _config(self) -> Any:

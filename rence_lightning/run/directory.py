@@ -141,6 +141,12 @@ class Run:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
+    @property
+    def config_yaml(self) -> str:
+        """The text of the configuration of the last session, empty where there is none."""
+        file = self.directory / ((self.sessions[-1]["config"] if self.sessions else None) or "config.yaml")
+        return file.read_text() if file.exists() else ""
+
     @classmethod
     def create(cls, wanted: Path, command: Command, parent: dict[str, str] | None = None) -> "Run":
         """Creates the directory of a new run: `wanted`, or the next free one of `NAME-2`, `NAME-3`, ... next to it.
