@@ -74,14 +74,13 @@ def compare(first: SampleFolder | None, second: SampleFolder) -> dict[str, Diffe
 
 
 def compare_seeds(pairs: Sequence[tuple[SampleFolder | None, SampleFolder]]) -> dict[str, Difference]:
-    """The mean of `compare` over pairs of evaluations, one for each seed; of a single pair, that of `compare`."""
-    first, *others = (compare(*pair) for pair in pairs)
-    if not others:
-        return first
+    """The mean of `compare` over pairs of evaluations, one for each seed; of one pair, `compare`; empty for none."""
+    found = [compare(*pair) for pair in pairs]
+    if len(found) < 2:
+        return found[0] if found else {}
     result = {}
-    for name in (name for name in first if all(name in each for each in others)):
-        columns = zip(*(astuple(each[name]) for each in (first, *others)), strict=True)
-        problems, a, b, _, _, better, worse = map(list, columns)
+    for name in (name for name in found[0] if all(name in each for each in found)):
+        problems, a, b, _, _, better, worse = zip(*(astuple(each[name]) for each in found), strict=True)
         low, high = seed_interval(np.subtract(b, a).tolist())
         ends = max(low, -1.0 if any(a) else 0.0), min(high, 1.0)  # where A solves nothing, B is not worse
         result[name] = Difference(problems[0], fmean(a), fmean(b), *ends, sum(better), sum(worse))

@@ -19,13 +19,11 @@ INK, GRID = "#2b3235", "#e4e8ea"
 COLOURS = {**LINES, INK: "#dfe5e7", GRID: "#333c40"}
 """Colours on a light page, with those on a dark page. Red is left to what is wrong."""
 
-Styles = Mapping[str, tuple[str, tuple[int, ...]]]
 STYLES = [(colour, dash) for dash, colour in product(((), (3, 1), (1, 1), (6, 1, 1, 1)), LINES)]
-"""Colours and dashes of lines in a figure, by label and by number: lengths on and off, in widths of the line."""
+"""Colours and dashes of the lines in a figure: lengths on and off, in widths of the line."""
 
-LINES_IN_LEGEND, LONGEST_IN_HALF = 6, 22
-"""Largest number of lines with a legend in the figure (the table of settings has the lines too), and of characters of a
-label that leave place for another one beside it."""
+LINES_IN_LEGEND = 6
+"""Largest number of lines with a legend in the figure; the table of settings has the lines too."""
 
 WIDTH, HEIGHT = 350, 215
 """Size of a figure in CSS pixels, which suits a telephone and a wide page without scaling."""
@@ -143,7 +141,11 @@ def _line(runs: Sequence[RunRecord], name: str) -> tuple[Series, list[Series]]:
 
 
 def _draw(
-    figure: "FigureBase", lines: Mapping[str, Series], bands: Mapping[str, list[Series]], percent: bool, styles: Styles
+    figure: "FigureBase",
+    lines: Mapping[str, Series],
+    bands: Mapping[str, list[Series]],
+    percent: bool,
+    styles: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
     import matplotlib  # takes half a second to import: a model card needs none of it
     from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -166,7 +168,7 @@ def _draw(
         axes.set_xlabel("iteration")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if 1 < len(lines) <= LINES_IN_LEGEND:
-            columns = 2 if max(map(len, lines)) <= LONGEST_IN_HALF else 1
+            columns = 2 if max(map(len, lines)) <= 22 else 1  # a longer label leaves no place beside it
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2)
 
 

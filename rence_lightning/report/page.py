@@ -61,13 +61,8 @@ def render(runs: Mapping[str, RunRecord]) -> str:
     environment.filters |= {"shorten": _shorten, "correct": answers.correct}
     first, *others = runs.values()
     findings = {name: examine(run) for name, run in runs.items()}
-    settings, table, changes, missing = (
-        overview(
-            {name: run.config_yaml for name, run in runs.items()}, {name: _samples(run) for name, run in runs.items()}
-        )
-        if others
-        else ([], [], first.changes(), [])
-    )
+    compared = overview({name: (run.config_yaml, _samples(run)) for name, run in runs.items()}) if others else None
+    settings, table, changes, missing = compared or ([], [], first.changes(), [])
     for number, (setting, row) in enumerate(zip(settings, table[1:], strict=True)):
         row[0] = sample_line(number) + row[0]
         row.append(", ".join(dict.fromkeys(findings[name][0].level.name for name in setting.seeds if findings[name])))

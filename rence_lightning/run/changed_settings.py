@@ -1,8 +1,7 @@
 """The settings that differ: of a resumed run from those of its checkpoint, and those that may not; and between runs."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from itertools import chain
 from typing import Any, NamedTuple
@@ -62,19 +61,13 @@ def changes(before: str, now: str) -> list[Change]:
     return differing
 
 
-@dataclass
-class Setting:
-    """Runs that differ in their seeds alone.
+class Setting(NamedTuple):
+    """Runs that differ in their seeds alone: a label such as `lr 1e-5`, the values of all settings that differ between
+    the compared runs by dotted key, and the seed of each run by its name."""
 
-    Attributes:
-        values: Values of the settings in which all compared runs differ, by dotted key.
-        seeds: Seed of each run, by the run's name.
-        label: First of the values, such as `lr 1e-5`; with a run's name where that is empty or not unique.
-    """
-
+    label: str
     values: dict[str, str]
-    seeds: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
+    seeds: dict[str, Any]
 
 
 def by_setting(configs: Mapping[str, str]) -> list[Setting]:
@@ -84,50 +77,42 @@ def by_setting(configs: Mapping[str, str]) -> list[Setting]:
         configs: Configuration of each run in YAML by the run's name, empty where it has none.
     """
     flat = {name: dict(_flat(yaml.safe_load(text))) if text else {} for name, text in configs.items()}
-    known = [run for run in flat.values() if run]
-    keys = [
-        key for key in dict.fromkeys(chain.from_iterable(known)) if not key.startswith(NAMES) and _differs(key, known)
-    ]
+    known, keys = [run for run in flat.values() if run], list[str]()
+    for key in sorted(dict.fromkeys(chain.from_iterable(known)), key=lambda key: _name(key).count(".")):
+        values = [run[key] for run in known if key in run]
+        # Where a class or a whole section differs, its arguments are missing elsewhere for that reason.
+        missing = len(values) < len(known) and not key.startswith(tuple(f"{_name(above)}." for above in keys))
+        if not key.startswith(NAMES) and (missing or any(value != values[0] for value in values)):
+            keys.append(key)
     groups: dict[tuple[str, int], Setting] = {}
+    times = Counter[str]()
     for name, run in flat.items():
-        same, number = str([bool(run), *(run.get(key, "-") for key in keys)]), 0
-        while run.get("seed_everything") in groups.setdefault((same, number), Setting({})).seeds.values():
-            number += 1
-        groups[same, number].values = {key: _shown(key, run) for key in keys}
-        groups[same, number].seeds[name] = run.get("seed_everything")
-    for group in groups.values():
-        values = list(group.values.items())[:KEYS_IN_LABEL]
-        group.label = ", ".join(f"{_short(key, keys)} {value}" for key, value in values)
-    labels = Counter(group.label for group in groups.values())
-    for group in groups.values():
-        if not group.label or labels[group.label] > 1:
-            group.label = f"{group.label} {next(iter(group.seeds))}".strip()
-    return list(groups.values())
+        same, seed = str([bool(run), *(run.get(key, "-") for key in keys)]), run.get("seed_everything")
+        times[f"{same} {seed}"] += 1
+        group = Setting("", {key: _shown(key, run) for key in keys}, {})
+        groups.setdefault((same, times[f"{same} {seed}"]), group).seeds[name] = seed
+    ends = Counter(_name(key).rpartition(".")[2] for key in keys)
+    shorts = {key: end if ends[end := _name(key).rpartition(".")[2]] == 1 else key for key in keys[:KEYS_IN_LABEL]}
+    labels = [", ".join(f"{shorts[key]} {each.values[key]}" for key in shorts) for each in groups.values()]
+    return [
+        each._replace(
+            label=label if label and labels.count(label) == 1 else f"{label} {next(iter(each.seeds))}".strip()
+        )
+        for each, label in zip(groups.values(), labels, strict=True)
+    ]
 
 
-def _differs(key: str, runs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a setting differs between the runs that have it; or is missing in some, and no choice above it that
-    differs, such as the class whose argument it is, says why."""
-    values = [run[key] for run in runs if key in run]
-    if len(values) == len(runs) or any(value != values[0] for value in values):
-        return any(value != values[0] for value in values)
-    above = [part for at, dot in enumerate(key) if dot == "." for part in (key[:at], f"{key[:at]}.class_path")]
-    return not any(part != key and any(part in run for run in runs) and _differs(part, runs) for part in above)
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a dotted key, or all of it where another key ends alike."""
-    ends = [each.removesuffix(".class_path").rpartition(".")[2] for each in (key, *keys)]
-    return ends[0] if ends.count(ends[0]) == 2 else key
+def _name(key: str) -> str:
+    return key.removesuffix(".class_path")
 
 
 def _shown(key: str, run: Mapping[str, Any]) -> str:
-    """The value of a setting in a line; of a group of settings, what it holds."""
-    group = (f"{name.removeprefix(f'{key}.')} {each}" for name, each in run.items() if name.startswith(f"{key}."))
-    value = run[key] if key in run else ", ".join(group) or "-"
+    """The value of a setting in a line; of a section, what it holds."""
+    section = (f"{name.removeprefix(f'{key}.')} {each}" for name, each in run.items() if name.startswith(f"{key}."))
+    value = run[key] if key in run else ", ".join(section) or "-"
     if isinstance(value, float) and 0 < abs(value) < 0.01:
         return f"{Decimal(repr(value)):e}"  # 1e-5, and not 1e-05
-    text = str(value).rpartition(".")[2] if key.endswith(".class_path") else "null" if value is None else str(value)
+    text = str(value).rpartition(".")[2] if key != _name(key) else "null" if value is None else str(value)
     return text if len(text := " ".join(text.split())) <= LONGEST_VALUE else f"...{text[3 - LONGEST_VALUE :]}"
 
 

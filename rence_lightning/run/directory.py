@@ -141,12 +141,6 @@ class Run:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    @property
-    def config_yaml(self) -> str:
-        """The text of the configuration of the last session, empty where there is none."""
-        file = self.directory / ((self.sessions[-1]["config"] if self.sessions else None) or "config.yaml")
-        return file.read_text() if file.exists() else ""
-
     @classmethod
     def create(cls, wanted: Path, command: Command, parent: dict[str, str] | None = None) -> "Run":
         """Creates the directory of a new run: `wanted`, or the next free one of `NAME-2`, `NAME-3`, ... next to it.
@@ -175,6 +169,13 @@ def _claim(path: Path) -> bool:
     except OSError as error:
         raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
     return True
+
+
+def last_config(directory: Path) -> str:
+    """The text of the configuration of a run's last session, empty where there is none."""
+    sessions = run.sessions if (run := Run.open(directory)) is not None else ()
+    file = directory / ((sessions[-1]["config"] if sessions else None) or "config.yaml")
+    return file.read_text() if file.exists() else ""
 
 
 def launch_id() -> str | None:

@@ -35,20 +35,26 @@ def compare_command(arguments: list[str]) -> None:
     from rence_lightning.evaluation import comparison, find_samples
     from rence_lightning.evaluation.comparison import comparison_table
     from rence_lightning.report.overview import overview, upright
+    from rence_lightning.run.directory import last_config
 
-    folders = {str(path): find_samples(path) for path in runs}
-    settings, table, differences, missing = overview({str(path): _config(path) for path in runs}, folders)
+    evaluated = {
+        str(path): (
+            last_config(path if (path / "config.yaml").exists() else path.resolve().parents[1]),
+            find_samples(path),
+        )
+        for path in runs
+    }
+    settings, table, differences, missing = overview(evaluated)
     if not differences:
         raise UserError("; ".join(missing))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     header, *rows = upright(table)
-    caption = "bootstrap over problems; of several seeds, Student's t over seeds"
-    shown = Table(*header, caption=caption, caption_justify="left")
+    shown = Table(*header, caption="bootstrap over problems; of several seeds, Student's t", caption_justify="left")
     for row in rows:
         shown.add_row(*map(Text, row))
     console.print(shown)
     if len(runs) == 2:
-        shown, differing = comparison(*folders.values())
+        shown, differing = comparison(*(folder for _, folder in evaluated.values()))
         missing = [f"the policy is not the only difference: {line}" for line in differing]
     else:
         seeds = any(len(each.seeds) > 1 for each in settings)
@@ -56,14 +62,6 @@ def compare_command(arguments: list[str]) -> None:
     console.print(shown)
     for line in missing:
         console.print(line, markup=False, style="yellow")
-
-
-def _config(path: Path) -> str:
-    """The configuration of the run that a run directory, or a folder in its evaluations/, belongs to."""
-    from rence_lightning.run.directory import Run
-
-    directory = path.parents[1] if path.resolve().parent.name == "evaluations" else path
-    return (Run.open(directory) or Run(directory, directory.name)).config_yaml
 
 
 def report_command(arguments: list[str]) -> None:
