@@ -19,7 +19,7 @@ PROBLEMS_SHOWN = 8
 """Number of problems of each benchmark whose responses are shown."""
 
 
-def write_report(*run_dirs: Path, file: Path | None = None, at_end: bool = False) -> Path:
+def write_report(*run_dirs: Path, file: str | Path | None = None, at_end: bool = False) -> Path:
     """Writes the report of a run, or of several runs side by side.
 
     Args:
@@ -38,7 +38,7 @@ def write_report(*run_dirs: Path, file: Path | None = None, at_end: bool = False
     runs = {run.name: run for run in records}
     if len(runs) < len(records):
         runs = {str(run.path): run for run in records}
-    file = file if file is not None else run_dirs[0] / "report.html"
+    file = Path(file or run_dirs[0] / "report.html")
     try:
         # Model output may contain lone surrogates, which cannot be encoded in UTF-8.
         file.write_text(render(runs), encoding="utf-8", errors="replace")
