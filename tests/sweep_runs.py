@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rence_lightning.evaluation import (
@@ -46,7 +45,7 @@ def write_run(
                 tuple(Sample("", "1", n < count, 1.0, int(n < count), 3, "stop") for n in (0, 1)) for count in counts
             ]
             problems = [EvaluatedProblem(str(n), f"{n}+1=?", "", "1", each) for n, each in enumerate(samples)]
-            lines = [json.dumps(asdict(problem)) + "\n" for problem in problems]
+            lines = [json.dumps(vars(each) | {"samples": [*map(vars, each.samples)]}) + "\n" for each in problems]
             (folder.path / f"{name}.jsonl").write_text("".join(lines))
             metrics = BenchmarkMetrics(2)
             metrics.update(dict(enumerate(problems)))

@@ -121,7 +121,7 @@ def _curves(runs: Mapping[str, Sequence[RunRecord]]) -> Iterator[tuple[str, str,
     for title, text, series, percent in (Curve("Accuracy", caption, names, percent=True), *CURVES):
         shown = {label: (group, name) for group in runs.values() for name, label in series.items()}
         if len(runs) > 1:
-            title += f": {next(iter(series.values()))}" if len(series) > 1 else ""
+            title += f": {next(iter(series.values()), '')}" if len(series) > 1 or series is names else ""
             shown = {label: (group, next(iter(series), "")) for label, group in runs.items()}
         found = {label: _line(*each) for label, each in shown.items()}
         lines = {label: line for label, (line, _) in found.items() if len(line) > 1 and any(y for _, y in line)}

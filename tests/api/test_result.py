@@ -34,11 +34,12 @@ def test_metrics_are_a_data_frame_of_the_file(results: list[Result]) -> None:
 
 def test_the_figure_has_a_line_for_a_run_or_for_each_setting(results: list[Result]) -> None:
     shares = [[0, 0.375], [0, 0.25], [0, 0.625]]
-    for figure, labels, lines in (
-        (results[0].plot(), [], shares[:1]),
-        (results[0].plot(*results[1:]), ["lr 1e-5", "lr 1e-3"], [np.mean(shares[:2], axis=0), shares[2]]),
+    means = [np.mean(shares[:2], axis=0), shares[2]]
+    for figure, title, labels, lines in (
+        (results[0].plot(), "Accuracy", [], shares[:1]),
+        (results[0].plot(*results[1:]), "Accuracy: sums", ["lr 1e-5", "lr 1e-3"], means),
     ):
-        assert [part.get_suptitle() for part in figure.subfigs][:2] == ["Accuracy", "KL"]
+        assert [part.get_suptitle() for part in figure.subfigs][:2] == [title, "KL"]
         accuracy = figure.axes[0]
         legend = accuracy.get_legend()
         assert ([text.get_text() for text in legend.texts] if legend else []) == labels
