@@ -14,12 +14,14 @@ from rence_lightning.sampling.datamodule import RolloutDataModule
 from rence_lightning.training.hooks import SUPPORTED
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
+from rence_lightning.training.warmup import Warmup
 
 CLASSES: dict[str, type] = {
     "trainer": Trainer,
     "model": PolicyModule,
     "data": RolloutDataModule,
     **{section: getattr(callbacks, name) for section, name in CALLBACKS.items()},
+    "warmup": Warmup,
 }
 """The classes of the sections."""
 

@@ -19,8 +19,10 @@ from rence_lightning.cli.settings import CALLBACKS, Settings, known_names
 from rence_lightning.cli.written import written
 from rence_lightning.errors import UserError
 from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.sampling.demonstrations import DemonstrationDataModule
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
+from rence_lightning.training.warmup import DemonstrationModule, Warmup
 
 DESCRIPTIONS = {
     "fit": with_examples(
@@ -30,6 +32,15 @@ DESCRIPTIONS = {
             "fit --config rence --config hardware/gpu1",
             "fit --config arithmetic --data.group_size 4 --model.objective.beta 0.2",
             "fit --config arithmetic --ckpt_path last",
+        ],
+    ),
+    "warmup": with_examples(
+        "Train a policy on the solutions of the training problems, by maximum likelihood, before fit: a policy that\n"
+        "solves nothing can then begin. With the configuration of fit; what is about sampled responses has no effect:\n"
+        "group_size, prompts_per_iteration, filter, objective, trust region. An iteration is an epoch.",
+        [
+            "warmup --config arithmetic --warmup.epochs 1",
+            "fit --config arithmetic --model.policy runs/arithmetic-warmup/hf",
         ],
     ),
     "validate": with_examples(
@@ -73,7 +84,7 @@ class CLI(LightningCLI):
     them; `trainer.callbacks` adds to them.
 
     Args:
-        command: Command, `fit` or `validate`.
+        command: Command, `fit`, `warmup` or `validate`.
         settings: Layers of its settings.
         builds: Whether trainer, module and data module are built.
 
@@ -87,13 +98,13 @@ class CLI(LightningCLI):
     datamodule: RolloutDataModule
 
     def __init__(self, command: str, settings: Settings, builds: bool = True) -> None:
-        self._settings = settings
+        self._command, self._settings = command, settings
         self._builds = builds
         hide_bars_in_files()
         configs = wrap(known_names(), width=100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
         super().__init__(
-            PolicyModule,
-            RolloutDataModule,
+            DemonstrationModule if command == "warmup" else PolicyModule,
+            DemonstrationDataModule if command == "warmup" else RolloutDataModule,
             trainer_class=Trainer,  # type: ignore[arg-type]
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -135,6 +146,10 @@ class CLI(LightningCLI):
         """Adds the sections of the callbacks, and names the section in each heading of the help."""
         for section in CALLBACKS:
             parser.add_lightning_class_args(CLASSES[section], section)
+        parser.add_class_arguments(Warmup, "warmup")
+        if self._command == "warmup":  # nothing is sampled
+            for section in ("old_policy", "adaptive_kl", "rollout_log"):
+                parser.callback_keys.remove(section)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_of)
         for section, group in (parser.groups or {}).items():
             group.title = f"{section}: {group.title}"
@@ -184,16 +199,20 @@ class CLI(LightningCLI):
                 raise
             raise UserError(explain(str(error), self._settings) + origin(error)) from error
         self.trainer.session.config_yaml = self.config_yaml
+        if isinstance(self.model, DemonstrationModule):
+            warmup: Warmup = self.config_init.warmup
+            self.trainer.max_iterations, self.model.learning_rate = warmup.epochs, warmup.learning_rate
 
 
 def run(command: str, settings: Settings) -> CLI:
-    """Runs a command, `fit` or `validate`, to its end, and returns what it ran.
+    """Runs a command, `fit`, `warmup` or `validate`, to its end, and returns what it ran.
 
     Raises:
         UserError: A setting is wrong.
     """
     cli = CLI(command, settings)
-    getattr(cli.trainer, command)(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    run_it = cli.trainer.validate if command == "validate" else cli.trainer.fit
+    run_it(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     return cli
 
 

@@ -28,7 +28,7 @@ CALLBACKS = {
 }
 """The callbacks that make up the method, by their sections: the names of classes in `rence_lightning.callbacks`."""
 
-SECTIONS = ("trainer", "model", "data", *CALLBACKS)
+SECTIONS = ("trainer", "model", "data", *CALLBACKS, "warmup")
 """The keys at the top of a configuration that hold further keys, known without an import of their classes."""
 
 

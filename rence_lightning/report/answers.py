@@ -32,9 +32,18 @@ METHOD = {
 """The settings that define the method of a run, by their names on the page and in the card."""
 
 
+WARM_START = {
+    "epochs of maximum likelihood": "warmup.epochs",
+    "learning rate": "warmup.learning_rate",
+    **{name: METHOD[name] for name in ("low-rank adapters", "problems", "prompts per update", "precision", "seed")},
+}
+"""The same for a run of `warmup`."""
+
+
 def method(run: RunRecord) -> dict[str, str]:
     """The settings that define the method, in words; those that are null are left out."""
-    return {name: text for name, key in METHOD.items() if (text := in_words(run.setting(key)))}
+    keys = WARM_START if run.identity.command == "warmup" else METHOD
+    return {name: text for name, key in keys.items() if (text := in_words(run.setting(key)))}
 
 
 def in_words(setting: Any) -> str:
@@ -87,7 +96,7 @@ def correct(problem: EvaluatedProblem) -> int:
 
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of each phase of training, the longest first; empty where they were not measured."""
-    seconds = {phase: run.total(f"time/{phase}") for phase in PHASES} if run.is_fit else {}
+    seconds = {phase: run.total(f"time/{phase}") for phase in PHASES} if run.trains else {}
     return {phase: seconds[phase] for phase in sorted(seconds, key=lambda phase: -seconds[phase]) if seconds[phase]}
 
 
@@ -130,6 +139,8 @@ def what_next(run: RunRecord, findings: Sequence[Finding]) -> str:
     """What to do after the run: what the checks advise, else the use of the exported policy."""
     if advice := [each.advice for each in findings if each.advice]:
         return advice[0]
-    if (policy := run.path / "hf").exists():
+    if (policy := run.path / "hf").exists() and run.identity.command == "warmup":
+        return f"Go on from it: fit with the same configuration, and --model.policy {policy}"
+    if policy.exists():
         return f"Use {policy} with transformers or vLLM; publish it with: hf upload USER/NAME {policy}"
     return f"Compare it with another run: python -m rence_lightning report {shlex.quote(str(run.path))} ANOTHER"

@@ -52,8 +52,9 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
             _log.warning("%s, and %d are mastered: the run ends here", counts, mastered)
         return True
     raise StarvationError(
-        f"{counts} (loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that "
-        "the policy solves sometimes)" + (f"; {samples}" if samples else "")
+        f"{counts} (loosen the thresholds of data.filter, raise data.max_draws_per_iteration, give problems that the "
+        "policy solves sometimes, or teach it solutions first: the command warmup, with the same configuration)"
+        + (f"; {samples}" if samples else "")
     )
 
 

@@ -163,7 +163,7 @@ def test_help_explains_commands_keys_and_classes(
 
 
 def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.CaptureFixture[str]) -> None:
-    assert {*COMMANDS} == {"fit", "validate", "plan", "export", "compare", "report"}
+    assert {*COMMANDS} == {"fit", "warmup", "validate", "plan", "export", "compare", "report"}
     for arguments in (["--help"], ["nonsense"], []):
         with pytest.raises(SystemExit):
             main(arguments)
