@@ -134,7 +134,7 @@ CHECKS = (
           "Give more problems that the policy solves sometimes, or raise data.max_draws_per_iteration."),
     Check("correct samples", "rollouts/correct", "share of iterations that sampled no correct response",
           lambda _, values: fmean(value == 0 for value in values), 0, 0.5, ".0%",
-          "Check template and reward on a few responses, or give easier problems."),
+          "Check template and reward on a few responses; give easier problems, or solutions first (`warmup`)."),
     Check("grading", "rollouts/responses_total", "share of responses whose grading crashed or took too long",
           _ungraded, 0.001, 0.02, ".2%", "Raise data.reward.init_args.timeout, or look at these responses."),
 )  # fmt: skip

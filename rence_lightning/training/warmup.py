@@ -35,12 +35,10 @@ class DemonstrationModule(PolicyModule):
     """A policy that learns demonstrations: the loss of an update is -log pi(y|x), the mean over its response tokens.
 
     The objective, trust region and reference policy of the settings are those of `fit`, and take no part.
-
-    Attributes:
-        learning_rate: Learning rate in place of that of the optimizer's settings; None for the latter.
     """
 
     learning_rate: float | None = None
+    """Learning rate in place of that of the optimizer's settings; None for the latter."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

@@ -72,10 +72,10 @@ def plain(model: Any, tokenizer: Any) -> Tensor:
     return torch.cat(losses).mean()
 
 
-@pytest.mark.parametrize("budget", [10_000, 60, 1])
+@pytest.mark.parametrize(("budget", "ranks"), [(10_000, 1), (60, 1), (1, 1), (60, 2)])
 @pytest.mark.parametrize("attention", [None, "sdpa"], ids=["packed", "padded"])
 def test_the_gradient_of_an_update_is_that_of_plain_transformers(
-    attention: str | None, budget: int, tmp_path: Path
+    attention: str | None, budget: int, ranks: int, tmp_path: Path
 ) -> None:
     trainer = warm_up(
         tmp_path / "run", epochs=0, module={"attn_implementation": attention, "lora": None}, precision="64-true"
@@ -87,10 +87,11 @@ def test_the_gradient_of_an_update_is_that_of_plain_transformers(
     loss.backward()
     expected = [parameter.grad.clone() for parameter in policy.parameters()]
     module.zero_grad()
-    update = Update(list(data.demonstrations.values()), budget, packed=policy.packed)
-    assert len(update.micro_batches) == {10_000: 1, 1: PROBLEMS}.get(budget, len(update.micro_batches))
-    figures = update.backward(module, trainer.fabric)
-    assert figures["loss"] == pytest.approx(loss.item(), abs=1e-7)
+    groups = list(data.demonstrations.values())
+    updates = [Update(groups, budget, rank, ranks, packed=policy.packed) for rank in range(ranks)]
+    assert (len(updates[0].micro_batches) > 1) == (budget < 10_000)
+    losses = [update.backward(module, trainer.fabric)["loss"] for update in updates]
+    assert sum(losses) == pytest.approx(loss.item(), abs=1e-7)
     for parameter, gradient in zip(policy.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-11)
 
