@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from textwrap import wrap
@@ -65,6 +66,14 @@ A part that is a class is named by its class or import path, and its own setting
 --KEY+ VALUE appends to a list. --print_config prints the complete configuration instead of running it."""
 
 
+NOT_OF_WARMUP = (
+    *("trainer.max_iterations", "model.optimizer.lr", "model.objective", "model.trust_region", "model.reference"),
+    *("data.group_size", "data.prompts_per_iteration", "data.prompts_per_draw", "data.max_draws_per_iteration"),
+    *("data.filter", "data.weights", "old_policy", "adaptive_kl", "rollout_log"),
+)
+"""What `warmup` does not read of a configuration of `fit`: its own keys stand for the first two."""
+
+
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """jsonargparse's formatter, without what the description says once for all, and without a list of every class."""
 
@@ -102,6 +111,12 @@ class CLI(LightningCLI):
         self._builds = builds
         hide_bars_in_files()
         configs = wrap(known_names(), width=100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        if unread := settings.given(NOT_OF_WARMUP) if command == "warmup" else []:
+            warnings.warn(
+                f"warmup does not read {', '.join(unread)}; its own settings are --warmup.epochs and "
+                "--warmup.learning_rate",
+                stacklevel=2,
+            )
         super().__init__(
             DemonstrationModule if command == "warmup" else PolicyModule,
             DemonstrationDataModule if command == "warmup" else RolloutDataModule,
@@ -147,9 +162,8 @@ class CLI(LightningCLI):
         for section in CALLBACKS:
             parser.add_lightning_class_args(CLASSES[section], section)
         parser.add_class_arguments(Warmup, "warmup")
-        if self._command == "warmup":  # nothing is sampled
-            for section in ("old_policy", "adaptive_kl", "rollout_log"):
-                parser.callback_keys.remove(section)
+        if self._command == "warmup":
+            parser.callback_keys = [each for each in parser.callback_keys if each not in NOT_OF_WARMUP]
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_of)
         for section, group in (parser.groups or {}).items():
             group.title = f"{section}: {group.title}"

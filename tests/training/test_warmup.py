@@ -215,7 +215,8 @@ def test_fit_goes_on_from_the_exported_folder(tmp_path: Path, capsys: pytest.Cap
     ]
     settings = {**SOLVES_NOTHING, "problems": rows_, "run_dir": tmp_path / "run"}
     settings.pop("loggers")
-    result = warmup(epochs=1, learning_rate=1e-4, **settings)
+    with pytest.warns(UserWarning, match="does not read data.prompts_per_iteration, data.prompts_per_draw; its own"):
+        result = warmup(epochs=1, learning_rate=1e-4, **settings)
     assert result.run_dir == tmp_path / "run-warmup" and len(result.curve("train/loss")) == 10
     assert [each["iteration"] for each in result.evaluations] == [0, 1]
     assert "answered" in result.evaluations[-1]["benchmarks"]["arithmetic"]
