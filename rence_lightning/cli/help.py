@@ -20,6 +20,15 @@ DESCRIPTIONS = {
             "fit --config arithmetic --ckpt_path last",
         ],
     ),
+    "warmup": with_examples(
+        "Train a policy on the solutions of the training problems, by maximum likelihood, before fit: a policy that\n"
+        "solves nothing can then begin. With the configuration of fit; what is about sampled responses has no effect:\n"
+        "group_size, prompts_per_iteration, filter, objective, trust region. An iteration is an epoch.",
+        [
+            "warmup --config arithmetic --warmup.epochs 1",
+            "fit --config arithmetic --model.policy runs/arithmetic-warmup/hf",
+        ],
+    ),
     "validate": with_examples(
         "Evaluate a policy on the benchmarks of the section `evaluation`, without training it.",
         [

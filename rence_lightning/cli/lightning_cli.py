@@ -1,6 +1,7 @@
 """LightningCLI over the project's trainer, module, data module and callbacks."""
 
 import sys
+import warnings
 from typing import Any
 
 import yaml
@@ -15,8 +16,17 @@ from rence_lightning.cli.settings import Settings
 from rence_lightning.cli.written import written
 from rence_lightning.errors import UserError
 from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.sampling.demonstrations import DemonstrationDataModule
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.trainer import Trainer
+from rence_lightning.training.warmup import DemonstrationModule, Warmup
+
+NOT_OF_WARMUP = (
+    *("trainer.max_iterations", "model.optimizer.lr", "model.objective", "model.trust_region", "model.reference"),
+    *("data.group_size", "data.prompts_per_iteration", "data.prompts_per_draw", "data.max_draws_per_iteration"),
+    *("data.filter", "data.weights", "old_policy", "adaptive_kl", "rollout_log"),
+)
+"""What `warmup` does not read of a configuration of `fit`: its own keys stand for the first two."""
 
 
 class CLI(LightningCLI):
@@ -26,7 +36,7 @@ class CLI(LightningCLI):
     them; `trainer.callbacks` adds to them.
 
     Args:
-        command: Command, `fit` or `validate`.
+        command: Command, `fit`, `warmup` or `validate`.
         settings: Layers of its settings.
         builds: Whether trainer, module and data module are built.
 
@@ -40,12 +50,18 @@ class CLI(LightningCLI):
     datamodule: RolloutDataModule
 
     def __init__(self, command: str, settings: Settings, builds: bool = True) -> None:
-        self._settings = settings
+        self._command, self._settings = command, settings
         self._builds = builds
         hide_bars_in_files()
+        if unread := settings.given(NOT_OF_WARMUP) if command == "warmup" else []:
+            warnings.warn(
+                f"warmup does not read {', '.join(unread)}; its own settings are --warmup.epochs and "
+                "--warmup.learning_rate",
+                stacklevel=2,
+            )
         super().__init__(
-            PolicyModule,
-            RolloutDataModule,
+            DemonstrationModule if command == "warmup" else PolicyModule,
+            DemonstrationDataModule if command == "warmup" else RolloutDataModule,
             trainer_class=Trainer,  # type: ignore[arg-type]
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -63,11 +79,13 @@ class CLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the sections."""
-        for section, kind in CLASSES.items():
-            if kind is Trainer:
-                parser.add_class_arguments(kind, section, instantiate=False)
+        for section, kind in {**CLASSES, "model": self._model_class, "data": self._datamodule_class}.items():
+            if kind in (Trainer, Warmup):
+                parser.add_class_arguments(kind, section, instantiate=kind is Warmup)
             else:
                 parser.add_lightning_class_args(kind, section)
+        if self._command == "warmup":
+            parser.callback_keys = [each for each in parser.callback_keys if each not in NOT_OF_WARMUP]
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_of)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -105,16 +123,20 @@ class CLI(LightningCLI):
                 raise
             raise UserError(explain(str(error), self._settings) + origin(error)) from error
         self.trainer.session.config_yaml = self.config_yaml
+        if isinstance(self.model, DemonstrationModule):
+            warmup: Warmup = self.config_init.warmup
+            self.trainer.max_iterations, self.model.learning_rate = warmup.epochs, warmup.learning_rate
 
 
 def run(command: str, settings: Settings) -> CLI:
-    """Runs a command, `fit` or `validate`, to its end, and returns what it ran.
+    """Runs a command, `fit`, `warmup` or `validate`, to its end, and returns what it ran.
 
     Raises:
         UserError: A setting is wrong.
     """
     cli = CLI(command, settings)
-    getattr(cli.trainer, command)(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    run_it = cli.trainer.validate if command == "validate" else cli.trainer.fit
+    run_it(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     return cli
 
 

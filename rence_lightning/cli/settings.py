@@ -91,6 +91,13 @@ class Settings:
                     return f"{layer.origin}: "
         return ""
 
+    def given(self, keys: Sequence[str]) -> list[str]:
+        """Those of some dotted keys that an option or a call sets, and not a file alone."""
+        layers = [
+            (f"{each.option.replace('.init_args', '')}.", each.settings) for each in self.layers if not each.lines
+        ]
+        return [key for key in keys if any(o.startswith(f"{key}.") or _holds(s, key.split(".")) for o, s in layers)]
+
 
 def check(layer: Layer) -> None:
     """Refuses keys that do not exist, and sections without settings, with a `UserError`."""

@@ -56,6 +56,8 @@ CURVES = (
           {"rollouts/correct": "correct"}, percent=True),
     Curve("Log-probability since sampling (nats)", "Correct responses should rise, incorrect ones fall.",
           {"iteration/positive_log_ratio": "correct", "iteration/negative_log_ratio": "incorrect"}),
+    Curve("Loss on held-out demonstrations (nats per token)", "A rise means that the others are learned by heart.",
+          {"evaluation/loss": "loss"}),
     Curve("KL", "To the policy that sampled: it should stay around or below {target}, its target or the paper's.",
           {"iteration/kl": "KL"}),
     Curve("Entropy (nats per token)", "Near zero, exploration has ended; a rise by a multiple is randomness.",

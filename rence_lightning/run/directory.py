@@ -17,7 +17,7 @@ from rence_lightning.run.provenance import provenance
 
 CHECKPOINTS = "checkpoints"
 IDENTITY = "run.json"
-Command = Literal["fit", "validate"]
+Command = Literal["fit", "warmup", "validate"]
 
 _FOLDER = re.compile(r"iteration-(\d+)(?:-update-(\d+))?")
 

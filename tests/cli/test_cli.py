@@ -165,7 +165,7 @@ def test_help_explains_commands_keys_and_classes(
 
 
 def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.CaptureFixture[str]) -> None:
-    assert {*COMMANDS} == {"fit", "validate", "plan", "export", "compare", "report"}
+    assert {*COMMANDS} == {"fit", "warmup", "validate", "plan", "export", "compare", "report"}
     for arguments in (["--help"], ["nonsense"], []):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -177,6 +177,16 @@ def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.Cap
         text = capfd.readouterr().out
         assert end.value.code == 0 and f"usage: python -m rence_lightning {name} " in text and "%%" not in text
         assert f"  python -m rence_lightning {name} " in text.partition("examples:")[2], "no example"
+
+
+def test_what_warmup_does_not_read_is_said_where_an_option_gives_it(recwarn: pytest.WarningsRecorder) -> None:
+    """In a file, it is there for `fit`."""
+    read = [ARITHMETIC, "--data.prompts_per_update=4", "--model.optimizer=SGD", "--warmup.epochs=1"]
+    assert config_of("warmup", *read) == config_of("fit", *read) and not recwarn.list
+    unread = ["--trainer.max_iterations=3", "--model.optimizer.init_args.lr=1e-5", "--data.filter.t_easy=0.9"]
+    config_of("warmup", *read, *unread)
+    [warning] = recwarn.list
+    assert "does not read trainer.max_iterations, model.optimizer.lr, data.filter; its own" in str(warning.message)
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ TINY = (
 )
 ONE_MORE = ("--trainer.max_iterations=2", *TINY[1:])
 FEW = ("--evaluation.limit=8", "--evaluation.repeats=2")
+ONE_EPOCH = ("--warmup.epochs=1", *FEW)
 AS_IT_IS = ()
 DEMO = "python -m rence_lightning fit --config conf/arithmetic.yaml"
 PLAN = "python -m rence_lightning plan"
@@ -46,6 +47,9 @@ RUN_HERE: dict[str, tuple[str, ...]] = {
     f"{DEMO} --trainer.devices 2 --trainer.strategy rence_lightning.training.FullyShardStrategy": TINY,
     f"{VALIDATE} --config a.yaml --model.policy runs/arithmetic/hf": FEW,
     f"{VALIDATE} --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf": FEW,
+    "python -m rence_lightning warmup --config a.yaml": ONE_EPOCH,
+    "python -m rence_lightning warmup --config conf/arithmetic.yaml": ONE_EPOCH,
+    f"{DEMO} --model.policy runs/arithmetic-warmup/hf --trainer.run_dir runs/warm": TINY,
     f"{COMPARE} runs/arithmetic/evaluations/iteration-0000 runs/arithmetic": AS_IT_IS,
     f"{COMPARE} runs/evaluate-validate runs/evaluate-validate-2": AS_IT_IS,
     "python -m rence_lightning report runs/arithmetic": AS_IT_IS,

@@ -27,6 +27,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "fit": Command("training", "train a policy", "fit --config arithmetic"),
+    "warmup": Command("training", "train a policy on solutions, before fit", "warmup --config arithmetic"),
     "validate": Command(
         "training",
         "evaluate a policy on benchmarks",

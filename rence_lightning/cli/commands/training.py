@@ -1,4 +1,4 @@
-"""`python -m rence_lightning fit` and `validate`: what needs a configuration."""
+"""`python -m rence_lightning fit`, `warmup` and `validate`: what needs a configuration."""
 
 import os
 import signal
@@ -25,4 +25,4 @@ def _run(command: str, arguments: list[str]) -> None:
         close()
 
 
-fit_command, validate_command = partial(_run, "fit"), partial(_run, "validate")
+fit_command, warmup_command, validate_command = (partial(_run, each) for each in ("fit", "warmup", "validate"))
