@@ -33,9 +33,18 @@ METHOD = {
 """The settings that define the method of a run, by their names on the page and in the card."""
 
 
+WARM_START = {
+    "epochs of maximum likelihood": "warmup.epochs",
+    "learning rate": "warmup.learning_rate",
+    **{name: METHOD[name] for name in ("low-rank adapters", "problems", "prompts per update", "precision", "seed")},
+}
+"""The same for a run of `warmup`."""
+
+
 def method(run: RunRecord) -> dict[str, str]:
     """The settings that define the method, in words; those that are null are left out."""
-    return {name: text for name, key in METHOD.items() if (text := in_words(run.setting(key)))}
+    keys = WARM_START if run.identity.command == "warmup" else METHOD
+    return {name: text for name, key in keys.items() if (text := in_words(run.setting(key)))}
 
 
 def in_words(setting: Any) -> str:
@@ -98,7 +107,7 @@ def example(pairs: Sequence[tuple[EvaluatedProblem | None, EvaluatedProblem]]) -
 
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of each phase of training, the longest first; empty where they were not measured."""
-    seconds = {phase: run.total(f"time/{phase}") for phase in PHASES} if run.is_fit else {}
+    seconds = {phase: run.total(f"time/{phase}") for phase in PHASES} if run.trains else {}
     return {phase: seconds[phase] for phase in sorted(seconds, key=lambda phase: -seconds[phase]) if seconds[phase]}
 
 
@@ -141,7 +150,10 @@ def next_steps(run: RunRecord, findings: Sequence[Finding]) -> list[tuple[str, s
     """At most three steps after a run, each with its command or "": what checks advise, else what figures call for."""
     if advice := [(each.advice, "") for each in findings if each.advice]:
         return advice[:3]
-    steps = list(islice(_called_for(run), 3)) if run.is_fit else []
+    if run.identity.command == "warmup":
+        goes_on = _command("fit", "--config", str(run.path / "config.yaml"), "--model.policy", str(run.path / "hf"))
+        return [("Go on from its policy:", goes_on)]
+    steps = list(islice(_called_for(run), 3)) if run.trains else []
     return steps or [("Compare it with another run:", f"{_command('report', str(run.path))} ANOTHER")]
 
 

@@ -134,7 +134,7 @@ CHECKS = (
 
 def examine(run: RunRecord) -> list[Finding]:
     """The checks for which the run has figures, those that were raised first; none for a run of `validate`."""
-    findings = [_completion(run), *_losses(run), *(check(run) for check in CHECKS)] if run.is_fit else []
+    findings = [_completion(run), *_losses(run), *(check(run) for check in CHECKS)] if run.trains else []
     return sorted((each for each in findings if each is not None), key=lambda each: -each.level)
 
 
@@ -158,7 +158,8 @@ def _losses(run: RunRecord) -> Iterator[Finding]:
 
 
 def _completion(run: RunRecord) -> Finding:
-    planned, error = run.setting("trainer.max_iterations"), run.identity.error
+    planned = run.setting("warmup.epochs" if run.identity.command == "warmup" else "trainer.max_iterations")
+    error = run.identity.error
     done = f"{run.iterations}{f' of {planned}' if planned else ''} iterations are done"
     advice = f"Continue it with --ckpt_path {shlex.quote(str(run.path))}."
     if error is not None:
