@@ -8,7 +8,7 @@ from rence_lightning.evaluation import Difference, SampleFolder
 from rence_lightning.evaluation.comparison import MACRO, compare_seeds
 from rence_lightning.run.changed_settings import Setting, by_setting
 
-BENCHMARKS_SHOWN, COLUMNS = 3, 7
+BENCHMARKS_SHOWN, COLUMNS = 3, 5
 """Largest numbers of benchmarks with a column each, and of columns in a table of fewer rows."""
 
 

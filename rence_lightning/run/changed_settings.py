@@ -78,22 +78,25 @@ def by_setting(configs: Mapping[str, str]) -> list[Setting]:
     """
     flat = {name: dict(_flat(yaml.safe_load(text))) if text else {} for name, text in configs.items()}
     known, keys = [run for run in flat.values() if run], list[str]()
-    for key in sorted(dict.fromkeys(chain.from_iterable(known)), key=lambda key: _name(key).count(".")):
+    every = list(dict.fromkeys(chain.from_iterable(known)))
+    for key in sorted(every, key=lambda key: _name(key).count(".")):
         values = [run[key] for run in known if key in run]
         # Where a class or a whole section differs, its arguments are missing elsewhere for that reason.
         missing = len(values) < len(known) and not key.startswith(tuple(f"{_name(above)}." for above in keys))
         if not key.startswith(NAMES) and (missing or any(value != values[0] for value in values)):
             keys.append(key)
+    keys.sort(key=every.index)
     groups: dict[tuple[str, int], Setting] = {}
     times = Counter[str]()
     for name, run in flat.items():
         same, seed = str([bool(run), *(run.get(key, "-") for key in keys)]), run.get("seed_everything")
         times[f"{same} {seed}"] += 1
-        group = Setting("", {key: _shown(key, run) for key in keys}, {})
+        group = Setting("", {_name(key): _shown(key, run) for key in keys}, {})
         groups.setdefault((same, times[f"{same} {seed}"]), group).seeds[name] = seed
-    ends = Counter(_name(key).rpartition(".")[2] for key in keys)
-    shorts = {key: end if ends[end := _name(key).rpartition(".")[2]] == 1 else key for key in keys[:KEYS_IN_LABEL]}
-    labels = [", ".join(f"{shorts[key]} {each.values[key]}" for key in shorts) for each in groups.values()]
+    names = dict.fromkeys(map(_name, keys))
+    ends = Counter(name.rpartition(".")[2] for name in names)
+    shorts = {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in [*names][:KEYS_IN_LABEL]}
+    labels = [", ".join(f"{shorts[name]} {each.values[name]}" for name in shorts) for each in groups.values()]
     return [
         each._replace(
             label=label if label and labels.count(label) == 1 else f"{label} {next(iter(each.seeds))}".strip()

@@ -28,8 +28,12 @@ def compare_command(arguments: list[str]) -> None:
             raise UserError(f"compare: {path} is not a folder; give a run directory, or a folder in its evaluations/")
     if len(runs) == 1:
         raise UserError(f"compare: {runs[0]} is one evaluation; give two or more")
+    _print_comparison(runs)
+
+
+def _print_comparison(runs: list[Path]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from rence_lightning.evaluation import comparison, find_samples
@@ -49,7 +53,8 @@ def compare_command(arguments: list[str]) -> None:
         raise UserError("; ".join(missing))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     header, *rows = upright(table)
-    shown = Table(*header, caption="bootstrap over problems; of several seeds, Student's t", caption_justify="left")
+    columns = (Column(Text(name), overflow="fold") for name in header)
+    shown = Table(*columns, caption="bootstrap over problems; of several seeds, Student's t", caption_justify="left")
     for row in rows:
         shown.add_row(*map(Text, row))
     console.print(shown)
