@@ -122,7 +122,7 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(PIP) -e .
-	@$(BIN)/python -c "import rence_lightning.cli.lightning_cli"  # compiles what every run imports
+	@$(BIN)/python -c "import rence_lightning.cli.build"  # compiles what every run imports
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml

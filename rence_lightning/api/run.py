@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rence_lightning.api.arguments import layer_of
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
-from rence_lightning.cli.lightning_cli import run
+from rence_lightning.cli.build import run
 from rence_lightning.cli.settings import Settings, config_file
 from rence_lightning.errors import LINES, PartError, Stopped, UserError, exit_code
 from rence_lightning.objectives import Objective

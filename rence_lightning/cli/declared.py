@@ -45,7 +45,7 @@ def declared() -> dict[str, Setting]:
     """All keys and groups of keys; `data.seed` is none, because it follows `seed_everything`."""
     seed = "Seed of the order of the prompts, of sampling and of all else that is random."
     start = "Checkpoint to resume from: `last`, `best`, a run directory or a checkpoint in one."
-    found = {"seed_everything": Setting("bool | int", "0", seed), "ckpt_path": Setting("str | null", "null", start)}
+    found = {"seed_everything": Setting("int", "0", seed), "ckpt_path": Setting("str | null", "null", start)}
     for section, path in SECTIONS.items():
         module, kind = _find(*path.rsplit(".", 1))
         found |= _declared(module, kind, section, str(parse(ast.get_docstring(kind) or "").short_description))

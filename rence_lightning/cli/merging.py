@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, cast, get_args, get_origin
+from functools import reduce
+from typing import Any, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,8 +31,8 @@ def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if layer.option:
             _put(given, layer)
         else:
-            for key, value in layer.settings.items():
-                given = _laid(given, _nested(key, value))
+            for key, value in layer.settings.items():  # a key at the top may be written with its dots
+                given = _laid(given, reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value))
     required = (("model", "policy"), ("data", "problems"))
     if missing := [f"{section}.{name}" for section, name in required if given.get(section, {}).get(name) is None]:
         names = ", ".join(missing)
@@ -42,13 +43,6 @@ def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")
         raise UserError(f"{settings.where(key)}{key}: {str(error.msg or error).splitlines()[0]}") from error
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """A setting whose key may be written with its dots."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return cast(dict[str, Any], value)
 
 
 def _put(given: dict[str, Any], layer: Layer) -> None:

@@ -58,7 +58,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--seed_everything=-1", ["seed_everything", "from 0 to 2**32 - 1, got -1"]),
         (
             "--seed_everything=x",
-            ["error: seed_everything: expected true or false; expected a whole number. Got value: x"],
+            ["error: seed_everything: expected a whole number. Got value: x"],
         ),
         ("--model.trust_region.estimator=k9", ["model.trust_region.estimator", "k1", "k9"]),
         ("--model.objective=rence_lightning.objectives.NoSuch", ["model.objective", "has no attribute 'NoSuch'"]),

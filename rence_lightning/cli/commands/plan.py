@@ -45,10 +45,10 @@ def plan_command(arguments: list[str]) -> None:
         raise UserError(f"plan: --gpu_memory is {chosen.gpu_memory:g}; it must be > 0, in GB")
     settings = Settings(of_fit)
     print_help("fit", settings)
+    from rence_lightning.cli.build import read_config
     from rence_lightning.cli.commands.memory import Memory, on_gpu
-    from rence_lightning.cli.lightning_cli import read_config
 
-    config = read_config("fit", settings)
+    config = read_config(settings)
     gigabytes, origin = _device_memory(chosen.gpu_memory, on_gpu(config["trainer"]))
     memory = Memory(config, 1e9 * gigabytes)
     print("\n".join(_report(memory, origin)), "\n")

@@ -16,7 +16,7 @@ def _run(command: str, arguments: list[str]) -> None:
     if before is signal.default_int_handler:  # libraries swallow a KeyboardInterrupt, and are then half imported
         said = b"SIGINT: stopped before the run began\n"
         signal.signal(signal.SIGINT, lambda number, _: os.write(2, said) and os._exit(128 + number))
-    from rence_lightning.cli.lightning_cli import run
+    from rence_lightning.cli.build import run
 
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, before)
