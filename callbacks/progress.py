@@ -48,7 +48,7 @@ class Progress(Callback):
         self._tokens = self._iterations = self._lines = self._falling = 0
         self._evaluation: Evaluation | None = None
         self._exported: Path | None = None
-        self._stopped_by: str | None = None
+        self._stopped_by: BaseException | None = None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Progress(Callback):
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
-        self._stopped_by = str(exception) if isinstance(exception, Stopped) else type(exception).__name__
+        self._stopped_by = exception
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         """Says how to continue; not in `on_exception`, because only now is a checkpoint saved."""
@@ -201,10 +201,13 @@ class Progress(Callback):
         if not trainer.training:
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         elif (last := trainer.session.run.checkpoint("last")) is not None:
-            self._say(
-                f"stopped by {self._stopped_by}; the last checkpoint is {last.name}: continue with "
-                f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
-            )
+            saved, advice = f"the last checkpoint is {last.name}", f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
+            if isinstance(self._stopped_by, Stopped):
+                self._say(f"stopped by {self._stopped_by}; {saved}: continue with {advice}")
+            elif "--ckpt_path" not in str(
+                self._stopped_by
+            ):  # it is printed after the cause, in which it may fail again
+                self._stopped_by.add_note(f"{saved}: once this is fixed, continue with {advice}")
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
 

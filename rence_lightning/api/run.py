@@ -17,7 +17,7 @@ from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
 from rence_lightning.cli.lightning_cli import run
 from rence_lightning.cli.settings import Settings, config_file
-from rence_lightning.errors import LINES, Stopped, UserError, exit_code
+from rence_lightning.errors import LINES, PartError, Stopped, UserError, exit_code
 from rence_lightning.objectives import Objective
 from rence_lightning.prompts import ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward
@@ -168,6 +168,8 @@ def _run(command: Literal["fit", "warmup", "validate"], config: Configs | None, 
                 print(f"config.yaml will not repeat this run by itself: {parts}")
     except (UserError, *LINES) as error:  # the message says all
         raise error.with_traceback(None) from None
+    except PartError as error:  # the frames of the loop say nothing that helps
+        raise error.with_traceback(None) from error.__cause__
     except Stopped as stopped:
         if stopped.signal == SIGINT:
             raise KeyboardInterrupt from stopped

@@ -160,7 +160,7 @@ class PromptTemplate(Configurable):
         self, tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], add_generation_prompt: bool
     ) -> list[str]:
         """Chats as the tokenizer's chat template writes them."""
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
 
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if not tokenizer.chat_template:
@@ -183,6 +183,9 @@ class PromptTemplate(Configurable):
             return cast(list[str], tokenizer.apply_chat_template(chats, **settings, **self.chat_arguments))
         except (TemplateError, TypeError, ValueError) as error:  # such as that of a template without system turns
             refused = "turns" if isinstance(error, TemplateError) else "arguments"
+            if isinstance(error, TemplateSyntaxError):
+                line = f"line {error.lineno}: {written.splitlines()[error.lineno - 1].strip()}"
+                raise UserError(f"template: the chat template of the tokenizer {name}, {line}: {error}") from error
             raise UserError(
                 f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); "
                 "remove the template's system turn or arguments if it has any, or set chat: false"

@@ -60,6 +60,8 @@ def render(runs: Mapping[str, RunRecord]) -> str:
     environment.filters |= {"shorten": _shorten, "correct": answers.correct}
     first, *others = runs.values()
     changes, not_compared = _changes(runs) if others else (first.changes(), "")
+    pairs = {} if others else _pairs(first)
+    last = [row for line in first.evaluations[-1:] for row in line["benchmarks"].values()]
     return environment.get_template("page.html.j2").render(
         runs={name: (run, examine(run)) for name, run in runs.items()},
         colours=COLOURS,
@@ -68,8 +70,10 @@ def render(runs: Mapping[str, RunRecord]) -> str:
         changes=changes,
         not_compared=not_compared,
         figures=figures(runs),
-        problems=[] if others else list(_problems(first)),
+        example=answers.example([pair for each in pairs.values() for pair in each]),
+        problems=[(name, *pair) for name, each in pairs.items() for pair in each[:PROBLEMS_SHOWN]],
         groups=[] if others else list(_groups(first)),
+        names_answers=any(first.values("rollouts/answered")) or any("answered" in row for row in last),
         settings={name: _settings_that_differ(first, run) for name, run in runs.items()},
     )
 
@@ -92,14 +96,15 @@ def _settings_that_differ(first: RunRecord, other: RunRecord) -> str:
     return "\n".join(list(difflib.unified_diff(before, after, n=2, lineterm=""))[2:])
 
 
-def _problems(run: RunRecord) -> Iterator[tuple[str, EvaluatedProblem | None, EvaluatedProblem]]:
-    """Benchmark, and a problem in the first and the last evaluation; those solved more or less often come first."""
+def _pairs(run: RunRecord) -> dict[str, list[tuple[EvaluatedProblem | None, EvaluatedProblem]]]:
+    """By benchmark, its problems in the first and the last evaluation; those solved more or less often come first."""
+    pairs: dict[str, list[tuple[EvaluatedProblem | None, EvaluatedProblem]]] = {}
     for benchmark in run.benchmarks:
         before, after = (run.samples(run.evaluated[at]).read(benchmark) for at in (0, -1))
         same = len(run.evaluated) == 1
-        pairs = [(None if same else before.get(key), problem) for key, problem in after.items()]
-        pairs.sort(key=lambda pair: pair[0] is None or answers.correct(pair[0]) == answers.correct(pair[1]))
-        yield from ((benchmark, *pair) for pair in pairs[:PROBLEMS_SHOWN])
+        pairs[benchmark] = [(None if same else before.get(key), problem) for key, problem in after.items()]
+        pairs[benchmark].sort(key=lambda pair: pair[0] is None or answers.correct(pair[0]) == answers.correct(pair[1]))
+    return pairs
 
 
 def _groups(run: RunRecord) -> Iterator[tuple[int, dict[str, Any]]]:

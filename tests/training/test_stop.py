@@ -135,6 +135,58 @@ def test_four_iterations_are_two_a_kill_and_two(strategy: tuple[str, ...], preci
     torture.assert_same(torture.outcome(tmp_path / "killed"), torture.outcome(tmp_path / "whole"))
 
 
+JUDGES = """
+import asyncio
+from rence_lightning.parts import share_of
+from rence_lightning.rewards import last_boxed
+
+def right(response):
+    return last_boxed(response.text) == response.problem.answer
+
+def share(response):
+    return share_of(f"{response.problem.id} {list(response.token_ids)}")
+
+def fast(response):
+    return right(response) and share(response) >= 0.1
+
+async def slow(response):
+    await asyncio.sleep(0.05 * share(response))
+    if share(response) >= 0.1:
+        return right(response)
+    if share(response) < 0.03:
+        await asyncio.sleep(60)
+    if share(response) < 0.06:
+        raise ConnectionError("refused")
+    return float("nan")
+"""
+
+
+@pytest.mark.slow
+def test_a_reward_that_waits_and_fails_changes_nothing_also_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the responses fail: no answer in time, an error, NaN; a fast reward that gives them 0 is beside it."""
+    (tmp_path / "judges.py").write_text(JUDGES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    reward = "--data.reward.init_args"
+    options = ["--data.reward=rence_lightning.rewards.FunctionReward", "--trainer.max_iterations=4"]
+    slow = [*options, f"{reward}.function=judges.slow", f"{reward}.time_limit=0.3", f"{reward}.on_failure=0.0"]
+    process = torture.start(tmp_path / "fast", *options, f"{reward}.function=judges.fast")
+    output = torture.finish(process)
+    assert process.returncode == 0, output
+    process = torture.start(tmp_path / "killed", *slow)
+    torture.wait_for(process, "iteration   2/")
+    time.sleep(0.5)
+    torture.kill(process)
+    process = torture.start(tmp_path / "killed", *slow, "--ckpt_path=last")
+    output = torture.finish(process)
+    assert process.returncode == 0 and "rollouts/reward_failures counts these" in output, output
+    torture.assert_same(torture.outcome(tmp_path / "killed"), torture.outcome(tmp_path / "fast"))
+    rows = (tmp_path / "killed" / "metrics.csv").read_text().splitlines()
+    failures = rows[0].split(",").index("rollouts/reward_failures")
+    assert sum(float(row.split(",")[failures] or 0) for row in rows[1:]) > 10
+
+
 ENDLESS = """
 import asyncio, threading
 from own_task import PROBLEMS, SMALL

@@ -228,6 +228,7 @@ def test_fit_goes_on_from_the_exported_folder(tmp_path: Path, capsys: pytest.Cap
     page = (result.run_dir / "report.html").read_text()
     assert "Loss on held-out demonstrations" in page
     assert "1 of 1 iterations are done" in page and "MultiLabelNCE" not in page.partition("<details>")[0]
+    assert f"rence_lightning fit --config {result.run_dir / 'config.yaml'} --model.policy {hf}" in page
     assert f"rence_lightning warmup --config {result.run_dir / 'config.yaml'}" in page
     then = fit(**{**settings, "policy": hf, "max_iterations": 1})
     assert then.run_dir == tmp_path / "run" and then.evaluations[0]["iteration"] == 0
