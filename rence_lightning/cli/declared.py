@@ -27,7 +27,7 @@ SECTIONS = {
     "export": "rence_lightning.callbacks.ExportPolicy",
     "timing": "rence_lightning.callbacks.Timing",
     "report": "rence_lightning.callbacks.Report",
-    "warmup": "rence_lightning.training.Warmup",
+    "warmup": "rence_lightning.training.warmup.Warmup",
 }
 """The keys at the top of a configuration that hold further keys, with their classes."""
 

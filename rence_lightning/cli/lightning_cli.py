@@ -54,11 +54,14 @@ class CLI(LightningCLI):
         self._builds = builds
         hide_bars_in_files()
         if unread := settings.given(NOT_OF_WARMUP) if command == "warmup" else []:
-            own = "its own settings are --warmup.epochs and --warmup.learning_rate"
-            warnings.warn(f"warmup does not read {', '.join(unread)}; {own}", stacklevel=2)
+            warnings.warn(
+                f"warmup does not read {', '.join(unread)}; its own settings are --warmup.epochs and "
+                "--warmup.learning_rate",
+                stacklevel=2,
+            )
         super().__init__(
-            PolicyModule,
-            RolloutDataModule,
+            DemonstrationModule if command == "warmup" else PolicyModule,
+            DemonstrationDataModule if command == "warmup" else RolloutDataModule,
             trainer_class=Trainer,  # type: ignore[arg-type]
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -76,14 +79,12 @@ class CLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the sections."""
-        warm = self._command == "warmup"
-        own = {"model": DemonstrationModule, "data": DemonstrationDataModule} if warm else {}
-        for section, kind in {**CLASSES, **own}.items():
+        for section, kind in {**CLASSES, "model": self._model_class, "data": self._datamodule_class}.items():
             if kind in (Trainer, Warmup):
                 parser.add_class_arguments(kind, section, instantiate=kind is Warmup)
             else:
                 parser.add_lightning_class_args(kind, section)
-        if warm:
+        if self._command == "warmup":
             parser.callback_keys = [each for each in parser.callback_keys if each not in NOT_OF_WARMUP]
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_of)
 

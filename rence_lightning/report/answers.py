@@ -152,6 +152,9 @@ def next_steps(run: RunRecord, findings: Sequence[Finding]) -> list[tuple[str, s
         return advice[:3]
     if run.running and not run.at_end:
         return [("The run is in progress; this writes the page again:", _command("report", str(run.path)))]
+    if run.identity.command == "warmup":
+        goes_on = _command("fit", "--config", str(run.path / "config.yaml"), "--model.policy", str(run.path / "hf"))
+        return [("Go on from its policy:", goes_on)]
     steps = list(islice(_called_for(run), 3)) if run.trains else []
     return steps or [("Compare it with another run:", f"{_command('report', str(run.path))} ANOTHER")]
 
@@ -162,12 +165,9 @@ def _command(*words: str) -> str:
 
 def _called_for(run: RunRecord) -> Iterator[tuple[str, str]]:
     """The steps that the figures of a healthy run call for, the most urgent first."""
-    policy, again, other = run.path / "hf", ("fit", "--config", str(run.path / "config.yaml")), f"{run.path}-seed"
-    if run.identity.command == "warmup":
-        yield ("Go on from this policy, on sampled responses:", _command(*again, "--model.policy", str(policy)))
-        return
     names = ("truncated", "share_too_easy", "share_mastered", "share_too_hard")
     cut, easy, mastered, hard = (recent(run.values(f"rollouts/{name}") or [0.0]) for name in names)
+    again, policy, other = ("fit", "--config", str(run.path / "config.yaml")), run.path / "hf", f"{run.path}-seed"
     limit, seed = run.setting("data.sampling.max_response_tokens"), run.setting("seed_everything")
     if cut >= 0.03 and limit:
         longer = _command(*again, "--data.sampling.max_response_tokens", str(2 * limit))

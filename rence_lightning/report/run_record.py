@@ -15,7 +15,7 @@ import yaml
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Description, Difference, SampleFolder, compare, iteration_of, read_evaluations
 from rence_lightning.evaluation.comparison import MACRO
-from rence_lightning.run.directory import Command, Run
+from rence_lightning.run.directory import Command, Run, last_config
 from rence_lightning.run.lock import is_locked
 
 Series = list[tuple[float, float]]
@@ -65,8 +65,7 @@ class RunRecord:
     @cached_property
     def config_yaml(self) -> str:
         """The text of the configuration of the last session, empty where there is none."""
-        sessions = self.identity.sessions
-        return self._text((sessions[-1]["config"] if sessions else None) or "config.yaml")
+        return last_config(self.path)
 
     @cached_property
     def _config(self) -> Any:

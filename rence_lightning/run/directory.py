@@ -171,6 +171,13 @@ def _claim(path: Path) -> bool:
     return True
 
 
+def last_config(directory: Path) -> str:
+    """The text of the configuration of a run's last session, empty where there is none."""
+    sessions = run.sessions if (run := Run.open(directory)) is not None else ()
+    file = directory / ((sessions[-1]["config"] if sessions else None) or "config.yaml")
+    return file.read_text() if file.exists() else ""
+
+
 def launch_id() -> str | None:
     """Identity of the elastic agent that started this process; None without one, or with one that was given no name."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")

@@ -3,6 +3,5 @@
 from rence_lightning.training.module import PolicyModule
 from rence_lightning.training.strategy import FullyShardStrategy
 from rence_lightning.training.trainer import Trainer
-from rence_lightning.training.warmup import Warmup
 
-__all__ = ["FullyShardStrategy", "PolicyModule", "Trainer", "Warmup"]
+__all__ = ["FullyShardStrategy", "PolicyModule", "Trainer"]

@@ -50,7 +50,7 @@ def test_a_list_and_a_function_train_and_the_saved_configuration_repeats_the_run
     assert result.run_dir == tmp_path / "run"
     assert [each["iteration"] for each in result.evaluations] == [0, 2]
     assert result.before.keys() == result.after.keys() == {"held_out"}
-    assert [step for step, _ in result.curve("train/loss")] == [1, 2, 3, 4]
+    assert [step for step, _ in result.curve("train/loss")] == [1, 2, 3, 4] and result.curve("no/such") == []
     assert re.fullmatch(rf"Result\('{result.run_dir}', held_out: [\d.]+% -> [\d.]+%\)", repr(result))
     config = saved_config(result.run_dir)
     assert config["data"]["reward"] == {

@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "compare": Command(
         "finished",
-        "compare two evaluations of the same problems",
+        "compare runs or evaluations of the same problems",
         "compare runs/before-validate runs/after-validate",
     ),
     "report": Command("finished", "write one or more runs as one HTML page", "report runs/arithmetic"),
