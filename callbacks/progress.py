@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class Progress(Callback):
         mean = (now - self._first_start) / self._iterations  # with the evaluations and checkpoints between iterations
         left = mean * (trainer.max_iterations - trainer.current_epoch)
         if trainer.datamodule.command == "warmup":
-            loss = f"loss {figures['iteration/loss']:.3f} per token, mean over its updates"
+            loss = f"loss {figures.get('iteration/loss', nan):.3f} per token, mean over its updates"
             self._say(f"{label}  {loss}  {updates:.1f} s  left {clock(left)}")
             return
         if self._iterations == 1:

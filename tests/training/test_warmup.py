@@ -198,29 +198,27 @@ def keep_all(self: Any, problems: Any, held_out: Any) -> Any:
 
 # ---- from the warm start to fit --------------------------------------------------------------------------------------
 
-SOLVES_NOTHING: dict[str, Any] = {
+SMALL_RUN: dict[str, Any] = {
     "config": "arithmetic",
     "data": {"prompts_per_iteration": 4, "prompts_per_update": 4, "prompts_per_draw": 8},
     "evaluation": {"limit": 8, "repeats": 1},
     "trainer": {"cpu_threads": 1},
-    "loggers": [],
 }
 
 
 def test_fit_goes_on_from_the_exported_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the configuration of `fit`, whose sizes and callbacks of rollouts are not those of a warm start."""
-    rows_ = [
+    problems = [
         {"problem": each.problem, "answer": each.answer, "solution": each.solution}
         for each in ArithmeticProblems("train", count=40).load()
     ]
-    settings = {**SOLVES_NOTHING, "problems": rows_, "run_dir": tmp_path / "run"}
-    settings.pop("loggers")
+    settings = {**SMALL_RUN, "problems": problems, "run_dir": tmp_path / "run"}
     with pytest.warns(UserWarning, match="does not read data.prompts_per_iteration, data.prompts_per_draw; its own"):
         result = warmup(epochs=1, learning_rate=1e-4, **settings)
     assert result.run_dir == tmp_path / "run-warmup" and len(result.curve("train/loss")) == 10
     assert [each["iteration"] for each in result.evaluations] == [0, 1]
     assert "answered" in result.evaluations[-1]["benchmarks"]["arithmetic"]
-    assert {row["train/learning_rate"] for row in result.metrics if "train/learning_rate" in row} == {1e-4}
+    assert {rate for _, rate in result.curve("train/learning_rate")} == {1e-4}
     hf = result.run_dir / "hf"
     assert f"--model.policy {hf}" in capsys.readouterr().out
     assert not (result.run_dir / "rollouts").exists()
@@ -228,6 +226,7 @@ def test_fit_goes_on_from_the_exported_folder(tmp_path: Path, capsys: pytest.Cap
     page = (result.run_dir / "report.html").read_text()
     assert "Loss on held-out demonstrations" in page
     assert "1 of 1 iterations are done" in page and "MultiLabelNCE" not in page.partition("<details>")[0]
+    assert f"rence_lightning fit --config {result.run_dir / 'config.yaml'} --model.policy {hf}" in page
     assert f"rence_lightning warmup --config {result.run_dir / 'config.yaml'}" in page
     then = fit(**{**settings, "policy": hf, "max_iterations": 1})
     assert then.run_dir == tmp_path / "run" and then.evaluations[0]["iteration"] == 0
