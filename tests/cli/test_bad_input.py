@@ -224,8 +224,8 @@ def test_an_option_hides_the_file_that_it_overrides(tmp_path: Path, capfd: pytes
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["name a command", "fit, validate, plan, export, compare, report", "--config"]),
-        (["fitt"], ["no command 'fitt'", "did you mean fit?", "fit, validate, plan, export, compare, report"]),
+        ([], ["name a command", "fit, warmup, validate, plan, export, compare, report", "--config"]),
+        (["fitt"], ["no command 'fitt'", "did you mean fit?", "fit, warmup, validate, plan, export, compare, report"]),
         (["fit"], ["missing: model.policy, data.problems", "--config arithmetic"]),
         (["--data.group_size=2", "fit"], ["--data.group_size=2", "options go after the command"]),
         ([f"--config={ARITHMETIC}", "fit"], ["--config", "options go after the command"]),
