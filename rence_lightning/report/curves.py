@@ -134,9 +134,9 @@ def _curves(runs: Mapping[str, Sequence[RunRecord]]) -> Iterator[tuple[str, str,
         found = {label: _line(*each) for label, each in shown.items()}
         lines = {label: line for label, (line, _) in found.items() if len(line) > 1}
         bands = {label: found[label][1] for label in lines} if len(lines) <= 3 else {}
-        interval = ", with 95% intervals" if any(low for low, _ in bands.values()) else ""
+        ends = " or the range over seeds" if len(every) > len(runs) else ""
+        words["interval"] = f", with 95% intervals{ends}" if any(low for low, _ in bands.values()) else ""
         if lines:
-            words["interval"] = interval
             yield title, text.format(**words), lines, bands, percent, dict(zip(found, cycle(STYLES), strict=False))
 
 

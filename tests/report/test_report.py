@@ -344,6 +344,7 @@ def test_a_sweep_is_seen_at_a_glance(tmp_path: Path) -> None:
         (figure,) = re.findall(rf'<figure role="img" aria-label="{curve}\. (.*?)</figure>', html, re.S)
         assert [figure.count(f">lr {rate}<") for rate in ("1e-5", "1e-4", "0.05")] == [1, 1, 1], "its legend"
         assert figure.count("PolyCollection") == 3, "a band for the range of the seeds"
+    assert "evaluated iterations, with 95% intervals or the range over seeds." in page.text
     assert "lr 1e-4: from 0.0001 at iteration 0 to 0.0003 at iteration 2." in html, "the mean of equal seeds"
 
 
