@@ -18,12 +18,12 @@ CONF = ROOT / "conf"
 
 def config_of(command: str, *arguments: str) -> dict[str, Any]:
     """The complete configuration of a command line, which is read once in a session."""
-    return deepcopy(_read(arguments, (Path.cwd(), os.environ.get("RENCE_DATA"))))
+    return deepcopy(_read(command, arguments, (Path.cwd(), os.environ.get("RENCE_DATA"))))
 
 
 @cache
-def _read(arguments: tuple[str, ...], surroundings: tuple[Any, ...]) -> dict[str, Any]:
-    return read_config(Settings(arguments))
+def _read(command: str, arguments: tuple[str, ...], surroundings: tuple[Any, ...]) -> dict[str, Any]:
+    return read_config(command, Settings(arguments))
 
 
 def error_of(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:

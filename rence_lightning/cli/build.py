@@ -114,13 +114,13 @@ def run(command: str, settings: Settings) -> CLI:
     return cli
 
 
-def read_config(settings: Settings) -> dict[str, Any]:
-    """The complete configuration of a run, as plain settings.
+def read_config(command: str, settings: Settings) -> dict[str, Any]:
+    """The complete configuration of a command as plain settings.
 
     Raises:
         UserError: A setting is wrong.
     """
-    config: dict[str, Any] = yaml.safe_load(CLI("fit", settings, builds=False).config_yaml)
+    config: dict[str, Any] = yaml.safe_load(CLI(command, settings, builds=False).config_yaml)
     return config
 
 

@@ -48,7 +48,7 @@ def plan_command(arguments: list[str]) -> None:
     from rence_lightning.cli.build import read_config
     from rence_lightning.cli.commands.memory import Memory, on_gpu
 
-    config = read_config(settings)
+    config = read_config("fit", settings)
     gigabytes, origin = _device_memory(chosen.gpu_memory, on_gpu(config["trainer"]))
     memory = Memory(config, 1e9 * gigabytes)
     print("\n".join(_report(memory, origin)), "\n")
