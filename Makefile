@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo help test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
-	resolve throughput gpu-check gpu-rehearsal versus-trl memory install install-dev install-bench clean
+	resolve throughput gpu-check gpu-rehearsal versus-trl memory picture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -58,6 +58,9 @@ smollm2: install  ## a real pretrained language model learns to solve sums and p
 
 study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (3.5 hours of processor time; the same command continues)
 	$(BIN)/python -m benchmarks.study
+
+picture: install  ## the picture of the report in the README, of runs/arithmetic, with Chromium
+	$(BIN)/python docs/figures/report.py runs/arithmetic
 
 test-peers: install-dev install-bench  ## compare the objectives with TRL's losses
 	$(BIN)/python -m pytest tests/objectives/test_against_trl.py
@@ -119,7 +122,7 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(PIP) -e .
-	@$(BIN)/python -c "import rence_lightning.cli.lightning_cli"  # compiles what every run imports
+	@$(BIN)/python -c "import rence_lightning.cli.build"  # compiles what every run imports
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml

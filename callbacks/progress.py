@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Progress(Callback):
         self._tokens = self._iterations = self._lines = self._falling = 0
         self._evaluation: Evaluation | None = None
         self._exported: Path | None = None
-        self._stopped_by: str | None = None
+        self._stopped_by: BaseException | None = None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -121,22 +122,27 @@ class Progress(Callback):
         self, trainer: Trainer, module: PolicyModule, outputs: Mapping[str, Any], batch: list[Group], batch_idx: int
     ) -> None:
         seconds = (time.perf_counter() - self._task_start) / (batch_idx + 1)
-        self._advance(1, f"{seconds:.1f} s/update  loss {outputs['loss']:.3f}  kl {outputs['kl']:.1e}")
+        kl = f"  kl {outputs['kl']:.1e}" if "kl" in outputs else ""
+        self._advance(1, f"{seconds:.1f} s/update  loss {outputs['loss']:.3f}" + kl)
 
     def on_train_epoch_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         label = f"iteration {trainer.current_epoch:>3}/{trainer.max_iterations}"
         self._iterations += 1
+        now = time.perf_counter()
+        updates = now - self._iteration_start - self._sampling_seconds
+        mean = (now - self._first_start) / self._iterations  # with the evaluations and checkpoints between iterations
+        left = mean * (trainer.max_iterations - trainer.current_epoch)
+        if trainer.datamodule.command == "warmup":
+            loss = f"loss {figures.get('iteration/loss', nan):.3f} per token, mean over its updates"
+            self._say(f"{label}  {loss}  {updates:.1f} s  left {clock(left)}")
+            return
         if self._iterations == 1:
             self._say(LEGEND)
         if self._lines % LINES_PER_HEADING == 0:
             self._say(aligned(" " * len(label), list(WIDTHS)))
         self._lines += 1
-        now = time.perf_counter()
-        updates = now - self._iteration_start - self._sampling_seconds
-        mean = (now - self._first_start) / self._iterations  # with the evaluations and checkpoints between iterations
-        left = mean * (trainer.max_iterations - trainer.current_epoch)
         self._say(iteration_line(label, figures, self._sampling_seconds, updates, left))
         if figures["rollouts/groups_trained"]:  # else, the figures of updates are an earlier iteration's
             self._falling = self._falling + 1 if figures.get("iteration/positive_log_ratio", 0.0) < 0 else 0
@@ -177,13 +183,16 @@ class Progress(Callback):
             self._say("every training prompt is mastered: the run is complete")
         if self._evaluation is not None and self._evaluation.first is not None:
             self._say("\n" + "\n".join(_before_and_after(self._evaluation)))
-        self._say(f"\nrun directory   {trainer.run_dir}  (metrics.csv, evaluations.jsonl, rollouts/, checkpoints/)")
+        rollouts = "rollouts/, " if trainer.datamodule.command == "fit" else ""
+        self._say(f"\nrun directory   {trainer.run_dir}  (metrics.csv, evaluations.jsonl, {rollouts}checkpoints/)")
         if self._exported is not None:
             self._say(f"trained policy  {self._exported}  (its README.md says how to use it with transformers alone)")
+            if trainer.datamodule.command == "warmup":
+                self._say(f"go on           fit with the same configuration, and --model.policy {self._exported}")
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
-        self._stopped_by = str(exception) if isinstance(exception, Stopped) else type(exception).__name__
+        self._stopped_by = exception
 
     def teardown(self, trainer: Trainer, module: PolicyModule, stage: str) -> None:
         """Says how to continue; not in `on_exception`, because only now is a checkpoint saved."""
@@ -193,10 +202,13 @@ class Progress(Callback):
         if not trainer.training:
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         elif (last := trainer.session.run.checkpoint("last")) is not None:
-            self._say(
-                f"stopped by {self._stopped_by}; the last checkpoint is {last.name}: continue with "
-                f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
-            )
+            saved, advice = f"the last checkpoint is {last.name}", f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
+            if isinstance(self._stopped_by, Stopped):
+                self._say(f"stopped by {self._stopped_by}; {saved}: continue with {advice}")
+            elif "--ckpt_path" not in str(
+                self._stopped_by
+            ):  # it is printed after the cause, in which it may fail again
+                self._stopped_by.add_note(f"{saved}: once this is fixed, continue with {advice}")
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
 

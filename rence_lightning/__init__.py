@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rence_lightning.parts import VERSION
 
 if TYPE_CHECKING:
-    from rence_lightning.api import Result, TrainedPolicy, fit, validate
+    from rence_lightning.api import Result, TrainedPolicy, fit, validate, warmup
     from rence_lightning.parts import Problem
     from rence_lightning.rewards import Response, Score
 
@@ -31,9 +31,10 @@ _ROOMS = {
     "TrainedPolicy": "api",
     "fit": "api",
     "validate": "api",
+    "warmup": "api",
 }
 
-__all__ = ["Problem", "Response", "Result", "Score", "TrainedPolicy", "fit", "validate"]
+__all__ = ["Problem", "Response", "Result", "Score", "TrainedPolicy", "fit", "validate", "warmup"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
+from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ def explanation(error: BaseException) -> str:
     if isinstance(error, (UserError, *LINES)):
         return f"error: {message}"
     if isinstance(error, OSError) and "No space left" in message:
-        return f"error: {message}; free some space and continue with --ckpt_path last"
+        return f"error: {message}; free some space"
     trace = "".join(traceback.format_exception(error)).rstrip()
     return f"{trace}\nerror: {message if OUT_OF_MEMORY in message else f'{kind}: {message}'}"
 
@@ -149,7 +150,9 @@ def plugin_errors(part: object, doing: str) -> Iterator[None]:
         if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError":
             raise
         message = f"{_name(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
-        raise PartError(message, _trace_of(error)) from error
+        error = error.with_traceback(_from_part(error.__traceback__))
+        trace = traceback.format_tb(error.__traceback__) + traceback.format_exception_only(error)
+        raise PartError(message, "".join(trace)) from error
 
 
 def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:
@@ -182,11 +185,12 @@ def _name(part: object) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _trace_of(error: BaseException) -> str:
+def _from_part(whole: TracebackType | None) -> TracebackType | None:
     """The traceback from the part's code on, without the frames of the loop that called the part."""
-    frames = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, frame in enumerate(frames) if not Path(frame.filename).is_relative_to(PACKAGE)), 0)
-    return "".join(traceback.format_list(frames[first:]) + traceback.format_exception_only(error))
+    trace = whole
+    while trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+        trace = trace.tb_next
+    return trace or whole
 
 
 def shortened(text: str, length: int = 60) -> str:

@@ -27,6 +27,7 @@ class Problem:
         messages: Turns of a chat, `{"role": ..., "content": ...}`, that replace the template's; empty for none.
         system: System turn of this problem, in place of the template's; None for the template's.
         template: Instructions of this problem, in place of the template's text; None for the template's.
+        solution: Worked response, on which `warmup` trains; None where there is none.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Problem:
     messages: Sequence[Mapping[str, str]] = field(default=(), hash=False)
     system: str | None = None
     template: str | None = None
+    solution: str | None = None
 
 
 class _RemembersArguments:

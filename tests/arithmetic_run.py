@@ -37,17 +37,17 @@ POLICY = "embedded:arithmetic"
 SAMPLING = Sampling(max_response_tokens=64)
 
 
-def make_module(**settings: Any) -> PolicyModule:
+def make_module(kind: type[PolicyModule] = PolicyModule, **settings: Any) -> PolicyModule:
     settings = {
         "policy": POLICY,
         "objective": MultiLabelNCE(beta=0.1, alpha=0.5),
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0),
         **settings,
     }
-    return PolicyModule(**settings)
+    return kind(**settings)
 
 
-def make_data(**settings: Any) -> RolloutDataModule:
+def make_data(kind: type[RolloutDataModule] = RolloutDataModule, **settings: Any) -> RolloutDataModule:
     settings = {
         "problems": [ArithmeticProblems("train")],
         "template": PromptTemplate("{problem}\n", chat=False),
@@ -61,7 +61,7 @@ def make_data(**settings: Any) -> RolloutDataModule:
         "max_prompt_tokens": 32,
         **settings,
     }
-    return RolloutDataModule(**settings)
+    return kind(**settings)
 
 
 def make_trainer(run_dir: Path, callbacks: list[Any] | None = None, **settings: Any) -> Trainer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rence_lightning.cli.lightning_cli import read_config  # Lightning logs to the stderr of its import, not a test's
+from rence_lightning.cli.build import read_config  # Lightning logs to the stderr of its import, not a test's
 from rence_lightning.cli.main import main
 from rence_lightning.cli.settings import Settings
 

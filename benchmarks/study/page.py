@@ -72,10 +72,11 @@ def tables(runs: Runs) -> str:
     kept = remaining(found)
     apart = sum(each.sign != 0 for each in found.values())
     parts = [
+        _answer(spec, found),
         f"Of {len(found)} differences to {REFERENCE}, {apart} have a 95% interval that excludes 0 (bold); if none "
         f"differed, {len(found) / 20:.1f} would on average, many at once or none, because all share the runs of "
         f"{REFERENCE}. The {len(kept)} with a † remain after Holm's correction for {len(found)}; the others are to be "
-        "read as hints."
+        "read as hints.",
     ]
     titles = ["method", "paper's tables", "paper, Qwen3-4B"]
     titles += [title for budget in BUDGETS for title in (f"{spec.size(budget)}, %", f"minus {REFERENCE}")]
@@ -96,6 +97,17 @@ def tables(runs: Runs) -> str:
     ]
     titles = ["difference", *(spec.title(task, budget) for task, budget in places)]
     return "\n\n".join([*parts, f"Rows that the paper compares with another method:\n\n{table(titles, rows)}"])
+
+
+def _answer(spec: Spec, found: Mapping[Place, Interval]) -> str:
+    """The tables in a sentence: how many methods are above the reference on each task, and how many below."""
+    signs = Counter((cell.task, budget, each.sign) for (cell, budget), each in found.items())
+    answers = []
+    for budget in BUDGETS:
+        above_below = {task: f"{signs[task, budget, 1]} / {signs[task, budget, -1]}" for task in spec.main_tasks}
+        on = [f"{counts} on {spec.tasks[task].title}" for task, counts in above_below.items()]
+        answers.append(f"at {spec.size(budget)} {' and '.join(on)}")
+    return f"**Methods above / below {REFERENCE}, of {len(spec.trained) - 1}: {'; '.join(answers)}.**"
 
 
 def rates(runs: Runs) -> str:
@@ -141,26 +153,29 @@ def fresh_seeds(runs: Runs) -> str:
 
 
 def questions(runs: Runs) -> str:
-    """Each question as a table of its levels, after counts of all comparisons."""
-    spec, counts = runs.spec, []
+    """Each question as a table of its levels, after a sentence that answers and the counts by rival."""
+    spec, answers = runs.spec, []
     found = differences(runs, [cell for cell in runs.cells() if cell.question])
     kept: set[Place] = set()
+    counts: dict[str, list[str]] = {cell.method: [cell.method] for cell, _ in found}
     for budget in BUDGETS:
         places = [place for place in found if place[1] == budget]
         once = {_commands(runs, place[0]): place for place in reversed(places)}  # levels that share runs count once
         remain = remaining({commands: found[place] for commands, place in once.items()})
         kept |= {place for place in places if _commands(runs, place[0]) in remain}
-        rivals = Counter((place[0].method, found[place].sign) for place in once.values())
-        sides = [
-            f"{rival}: above in {rivals[rival, -1]}, below in {rivals[rival, 1]}, not told apart in {rivals[rival, 0]}"
-            for rival in dict.fromkeys(cell.method for cell, _ in places)
-        ]
-        counts.append(
-            f"- {spec.size(budget)}, {len(once)} comparisons of {REFERENCE}; {len(remain)} remain after Holm's "
-            f"correction (†). Against {'; against '.join(sides)}."
+        sides = Counter((place[0].method, found[place].sign) for place in once.values())
+        above, below = (sum(sides[rival, sign] for rival in counts) for sign in (1, -1))
+        answers.append(
+            f"at {spec.size(budget)}, {REFERENCE} is ahead in {below} of {len(once)} comparisons and its rival in "
+            f"{above} ({len(remain)} of these differences remain after Holm's correction, †)"
         )
-    parts = [_question(runs, name, each, found, kept) for name, each in spec.questions.items()]
-    return "\n\n".join(["\n".join(counts), *parts])
+        for rival, row in counts.items():
+            row.append(" / ".join(str(sides[rival, sign]) for sign in (1, -1, 0)))
+    titles = ["rival", *(f"{spec.size(budget)}: above {REFERENCE} / below / not told apart" for budget in BUDGETS)]
+    answer = f"**In short: {'; '.join(answers)}.** In the others, the two cannot be told apart."
+    parts = [answer, table(titles, [*counts.values()])]
+    parts += [_question(runs, name, each, found, kept) for name, each in spec.questions.items()]
+    return "\n\n".join(parts)
 
 
 def _commands(runs: Runs, cell: Cell) -> tuple[tuple[str, ...], ...]:

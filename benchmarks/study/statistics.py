@@ -15,6 +15,8 @@ from typing import TypeVar
 import numpy as np
 from scipy import stats
 
+from rence_lightning.evaluation.intervals import seed_interval
+
 K = TypeVar("K")
 
 
@@ -59,9 +61,8 @@ def mean_interval(values: Sequence[float], low: float = -math.inf, high: float =
         return Interval(mean, math.nan, math.nan, 1.0)
     if np.ptp(sample) == 0:  # scipy divides by the standard deviation
         return Interval(mean, mean, mean, float(mean == 0))
-    test = stats.ttest_1samp(sample, 0.0)
-    ends = test.confidence_interval(0.95)
-    return Interval(mean, max(low, float(ends.low)), min(high, float(ends.high)), float(test.pvalue))
+    ends = seed_interval(sample.tolist())
+    return Interval(mean, max(low, ends[0]), min(high, ends[1]), float(stats.ttest_1samp(sample, 0.0).pvalue))
 
 
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Interval | None:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-IMPORTED = ("rence_lightning.cli.lightning_cli", "rence_lightning.callbacks", "rence_lightning.rollouts.transformers")
+IMPORTED = ("rence_lightning.cli.build", "rence_lightning.callbacks", "rence_lightning.rollouts.transformers")
 ENDED = "ended.json"
 
 

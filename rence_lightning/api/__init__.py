@@ -2,6 +2,6 @@
 
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
-from rence_lightning.api.run import fit, validate
+from rence_lightning.api.run import fit, validate, warmup
 
-__all__ = ["Result", "TrainedPolicy", "fit", "validate"]
+__all__ = ["Result", "TrainedPolicy", "fit", "validate", "warmup"]

@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rence_lightning.cli.declared import SECTIONS, key_hint
 from rence_lightning.cli.keys import CLASSES, is_settings
-from rence_lightning.cli.settings import CALLBACKS, SECTIONS, Layer
+from rence_lightning.cli.settings import Layer, check
 from rence_lightning.errors import UserError, did_you_mean
 from rence_lightning.parts import Configurable
 from rence_lightning.prompts import FileProblems, ListProblems, ProblemSource
@@ -53,17 +54,19 @@ def layer_of(call: str, given: Mapping[str, Any], configs: Sequence[Layer]) -> L
         settings[section][key] = value
     run_dirs = [each.get("trainer", {}).get("run_dir") for each in [*(each.settings for each in configs), settings]]
     run_dir = [each for each in run_dirs if each] or ["runs/rence"]
-    return Layer(_as_settings(settings, Path(str(run_dir[-1])).parent / "problems"), origin=call)
+    layer = Layer(_as_settings(settings, Path(str(run_dir[-1])).parent / "problems"), origin=call)
+    check(layer)
+    return layer
 
 
 def _section(call: str, name: str, given: Any) -> dict[str, Any]:
     if name not in SECTIONS:
-        hint = did_you_mean(name, [*KEYS, *OTHERS, *SECTIONS])
+        hint = did_you_mean(name, [*KEYS, *OTHERS, *SECTIONS]) or key_hint(name)
         raise UserError(f"{call}: there is no argument or section {name!r}{hint}")
     if isinstance(given, Configurable) and type(given) is CLASSES[name]:
         return given.arguments()
     if not isinstance(given, Mapping):
-        object_of = f", or an object of {CALLBACKS[name]}" if name in CALLBACKS else ""
+        object_of = f", or an object of {CLASSES[name].__name__}" if issubclass(CLASSES[name], Configurable) else ""
         raise UserError(f"{call}: {name} is {given!r:.80}; give a dictionary of settings{object_of}")
     return dict(given)
 
@@ -150,6 +153,7 @@ def _as_settings(value: Any, folder: Path) -> Any:
 def _file_of(problems: ListProblems, folder: Path) -> str | None:
     """The file that rows are written to, which is named by their content; None if JSON would change them."""
     try:
+        problems.load()  # so that what is wrong in a row is said of the row, and not of the file
         rows = [dict(row) for row in problems.rows]
         lines = [json.dumps(row, allow_nan=False) for row in rows]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""`fit` and `validate`: what the command line runs, with objects in the place of names."""
+"""`fit`, `warmup` and `validate`: what the command line runs, with objects in the place of names."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rence_lightning.api.arguments import layer_of
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result
-from rence_lightning.cli.lightning_cli import run
+from rence_lightning.cli.build import run
 from rence_lightning.cli.settings import Settings, config_file
-from rence_lightning.errors import LINES, Stopped, UserError, exit_code
+from rence_lightning.errors import LINES, PartError, Stopped, UserError, exit_code
 from rence_lightning.objectives import Objective
 from rence_lightning.prompts import ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward
@@ -99,6 +99,31 @@ def fit(
     return _run("fit", config, {**arguments, **sections})
 
 
+def warmup(
+    policy: str | Path | None = None,
+    problems: Problems | None = None,
+    *,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    config: Configs | None = None,
+    **settings: Any,
+) -> Result:
+    """Trains a policy on the solutions of problems, as `rence-lightning warmup` does; its run directory is
+    `RUN_DIR-warmup`, and `fit` goes on from the policy in `hf/` there.
+
+    Args:
+        policy: Policy to train: a folder in the Hugging Face format, a hub name, or `embedded:NAME`.
+        problems: Problems with solutions: a source, a path, or rows with `problem`, `answer` and `solution`.
+        epochs: Number of passes over the solutions.
+        learning_rate: Learning rate of the optimizer.
+        config: Configuration to start from.
+        **settings: Further arguments of `fit`, which says what is returned and raised, and sections.
+    """
+    own = {"epochs": epochs, "learning_rate": learning_rate}
+    section = {name: value for name, value in own.items() if value is not None}
+    return _run("warmup", config, {"policy": policy, "problems": problems, "warmup": section, **settings})
+
+
 def validate(
     policy: str | Path | None = None,
     benchmarks: Mapping[str, Problems | None] | Sequence[str] | None = None,
@@ -130,7 +155,7 @@ def validate(
     return _run("validate", config, given if config is not None else {"problems": [], **given})
 
 
-def _run(command: Literal["fit", "validate"], config: Configs | None, given: dict[str, Any]) -> Result:
+def _run(command: Literal["fit", "warmup", "validate"], config: Configs | None, given: dict[str, Any]) -> Result:
     """Builds trainer, module and data module, runs the command, and leaves the process as it was."""
     try:
         configs = [str(config)] if isinstance(config, str | Path) else [str(each) for each in config or ()]
@@ -143,6 +168,8 @@ def _run(command: Literal["fit", "validate"], config: Configs | None, given: dic
                 print(f"config.yaml will not repeat this run by itself: {parts}")
     except (UserError, *LINES) as error:  # the message says all
         raise error.with_traceback(None) from None
+    except PartError as error:  # the frames of the loop say nothing that helps
+        raise error.with_traceback(None) from error.__cause__
     except Stopped as stopped:
         if stopped.signal == SIGINT:
             raise KeyboardInterrupt from stopped

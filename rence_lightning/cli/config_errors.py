@@ -8,7 +8,7 @@ import re
 import sysconfig
 import traceback
 
-from rence_lightning.cli.keys import exported_classes, find_class, fitting_classes, missing_methods
+from rence_lightning.cli.keys import bases, exported_classes, find_class, fitting_classes, key_type, missing_methods
 from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import PACKAGE, UserError, did_you_mean
 
@@ -57,10 +57,10 @@ def explain(message: str, settings: Settings) -> str:
     found = [next(filter(None, groups)) for line in message.splitlines() for groups in KEY.findall(line.strip("- "))]
     key, text = ".".join(dict.fromkeys(found)), _telling_line(message)
     if unknown := re.fullmatch(r"Expected a dot import path string: (\w+)(?: \(did you mean \w+\?\))?", text):
-        fitting = fitting_classes(key)
+        fitting, kind = fitting_classes(key), next((each.__name__ for each in bases(key_type(key))), "class")
         choice = f" (choose from {', '.join(fitting)}, or give an import path)" if fitting else ""
         near = did_you_mean(unknown[1], fitting or exported_classes())
-        text = f"there is no such class: {unknown[1]}{near or choice}"
+        text = f"there is no such {kind}: {unknown[1]}{near or choice}"
     text = re.sub(r"Expected a <class '(\w+)'>", lambda found: f"expected {WORDS.get(found[1], found[1])}", text)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return settings.where(key) + (f"{key}: {text}" if key else text)
@@ -98,8 +98,10 @@ def _hint(text: str, message: str) -> str:
         return ""
     kind, base = find_class(given[1]), exported_classes().get(wanted[1])
     if inspect.isfunction(kind) and wanted[1] == "Reward":
-        return f" (it is a function: name the class FunctionReward, with the argument function={given[1]})"
+        return f" (it is a function: give --data.reward FunctionReward --data.reward.function {given[1]})"
     if base is None or not getattr(base, "_is_protocol", False):
         return ""
-    lacking = ", ".join(missing_methods(kind, base))
-    return f": it lacks {lacking}" if lacking else ": the parameters or types of its methods differ"
+    if lacking := missing_methods(kind, base):
+        return f": it lacks {', '.join(lacking)}"
+    unlike = ", ".join(missing_methods(kind, base, typed=True))
+    return f": the parameters or types of {unlike} differ, or are not written"

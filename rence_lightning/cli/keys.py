@@ -2,25 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, get_args, get_origin, get_type_hints
 
-import rence_lightning.callbacks as callbacks
-from rence_lightning.cli.settings import CALLBACKS
-from rence_lightning.errors import nearest
-from rence_lightning.sampling.datamodule import RolloutDataModule
+from rence_lightning.cli.declared import SECTIONS
 from rence_lightning.training.hooks import SUPPORTED
-from rence_lightning.training.module import PolicyModule
-from rence_lightning.training.trainer import Trainer
 
-CLASSES: dict[str, type] = {
-    "trainer": Trainer,
-    "model": PolicyModule,
-    "data": RolloutDataModule,
-    **{section: getattr(callbacks, name) for section, name in CALLBACKS.items()},
-}
+CLASSES: dict[str, type] = {section: resolve_name(path) for section, path in SECTIONS.items()}
 """The classes of the sections."""
 
 ROOMS = (
@@ -32,23 +23,13 @@ ROOMS = (
 
 
 @cache
-def known_keys() -> dict[str, Any]:
-    """The types of all settings by dotted key; `data.seed` is none, because it follows `seed_everything`."""
-    found: dict[str, Any] = {"seed_everything": bool | int, "ckpt_path": str | None}
-    for section, kind in CLASSES.items():
-        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
-        for name, hint in ((each, hints[each]) for each in inspect.signature(kind).parameters):
-            inner = {f"{name}.{each.name}": each.type for each in fields(hint)} if is_settings(hint) else {name: hint}
-            found |= {f"{section}.{key}": each for key, each in inner.items()}
-    del found["data.seed"]
-    return found
-
-
-@cache
-def groups() -> frozenset[str]:
-    """All that stands before a dot of a key: sections, and settings that are a class of fields, as `data.sampling`."""
-    parts = [key.split(".") for key in known_keys()]
-    return frozenset(".".join(names[:length]) for names in parts for length in range(1, len(names)))
+def key_type(key: str) -> Any:
+    """The type of the setting at a dotted key; None where the key is in no section."""
+    section, *names = key.split(".")
+    kind: Any = CLASSES.get(section)
+    for name in names:
+        kind = get_type_hints(kind.__init__).get(name)
+    return kind
 
 
 def is_settings(hint: Any) -> bool:
@@ -60,15 +41,6 @@ def holds_keys(hint: Any) -> bool:
     """Whether the value of a setting is a mapping, so that a further part of its key is a key of that mapping."""
     members = [hint, *get_args(hint)]
     return any(get_origin(each) is dict or is_settings(each) for each in members)
-
-
-def key_hint(key: str) -> str:
-    """The end of a message about a dotted key that does not exist: the one that was meant, if there is one like it."""
-    key = key.replace(".init_args", "")
-    section, by_name = ".".join(key.split(".")[:2]), {each.rpartition(".")[2]: each for each in reversed(known_keys())}
-    near = nearest(key, known_keys(), cutoff=0.75) or nearest(section, [*known_keys(), *groups()], cutoff=0.75)
-    near = near or by_name.get(nearest(key, by_name, cutoff=0.85) or "")
-    return f" (did you mean {near}?)" if near is not None else ""
 
 
 @cache
@@ -105,7 +77,7 @@ def class_list(key: str) -> str:
 
 def fitting_classes(key: str) -> dict[str, type]:
     """The public classes that may stand at a key, by name; none where the key is that of no part."""
-    return {name: kind for base in bases(known_keys().get(key)) for name, kind in _fitting(base).items()}
+    return {name: kind for base in bases(key_type(key)) for name, kind in _fitting(base).items()}
 
 
 def bases(hint: Any) -> Iterator[type]:
@@ -130,7 +102,12 @@ def _fitting(base: type) -> dict[str, type]:
     return {n: kind for n, kind in fitting.items() if not kind.__module__.startswith(lightnings) or n in SUPPORTED}
 
 
-def missing_methods(kind: Any, protocol: type) -> list[str]:
-    """The methods of a protocol that a class lacks."""
-    methods = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
-    return [name for name in methods if not callable(getattr(kind, name, None))]
+def missing_methods(kind: Any, protocol: type, typed: bool = False) -> list[str]:
+    """The methods of a protocol that a class lacks; with `typed`, also those with other parameters or types."""
+    methods = {name: value for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")}
+    own: dict[str, Any] = {name: getattr(kind, name, None) for name in methods}
+    return [
+        name
+        for name, method in methods.items()
+        if not callable(own[name]) or (typed and inspect.get_annotations(own[name]) != inspect.get_annotations(method))
+    ]

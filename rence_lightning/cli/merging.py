@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import reduce
+from typing import Any, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rence_lightning.cli.keys import bases, find_class, groups, holds_keys, key_hint, known_keys
+from rence_lightning.cli.declared import groups, keys
+from rence_lightning.cli.keys import bases, find_class, fitting_classes, holds_keys, key_type
 from rence_lightning.cli.settings import Layer, Settings
 from rence_lightning.cli.written import GIVEN_IN_PYTHON, import_path
 from rence_lightning.errors import UserError
@@ -15,22 +17,22 @@ from rence_lightning.parts import Configurable
 
 
 def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of all layers, without interpolations; each key exists, and each that has no default is given.
+    """The settings of all layers, without interpolations; each key that has no default is given.
 
     Args:
-        settings: Layers of settings, in which objects may stand for parts.
+        settings: Layers of settings with keys that exist, in which objects may stand for parts.
         defaults: Values that interpolations find where no layer gives one.
 
     Raises:
-        UserError: A key does not exist or is missing, a section holds no settings, or an interpolation leads nowhere.
+        UserError: A key is missing, or an interpolation leads nowhere.
     """
     given: dict[str, Any] = {}
     for layer in settings.layers:
         if layer.option:
             _put(given, layer)
         else:
-            _check(layer, layer.settings)
-            given = _laid(given, _with_sections(layer.settings))
+            for key, value in layer.settings.items():  # a key at the top may be written with its dots
+                given = _laid(given, reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value))
     required = (("model", "policy"), ("data", "problems"))
     if missing := [f"{section}.{name}" for section, name in required if given.get(section, {}).get(name) is None]:
         names = ", ".join(missing)
@@ -43,35 +45,10 @@ def merged(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"{settings.where(key)}{key}: {str(error.msg or error).splitlines()[0]}") from error
 
 
-def _with_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose keys at the top may be written with their dots."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        for part in reversed(key.split(".")[1:]):
-            value = {part: value}
-        nested = _laid(nested, {key.partition(".")[0]: value})
-    return nested
-
-
-def _check(layer: Layer, settings: Mapping[str, Any], section: str = "") -> None:
-    for name, value in settings.items():
-        key = f"{section}.{name}" if section else str(name)
-        place = f"{layer.origin}, line {layer.lines[key]}" if key in layer.lines else layer.origin
-        if key in groups():
-            if not isinstance(value, Mapping):
-                given = "holds nothing" if value is None else "must hold settings"
-                raise UserError(f"{place}: {key} {given}; add settings, or remove the line")
-            _check(layer, value, key)
-        elif key not in known_keys():
-            raise UserError(f"{place}: there is no key {key}{key_hint(key)}")
-
-
 def _put(given: dict[str, Any], layer: Layer) -> None:
     """Sets what an option names: a key, or a setting in the part or mapping at a key."""
     option, appends = layer.option.removesuffix("+"), layer.option.endswith("+")
-    key = next((key for key in known_keys() if option == key or option.startswith(f"{key}.")), None)
-    if key is None:
-        raise UserError(f"there is no option --{layer.option}{key_hint(option)}")
+    key = next(key for key in keys() if option == key or option.startswith(f"{key}."))
     value, rest = layer.settings, option[len(key) + 1 :].split(".") if option != key else []
     *sections, name = key.split(".")
     node = given
@@ -81,7 +58,8 @@ def _put(given: dict[str, Any], layer: Layer) -> None:
         value = [*(node.get(name) or []), *(value if isinstance(value, list) else [value])]
     if not rest:
         value = _as_part(value, key, node.get(name))
-    node[name] = _set_within(node.get(name), rest, value, not holds_keys(known_keys()[key]))
+    old = node.get(name)
+    node[name] = _by_name(_set_within(old, rest, value, not holds_keys(key_type(key))), key, old)
 
 
 def _set_within(old: Any, way: Sequence[str], value: Any, is_part: bool) -> Any:
@@ -110,15 +88,33 @@ def _laid(base: Mapping[str, Any], over: Mapping[str, Any], section: str = "") -
         if key in groups():
             result[name] = _laid(base.get(name, {}), value, key)
         else:
-            result[name] = _replaced(base.get(name), _as_part(value, key, base.get(name)))
+            old = base.get(name)
+            result[name] = _by_name(_replaced(old, _as_part(value, key, old)), key, old)
     return result
+
+
+def _by_name(value: Any, key: str, old: Any) -> Any:
+    """Benchmarks by name: one that is named alone, or as its own source, has the source that it had, or none."""
+    if not any(get_origin(each) is dict for each in get_args(key_type(key))):
+        return value
+    if isinstance(value, str) and "${" not in value:
+        value = [value]
+    before = old if isinstance(old, Mapping) else {}
+    if isinstance(value, list):
+        return {str(name): before.get(name) for name in value}
+    return {n: None if source == n else source for n, source in value.items()} if isinstance(value, Mapping) else value
 
 
 def _as_part(value: Any, key: str, old: Any) -> Any:
     """Settings of a part whose class goes without saying, with `init_args` and, if only one is possible, its class."""
-    if not isinstance(value, Mapping) or _is_part(value) or holds_keys(known_keys()[key]):
+    name = value.get("class_path") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and (
+        kind := fitting_classes(key).get(name)
+    ):  # the parser finds none of a protocol by name
+        return import_path(kind) if name is value else {**value, "class_path": import_path(kind)}
+    if not isinstance(value, Mapping) or _is_part(value) or holds_keys(key_type(key)):
         return value
-    classes = [kind for kind in bases(known_keys()[key]) if issubclass(kind, Configurable)]
+    classes = [kind for kind in bases(key_type(key)) if issubclass(kind, Configurable)]
     if _is_part(old) or not classes or inspect.isabstract(classes[0]):
         return {"init_args": value}
     return {"class_path": import_path(classes[0]), "init_args": value}

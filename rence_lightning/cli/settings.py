@@ -9,27 +9,11 @@ from typing import Any
 
 import yaml
 
+from rence_lightning.cli.declared import groups, key_hint, keys
 from rence_lightning.errors import UserError, did_you_mean, one_line
 
 FOLDER = Path(__file__).parent.parent / "conf"
 """The configurations that ship with the package, which `--config` takes by name."""
-
-# In the order in which they run: an iteration is measured and shown, the policy is evaluated, saved and exported.
-CALLBACKS = {
-    "old_policy": "OldPolicySnapshot",
-    "adaptive_kl": "AdaptiveKL",
-    "rollout_log": "RolloutLog",
-    "progress": "Progress",
-    "evaluation": "BenchmarkEvaluation",
-    "checkpoint": "Checkpoint",
-    "export": "ExportPolicy",
-    "timing": "Timing",
-    "report": "Report",
-}
-"""The callbacks that make up the method, by their sections: the names of classes in `rence_lightning.callbacks`."""
-
-SECTIONS = ("trainer", "model", "data", *CALLBACKS)
-"""The keys at the top of a configuration that hold further keys, known without an import of their classes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ class Settings:
         print_config: Whether the configuration is printed instead of run.
 
     Raises:
-        UserError: An option has no value, or a file does not exist or cannot be read.
+        UserError: An option has no value, a file does not exist or cannot be read, or a key does not exist.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -87,6 +71,7 @@ class Settings:
                 value = value if has_value else rest.pop(0)
                 is_file = option in ("-c", "--config")
                 layer = _read(value) if is_file else Layer(_value(option, value), option.removeprefix("--"))
+                check(layer)
                 self.layers.append(layer)
 
     def where(self, key: str) -> str:
@@ -105,6 +90,36 @@ class Settings:
                 if not layer.lines and layer.origin and _holds(layer.settings, parts[:length]):
                     return f"{layer.origin}: "
         return ""
+
+    def given(self, keys: Sequence[str]) -> list[str]:
+        """Those of some dotted keys that an option or a call sets, and not a file alone."""
+        layers = [
+            (f"{each.option.replace('.init_args', '')}.", each.settings) for each in self.layers if not each.lines
+        ]
+        return [key for key in keys if any(o.startswith(f"{key}.") or _holds(s, key.split(".")) for o, s in layers)]
+
+
+def check(layer: Layer) -> None:
+    """Refuses keys that do not exist, and sections without settings, with a `UserError`."""
+    if layer.option:
+        option = layer.option.removesuffix("+")
+        if not any(option == key or option.startswith(f"{key}.") for key in keys()):
+            raise UserError(f"there is no option --{layer.option}{key_hint(option)}")
+    else:
+        _check(layer, layer.settings)
+
+
+def _check(layer: Layer, settings: Mapping[str, Any], section: str = "") -> None:
+    for name, value in settings.items():
+        key = f"{section}.{name}" if section else str(name)
+        place = f"{layer.origin}, line {layer.lines[key]}" if key in layer.lines else layer.origin
+        if key in groups():
+            if not isinstance(value, Mapping):
+                given = "holds nothing" if value is None else "must hold settings"
+                raise UserError(f"{place}: {key} {given}; add settings, or remove the line")
+            _check(layer, value, key)
+        elif key not in keys():
+            raise UserError(f"{place}: there is no key {key}{key_hint(key)}")
 
 
 def package_configs() -> dict[str, Path]:

@@ -1,6 +1,6 @@
-"""Comparison of two evaluations on the same problems: the difference and its confidence interval."""
+"""Comparison of evaluations on the same problems: the differences and their confidence intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
 
@@ -9,22 +9,23 @@ from rich.table import Table
 from rich.text import Text
 
 from rence_lightning.errors import UserError
-from rence_lightning.evaluation.bootstrap import RESAMPLES, Floats, interval, resampled_means
+from rence_lightning.evaluation.intervals import RESAMPLES, Floats, interval, resampled_means, seed_interval
 from rence_lightning.evaluation.samples import SampleFolder
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference in avg@k between two evaluations, A and B, on one benchmark.
+    """The difference in avg@k between two evaluations, A and B, on one benchmark, or its mean over pairs of seeds.
 
     Attributes:
         problems: Number of problems.
         a: avg@k of A.
         b: avg@k of B.
-        low: Lower end of the 95% interval of b - a, by paired bootstrap over problems.
+        low: Lower end of the 95% interval of b - a: by paired bootstrap over problems, of several pairs of seeds by
+            Student's t over pairs.
         high: Upper end of the 95% interval of b - a.
-        better: Number of problems that B solves more often than A.
-        worse: Number of problems that B solves less often than A.
+        better: Number of problems that B solves more often than A, over all pairs.
+        worse: Number of problems that B solves less often than A, over all pairs.
     """
 
     problems: int
@@ -44,15 +45,15 @@ class Difference:
 MACRO = "macro average"
 
 
-def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
+def compare(first: SampleFolder | None, second: SampleFolder) -> dict[str, Difference]:
     """The differences on all benchmarks that both evaluations have finished, and of their macro average if there are
-    several.
+    several; with None in the place of the first, the accuracy, which is the difference to no correct response.
 
     Raises:
         UserError: The evaluations have no benchmark in common, or their problems of a benchmark differ.
     """
-    names = [name for name in first.finished if name in second.finished]
-    if not names:
+    names = [name for name in second.finished if first is None or name in first.finished]
+    if first is not None and not names:
         raise UserError(
             f"compare: {first.path} has finished {', '.join(first.finished) or 'nothing'}, {second.path} "
             f"{', '.join(second.finished) or 'nothing'}: no benchmark in common"
@@ -72,9 +73,27 @@ def compare(first: SampleFolder, second: SampleFolder) -> dict[str, Difference]:
     return result
 
 
-def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Floats, Floats]:
+def compare_seeds(pairs: Sequence[tuple[SampleFolder | None, SampleFolder]]) -> dict[str, Difference]:
+    """The mean of `compare` over pairs of evaluations, one for each seed; of one pair, `compare`; empty for none."""
+    found = [compare(*pair) for pair in pairs]
+    if len(found) < 2:
+        return found[0] if found else {}
+    result = {}
+    for name in (name for name in found[0] if all(name in each for each in found)):
+        problems, a, b, _, _, better, worse = zip(*(astuple(each[name]) for each in found), strict=True)
+        low, high = seed_interval(np.subtract(b, a).tolist())
+        ends = max(low, -1.0 if any(a) else 0.0), min(high, 1.0)  # where A solves nothing, B is not worse
+        result[name] = Difference(problems[0], fmean(a), fmean(b), *ends, sum(better), sum(worse))
+    return result
+
+
+def _paired(name: str, first: SampleFolder | None, second: SampleFolder) -> tuple[Floats, Floats]:
     """The share of correct responses to each problem in both evaluations, `(problems,)` each."""
-    one, other = first.read(name), second.read(name)
+    other = second.read(name)
+    if first is None:
+        shares = np.array([fmean(sample.correct for sample in row.samples) for row in other.values()])
+        return 0 * shares, shares
+    one = first.read(name)
     asked = [{row.id: (row.problem, row.answer) for row in rows.values()} for rows in (one, other)]
     if asked[0] != asked[1]:
         differing = sum(asked[0].get(key) != asked[1].get(key) for key in asked[0].keys() | asked[1].keys())
@@ -86,9 +105,10 @@ def _paired(name: str, first: SampleFolder, second: SampleFolder) -> tuple[Float
     return a, b
 
 
-def comparison_table(differences: Mapping[str, Difference], first: str, second: str) -> Table:
-    """A table with one row for each benchmark, in percent."""
+def comparison_table(differences: Mapping[str, Difference], first: str, second: str, seeds: bool = False) -> Table:
+    """A table with one row for each benchmark, in percent; `seeds` where some rows are means over pairs of seeds."""
     caption = f"paired bootstrap over problems, {RESAMPLES:,} resamples; * the interval excludes 0"
+    caption = f"of several pairs of seeds, Student's t over pairs, else {caption}" if seeds else caption
     title = Text(f"A: {first}\nB: {second}")
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for heading in ("benchmark", "problems", "A %", "B %", "B - A", "95% interval", "better / worse"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from rence_lightning.evaluation.bootstrap import interval, resampled_means
+from rence_lightning.evaluation.intervals import interval, resampled_means
 from rence_lightning.evaluation.samples import EvaluatedProblem
 
 

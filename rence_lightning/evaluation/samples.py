@@ -241,14 +241,21 @@ def iteration_of(path: Path) -> int | None:
 
 
 def find_samples(path: Path) -> SampleFolder:
-    """The samples that a path refers to: the folder of one evaluation, or the last evaluation of a run directory.
+    """The samples that a path refers to: the folder of one evaluation, or the last evaluation of a run directory; where
+    it holds none, the newest evaluation of its policy in a `...-validate...` directory beside it.
 
     Raises:
         UserError: There are no samples at this path.
     """
     if (path / DESCRIPTION).exists():
         return SampleFolder(path)
-    folders = [file.parent for file in path.glob(f"evaluations/*/{DESCRIPTION}")]
-    if not folders:
-        raise UserError(f"{path}: no evaluation in it; give a run directory, or a folder in its evaluations/")
-    return SampleFolder(max(folders, key=lambda folder: (iteration_of(folder) or 0, folder.name)))
+    if folders := [SampleFolder(file.parent) for file in path.glob(f"evaluations/*/{DESCRIPTION}")]:
+        return max(folders, key=lambda folder: (iteration_of(folder.path) or 0, folder.path.name))
+    beside = path.parent.glob(f"*-validate*/evaluations/*/{DESCRIPTION}")
+    for file in sorted(beside, key=lambda file: file.stat().st_mtime, reverse=True):
+        if Path(SampleFolder(file.parent).description().policy).resolve().is_relative_to(path.resolve()):
+            return SampleFolder(file.parent)
+    raise UserError(
+        f"{path}: no evaluation in it, nor of its policy in {path.parent / '*-validate*'}; give a run directory or a "
+        f"folder in its evaluations/, or evaluate it (validate --config {path / 'config.yaml'} --ckpt_path {path})"
+    )

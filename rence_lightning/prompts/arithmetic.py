@@ -117,7 +117,9 @@ class ArithmeticProblems(ProblemSource):
     def load(self) -> list[Problem]:
         """Generates the split, which takes a few milliseconds and needs no file."""
         return [
-            Problem(f"arithmetic/{self.split}/{number}", chain.problem, chain.answer, "arithmetic")
+            Problem(
+                f"arithmetic/{self.split}/{number}", chain.problem, chain.answer, "arithmetic", solution=chain.solution
+            )
             for number, chain in enumerate(chains_of(self.split)[: self.count], start=1)
         ]
 
@@ -142,7 +144,8 @@ class TwoNumberProblems(ProblemSource):
         problems = []
         for a, operator, b in _pairs()[self.split][: self.count]:
             text, answer = f"{a} {operator} {b}", a + b if operator == "+" else a * b
-            problems.append(Problem(f"two_numbers/{text}", text, str(answer), "two_numbers", {"operator": operator}))
+            identity, fields, solution = f"two_numbers/{text}", {"operator": operator}, f"{text} = {answer}"
+            problems.append(Problem(identity, text, str(answer), "two_numbers", fields, solution=solution))
         return problems
 
 

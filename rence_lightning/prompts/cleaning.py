@@ -18,10 +18,11 @@ REASONS = {
     "conflict": "copies with different answers",
     "duplicate": "duplicates",
     "contaminated": "found in a benchmark",
+    "long_solution": "whose solution is too long for data.sampling.max_response_tokens",
     "too_long": "too long for data.max_prompt_tokens or the context",
 }
 """Why training problems are left out, by the names of `training_problems.json`. Of several reasons, the first is
-reported; prompts that are too long are left out after the cleaning."""
+reported; what is too long is left out after the cleaning."""
 
 # First words of the Unicode names of letters that occur in problems of any language.
 _MATHEMATICAL = ("GREEK", "MATHEMATICAL")

@@ -34,7 +34,8 @@ class RowSchema:
 
     Args:
         problem_field: Field with the text of the problem; may be a path such as `prompt.0.content`.
-        answer_field: Field with the answer, in the form that `answer_format` names; may be a path.
+        answer_field: Field with the answer, in the form that `answer_format` names; may be a path. An empty text: rows
+            without answers.
         id_field: Field with the id. None: the field `id` where a row has one, else `<source>/<row number>`. An empty
             text: `<source>/<row number>`.
         limit: Number of rows to read from the start. None: all rows.
@@ -49,9 +50,12 @@ class RowSchema:
         tolerance_field: Field with the absolute error that is allowed in an answer, where a row has one. The answer is
             then written as `4.2 \\pm 0.1`, which the grader reads.
         messages_field: Field with the turns of a chat, `[{"role": "user", "content": ...}, ...]`, which replace the
-            template's; without `problem_field`, the last turn is the text of the problem. None: the template's turns.
+            template's; without `problem_field`, the last turn is the text of the problem. A turn of the assistant at
+            the end is the solution and no part of the prompt. None: the template's turns.
         system_field: Field with the system turn of a row, in place of the template's. None: the template's.
         template_field: Field with the instructions of a row, which contain `{problem}`. None: the template's.
+        solution_field: Field with the worked response to a problem, on which `warmup` trains; may be a path. It is read
+            where a row has it and no turn of the assistant.
         part: Part of the rows: `train`, or `test` for those that are held out. None: all rows.
         held_out: Share of the rows that are in the test part.
         part_field: Field whose value decides in which part a row is, so that rows of equal values stay together. None:
@@ -76,6 +80,7 @@ class RowSchema:
     messages_field: str | None = None
     system_field: str | None = None
     template_field: str | None = None
+    solution_field: str = "solution"
     part: Part | None = None
     held_out: float = 0.1
     part_field: str | None = None
@@ -106,7 +111,7 @@ class RowSchema:
             UnansweredError: The row has no final answer.
             UserError: Another field cannot be read.
         """
-        text, answer = self._problem(row, where), self._answer(row, where)
+        text, answer = self._problem(row, where), self._answer(row, where) if self.answer_field else ""
         if self.part is not None:
             key = text if self.part_field is None else _required(row, self.part_field, "part_field", where)
             if (share_of(str(key)) < self.held_out) != (self.part == "test"):
@@ -114,11 +119,12 @@ class RowSchema:
         system = _own_text(row, self.system_field, "system_field", where)
         template = _own_text(row, self.template_field, "template_field", where)
         identifier = self._identifier(row, where, source, number)
-        return Problem(identifier, text, answer, source, row, self._messages(row, where), system, template)
+        messages, solution = self._chat(row, where)
+        return Problem(identifier, text, answer, source, row, messages, system, template, solution)
 
     def _problem(self, row: dict[str, Any], where: str) -> str:
         if self.messages_field is not None and _lookup(row, self.problem_field) is _MISSING:
-            text = self._messages(row, where)[-1]["content"]
+            text = self._chat(row, where)[0][-1]["content"]
         else:
             text = _text(_required(row, self.problem_field, "problem_field", where), self.problem_field, where)
         if not text.startswith(self.strip_prefix):
@@ -163,17 +169,25 @@ class RowSchema:
         half_a_unit = Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
         return rf"{answer} \pm {min(half_a_unit, abs(value) * LARGEST_ROUNDING or half_a_unit).normalize()}"
 
-    def _messages(self, row: dict[str, Any], where: str) -> tuple[dict[str, str], ...]:
+    def _chat(self, row: dict[str, Any], where: str) -> tuple[tuple[dict[str, str], ...], str | None]:
+        """The turns that are the prompt, empty for the template's, and the solution, which may be the last turn."""
+        own = _lookup(row, self.solution_field)
+        solution = _text(own, self.solution_field, where) if isinstance(own, str) else None
         if self.messages_field is None:
-            return ()
+            return (), solution
         field = self.messages_field
         turns = _required(row, field, "messages_field", where)
         if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
             example = '{"role": "user", "content": "1+1=?"}'
             raise UserError(f"{where}: field {field!r} must be a list of turns such as {example}")
-        if turns[-1]["role"] == "assistant":
-            raise UserError(f"{where}: the last turn in field {field!r} is the assistant's; remove it")
-        return tuple({"role": turn["role"], "content": _text(turn["content"], field, where)} for turn in turns)
+        chat = [{"role": turn["role"], "content": _text(turn["content"], field, where)} for turn in turns]
+        if chat[-1]["role"] == "assistant":
+            solution = chat.pop()["content"]
+        if not chat:
+            raise UserError(
+                f"{where}: field {field!r} holds no turn before that of the assistant; fix or remove the row"
+            )
+        return tuple(chat), solution
 
     def _identifier(self, row: dict[str, Any], where: str, source: str, number: int) -> str:
         """The id. A plain number is prefixed with the name of the source, as other data sets are numbered too."""

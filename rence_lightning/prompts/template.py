@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, cast
 
 from rence_lightning.errors import UserError
@@ -88,7 +91,7 @@ class PromptTemplate(Configurable):
             UserError: `chat` is true and the tokenizer has no chat template, or its template refuses these turns or
                 arguments; or a problem has turns of its own, and the prompt is plain text.
         """
-        control, chat = _control_tokens(tokenizer), self.is_chat(tokenizer)
+        control, chat = _control_tokens(tokenizer, str(tokenizer.chat_template)), self.is_chat(tokenizer)
         pieces = [text.split(_CUT) for text in self.render(tokenizer, [_cut(each, control) for each in problems])]
         encoded: list[list[int]] = tokenizer([each[0] for each in pieces], add_special_tokens=not chat)["input_ids"]
         for ids, (_, *rest) in zip(encoded, pieces, strict=True):
@@ -98,6 +101,23 @@ class PromptTemplate(Configurable):
             for piece in rest:
                 ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
         return encoded
+
+    def encode_solutions(
+        self, tokenizer: PreTrainedTokenizerBase, solutions: Sequence[str], ends: Sequence[int]
+    ) -> list[list[int]]:
+        """The token ids of responses given as texts, each with the one of `ends` with which the policy is to end it.
+
+        A special token that a solution spells out is text, with a warning. Other added tokens of the policy, such as
+        `<think>`, are tokens.
+        """
+        special = _control_tokens(tokenizer, written="")
+        if spelled := sorted({found for text in solutions for found in special.findall(text)}):
+            warnings.warn(f"solutions spell special tokens, which are learned as text: {spelled}", stacklevel=2)
+        likely = self.turn_end(tokenizer) if self.is_chat(tokenizer) else None, tokenizer.eos_token_id
+        end: Any = next((each for each in likely if each in ends), ends[0])
+        pieces = [_cut_text(text, special).split(_CUT) for text in solutions]
+        encoded = iter(tokenizer(list(chain(*pieces)), add_special_tokens=False)["input_ids"])
+        return [[*chain(*islice(encoded, len(each))), end] for each in pieces]
 
     def turn_end(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The token that ends a turn of the assistant in a chat; None where the chat template ends it otherwise."""
@@ -121,10 +141,11 @@ class PromptTemplate(Configurable):
         Raises:
             UserError: The chat template refuses a turn of this role, or leaves its text out.
         """
-        text, after = _control_tokens(tokenizer).sub(_in_two, reply), ""
-        if role is not None and self.is_chat(tokenizer):
+        text = _cut_text(reply, _control_tokens(tokenizer, str(tokenizer.chat_template)))
+        of_chat = role is not None and self.is_chat(tokenizer)
+        if of_chat:
             turns = [("user", "?"), ("assistant", _ANSWER), (role, text)]
-            chat = [{"role": role, "content": content} for role, content in turns]
+            chat = [{"role": str(each), "content": content} for each, content in turns]
             after = self._apply(tokenizer, [chat], add_generation_prompt=True)[0].partition(_ANSWER)[2]
             if text.strip() not in after:
                 raise UserError(
@@ -132,9 +153,9 @@ class PromptTemplate(Configurable):
                     "environment reply in the role user"
                 )
             text = after
-        pieces = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in text.split(_CUT))
+        pieces = tokenizer(text.split(_CUT), add_special_tokens=False)["input_ids"]
         ids = [each for piece in pieces for each in piece]
-        if text is after and self.turn_end(tokenizer) is not None:  # the policy has ended its turn itself
+        if of_chat and self.turn_end(tokenizer) is not None:  # the policy has written the end of its turn
             ids = ids[1 + next(place for place, each in enumerate(ids) if _is_control(tokenizer, each)) :]
         return ids
 
@@ -169,7 +190,7 @@ class PromptTemplate(Configurable):
         self, tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], add_generation_prompt: bool
     ) -> list[str]:
         """Chats as the tokenizer's chat template writes them."""
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
 
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if not tokenizer.chat_template:
@@ -192,6 +213,9 @@ class PromptTemplate(Configurable):
             return cast(list[str], tokenizer.apply_chat_template(chats, **settings, **self.chat_arguments))
         except (TemplateError, TypeError, ValueError) as error:  # such as that of a template without system turns
             refused = "turns" if isinstance(error, TemplateError) else "arguments"
+            if isinstance(error, TemplateSyntaxError):
+                line = f"line {error.lineno}: {written.splitlines()[error.lineno - 1].strip()}"
+                raise UserError(f"template: the chat template of the tokenizer {name}, {line}: {error}") from error
             raise UserError(
                 f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); "
                 "remove the template's system turn or arguments if it has any, or set chat: false"
@@ -203,9 +227,8 @@ def _is_control(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
     return token in added and bool(added[token].content.strip())
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """What spells a control token: a special token, or an added one that the chat template writes."""
-    written = str(tokenizer.chat_template)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, written: str) -> re.Pattern[str]:
+    """What spells a control token: a special token, or an added one that is in a text, that of the chat template."""
     spelled = {
         each.content
         for each in tokenizer.added_tokens_decoder.values()
@@ -214,15 +237,9 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or "(?!)")
 
 
-def _in_two(found: re.Match[str]) -> str:
-    return f"{found[0][0]}{_CUT}{found[0][1:]}"
-
-
 def _cut(problem: Problem, control: re.Pattern[str]) -> Problem:
     """The problem with a cut in each control token that it spells out, of which the pieces are encoded as text."""
-
-    def cut(text: str) -> str:
-        return control.sub(_in_two, text)
+    cut = partial(_cut_text, control=control)
 
     def turn(given: Mapping[str, str]) -> Mapping[str, str]:  # those of the assistant may hold its own tokens
         return given if given["role"] == "assistant" else {**given, "content": cut(given["content"])}
@@ -230,6 +247,10 @@ def _cut(problem: Problem, control: re.Pattern[str]) -> Problem:
     system, template = problem.system and cut(problem.system), problem.template and cut(problem.template)
     messages = [turn(each) for each in problem.messages]
     return replace(problem, problem=cut(problem.problem), system=system, template=template, messages=messages)
+
+
+def _cut_text(text: str, control: re.Pattern[str]) -> str:
+    return control.sub(lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text)
 
 
 def _check_placeholder(text: str, what: str) -> None:

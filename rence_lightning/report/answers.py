@@ -1,13 +1,14 @@
 """The answers at the top of the page, in a sentence or two each."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
-from rence_lightning.evaluation import EvaluatedProblem
+from rence_lightning.evaluation import EvaluatedProblem, Sample
 from rence_lightning.prompts.cleaning import REASONS
-from rence_lightning.report.checks import Finding
+from rence_lightning.report.checks import Finding, in_points, recent
 from rence_lightning.report.run_record import RunRecord
 
 PHASES = ("rollouts", "old_policy", "updates", "evaluation", "other")
@@ -32,9 +33,18 @@ METHOD = {
 """The settings that define the method of a run, by their names on the page and in the card."""
 
 
+WARM_START = {
+    "epochs of maximum likelihood": "warmup.epochs",
+    "learning rate": "warmup.learning_rate",
+    **{name: METHOD[name] for name in ("low-rank adapters", "problems", "prompts per update", "precision", "seed")},
+}
+"""The same for a run of `warmup`."""
+
+
 def method(run: RunRecord) -> dict[str, str]:
     """The settings that define the method, in words; those that are null are left out."""
-    return {name: text for name, key in METHOD.items() if (text := in_words(run.setting(key)))}
+    keys = WARM_START if run.identity.command == "warmup" else METHOD
+    return {name: text for name, key in keys.items() if (text := in_words(run.setting(key)))}
 
 
 def in_words(setting: Any) -> str:
@@ -61,9 +71,7 @@ def learned(run: RunRecord) -> str:
     if (change := run.change()) is None:
         return f"Not shown: {went}; without samples, there is no interval."
     word = "Yes" if change.low > 0 else "No, it got worse" if change.high < 0 else "Not shown"
-    interval = f"95% interval {100 * change.low:+.1f} to {100 * change.high:+.1f}"
-    zero = "" if change.sure else ", which contains zero"
-    return f"{word}: {went} ({100 * (after - before):+.1f} points, {interval}{zero})."
+    return f"{word}: {went} ({in_points(change)}{'' if change.sure else ', which contains zero'})."
 
 
 def accuracy(run: RunRecord) -> str:
@@ -85,9 +93,21 @@ def correct(problem: EvaluatedProblem) -> int:
     return sum(sample.correct for sample in problem.samples)
 
 
+def example(pairs: Sequence[tuple[EvaluatedProblem | None, EvaluatedProblem]]) -> tuple[str, list[Sample]]:
+    """What changed, in words and in a wrong response before and a right one after; nothing without pairs."""
+    both = [(before, after) for before, after in pairs if before is not None]
+    gains = [correct(after) / len(after.samples) - correct(before) / len(before.samples) for before, after in both]
+    if max(gains, default=0) <= 0:
+        return "No problem was solved more often after training than before." if both else "", []
+    before, after = both[gains.index(max(gains))]
+    counts = f"from {correct(before)} of {len(before.samples)} correct to {correct(after)} of {len(after.samples)}"
+    shown = [next(s for s in each.samples if s.correct == right) for each, right in ((before, False), (after, True))]
+    return f"One that improved most, {counts}: {after.problem}", shown
+
+
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of each phase of training, the longest first; empty where they were not measured."""
-    seconds = {phase: run.total(f"time/{phase}") for phase in PHASES} if run.is_fit else {}
+    seconds = {phase: run.total(f"time/{phase}") for phase in PHASES} if run.trains else {}
     return {phase: seconds[phase] for phase in sorted(seconds, key=lambda phase: -seconds[phase]) if seconds[phase]}
 
 
@@ -126,10 +146,49 @@ def problems_kept(run: RunRecord) -> str:
     return kept + (f" {found:,} benchmark problems were found among all." if found else "")
 
 
-def what_next(run: RunRecord, findings: Sequence[Finding]) -> str:
-    """What to do after the run: what the checks advise, else the use of the exported policy."""
-    if advice := [each.advice for each in findings if each.advice]:
-        return advice[0]
-    if (policy := run.path / "hf").exists():
-        return f"Use {policy} with transformers or vLLM; publish it with: hf upload USER/NAME {policy}"
-    return f"Compare it with another run: python -m rence_lightning report {shlex.quote(str(run.path))} ANOTHER"
+def next_steps(run: RunRecord, findings: Sequence[Finding]) -> list[tuple[str, str]]:
+    """At most three steps after a run, each with its command or "": what checks advise, else what figures call for."""
+    if advice := [(each.advice, "") for each in findings if each.advice]:
+        return advice[:3]
+    if run.identity.command == "warmup":
+        goes_on = _command("fit", "--config", str(run.path / "config.yaml"), "--model.policy", str(run.path / "hf"))
+        return [("Go on from its policy:", goes_on)]
+    steps = list(islice(_called_for(run), 3)) if run.trains else []
+    return steps or [("Compare it with another run:", f"{_command('report', str(run.path))} ANOTHER")]
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["python", "-m", "rence_lightning", *words])
+
+
+def _called_for(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """The steps that the figures of a healthy run call for, the most urgent first."""
+    names = ("truncated", "share_too_easy", "share_mastered", "share_too_hard")
+    cut, easy, mastered, hard = (recent(run.values(f"rollouts/{name}") or [0.0]) for name in names)
+    again, policy, other = ("fit", "--config", str(run.path / "config.yaml")), run.path / "hf", f"{run.path}-seed"
+    limit, seed = run.setting("data.sampling.max_response_tokens"), run.setting("seed_everything")
+    if cut >= 0.03 and limit:
+        longer = _command(*again, "--data.sampling.max_response_tokens", str(2 * limit))
+        yield (f"{cut:.1%} of the recent responses were cut at {limit:,} tokens. With a higher limit:", longer)
+    if hard >= 0.5:
+        text = f"{hard:.0%} of the recent groups were too hard. Give easier problems, or train on solutions first:"
+        yield (text, _command("warmup", *again[1:]))
+    late = run.change(run.evaluated[-2]) if len(run.evaluated) > 2 else None
+    if late is not None and late.low > 0 and run.iterations >= (run.setting("trainer.max_iterations") or 0):
+        text = f"Accuracy still rose after iteration {run.evaluated[-2]} ({in_points(late)}). To train further:"
+        more = ("--ckpt_path", str(run.path), "--trainer.max_iterations", str(2 * run.iterations))
+        yield (text, _command(*again, *more))
+    right = run.evaluations[-1]["average"] if run.evaluations else 0.0
+    if right >= 0.95 or easy + mastered >= 0.8:
+        groups = f"{easy + mastered:.0%} of the recent groups were too easy or mastered"
+        text = f"{right:.1%} of the answers are right" if right >= 0.95 else groups
+        harder = "[{class_path: rence_lightning.prompts.FileProblems, init_args: {path: HARDER.jsonl}}]"
+        start = ("--model.policy", str(policy)) if policy.exists() else ()
+        yield (f"{text}. With harder problems:", _command(*again, *start, "--data.problems", harder))
+    if (change := run.change()) is not None and isinstance(seed, int):
+        text = f"This is one seed: {in_points(change)}, without the variation between seeds. Another seed beside it:"
+        second = _command(*again, "--seed_everything", str(seed + 1), "--trainer.run_dir", other)
+        yield (text, f"{second} && {_command('report', str(run.path), other)}")
+    if policy.exists():
+        upload = shlex.join(["hf", "upload", "USER/NAME", str(policy)])
+        yield (f"Use {policy} with transformers or vLLM; to publish it:", upload)

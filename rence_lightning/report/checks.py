@@ -1,7 +1,7 @@
 """The checks of a run, from which the verdict follows: one table of figures and their limits."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from math import inf
 from statistics import fmean, median
@@ -63,7 +63,7 @@ def largest_fall(values: Sequence[float]) -> float:
     return max([0.0, *(-fmean(each) for each in windows if max(each) < 0)])
 
 
-def _kl_target(run: RunRecord) -> float:
+def kl_target(run: RunRecord) -> float:
     """Limit or target of the KL: the run's own, else the paper's."""
     adaptive = run.setting("adaptive_kl") or {}
     target = adaptive.get("target_kl") if adaptive.get("enabled", True) else None
@@ -90,21 +90,12 @@ def _growth(now: float, before: float) -> float:
     return now / before if before else inf if now else 1.0
 
 
-def _lost(change: Difference | None) -> float | None:
-    return max(0.0, -change.high) if change is not None else None
-
-
 CHECKS = (
-    Check("accuracy", "evaluation/average", "sure loss since the first evaluation (end of the 95% interval)",
-          lambda run, _: _lost(run.change()), 0, 0, ".1%", "Use an earlier checkpoint, and lower the learning rate."),
-    Check("best evaluation", "evaluation/average", "sure loss since the best evaluation (end of the 95% interval)",
-          lambda run, _: _lost(run.change(run.best)), 0, inf, ".1%",
-          "Use the best checkpoint (export.which: best), or end the run earlier."),
     Check("KL", "iteration/kl", "recent KL to the policy that sampled, as a multiple of its target",
-          lambda run, values: recent(values) / _kl_target(run), 2, 10, ".3g",
+          lambda run, values: recent(values) / kl_target(run), 2, 10, ".3g",
           "Lower the learning rate, take fewer updates an iteration, or raise model.trust_region.kl_coef."),
     Check("KL peak", "iteration/kl", "largest KL of an iteration, as a multiple of its target",
-          lambda run, values: max(values) / _kl_target(run), 10, inf, ".3g",
+          lambda run, values: max(values) / kl_target(run), 10, inf, ".3g",
           "Read the rollouts of that iteration; a lower learning rate avoids such jumps."),
     Check("correct responses", "iteration/positive_log_ratio",
           f"largest mean fall of their log-probability over {FALLING_ITERATIONS} iterations in a row, in nats",
@@ -134,7 +125,7 @@ CHECKS = (
           "Give more problems that the policy solves sometimes, or raise data.max_draws_per_iteration."),
     Check("correct samples", "rollouts/correct", "share of iterations that sampled no correct response",
           lambda _, values: fmean(value == 0 for value in values), 0, 0.5, ".0%",
-          "Check template and reward on a few responses, or give easier problems."),
+          "Check template and reward on a few responses; give easier problems, or solutions first (`warmup`)."),
     Check("grading", "rollouts/responses_total", "share of responses whose grading crashed or took too long",
           _ungraded, 0.001, 0.02, ".2%", "Raise data.reward.init_args.timeout, or look at these responses."),
 )  # fmt: skip
@@ -143,20 +134,41 @@ CHECKS = (
 
 def examine(run: RunRecord) -> list[Finding]:
     """The checks for which the run has figures, those that were raised first; none for a run of `validate`."""
-    findings = [_completion(run), *(check(run) for check in CHECKS)] if run.is_fit else []
+    findings = [_completion(run), *_losses(run), *(check(run) for check in CHECKS)] if run.trains else []
     return sorted((each for each in findings if each is not None), key=lambda each: -each.level)
 
 
+def in_points(change: Difference) -> str:
+    """A change of accuracy with its interval, in percentage points."""
+    interval = f"95% interval {100 * change.low:+.1f} to {100 * change.high:+.1f}"
+    return f"{100 * (change.b - change.a):+.1f} points, {interval}"
+
+
+def _losses(run: RunRecord) -> Iterator[Finding]:
+    """Whether the last evaluation is below the first and the best one: a loss that is not shown is not ruled out."""
+    for name, level, since, change, advice in (
+        ("accuracy", Level.wrong, "first", run.change(), "Use an earlier checkpoint, and lower the learning rate."),
+        ("best evaluation", Level.watch, "best", run.change(run.best),
+         "Use the best checkpoint (export.which: best), or end the run earlier."),
+    ):  # fmt: skip
+        if change is not None:
+            loss = "shown" if change.high < 0 else "ruled out" if change.low >= 0 else "neither shown nor ruled out"
+            text = f"since the {since} evaluation {in_points(change)}: a loss is {loss}"
+            yield Finding(name, level, text, advice) if change.high < 0 else Finding(name, Level.fine, text)
+
+
 def _completion(run: RunRecord) -> Finding:
-    planned, error = run.setting("trainer.max_iterations"), run.identity.error
+    planned = run.setting("warmup.epochs" if run.identity.command == "warmup" else "trainer.max_iterations")
+    error = run.identity.error
     done = f"{run.iterations}{f' of {planned}' if planned else ''} iterations are done"
+    advice = f"Continue it with --ckpt_path {shlex.quote(str(run.path))}."
     if error is not None:
-        return Finding("completion", Level.wrong, f"{done}; then the run ended with an error: {error}")
+        text = f"{done}; then the run ended with an error: {error}"
+        return Finding("completion", Level.wrong, text, f"Fix what the error names. {advice}")
     if run.at_end or run.identity.finished or (planned and run.iterations >= planned):
         return Finding("completion", Level.fine, done)
     if run.running:
         return Finding("completion", Level.fine, f"{done}; the run is in progress")
-    advice = f"Continue it with --ckpt_path {shlex.quote(str(run.path))}."
     return Finding("completion", Level.watch, f"{done}; the run was interrupted", advice)
 
 

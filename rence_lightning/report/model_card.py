@@ -119,6 +119,9 @@ def _card_data(run: RunRecord, adapter: bool, base: str | None, evaluated: Mappi
         base_model_relation=None if base is None else "adapter" if adapter else "finetune",
         datasets=[each["init_args"]["name"] for each in sources if str(each["class_path"]).endswith("HubProblems")]
         or None,
-        tags=["rence-lightning", "reinforcement-learning", "rlvr"],
+        tags=[
+            "rence-lightning",
+            *(["sft"] if run.identity.command == "warmup" else ["reinforcement-learning", "rlvr"]),
+        ],
         eval_results=results or None,
     )

@@ -15,7 +15,7 @@ import yaml
 from rence_lightning.errors import UserError
 from rence_lightning.evaluation import Description, Difference, SampleFolder, compare, iteration_of, read_evaluations
 from rence_lightning.evaluation.comparison import MACRO
-from rence_lightning.run.directory import Command, Run
+from rence_lightning.run.directory import Command, Run, last_config
 from rence_lightning.run.lock import is_locked
 
 Series = list[tuple[float, float]]
@@ -50,9 +50,9 @@ class RunRecord:
         return Run.open(self.path) or Run(self.path, self.name, command)
 
     @property
-    def is_fit(self) -> bool:
-        """Whether `fit` made the run directory, and not `validate`."""
-        return self.identity.command == "fit"
+    def trains(self) -> bool:
+        """Whether `fit` or `warmup` made the run directory, and not `validate`."""
+        return self.identity.command != "validate"
 
     @cached_property
     def running(self) -> bool:
@@ -65,8 +65,7 @@ class RunRecord:
     @cached_property
     def config_yaml(self) -> str:
         """The text of the configuration of the last session, empty where there is none."""
-        sessions = self.identity.sessions
-        return self._text((sessions[-1]["config"] if sessions else None) or "config.yaml")
+        return last_config(self.path)
 
     @cached_property
     def _config(self) -> Any:
@@ -82,8 +81,8 @@ class RunRecord:
     @property
     def command_line(self) -> str:
         """The command line that repeats the run from its configuration, quoted for a shell."""
-        command = ["fit" if self.is_fit else "validate", "--config", str(self.path / "config.yaml")]
-        if not self.is_fit and (Path(self.policy) / "state").exists():  # config.yaml leaves it out
+        command = [self.identity.command, "--config", str(self.path / "config.yaml")]
+        if not self.trains and (Path(self.policy) / "state").exists():  # config.yaml leaves it out
             command.append(f"--ckpt_path={self.policy}")
         return shlex.join(["python", "-m", "rence_lightning", *command])
 
@@ -112,7 +111,8 @@ class RunRecord:
 
     @property
     def iterations(self) -> int:
-        return int(max((x for x, _ in self.series("rollouts/correct")), default=0))
+        logged = [*self.series("rollouts/correct"), *self.series("iteration/loss")]  # the latter alone in a warm start
+        return int(max((x for x, _ in logged), default=0))
 
     @cached_property
     def training_problems(self) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""The settings of a resumed run that differ from those of its checkpoint, and those that may not."""
+"""The settings that differ: of a resumed run from those of its checkpoint, and those that may not; and between runs."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from itertools import chain
 from typing import Any, NamedTuple
 
 import yaml
@@ -18,6 +21,12 @@ FIXED = (
 """Settings that the checkpoint's state depends on. (Training prompts are compared by content when they are loaded.)"""
 
 IGNORED = ("ckpt_path", "config")
+
+NAMES = (*IGNORED, "seed_everything", "trainer.run_dir", "trainer.loggers")
+"""Settings in which runs of one setting differ: seed, start, and where they are written."""
+
+KEYS_IN_LABEL, LONGEST_VALUE = 3, 40
+"""Number of settings that a label names, and of characters of a value that are shown."""
 
 
 class Change(NamedTuple):
@@ -50,6 +59,64 @@ def changes(before: str, now: str) -> list[Change]:
                 "depend on this setting; set it back, or start a new run"
             )
     return differing
+
+
+class Setting(NamedTuple):
+    """Runs that differ in their seeds alone: a label such as `lr 1e-5`, the values of all settings that differ between
+    the compared runs by dotted key, and the seed of each run by its name."""
+
+    label: str
+    values: dict[str, str]
+    seeds: dict[str, Any]
+
+
+def by_setting(configs: Mapping[str, str]) -> list[Setting]:
+    """Groups runs by their settings; a repetition with the same seed is in a group of its own.
+
+    Args:
+        configs: Configuration of each run in YAML by the run's name, empty where it has none.
+    """
+    flat = {name: dict(_flat(yaml.safe_load(text))) if text else {} for name, text in configs.items()}
+    known, keys = [run for run in flat.values() if run], list[str]()
+    every = list(dict.fromkeys(chain.from_iterable(known)))
+    for key in sorted(every, key=lambda key: _name(key).count(".")):
+        values = [run[key] for run in known if key in run]
+        # Where a class or a whole section differs, its arguments are missing elsewhere for that reason.
+        missing = len(values) < len(known) and not key.startswith(tuple(f"{_name(above)}." for above in keys))
+        if not key.startswith(NAMES) and (missing or any(value != values[0] for value in values)):
+            keys.append(key)
+    keys.sort(key=every.index)
+    groups: dict[tuple[str, int], Setting] = {}
+    times = Counter[str]()
+    for name, run in flat.items():
+        same, seed = str([bool(run), *(run.get(key, "-") for key in keys)]), run.get("seed_everything")
+        times[f"{same} {seed}"] += 1
+        group = Setting("", {_name(key): _shown(key, run) for key in keys}, {})
+        groups.setdefault((same, times[f"{same} {seed}"]), group).seeds[name] = seed
+    names = dict.fromkeys(map(_name, keys))
+    ends = Counter(name.rpartition(".")[2] for name in names)
+    shorts = {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in [*names][:KEYS_IN_LABEL]}
+    labels = [", ".join(f"{shorts[name]} {each.values[name]}" for name in shorts) for each in groups.values()]
+    return [
+        each._replace(
+            label=label if label and labels.count(label) == 1 else f"{label} {next(iter(each.seeds))}".strip()
+        )
+        for each, label in zip(groups.values(), labels, strict=True)
+    ]
+
+
+def _name(key: str) -> str:
+    return key.removesuffix(".class_path")
+
+
+def _shown(key: str, run: Mapping[str, Any]) -> str:
+    """The value of a setting in a line; of a section, what it holds."""
+    section = (f"{name.removeprefix(f'{key}.')} {each}" for name, each in run.items() if name.startswith(f"{key}."))
+    value = run[key] if key in run else ", ".join(section) or "-"
+    if isinstance(value, float) and 0 < abs(value) < 0.01:
+        return f"{Decimal(repr(value)):e}"  # 1e-5, and not 1e-05
+    text = str(value).rpartition(".")[2] if key != _name(key) else "null" if value is None else str(value)
+    return text if len(text := " ".join(text.split())) <= LONGEST_VALUE else f"...{text[3 - LONGEST_VALUE :]}"
 
 
 def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from rence_lightning.run.provenance import provenance
 
 CHECKPOINTS = "checkpoints"
 IDENTITY = "run.json"
-Command = Literal["fit", "validate"]
+Command = Literal["fit", "warmup", "validate"]
 
 _FOLDER = re.compile(r"iteration-(\d+)(?:-update-(\d+))?")
 
@@ -169,6 +169,13 @@ def _claim(path: Path) -> bool:
     except OSError as error:
         raise UserError(f"trainer.run_dir: cannot create {path} ({error.strerror}); name another folder") from error
     return True
+
+
+def last_config(directory: Path) -> str:
+    """The text of the configuration of a run's last session, empty where there is none."""
+    sessions = run.sessions if (run := Run.open(directory)) is not None else ()
+    file = directory / ((sessions[-1]["config"] if sessions else None) or "config.yaml")
+    return file.read_text() if file.exists() else ""
 
 
 def launch_id() -> str | None:

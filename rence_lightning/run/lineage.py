@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rence_lightning.errors import UserError
-from rence_lightning.run.directory import CHECKPOINTS, Command, Run, SavedAt, restore
+from rence_lightning.run.directory import CHECKPOINTS, Run, SavedAt, restore
 from rence_lightning.run.lock import is_locked
 
 
-def runs_named(wanted: Path, command: Command) -> list[Run]:
+def runs_named(wanted: Path) -> list[Run]:
     """The runs that were started with this `trainer.run_dir`, the newest first."""
     if not wanted.parent.is_dir():
         return []
     runs = [run for path in wanted.parent.iterdir() if (run := Run.open(path)) is not None]
-    return sorted((r for r in runs if r.name == wanted.name and r.command == command), key=lambda r: -r.created)
+    return sorted((run for run in runs if run.name == wanted.name), key=lambda run: -run.created)
 
 
 def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
@@ -38,7 +38,7 @@ def find_checkpoint(ckpt_path: str, wanted: Path) -> Path:
         UserError: There is no such checkpoint.
     """
     if ckpt_path in ("last", "best"):
-        for run in runs_named(wanted, "fit"):
+        for run in runs_named(wanted):
             restore(run.directory / CHECKPOINTS)
             if (found := run.checkpoint(ckpt_path)) is not None:
                 return found
@@ -76,7 +76,7 @@ def resume(checkpoint: Path, wanted: Path) -> Resumption:
 
 def unfinished_evaluation(wanted: Path, config: str) -> Run | None:
     """The newest `validate` run of this name, if it has the same configuration, no results and no running process."""
-    for run in runs_named(wanted, "validate")[:1]:
+    for run in runs_named(wanted)[:1]:
         begun, results = run.directory / "config.yaml", run.directory / "evaluations.jsonl"
         if begun.exists() and begun.read_text() == config and not results.exists() and not is_locked(run.directory):
             return run

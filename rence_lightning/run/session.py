@@ -11,8 +11,9 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from rence_lightning.distributed import gather, on_rank_zero
+from rence_lightning.errors import UserError
 from rence_lightning.run.changed_settings import Change, changes
-from rence_lightning.run.directory import Run, SavedAt, launch_id
+from rence_lightning.run.directory import Command, Run, SavedAt, launch_id
 from rence_lightning.run.lineage import find_checkpoint, inherit, resume, runs_named, unfinished_evaluation
 from rence_lightning.run.lock import Lock
 from rence_lightning.run.loggers import run_loggers
@@ -50,18 +51,25 @@ class Session:
         self.changed_settings: list[Change] = []
         self.config_yaml: str | None = None
         self.already_finished = False
-        self.opened = self._training = False
+        self.opened = False
+        self._command: Command = "fit"
         self.loggers: list[Logger] = []
         self._extra_loggers = loggers
         self._lock: Lock | None = None
 
-    def find(self, ckpt_path: str | None, training: bool) -> Path | None:
+    def find(self, ckpt_path: str | None, command: Command) -> Path | None:
         """The checkpoint to start from, the same on every rank."""
-        self._training = training
+        self._command, training = command, command != "validate"
+        if command == "warmup":
+            self.run_dir = self._wanted = self._wanted.with_name(f"{self._wanted.name}-warmup")
         wanted = self._wanted
         start = on_rank_zero(lambda: _continued(ckpt_path, wanted)) if training else ckpt_path
         if start is not None:
             self.resumed_from = on_rank_zero(lambda: find_checkpoint(start, wanted))
+            owner = Run.open(self.resumed_from.parents[1])
+            if training and owner is not None and owner.command != command:
+                go_on = f"to go on from its policy, give --model.policy {owner.directory / 'hf'}"
+                raise UserError(f"ckpt_path: {self.resumed_from} is of {owner.command}, not of {command}; {go_on}")
         self.started = on_rank_zero(self._started)
         if self.resumed_from is not None and training and self.config_yaml is not None:
             saved = self.resumed_from / "config.yaml"
@@ -73,7 +81,7 @@ class Session:
         """The time at which the run was started, that of an unfinished evaluation if the command continues one."""
         if self.resumed_from is not None and (saved := SavedAt.read(self.resumed_from)).started:
             return datetime.fromisoformat(saved.started)
-        unfinished = None if self._training else self._unfinished()
+        unfinished = None if self._command != "validate" else self._unfinished()
         return datetime.now() if unfinished is None else datetime.fromtimestamp(unfinished.created)
 
     def _unfinished(self) -> Run | None:
@@ -90,7 +98,7 @@ class Session:
             problems: Account of the training problems, for `training_problems.json`; None for no training.
             is_global_zero: Whether this rank writes.
         """
-        if done and self._training and self.resumed_from is not None:
+        if done and self._command != "validate" and self.resumed_from is not None:
             owner = Run.open(self.resumed_from.parents[1])
             self.already_finished = on_rank_zero(lambda: owner is not None and owner.finished)
             if self.already_finished:
@@ -122,18 +130,18 @@ class Session:
     def _open_run(self) -> tuple[Run, bool, str]:
         """The run to write to, locked; whether it is the checkpoint's own run, and the reason if it is not."""
         checkpoint = self.resumed_from
-        if not self._training:
+        if self._command == "validate":
             wanted = self._wanted.with_name(f"{self._wanted.name}-validate")
             return self._locked(self._unfinished() or Run.create(wanted, "validate")), False, ""
         if checkpoint is None:
-            return self._locked(Run.create(self._wanted, "fit")), False, ""
+            return self._locked(Run.create(self._wanted, self._command)), False, ""
         if (run := resume(checkpoint, self._wanted).run) is not None:
             self._locked(run)
         resumption = resume(checkpoint, self._wanted)  # again, because nobody can save into the run any more
         if resumption.run is not None:
             return resumption.run, True, ""
         self.close()
-        branch = self._locked(Run.create(self._wanted, "fit", resumption.parent))
+        branch = self._locked(Run.create(self._wanted, self._command, resumption.parent))
         if resumption.parent and resumption.parent["directory"]:
             inherit(Path(resumption.parent["directory"]), branch.directory)
         return branch, False, resumption.reason
@@ -164,7 +172,7 @@ def _continued(ckpt_path: str | None, wanted: Path) -> str | None:
     """
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or (launch := launch_id()) is None:
         return ckpt_path
-    own = (run for run in runs_named(wanted, "fit") if run.sessions and run.sessions[-1].get("launch") == launch)
+    own = (run for run in runs_named(wanted) if run.sessions and run.sessions[-1].get("launch") == launch)
     if (run := next(own, None)) is not None:
         if run.checkpoints:
             return str(run.directory)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -139,6 +139,11 @@ class RolloutDataModule(LightningDataModule):
         seed: Seed of the order of the prompts and of sampling; on the command line it is `seed_everything`.
     """
 
+    command: Literal["fit", "warmup"] = "fit"
+    """Name of the command that trains on these data."""
+
+    dataset: type[RolloutDataset] = RolloutDataset
+
     def __init__(
         self,
         problems: list[ProblemSource],
@@ -257,7 +262,7 @@ class RolloutDataModule(LightningDataModule):
     def train_dataloader(self, listener: RolloutListener | None = None) -> DataLoader[IterationBatch]:
         """One element per iteration. The engine samples the rollouts, so that no worker processes are needed."""
         # A separate generator: by default an iterator draws from the global one, which would differ after a resume.
-        return DataLoader(RolloutDataset(self, listener), batch_size=None, num_workers=0, generator=torch.Generator())
+        return DataLoader(self.dataset(self, listener), batch_size=None, num_workers=0, generator=torch.Generator())
 
     def record(self, group: Group) -> None:
         """Records a group that counts with what later draws depend on."""

@@ -17,7 +17,7 @@ from rence_lightning.sampling.groups import Group
 def pending_state(batch: IterationBatch) -> dict[str, Any]:
     """The state that the remaining updates of an iteration depend on. Every rank must call it, because the tokens of a
     group are on the rank that trains on it. Texts and answers are left out: they are in the log of the rollouts."""
-    own = [index for index, group in enumerate(batch.groups) if group.has_tokens and group.old_log_probs]
+    own = [index for index, group in enumerate(batch.groups) if group.has_tokens and group.size]
     mine = {index: _tokens(batch.groups[index]) for index in own}
     tokens = {index: state for share in gather(mine) for index, state in share.items()}
     return {

@@ -51,9 +51,10 @@ def is_exhausted(batch: IterationBatch, left: int, mastered: int) -> bool:
         if first:
             _log.warning("%s, and %d are mastered: the run ends here", counts, mastered)
         return True
+    way_out = "; to teach it solutions first: warmup, with the configuration of fit" if samples else ""
     raise StarvationError(
         f"{counts} (loosen the thresholds of data.filter, raise data.max_draws_per_iteration, or give problems that "
-        "the policy solves sometimes)" + (f"; {samples}" if samples else "")
+        f"the policy solves sometimes{way_out})" + (f"; {samples}" if samples else "")
     )
 
 

@@ -1,7 +1,7 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -114,7 +114,7 @@ class PolicyModule(pl.LightningModule):
         """
 
         def make() -> tuple[Optimizer, Any]:
-            optimizer = self._optimizer(parameter for parameter in self.policy.parameters() if parameter.requires_grad)
+            optimizer = self._make_optimizer(each for each in self.policy.parameters() if each.requires_grad)
             return optimizer, self._lr_scheduler(optimizer) if self._lr_scheduler is not None else None
 
         try:
@@ -129,6 +129,9 @@ class PolicyModule(pl.LightningModule):
         if scheduler is not None:
             _try_schedule(*make(), updates)
         return optimizer, scheduler
+
+    def _make_optimizer(self, parameters: Iterable[Tensor]) -> Optimizer:
+        return self._optimizer(parameters)
 
     def log_probs(
         self, row: PackedRow, temperature: float = 1.0, entropy: bool = False, reference: bool = False

@@ -48,8 +48,8 @@ class Trainer:
     Args:
         max_iterations: Number of iterations of the whole run, including those before it was resumed.
         run_dir: Directory that holds all files of the run. If it already holds a run, a new run is written to
-            `RUN_DIR-2`, `RUN_DIR-3` and so on; a resumed run continues in its own directory. `validate` writes to
-            `RUN_DIR-validate`.
+            `RUN_DIR-2`, `RUN_DIR-3` and so on; a resumed run continues in its own directory. `warmup` and
+            `validate` write to `RUN_DIR-warmup` and `RUN_DIR-validate`.
         accelerator: Kind of device to run on: `auto`, `cpu`, `gpu`, ...
         devices: Number of devices on each machine, or a list of device indices, as in Lightning.
         num_nodes: Number of machines.
@@ -244,13 +244,14 @@ class Trainer:
     def _set_up(self, stage: str, ckpt_path: str | None) -> None:
         """Loads policy, data and checkpoint, and opens the run directory last, so that bad settings leave no files."""
         module, datamodule = self.lightning_module, self.datamodule
-        if self.training and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
+        command = datamodule.command if self.training else "validate"
+        if command == "fit" and not any(getattr(each, "sets_old_log_probs", False) for each in self.callbacks):
             raise UserError(
                 "trainer: no callback takes the log-probabilities of pi_old; add OldPolicySnapshot, or pass "
                 "callbacks=rence_lightning.callbacks.standard_callbacks()"
             )
         module.trainer = datamodule.trainer = self  # type: ignore[assignment]
-        checkpoint = self.session.find(ckpt_path, self.training)
+        checkpoint = self.session.find(ckpt_path, command)
         datamodule.template.started = self.session.started
         module.load(self.fabric, self.training)
         datamodule.connect(module.policy)
@@ -296,7 +297,7 @@ class Trainer:
         if batch is not None:
             batch.figures |= self.call("on_rollouts_end", batch)
             pool = self.datamodule.pool
-            if is_exhausted(batch, pool.left, len(pool.mastered)):
+            if self.datamodule.command == "fit" and is_exhausted(batch, pool.left, len(pool.mastered)):
                 self.should_stop = True
             batch.begin_updates()  # from here on, its groups are what is trained on
             batch.figures |= self.call("on_updates_start", batch)  # OldPolicySnapshot: log pi_old
@@ -308,7 +309,8 @@ class Trainer:
     def _end_iteration(self, batch: IterationBatch) -> None:
         """Logs the figures of an iteration, and counts it as done."""
         figures = {f"rollouts/{name}": value for name, value in batch.metrics().items()}
-        figures["rollouts/prompts_left"] = self.datamodule.pool.left
+        if self.datamodule.command == "fit":
+            figures["rollouts/prompts_left"] = self.datamodule.pool.left
         figures["train/updates_skipped"] = self.step.skipped
         if self.precision == "16-mixed":
             figures["train/updates_overflowed"] = self.step.overflowed
@@ -393,7 +395,7 @@ class Trainer:
 
     @property
     def training(self) -> bool:
-        """Whether the command is `fit`."""
+        """Whether the command trains: `fit` or `warmup`."""
         return self.state.fn == TrainerFn.FITTING
 
     @property

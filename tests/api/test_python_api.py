@@ -5,6 +5,7 @@ import csv
 import re
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import rence_lightning
 from rence_lightning import Response, Score, fit, validate
 from rence_lightning.callbacks import AdaptiveKL, Callback, RolloutBudget
 from rence_lightning.cli.main import main
-from rence_lightning.errors import PartError, UserError
+from rence_lightning.errors import PACKAGE, PartError, UserError
 from rence_lightning.objectives import DAPO, MultiLabelNCE
 from rence_lightning.prompts import ArithmeticProblems, ListProblems, PromptTemplate
 from rence_lightning.rewards import CombinedReward, FunctionReward, MathReward
@@ -49,7 +50,7 @@ def test_a_list_and_a_function_train_and_the_saved_configuration_repeats_the_run
     assert result.run_dir == tmp_path / "run"
     assert [each["iteration"] for each in result.evaluations] == [0, 2]
     assert result.before.keys() == result.after.keys() == {"held_out"}
-    assert [step for step, _ in result.curve("train/loss")] == [1, 2, 3, 4]
+    assert [step for step, _ in result.curve("train/loss")] == [1, 2, 3, 4] and result.curve("no/such") == []
     assert re.fullmatch(rf"Result\('{result.run_dir}', held_out: [\d.]+% -> [\d.]+%\)", repr(result))
     config = saved_config(result.run_dir)
     assert config["data"]["reward"] == {
@@ -255,6 +256,7 @@ def test_a_run_is_resumed_in_place_with_the_same_list(tmp_path: Path, capfd: pyt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"group_siz": 3}, "there is no argument or section 'group_siz' (did you mean data.group_size?)"),
         ({"trainr": {}}, "there is no argument or section 'trainr' (did you mean trainer?)"),
         ({"problems": ["a.jsonl", "b.jsonl"], "held_out": 0.1}, "problems holds 'a.jsonl'; give dictionaries"),
         ({"problems": [ListProblems([])] * 2, "held_out": 0.1}, "held_out cannot split 2 sources of problems"),
@@ -269,7 +271,8 @@ def test_a_run_is_resumed_in_place_with_the_same_list(tmp_path: Path, capfd: pyt
         ({"problems": [1, 2]}, "problems holds 1; give dictionaries with 'problem' and 'answer'"),
         ({"problems": 5}, "problems is 5; give rows, a path, or a ProblemSource"),
         ({"problems": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
-        ({"problems": [{"problem": "1+1=?"}]}, ".jsonl, line 1: "),
+        ({"problems": [{"problem": "1+1=?"}]}, "problems, row 1: no field 'answer'"),
+        ({"problems": [PROBLEMS[0] | {"id": "a"}] * 2}, "problems, row 2: the id 'a' is also that of problems, row 1;"),
         ({"problems": ArithmeticProblems(), "held_out": 0.1}, "held_out cannot split ArithmeticProblems"),
         ({"held_out": 0.1}, "held_out is the share of the problems to hold out; give both"),
         ({"held_out_by": "x", "problems": PROBLEMS}, "held_out is the share of the problems to hold out; give both"),
@@ -293,8 +296,11 @@ def test_an_error_in_a_reward_names_it_and_the_next_run_is_not_affected(tmp_path
     def breaks(response: Response) -> float:
         raise KeyError("no such column")
 
-    with pytest.raises(PartError, match=r"breaks, problem .*: raised KeyError: 'no such column'"):
+    with pytest.raises(PartError, match=r"breaks, problem .*: raised KeyError: 'no such column'") as caught:
         fit(problems=PROBLEMS, reward=breaks, run_dir=tmp_path / "broken", max_iterations=1, **SMALL)
+    shown = traceback.format_exception(caught.value)
+    assert 'raise KeyError("no such column")' in shown[1] and "PartError: " in shown[-2]
+    assert sum(f'File "{PACKAGE}' in line for line in shown) == 2, "the frames of the loop say nothing that helps"
     after = fit(problems=PROBLEMS, reward=exact, run_dir=tmp_path / "after", max_iterations=1, **SMALL)
     alone = fit(problems=PROBLEMS, reward=exact, run_dir=tmp_path / "alone", max_iterations=1, **SMALL)
     assert figures(after.run_dir) == figures(alone.run_dir)

@@ -78,6 +78,31 @@ def test_bold_excludes_0_a_dagger_remains_and_the_counts_are_theirs() -> None:
     assert len(found) == len(SPEC.main_tasks) * len(BUDGETS) * (len(SPEC.trained) - 1)
 
 
+def test_the_sentences_that_answer_count_what_the_tables_have() -> None:
+    """Above and below ReNCE, in the order of the columns; a level that shares its runs with another counts once."""
+    text = PAGE.partition("<!-- study: tables -->")[2]
+    said = re.findall(r"(\d+) / (\d+) on", text.splitlines()[1])
+    for task, title in enumerate(("**reasoning-gym.**", "**Chains.**")):
+        rows = [line.split("|") for line in text.partition(title)[2].split("\n\n")[1].splitlines()]
+        for budget in range(2):
+            signs = [row[5 + 2 * budget].strip()[2:3] for row in rows if row[5 + 2 * budget].strip().startswith("**")]
+            assert said[2 * budget + task] == (str(signs.count("+")), str(signs.count("-")))
+    text = PAGE.partition("<!-- study: questions -->")[2].partition("<!-- end -->")[0]
+    rivals = re.findall(r"^\| ([A-Z].*?) \| (\d+) / (\d+) / \d+ \| (\d+) / (\d+) / \d+ \|$", text, re.M)
+    totals = [str(sum(int(row[column]) for row in rivals)) for column in range(1, 5)]
+    assert re.findall(r"ahead in (\d+) of 37 comparisons and its rival in (\d+)", text) == [
+        (totals[1], totals[0]),
+        (totals[3], totals[2]),
+    ]
+    columns = {"Semi-online DPO - ReNCE": "Semi-online DPO", "DAPO (t_easy 0.5) - ReNCE": "DAPO (t_easy 0.5)"}
+    for heading, rival in columns.items():
+        rows = [line.split("|") for line in text.partition(heading)[2].partition("\n\n")[0].splitlines()[2:]]
+        for budget, at in enumerate(("4,096 responses", "16 updates")):
+            values = [row[6].strip() for row in rows if row[2].strip() == at]
+            (counts,) = [row[1 + 2 * budget : 3 + 2 * budget] for row in rivals if row[0] == rival]
+            assert counts == tuple(str(sum(v.startswith(f"**{sign}") for v in values)) for sign in "+-"), (rival, at)
+
+
 def test_a_part_of_the_runs_has_tables_too_and_says_what_is_missing() -> None:
     some = [each for each in OUTCOMES if not (each.method == "GRPO" and each.seed == 3)]
     assert "Not finished" in page.facts(Runs(SPEC, some), some)

@@ -2,23 +2,25 @@
 
 import inspect
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 import yaml
-from command_line import CONF, config_of
+from command_line import CONF, config_of, error_of
 from lightning.pytorch.callbacks import EarlyStopping
 
 from rence_lightning import __version__
 from rence_lightning.cli.commands import COMMANDS
-from rence_lightning.cli.keys import groups, known_keys
+from rence_lightning.cli.declared import SECTIONS, declared, groups, keys
+from rence_lightning.cli.keys import CLASSES, key_type
 from rence_lightning.cli.main import main
-from rence_lightning.cli.settings import SECTIONS, known_names
+from rence_lightning.cli.settings import known_names
 from rence_lightning.errors import StarvationError, Stopped
 from rence_lightning.objectives import MultiLabelNCE, SoftmaxContrast
 from rence_lightning.rollouts import TransformersEngine
@@ -163,7 +165,7 @@ def test_help_explains_commands_keys_and_classes(
 
 
 def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.CaptureFixture[str]) -> None:
-    assert {*COMMANDS} == {"fit", "validate", "plan", "export", "compare", "report"}
+    assert {*COMMANDS} == {"fit", "warmup", "validate", "plan", "export", "compare", "report"}
     for arguments in (["--help"], ["nonsense"], []):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -175,6 +177,16 @@ def test_the_list_of_commands_the_error_and_the_dispatch_agree(capfd: pytest.Cap
         text = capfd.readouterr().out
         assert end.value.code == 0 and f"usage: python -m rence_lightning {name} " in text and "%%" not in text
         assert f"  python -m rence_lightning {name} " in text.partition("examples:")[2], "no example"
+
+
+def test_what_warmup_does_not_read_is_said_where_an_option_gives_it(recwarn: pytest.WarningsRecorder) -> None:
+    """In a file, it is there for `fit`."""
+    read = [ARITHMETIC, "--data.prompts_per_update=4", "--model.optimizer=SGD", "--warmup.epochs=1"]
+    assert config_of("warmup", *read) == config_of("fit", *read) and not recwarn.list
+    unread = ["--trainer.max_iterations=3", "--model.optimizer.init_args.lr=1e-5", "--data.filter.t_easy=0.9"]
+    config_of("warmup", *read, *unread)
+    [warning] = recwarn.list
+    assert "does not read trainer.max_iterations, model.optimizer.lr, data.filter; its own" in str(warning.message)
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
@@ -226,6 +238,23 @@ def test_values_of_other_types_are_still_read() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (['--evaluation.benchmarks=["math500", "amc"]'], ["math500", "amc"]),
+        (["--evaluation.benchmarks", "math500"], ["math500"]),
+        (["--evaluation.benchmarks.math500", "math500"], ["arithmetic", "math500"]),
+        (["--evaluation.benchmarks+", "math500"], ["arithmetic", "math500"]),
+        (["--config", "evaluation: {benchmarks: [math500, arithmetic]}"], ["math500", "arithmetic"]),
+        (["--config", "evaluation: {benchmarks: {math500: math500}}"], ["math500"]),
+    ],
+)
+def test_benchmarks_may_be_named_alone(options: list[str], named: list[str]) -> None:
+    configured = config_of("fit", ARITHMETIC)["evaluation"]["benchmarks"]
+    found = config_of("fit", ARITHMETIC, *options)["evaluation"]["benchmarks"]
+    assert found == {name: configured.get(name) for name in named}, "a name that has a source keeps it"
+
+
 def test_a_part_of_another_class_keeps_the_settings_that_both_have() -> None:
     kept = config_of("fit", ARITHMETIC, "--model.objective.beta=0.3", "--model.objective=SoftmaxContrast")
     assert kept["model"]["objective"]["class_path"] == "rence_lightning.objectives.SoftmaxContrast"
@@ -242,15 +271,60 @@ def test_what_is_printed_is_the_configuration(capfd: pytest.CaptureFixture[str])
     assert yaml.safe_load(capfd.readouterr().out) == config_of("fit", ARITHMETIC, "--data.group_size=4")
 
 
-def test_the_types_of_the_keys_are_those_of_the_parser() -> None:
-    """They are read from the signatures, and jsonargparse reads them in its own way."""
+def test_keys_and_defaults_are_those_of_the_parser_and_types_those_of_the_signatures() -> None:
+    """All three are read from the sources, without an import, and jsonargparse reads the signatures in its own way."""
 
-    def keys(settings: dict[str, Any], section: str = "") -> Iterator[str]:
+    def values(settings: dict[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in settings.items():
             key = f"{section}.{name}" if section else name
-            yield from keys(value, key) if key in groups() else [key]
+            yield from values(value, key) if key in groups() else [(key, value)]
 
-    assert {*keys(config_of("fit", ARITHMETIC))} == {*known_keys()}
+    parsed = dict(values(config_of("fit", "--model.policy=x", "--data.problems=[]")))
+    assert {*parsed} == {*keys()} and groups() == {*SECTIONS} | {
+        *("model.trust_region", "data.sampling", "evaluation.sampling")
+    }
+    for key in keys():
+        said, hint = declared()[key], key_type(key)
+        if key == "model.optimizer":
+            assert said.default == "lambda p: torch.optim.AdamW(p, lr=1e-06, fused=True)"
+        elif not said.default:
+            assert key in ("model.policy", "data.problems")
+        else:
+            read = float if said.type == "float" else yaml.safe_load  # which takes 2e-05 for a text
+            assert read(said.default) == parsed[key], key
+        for choices in (each for each in (hint, *get_args(hint)) if get_origin(each) is Literal):
+            assert f"Literal{[*get_args(choices)]}" in said.type
+        kind = CLASSES.get(key.rpartition(".")[0])
+        assert kind is None or " ".join(said.help.split()) in " ".join(str(kind.__doc__).split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["fi"], ["fit"]),
+        (["fit", "--data.sampling.t"], ["--data.sampling.temperature", "--data.sampling.top_p"]),
+        (["fit", "--data.group_size", "4", "--export.which", "b"], ["best"]),
+        (["validate", "--config", "hardware/gpu1_"], ["hardware/gpu1_lora"]),
+    ],
+)
+def test_a_shell_completes_commands_keys_and_choices(
+    typed: list[str], completed: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit):
+        main(["--print_completion", "bash"])
+    call = f"COMP_WORDS=(rence-lightning {' '.join(typed)}); COMP_CWORD={len(typed)}; $function"
+    function = "function=$(complete -p rence-lightning | sed 's/.*-F //; s/ .*//')"
+    program = f"{capfd.readouterr().out}\n{function}\n{call}\necho ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash"], input=program, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == completed
+
+
+def test_without_shtab_its_installation_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "shtab is not installed; run pip install shtab" in error_of(capfd, "--print_completion", "bash")
 
 
 USERS_MODULE = '''

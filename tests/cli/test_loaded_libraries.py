@@ -55,8 +55,15 @@ def test_help_and_wrong_arguments_are_answered_at_once() -> None:
     """An import of torch and Lightning takes seconds, in which a typo would go unanswered."""
     wrong = [[], ["fti"], ["fit", "--config", "no-such-file.yaml"], ["fit", "data.yaml"]]
     wrong += [["report", "no-such-folder"], ["compare", "no", "no"], ["export", "no-such-folder", "folder"]]
+    wrong += [
+        ["fit", "--data.group_siz=4"],
+        ["validate", "--data.group_siz.help"],
+        ["plan", "--config", "data: {siz: 4}"],
+    ]
     helps = [["--help"], ["--version"], ["export", "--help"], ["compare", "--help"], ["report", "--help"]]
-    assert loaded(*wrong, *helps) == [[]] * 12
+    helps += [["fit", "--help"], ["validate", "--help"], ["plan", "--help"], ["fit", "--data.sampling.help"]]
+    commands = [*wrong, *helps]
+    assert loaded(*commands) == [[]] * len(commands)
 
 
 def test_a_comparison_and_a_report_load_no_torch(tmp_path: Path) -> None:

@@ -55,6 +55,22 @@ def test_a_run_on_a_cpu_is_planned_for_main_memory(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("engine", "said"), [("TransformersEngine", False), ("VLLMEngine", False), ("plan_engines.Own", True)]
+)
+def test_an_engine_whose_memory_is_not_known_is_named(
+    engine: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plan_engines.py").write_text(
+        "from rence_lightning.rollouts import TransformersEngine\n\nclass Own(TransformersEngine): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run(options(tmp_path, "--gpu_memory", "80", "--data.engine", engine))
+    text = capsys.readouterr().out
+    assert f"sampling: {engine.rpartition('.')[2]}" in text
+    assert ("Own is not known here: it is counted as if it were TransformersEngine" in text) == said
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--gpu_memory", "0"], "--gpu_memory is 0; it must be > 0"),

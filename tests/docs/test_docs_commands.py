@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import CONF, ROOT
+import yaml
+from command_line import CONF, ROOT, config_of
 from page_commands import all_commands, commands_of
 
 from benchmarks.qwen3 import qwen3
@@ -26,6 +27,7 @@ TINY = (
 )
 ONE_MORE = ("--trainer.max_iterations=2", *TINY[1:])
 FEW = ("--evaluation.limit=8", "--evaluation.repeats=2")
+ONE_EPOCH = ("--warmup.epochs=1", *FEW)
 AS_IT_IS = ()
 DEMO = "python -m rence_lightning fit --config conf/arithmetic.yaml"
 PLAN = "python -m rence_lightning plan"
@@ -45,9 +47,16 @@ RUN_HERE: dict[str, tuple[str, ...]] = {
     f"{DEMO} --trainer.devices 2 --trainer.strategy rence_lightning.training.FullyShardStrategy": TINY,
     f"{VALIDATE} --config a.yaml --model.policy runs/arithmetic/hf": FEW,
     f"{VALIDATE} --config conf/arithmetic.yaml --model.policy runs/arithmetic/hf": FEW,
+    "python -m rence_lightning warmup --config a.yaml": ONE_EPOCH,
+    "python -m rence_lightning warmup --config conf/arithmetic.yaml": ONE_EPOCH,
+    f"{DEMO} --model.policy runs/arithmetic-warmup/hf --trainer.run_dir runs/warm": TINY,
     f"{COMPARE} runs/arithmetic/evaluations/iteration-0000 runs/arithmetic": AS_IT_IS,
     f"{COMPARE} runs/evaluate-validate runs/evaluate-validate-2": AS_IT_IS,
     "python -m rence_lightning report runs/arithmetic": AS_IT_IS,
+    # docs/runs.md
+    f"{DEMO} --trainer.run_dir runs/sweep --model.optimizer.init_args.lr $rate --seed_everything $seed": TINY,
+    f"{COMPARE} runs/sweep*": AS_IT_IS,
+    "python -m rence_lightning report runs/sweep* --output sweep.html": AS_IT_IS,
     f"{EXPORT} runs/arithmetic/checkpoints/best FOLDER": AS_IT_IS,
     f"{EXPORT} runs/arithmetic/checkpoints/best FOLDER --dtype bfloat16": AS_IT_IS,
     f"{PLAN} --config rence --gpu_memory 80": AS_IT_IS,
@@ -76,6 +85,9 @@ RUN_BY_MAKE = {"make demo"}
 
 SUBSTITUTES = {"train.py": ("max_iterations=10", "max_iterations=1")}
 """What is shortened in the files of the pages."""
+
+LOOP = [("1e-5", "0"), ("1e-5", "1"), ("1e-3", "0")]
+"""Values of `$rate` and `$seed` of the commands in a loop."""
 
 COMMANDS = all_commands()
 
@@ -147,6 +159,7 @@ def run(command: str, options: tuple[str, ...], folder: Path) -> int:
     Returns its exit code; what it printed is in pytest's report.
     """
     words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    words = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
     if words[0] == "rence-lightning" or words[:3] == ["python", "-m", "rence_lightning"]:
         arguments = [*words[1 if words[0] == "rence-lightning" else 3 :], *options]
         if "--trainer.devices" in arguments:
@@ -188,7 +201,24 @@ def test_the_commands_of_a_page_run(page: str, folder: Path) -> None:
     write_files("README.md" if page == "README.md" else f"docs/{page}", folder)
     for command in COMMANDS:
         if command.page == page and command.text in RUN_HERE:
-            assert run(command.text, RUN_HERE[command.text], folder) == 0, command.text
+            for rate, seed in LOOP if "$rate" in command.text else [("", "")]:
+                text = command.text.replace("$rate", rate).replace("$seed", seed)
+                assert run(text, RUN_HERE[command.text], folder) == 0, text
+
+
+def test_the_command_of_a_sweep_by_wandb_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the options as W&B's own code writes them from the file of the page."""
+    sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    files = dict(re.findall(r"```ya?ml\n# (\w+\.yaml)\n(.*?)```", (ROOT / "docs/runs.md").read_text(), re.S))
+    sweep = yaml.safe_load(files["sweep.yaml"])
+    values = {key: {"value": each.get("min") or each["values"][0]} for key, each in sweep["parameters"].items()}
+    options = sweeps.create_sweep_command_args({"args": values})["args"]
+    command = [*sweep["command"][5:-2], f"--config={files['wandb.yaml']}", *options]
+    assert sweep["command"][:5] == ["${env}", "python", "-m", "rence_lightning", "fit"]
+    monkeypatch.chdir(ROOT)
+    config = config_of("fit", *command)
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-6 and config["data"]["group_size"] == 4
+    assert config["trainer"]["loggers"][0]["class_path"].endswith("WandbLogger")
 
 
 @pytest.mark.slow

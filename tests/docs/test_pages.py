@@ -68,6 +68,11 @@ def paper() -> dict[str, Any]:
 
 def test_the_readme_is_read_in_two_minutes() -> None:
     assert len(PAGES["README.md"].splitlines()) <= 160
+    shown, text = PAGES["README.md"].partition("```\ngit clone")[0], PAGES["README.md"]
+    assert "tutorial.md" in shown and len(shown.splitlines()) < 10, "how to try it, and the tutorial, come first"
+    assert "|" not in text.partition("make demo")[0], "no table comes before the commands that try it"
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures and all((ROOT / each).stat().st_size < 150_000 for each in pictures)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)

@@ -1,6 +1,7 @@
 """The documentation site: it builds without a warning, needs nothing from elsewhere, and has every public name."""
 
 import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from command_line import ROOT
 
 for needed in ("material", "mkdocstrings", "latex2mathml", "markdown_callouts"):
     pytest.importorskip(needed, reason="the site needs the extra `docs`")
+griffe = pytest.importorskip("griffe", reason="the site needs the extra `docs`")
 
 ROOMS = [
     *("training", "sampling", "rollouts", "prompts", "rewards", "objectives"),
@@ -54,6 +56,30 @@ def test_every_public_name_has_an_entry(site: Path) -> None:
         names = getattr(importlib.import_module(module), "__all__", [])
         missing = [name for name in names if f'id="{module}.{name}"' not in page]
         assert not missing, f"{module}: {missing}"
+    entry = (site / "api" / "objectives.html").read_text().split('id="rence_lightning.objectives.GRPO"')[1]
+    assert "Lower clipping range" in entry.split("</h2>")[1].split("<h2")[0], "the arguments of a base class"
+
+
+def test_a_class_without_an_init_has_the_arguments_of_its_base() -> None:
+    loader = griffe.GriffeLoader(
+        search_paths=[ROOT],
+        extensions=griffe.load_extensions(ROOT / "docs/site/inherited.py"),
+        docstring_parser="google",
+    )
+    package = loader.load("rence_lightning")
+    objectives, seen = importlib.import_module("rence_lightning.objectives"), set()
+    for name in objectives.__all__:
+        each = getattr(objectives, name)
+        if (
+            inspect.isclass(each)
+            and "__init__" not in vars(each)
+            and (arguments := [*inspect.signature(each).parameters])
+        ):
+            sections = package[f"objectives.{name}"].docstring.parsed
+            documented = [item.name for part in sections if part.kind.value == "parameters" for item in part.value]
+            assert documented == arguments or each.__init__ is object.__init__, name
+            seen.add(name)
+    assert {"GRPO", "MultiLabelNCE", "NCA"} <= seen
 
 
 @pytest.mark.slow

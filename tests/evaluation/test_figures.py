@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rence_lightning.evaluation import EvaluatedProblem, Sample, macro_average
-from rence_lightning.evaluation.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
 from rence_lightning.evaluation.figures import BenchmarkMetrics, majority_share
+from rence_lightning.evaluation.intervals import LEVEL, RESAMPLES, interval, resampled_means
 
 Arrays = dict[str, np.ndarray]
 

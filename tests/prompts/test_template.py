@@ -87,6 +87,9 @@ def test_a_chat_template_that_is_missing_or_refuses_is_reported() -> None:
     assert PromptTemplate("{problem}").render(tokenizer, [asking("1+1")])[0] == "1+1"
     with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):
         encode(PromptTemplate("{problem}", system="Be brief."), tokenizer, asking("1+1"))
+    with pytest.raises(UserError, match=r"line 2: \{\{ m.content \}: unexpected '\}'"):
+        broken = "{% for m in messages %}\n  {{ m.content }\n{% endfor %}"
+        encode(PromptTemplate("{problem}"), byte_tokenizer(broken), asking("1+1"))
 
 
 @pytest.mark.parametrize("text", ["Solve it.", "{problem} and {problem}", "{ problem }"])

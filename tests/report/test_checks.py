@@ -85,20 +85,22 @@ def test_each_check_is_raised_by_its_series(
 
 
 def test_every_check_of_a_series_has_cases() -> None:
-    assert {check.name for check in CHECKS if check.series != "evaluation/average"} == {name for name, *_ in CASES}
+    assert {check.name for check in CHECKS} == {name for name, *_ in CASES}
 
 
 @pytest.mark.parametrize(
-    ("since_first", "since_best", "levels"),
+    ("since_first", "since_best", "levels", "text"),
     [
-        ((0.3, 0.5), None, [FINE, None]),
-        ((0.3, 0.31), (0.32, 0.31), [FINE, FINE]),  # within the noise
-        ((0.3, 0.4), (0.5, 0.4), [FINE, WATCH]),
-        ((0.3, 0.2), (0.3, 0.2), [WRONG, WATCH]),
+        ((0.3, 0.5), None, [FINE], "+20.0 points, 95% interval +18.0 to +22.0: a loss is ruled out"),
+        ((0.031, 0.01), (0.32, 0.31), [WRONG, FINE], "-2.1 points, 95% interval -4.1 to -0.1: a loss is shown"),
+        ((0.3, 0.31), None, [FINE], "a loss is neither shown nor ruled out"),
+        ((0.02, 0.01), None, [FINE], "-1.0 points, 95% interval -3.0 to +1.0: a loss is neither shown nor ruled out"),
+        ((0.3, 0.4), (0.5, 0.4), [FINE, WATCH], "a loss is ruled out"),
+        ((0.3, 0.2), (0.3, 0.2), [WRONG, WATCH], "a loss is shown"),
     ],
 )
-def test_a_sure_loss_of_accuracy_is_raised(
-    since_first: Any, since_best: Any, levels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_loss_of_accuracy_is_shown_ruled_out_or_neither(
+    since_first: Any, since_best: Any, levels: Any, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(self: RunRecord, before: int | None = None) -> Difference | None:
         pair = since_first if before is None else since_best
@@ -108,8 +110,10 @@ def test_a_sure_loss_of_accuracy_is_raised(
 
     monkeypatch.setattr(RunRecord, "change", change)
     monkeypatch.setattr(RunRecord, "best", 10)
-    found = [check(record(tmp_path, "evaluation/average", [0.3, 0.4], CONFIG)) for check in CHECKS[:2]]
-    assert [each and each.level for each in found] == levels
+    all_found = {each.name: each for each in examine(record(tmp_path, "rollouts/correct", [0.3], CONFIG))}
+    found = [all_found[name] for name in ("accuracy", "best evaluation") if name in all_found]
+    assert [each.level for each in found] == levels and text in found[0].text
+    assert [bool(each.advice) for each in found] == [bool(level) for level in levels]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_the_end_of_the_run(iterations: int, settings: dict[str, Any], level: Le
     run = record(tmp_path, "rollouts/correct", [0.5] * iterations, CONFIG)
     Run(tmp_path, "run")._written(**settings)
     (found,) = [each for each in examine(run) if each.name == "completion"]
-    assert found.level == level and text in found.text
+    assert found.level == level and text in found.text and bool(found.advice) == bool(level)
 
 
 def test_the_command_that_continues_a_run_is_quoted(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_nothing_correct_is_an_error_with_counts_and_three_samples(tmp_path: Pat
         fit(tmp_path / "run", make_data(problems=problems(12), reward=Fixed("00000000")))
     message = str(caught.value)
     assert "none of the 12 sampled groups" in message and "\n" not in message and message.count(" -> ") == 3
+    assert "to teach it solutions first: warmup, with the configuration of fit" in message
     rows = [json.loads(line) for line in (tmp_path / "run/rollouts/iteration-0001.jsonl").read_text().splitlines()]
     assert [row["outcome"] for row in rows] == ["too_hard"] * 12, "a starved iteration must be logged like any other"
     for row in rows[:3]:

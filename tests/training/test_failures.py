@@ -11,7 +11,7 @@ from arithmetic_run import fresh_start, make_data, make_module, make_trainer
 from lightning.fabric.strategies import ModelParallelStrategy
 from torch import Tensor
 
-from rence_lightning.callbacks import Callback, Checkpoint, standard_callbacks
+from rence_lightning.callbacks import Callback, Checkpoint, Progress, standard_callbacks
 from rence_lightning.errors import CheckpointError, PartError, UserError, explanation
 from rence_lightning.objectives import MultiLabelNCE, ResponseTensors, Totals
 from rence_lightning.rewards import Response, Reward, Score
@@ -58,9 +58,9 @@ def test_a_reward_that_returns_something_else_is_named(fault: Callable[[int], An
         make_trainer(tmp_path / "run").fit(make_module(), make_data(reward=BadReward(fault, after=0)))
 
 
-def test_after_a_reward_that_fails_nothing_is_lost(tmp_path: Path) -> None:
+def test_after_a_reward_that_fails_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fresh_start()
-    trainer = make_trainer(tmp_path / "run", [Checkpoint(every=100)], max_iterations=4)
+    trainer = make_trainer(tmp_path / "run", [Progress(), Checkpoint(every=100)], max_iterations=4)
     with pytest.raises(PartError, match="raised KeyError: 'colour'") as caught:
         trainer.fit(make_module(), make_data(reward=BadReward(raise_key_error, after=20)))
     text = explanation(caught.value)
@@ -68,6 +68,9 @@ def test_after_a_reward_that_fails_nothing_is_lost(tmp_path: Path) -> None:
     assert "grading.py" not in text, "the traceback is that of their own code"
     done = trainer.current_epoch
     assert done > 0 and (tmp_path / "run" / "checkpoints" / "last").resolve().name == f"iteration-{done:04d}"
+    advice = f"iteration-{done:04d}: once this is fixed, continue with --ckpt_path {tmp_path / 'run'}"
+    assert text.splitlines()[0].endswith(f"'colour'; the last checkpoint is {advice}"), "the cause first"
+    assert "--ckpt_path" not in capsys.readouterr().out
     resumed = make_trainer(tmp_path / "run", [Checkpoint(every=100)], max_iterations=done + 1)
     resumed.fit(make_module(), make_data(reward=BadReward(raise_key_error, after=10**6)), ckpt_path="last")
 

@@ -130,7 +130,8 @@ class Memory:
         # A sequence cannot be cut, and an update may have fewer tokens than the budget.
         self.tokens = max(min(trainer["micro_batch_tokens"], self.update_tokens), self.sequence)
         engine = data["engine"] or {}
-        self.vllm, self.engine = engine.get("class_path", "").endswith("VLLMEngine"), engine.get("init_args") or {}
+        self.engine_name = engine.get("class_path", "TransformersEngine").rpartition(".")[2]
+        self.vllm, self.engine = self.engine_name == "VLLMEngine", engine.get("init_args") or {}
         self.engine_size = BYTES[self.engine.get("dtype") or model["dtype"]]
         self.max_num_seqs = self.engine.get("max_num_seqs", 256)
         self.usable = USABLE * device_bytes / (1 if self.gpu else self.devices)

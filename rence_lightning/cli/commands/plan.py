@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rence_lightning.cli.arguments import CommandParser
+from rence_lightning.cli.help import print_help
 from rence_lightning.cli.settings import Settings
 from rence_lightning.errors import UserError
 
@@ -43,8 +44,9 @@ def plan_command(arguments: list[str]) -> None:
     if chosen.gpu_memory is not None and not chosen.gpu_memory > 0:
         raise UserError(f"plan: --gpu_memory is {chosen.gpu_memory:g}; it must be > 0, in GB")
     settings = Settings(of_fit)
+    print_help("fit", settings)
+    from rence_lightning.cli.build import read_config
     from rence_lightning.cli.commands.memory import Memory, on_gpu
-    from rence_lightning.cli.lightning_cli import read_config
 
     config = read_config("fit", settings)
     gigabytes, origin = _device_memory(chosen.gpu_memory, on_gpu(config["trainer"]))
@@ -95,11 +97,13 @@ def _report(memory: "Memory", origin: str) -> Iterator[str]:
     sampling, sequences = memory.sampling()
     for title, parts in {
         f"training: a pass of {memory.tokens:,} tokens": memory.training(),
-        f"sampling: {'VLLMEngine' if memory.vllm else 'TransformersEngine'}": sampling,
+        f"sampling: {memory.engine_name}": sampling,
     }.items():
         yield f"\n{title:<39} GB"
         yield from (f"  {part.name:<32}{part.bytes / 1e9:8.2f}   {part.formula}" for part in parts)
         yield f"  {'total':<32}{sum(part.bytes for part in parts) / 1e9:8.2f}"
+    if memory.engine_name not in ("VLLMEngine", "TransformersEngine"):
+        yield f"  {memory.engine_name} is not known here: it is counted as if it were TransformersEngine"
     yield f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt"
 
 
