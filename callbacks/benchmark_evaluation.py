@@ -157,6 +157,7 @@ class BenchmarkEvaluation(Callback):
                 "chat": template.is_chat(data.tokenizer),
                 "arguments": template.chat_arguments,
                 "system": template.system,
+                **({"environment": data.dialogues.label} if data.dialogues is not None else {}),
             },
             benchmarks={name: fingerprint(prompts) for name, prompts in self._prompts.items()},
         )

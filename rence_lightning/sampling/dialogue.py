@@ -56,6 +56,12 @@ class Dialogues:
         self._counts: Counter[str] = Counter()
         self._failed = False
 
+    @property
+    def label(self) -> str:
+        """The environment and its limits in the description of an evaluation."""
+        given = (f"{name}={value!r}" for name, value in self.environment.arguments().items())
+        return f"{type(self.environment).__name__}({', '.join(given)}), {self.limits}"
+
     def figures(self) -> dict[str, float]:
         """Counts since the last call, for the log."""
         counts, self._counts = self._counts, Counter()
