@@ -130,6 +130,10 @@ def sampled(run: RunRecord) -> str:
         sentences.append(f"{trained:,} of {whole:,} sampled groups ({trained / whole:.0%}) were trained on; {others}.")
     if cut := run.values("rollouts/truncated"):
         sentences.append(f"{cut[-1]:.1%} of the last iteration's responses were truncated.")
+    if replied := run.values("rollouts/replied"):
+        replies, tokens = (run.values(f"rollouts/{name}")[-1] for name in ("replies", "reply_tokens"))
+        mean = f"{replies:.1f} with {tokens:.0f} tokens on average"
+        sentences.append(f"{replied[-1]:.0%} of them had replies of the environment, {mean}.")
     return " ".join(filter(None, [*sentences, problems_kept(run)]))
 
 

@@ -63,6 +63,8 @@ CURVES = (
           {"rollouts/entropy": "entropy"}),
     Curve("Response length (tokens)", "A steady rise may be reasoning; a jump to the limit{limit} is repetition.",
           {"rollouts/length": "length"}),
+    Curve("Responses with a reply", "Of the environment: how often the policy calls its tool.",
+          {"rollouts/replied": "with a reply"}, percent=True),
     Curve("Gradient norm", "Before clipping: a rise by a multiple comes before a collapse.",
           {"iteration/grad_norm": "norm"}),
     Curve("Engine against trainer (per token)", "Difference in log-probability: level, and near zero.",

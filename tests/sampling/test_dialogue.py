@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from arithmetic_run import SAMPLING, fresh_start, make_data, make_module, make_trainer, small_evaluation
+from two_processes import in_two_processes
 
 from rence_lightning.callbacks import Checkpoint
+from rence_lightning.distributed import connect, disconnect
 from rence_lightning.environments import Calculator, Environment, TurnLimits
 from rence_lightning.prompts import Problem
+from rence_lightning.report import write_report
 from rence_lightning.sampling.dialogue import Dialogues
 from rence_lightning.training.trainer import Trainer
 
@@ -128,6 +132,16 @@ def test_replies_are_waited_for_at_the_same_time(kind: type) -> None:
     assert sum(replies) > 100 and time.monotonic() - begun < 0.5 * (max(replies) + 1) + 5 < 0.1 * 0.5 * sum(replies) + 5
 
 
+def test_an_engine_of_ones_own_needs_to_know_nothing_of_turns() -> None:
+    """The one of docs/extending.md, whose responses have other random numbers."""
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    namespace: dict[str, Any] = {}
+    exec(re.search(r"```python\n(# my_engine\.py\n.*?)```", page, re.S)[1], namespace)  # type: ignore[index]
+    _, batch = sampled(Sums(), engine=namespace["OneByOne"](), prompts_per_draw=2, max_draws_per_iteration=3)
+    replies = [text for group in batch.sampled for text in group.responses if "⟦" in text]
+    assert len(replies) > 20 and batch.figures["environment_failures"] == 0
+
+
 class Dice(Sums):
     """Results that are wrong by a number that is drawn."""
 
@@ -159,5 +173,27 @@ def test_a_run_is_exact_and_resumes_to_the_bit(tmp_path: Path) -> None:
         assert rows(whole.run_dir, name) == rows(parts.run_dir, name) and min(rows(whole.run_dir, name)) > 0.5
     logged = [json.loads(line) for line in (whole.run_dir / "rollouts/iteration-0001.jsonl").read_text().splitlines()]
     assert any("⟦" in response["text"] for group in logged for response in group["responses"])
+    page = write_report(whole.run_dir).read_text()
+    assert "Responses with a reply" in page and "had replies of the environment" in page and "⟦" in page
     (samples,) = (whole.run_dir / "evaluations/iteration-0003").glob("arithmetic*")
     assert "\\u27e6" in samples.read_text() or "⟦" in samples.read_text()
+
+
+def described(batch: Any) -> Any:
+    return [
+        (group.prompt.problem.id, group.responses, [list(each.token_ids) for each in group.rollouts], group.rewards)
+        for group in batch.sampled
+    ]
+
+
+def sample_as(rank: int, expected: Any) -> None:
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    connect()
+    assert described(sampled(Dice())[1]) == expected
+    disconnect()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_sample_what_one_samples() -> None:
+    in_two_processes(sample_as, described(sampled(Dice())[1]))

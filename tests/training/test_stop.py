@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torture
 
+CALCULATOR = ("--data.environment=Calculator", "--data.environment.begin=", "--data.environment.end==")
 SHARDED = ("--trainer.devices=2", "--trainer.strategy=rence_lightning.training.FullyShardStrategy")
 
 
@@ -118,6 +119,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[s
         pytest.param((), "bf16-mixed", id="one-bf16"),
         pytest.param(SHARDED, "32-true", id="two-float32", marks=pytest.mark.slow),
         pytest.param(SHARDED, "16-mixed", id="two-float16", marks=pytest.mark.slow),
+        pytest.param((*SHARDED, *CALCULATOR), "32-true", id="two-environment", marks=pytest.mark.slow),
     ],
 )
 def test_four_iterations_are_two_a_kill_and_two(strategy: tuple[str, ...], precision: str, tmp_path: Path) -> None:
