@@ -28,6 +28,8 @@ class Calculator(Environment):
         end: Text after an expression, in ASCII. Where no expression is in front of it, the policy goes on.
     """
 
+    blocks = False
+
     def __init__(self, begin: str = "<<", end: str = ">>") -> None:
         self.begin, self.stop = begin, (end,)
 

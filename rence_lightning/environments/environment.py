@@ -19,10 +19,12 @@ class Environment(Configurable, ABC):
         stop: Texts in ASCII that end a turn before the policy ends it, such as the end of a call of a tool. The reply
             follows within the turn.
         role: Role of a reply after a turn that the policy has ended, in the policy's chat template.
+        blocks: Whether a reply may take more than a millisecond, so that it is computed in a thread of its own.
     """
 
     stop: Sequence[str] = ()
     role: Literal["user", "tool"] = "user"
+    blocks: bool = True
 
     def start(self, problem: Problem, seed: int) -> None:
         """Begins a response to a problem."""

@@ -9,6 +9,8 @@ from rence_lightning.parts import Problem
 class Guessing(Environment):
     """Answers a guess, the last number of a turn, with `higher` or `lower`; the problem's answer ends the game."""
 
+    blocks = False
+
     def start(self, problem: Problem, seed: int) -> None:
         self._secret = int(problem.answer)
 

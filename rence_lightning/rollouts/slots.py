@@ -23,6 +23,9 @@ from rence_lightning.rollouts.intake import Intake
 CROWDED = 4
 """Rows are rearranged when one in this many has ended: more often costs copies, more seldom idle rows."""
 
+GRACE_SECONDS = 0.005
+"""Time without a reply after which rows are sampled while others wait: a fast reply saves its row from a step."""
+
 POLL_SECONDS = 0.01
 """Longest wait where no row can be sampled, before the caller can work."""
 
@@ -210,6 +213,9 @@ class Slots:
                 self._moves[number] = 0
             elif stops or count == row.limit:
                 self._end(number, "stop" if stops else "length")
+        came, left = set(asked.values()), set(asked.values())
+        while came and left:
+            came, left = wait(left, GRACE_SECONDS, FIRST_COMPLETED)
         self._hear([number for number, reply in asked.items() if reply.done()])
 
     def _hear(self, numbers: list[int]) -> None:

@@ -153,7 +153,7 @@ class _Talk:
         if iscoroutinefunction(environment.reply):
             start()
             return await environment.reply(turn)
-        return await in_thread(ask, slots_of(self._run.environment, CALLS))
+        return await in_thread(ask, slots_of(self._run.environment, CALLS)) if environment.blocks else ask()
 
 
 def _ends_of(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> frozenset[int]:

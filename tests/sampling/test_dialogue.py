@@ -31,6 +31,8 @@ EQUALS = 16
 class Sums(Calculator):
     """The result of each step of a chain, after its equals sign: `76+4=` is continued with `80`."""
 
+    blocks = True
+
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__("", "=")
         self.seconds = seconds
