@@ -17,7 +17,7 @@ from rence_lightning.cli.main import main
 PAGE, EXTENDING = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("environments", "extending"))
 MODULES: dict[str, str] = dict(re.findall(r"```python\n# (my_\w+)\.py\n(.*?)\n```\n", PAGE, re.S))
 MODULES |= dict(re.findall(r"```python\n# (my_program)\.py\n(.*?)\n```\n", EXTENDING, re.S))
-(SETTINGS,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+SETTINGS = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[-1]
 
 
 @pytest.fixture(autouse=True)
