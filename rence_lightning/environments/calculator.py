@@ -44,7 +44,8 @@ class Calculator(Environment):
         if not found:
             return ""
         try:
-            value = _value(ast.parse(expression.strip() if len(expression) <= LONGEST else "", mode="eval"))
+            arithmetic = len(expression) <= LONGEST and set(expression) <= set(ARITHMETIC)
+            value = _value(ast.parse(expression.strip() if arithmetic else "", mode="eval"))
         except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
             return "error"
         return str(value) if value.denominator == 1 else f"{float(value):.6g}"

@@ -49,6 +49,9 @@ def test_a_calculator_computes(expression: tuple[str, Fraction]) -> None:
         ("<<" + "(" * 10_000 + ">>", "error"),
         ("<<" + "9" * 101 + ">>", "error"),
         ("<<08>>", "error"),
+        ("<<" + "*".join(["1e308"] * 16) + ">>", "error"),
+        ("<<1e308*1e308/7>>", "error"),
+        ("<<1or 2>>", "error"),
     ],
 )
 def test_anything_else_is_an_error_or_no_call(turn: str, reply: str | None) -> None:
