@@ -207,7 +207,7 @@ class Slots:
         for number, written, count in zip(numbers, tokens, counts, strict=True):
             row, last = self._rows[number], int(written[count - 1])
             request = row.group.request
-            stops = last in self._end_ids or last in request.stop_ids
+            stops = last in self._end_ids or (last in request.stop_ids and count < row.limit)
             if stops and request.replies is not None and count < row.limit:
                 row.reply = asked[number] = request.replies(row.number, array("i", written[:count].tobytes()))
                 self._moves[number] = 0

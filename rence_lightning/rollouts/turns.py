@@ -78,6 +78,8 @@ class TurnByTurn:
                 finally:
                     if hasattr(steps, "close"):
                         steps.close()
+                if not self._waiting and len(self._taken) == self._first:
+                    break  # the engine has ended without some of its responses
                 wait([talk.reply for talk in self._waiting if talk.reply is not None], POLL_SECONDS, FIRST_COMPLETED)
                 yield self._step(SamplingStep(0, 0))
         finally:
@@ -118,7 +120,8 @@ class TurnByTurn:
         talk.tokens += turn.token_ids
         talk.log_probs += turn.log_probs
         if len(talk.tokens) >= talk.request.sampling.max_response_tokens or turn.finish_reason == "length":
-            return self._end(talk, turn.finish_reason, finished)
+            cut = talk.tokens[-1] in talk.request.stop_ids  # there is no room for what may be replied
+            return self._end(talk, "length" if cut else turn.finish_reason, finished)
         assert talk.request.replies is not None
         talk.reply = talk.request.replies(talk.response, array("i", talk.tokens))
         self._waiting.append(talk)

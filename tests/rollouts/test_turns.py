@@ -3,9 +3,10 @@
 import random
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import EOS, VOCABULARY, tiny_policy
 
-from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
+from rence_lightning.rollouts import Request, Rollout, Sampling, SamplingStep, TransformersEngine
 from rence_lightning.rollouts.decoding import GeneralDecoder, SharedPromptDecoder
 from rence_lightning.rollouts.draw import sample, uniforms
 from rence_lightning.rollouts.turns import TurnByTurn
@@ -66,7 +67,7 @@ def alone(request: Request, turn_by_turn: bool = False) -> list[Rollout]:
             tokens.append(int(token))
             log_probs.append(float(log_prob))
             if len(tokens) == request.sampling.max_response_tokens:
-                reason = "stop" if tokens[-1] in (EOS, *request.stop_ids) else "length"
+                reason = "stop" if tokens[-1] == EOS else "length"
                 break
             if tokens[-1] != EOS and tokens[-1] not in request.stop_ids:
                 continue
@@ -120,3 +121,20 @@ def test_an_engine_of_single_turns_samples_several(stream: list[Request], room: 
         for rollout, expected in zip(groups[number], alone(request, turn_by_turn=True), strict=True):
             assert replace(rollout, log_probs=expected.log_probs) == expected
             assert list(rollout.log_probs) == pytest.approx(list(expected.log_probs), abs=2e-5)
+
+
+class Forgetful:
+    """Samples single turns, and loses the first."""
+
+    def generate(self, requests: Iterable[Request], cancelled: Container[int]) -> Iterator[SamplingStep]:
+        engine = TransformersEngine(4)
+        engine.sync(POLICY)
+        for number, step in enumerate(engine.generate(requests, cancelled)):
+            yield step if number else SamplingStep(0, 0)
+
+
+def test_a_turn_that_an_engine_loses_ends_the_stream() -> None:
+    """The draw then says which responses are missing."""
+    request = Request([3, 4], 1, Sampling(1.0, 1.0, 1), 0, replies=Script(0))
+    steps = list(islice(TurnByTurn(Forgetful(), [request], ()).stream(), 1000))
+    assert len(steps) < 1000 and not any(step.finished for step in steps)
