@@ -195,7 +195,7 @@ class BenchmarkEvaluation(Callback):
         start = time.perf_counter()
         with trainer.fabric.autocast():
             draw = data.sampler.sample(missing, self.repeats, self.sampling, stream, trainer.on_tokens, keep)
-        tokens = sum(len(rollout.token_ids) for group in draw.groups for rollout in group.rollouts)
+        tokens = sum(length for group in draw.groups for length in group.lengths)
         return problems, {"evaluation/tokens_per_second": tokens / (time.perf_counter() - start)}
 
     def _figures(
