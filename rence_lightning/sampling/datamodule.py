@@ -40,7 +40,7 @@ TRUNCATED = (
     " sampled is what is scored"
 )
 
-REPLY = "def reply(self, turn: str) -> str | None"
+START, REPLY = "def start(self, problem: Problem, seed: int) -> None", "def reply(self, turn: str) -> str | None"
 SCORE = "def score(self, responses: Sequence[Response]) -> list[Score]"
 
 
@@ -176,7 +176,8 @@ class RolloutDataModule(LightningDataModule):
         check_parameters(self.reward, "data.reward", "score", SCORE)
         check_parameters(self.filter, "data.filter", "judge", JUDGE)
         if environment is not None:
-            check_parameters(environment, "data.environment", "reply", REPLY)
+            for method, definition in ("start", START), ("reply", REPLY):
+                check_parameters(environment, "data.environment", method, definition)
         self.environment, self.turns = environment, turns
         self.sampling = sampling
         self.group_size = group_size

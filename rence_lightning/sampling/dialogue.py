@@ -7,7 +7,9 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from inspect import iscoroutinefunction
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +19,7 @@ from rence_lightning.prompts import Prompt, PromptTemplate
 from rence_lightning.rewards.waiting import in_thread, slots_of
 from rence_lightning.rollouts.engine import Replies
 from rence_lightning.sampling.grading import GradingThread
+from rence_lightning.sampling.scoring import text_of
 
 CALLS = 4096
 """Number of replies that environments which block compute at a time, each in a thread."""
@@ -50,9 +53,15 @@ class Dialogues:
         end_ids: Sequence[int],
     ) -> None:
         self.environment, self.limits, self.tokenizer = environment, limits, tokenizer
-        self.end_ids, self.stop_ids = frozenset(end_ids), _ends_of(tokenizer, environment.stop)
+        self.end_ids = frozenset(end_ids)
+        self.stop_ids = _ends_of(tokenizer, environment.stop) - self.end_ids
         self._template = template
-        template.encode_reply(tokenizer, "reply", environment.role)  # or the chat template refuses it
+        written = text_of(tokenizer, template.encode_reply(tokenizer, "reply", environment.role))
+        if template.is_chat(tokenizer) and "reply" not in written:
+            raise UserError(
+                f"environment: the chat template of the tokenizer leaves a turn of the role {environment.role!r} out; "
+                "let the environment reply in the role user"
+            )
         self._counts: Counter[str] = Counter()
         self._failed = False
 
@@ -80,11 +89,12 @@ class Dialogues:
 
     def encoded(self, reply: str, within: bool) -> list[int]:
         """The tokens of a reply within a turn, or after one."""
+        reply.encode()  # half a character: the tokenizer's own error does not say so
         role, most = self.environment.role, self.limits.max_reply_tokens
         if len(ids := self._template.encode_reply(self.tokenizer, reply, None)) > most:
             self._counts["replies_cut"] += 1
-            reply = str(self.tokenizer.decode(ids[:most]))
             ids = ids[:most]
+            reply = text_of(self.tokenizer, ids)
         return ids if within else self._template.encode_reply(self.tokenizer, reply, role)
 
     def count_failure(self, prompt: Prompt, what: str) -> None:
@@ -108,58 +118,46 @@ class _Talk:
         """The reply to the tokens so far, as in `rence_lightning.rollouts.engine.Replies`."""
         run, turn = self._run, token_ids[self._seen :]
         within = turn[-1] not in run.end_ids
-        settings = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        text = str(run.tokenizer.decode(list(turn if within else turn[:-1]), **settings))
-        at_once: Future[Sequence[int] | None] = Future()
-        if within and not any(stop in text for stop in run.environment.stop):
-            at_once.set_result(())
-            return at_once
-        self._turns += 1
-        if self._turns == run.limits.max_turns:
-            at_once.set_result(None)
+        text = text_of(run.tokenizer, turn if within else turn[:-1])
+        goes_on = within and not any(stop in text for stop in run.environment.stop)
+        self._turns += not goes_on
+        if goes_on or self._turns == run.limits.max_turns:
+            at_once: Future[Sequence[int] | None] = Future()
+            at_once.set_result(() if goes_on else None)
             return at_once
         return thread.submit(self._reply(text, within, len(token_ids)))
 
     async def _reply(self, turn: str, within: bool, count: int) -> Sequence[int] | None:
-        limit, failure = self._run.limits.reply_seconds, ""
+        limit = self._run.limits.reply_seconds
         try:
-            async with asyncio.timeout(limit):
-                reply = await self._ask(turn)
-        except TimeoutError:
-            failure = f"took longer than {limit:g} s"
-        except (Exception, SystemExit) as error:
-            failure = f"raised {type(error).__name__}: {one_line(error)}"
-        else:
+            async with asyncio.timeout(limit) as clock:
+                if self._turns == 1:
+                    await self._call(self._environment.start, self._prompt.problem, self._seed)
+                reply = await self._call(self._environment.reply, turn)
+            if reply is None:
+                return None
             if isinstance(reply, str):
                 ids = self._run.encoded(reply, within)
                 self._seen = count + len(ids)
                 return ids
-            failure = "" if reply is None else f"returned {shortened(str(reply))}, not a text or None"
-        if failure:
-            self._run.count_failure(self._prompt, failure)
+            failure = f"returned {shortened(str(reply))}, not a text or None"
+        except (Exception, SystemExit) as error:
+            late = isinstance(error, TimeoutError) and clock.expired()
+            failure = f"took longer than {limit:g} s" if late else f"raised {type(error).__name__}: {one_line(error)}"
+        self._run.count_failure(self._prompt, failure)
         return None
 
-    async def _ask(self, turn: str) -> str | None:
-        environment = self._environment
-
-        def start() -> None:
-            if self._turns == 1:
-                environment.start(self._prompt.problem, self._seed)
-
-        def ask() -> str | None:
-            start()
-            return environment.reply(turn)
-
-        if iscoroutinefunction(environment.reply):
-            start()
-            return await environment.reply(turn)
-        return await in_thread(ask, slots_of(self._run.environment, CALLS)) if environment.blocks else ask()
+    async def _call(self, method: Callable[..., Any], *arguments: object) -> Any:
+        if iscoroutinefunction(method):
+            return await method(*arguments)
+        work = partial(method, *arguments)
+        return await in_thread(work, slots_of(self._run.environment, CALLS)) if self._environment.blocks else work()
 
 
 def _ends_of(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> frozenset[int]:
     """The tokens with which one of the texts may end; `_Talk.take` looks whether it does."""
-    if not all(stop and stop.isascii() for stop in stops):
-        raise UserError(f"environment: stop is {list(stops)}; give texts of ASCII characters")
+    if isinstance(stops, str) or not all(stop and stop.isascii() for stop in stops):
+        raise UserError(f"environment: stop is {stops!r}; give a list of texts of ASCII characters")
     ends = tuple(stop[first:] for stop in stops for first in range(len(stop)))
     texts = tokenizer.batch_decode([[each] for each in range(len(tokenizer))]) if stops else []
     return frozenset(

@@ -25,18 +25,19 @@ PADDED = (
 
 
 def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Response]:
-    """The responses to a prompt as rewards and filters see them."""
-    asked, responses = _text(tokenizer, prompt.token_ids), []
+    """The responses to a prompt as rewards and filters see them: without replies, which may not join what is beside
+    them (the guesses 4 and 2 are no answer 42), each turn begins a line."""
+    asked, responses = text_of(tokenizer, prompt.token_ids), []
     for each in rollouts:
         places = [0, *(place for first, last in each.replies for place in (first, last + 1)), len(each.token_ids)]
         parts = [each.token_ids[first:last] for first, last in pairwise(places)]  # turn, reply, turn, ...
-        texts, raw = ([_text(tokenizer, part, skip) for part in parts] for skip in (True, False))
-        written = "".join(texts[::2]), each.token_ids, each.finish_reason, asked, "".join(raw)
+        texts, raw = ([text_of(tokenizer, part, skip) for part in parts] for skip in (True, False))
+        written = "\n".join(texts[::2]), each.token_ids, each.finish_reason, asked, "".join(raw)
         responses.append(Response(prompt.problem, *written, tuple(texts[::2]), tuple(texts[1::2])))
     return responses
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
     """The text of token ids, with a replacement character for each that the tokenizer does not have. It decodes to
     nothing: 4, such an id and 1 would be a right answer to 40 + 1."""
     unknown = {each for each in set(ids) if tokenizer.convert_ids_to_tokens(each) is None}

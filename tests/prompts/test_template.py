@@ -251,12 +251,6 @@ def test_a_reply_is_a_turn_of_the_chat_or_plain_text(chat_template: str | None) 
     check_reply(tokenizer, PromptTemplate("{problem}", chat=None), "<eos> <bos>")
 
 
-def test_a_role_that_the_chat_template_leaves_out_is_refused() -> None:
-    users = "{% for m in messages if m['role'] != 'tool' %}<{{ m['content'] }}>{% endfor %}"
-    with pytest.raises(UserError, match="leaves a turn of the role 'tool' out; let the environment reply in the role"):
-        PromptTemplate("{problem}").encode_reply(byte_tokenizer(users), "80", "tool")
-
-
 @pytest.mark.parametrize("options", [{"arguments": {"enable_thinking": True}}, {"system": "Be brief."}])
 def test_plain_text_has_no_parts_of_a_chat(options: dict) -> None:
     with pytest.raises(UserError, match="parts of a chat"):

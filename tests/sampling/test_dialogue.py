@@ -7,6 +7,8 @@ import random
 import re
 import sys
 import time
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,19 @@ import pytest
 import torch
 import torch.distributed as dist
 from arithmetic_run import SAMPLING, fresh_start, make_data, make_module, make_trainer, small_evaluation
+from tiny_tokenizers import QWEN_LIKE, byte_tokenizer
 from two_processes import in_two_processes
 
 from rence_lightning.callbacks import Checkpoint
 from rence_lightning.distributed import connect, disconnect
 from rence_lightning.environments import Calculator, Environment, TurnLimits
-from rence_lightning.prompts import Problem
+from rence_lightning.errors import UserError
+from rence_lightning.prompts import Problem, Prompt, PromptTemplate
 from rence_lightning.report import write_report
+from rence_lightning.rollouts import Rollout
 from rence_lightning.sampling.dialogue import Dialogues
+from rence_lightning.sampling.grading import GradingThread
+from rence_lightning.sampling.scoring import responses_of
 from rence_lightning.training.trainer import Trainer
 
 EQUALS = 16
@@ -199,3 +206,102 @@ def sample_as(rank: int, expected: Any) -> None:
 @pytest.mark.slow
 def test_two_processes_sample_what_one_samples() -> None:
     in_two_processes(sample_as, described(sampled(Dice())[1]))
+
+
+# ---- one response, by itself ----
+
+
+class Scripted(Environment):
+    """Replies with what a function gives, within a turn after `=` or after a turn."""
+
+    def __init__(self, function: Any, stop: Any = ("=",), blocks: bool = True) -> None:
+        self.function, self.stop, self.blocks = function, stop, blocks
+
+    def reply(self, turn: str) -> Any:
+        return self.function(turn)
+
+
+class AsyncGame(Environment):
+    """Needs a `start` that is waited for."""
+
+    async def start(self, problem: Problem, seed: int) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        self.secret = problem.answer
+
+    async def reply(self, turn: str) -> str | None:  # type: ignore[override]
+        return self.secret
+
+
+BYTES = byte_tokenizer()
+
+
+def answer(environment: Environment, turn: str, template: str | None = None, ids: Sequence[int] = ()) -> Any:
+    """What is replied to a turn, as text; None where the response ends."""
+    tokenizer = byte_tokenizer(template) if template else BYTES
+    dialogues = Dialogues(environment, TurnLimits(), PromptTemplate("{problem}", chat=None), tokenizer, [1])
+    thread = GradingThread()
+    try:
+        replies = dialogues.to(Prompt(0, Problem("p", "?", "7"), (5,)), lambda number: number, thread)
+        reply = replies(0, array("i", [*tokenizer(turn).input_ids, *ids])).result(10)
+    finally:
+        thread.close()
+    return None if reply is None else tokenizer.decode(reply)
+
+
+def fails_by_itself(turn: str) -> str:
+    raise TimeoutError("the server is down")
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (Scripted(fails_by_itself), "raised TimeoutError: the server is down"),
+        (Scripted(lambda turn: "half a character: \udcff"), "raised UnicodeEncodeError: "),
+    ],
+)
+def test_a_reply_that_cannot_be_used_ends_its_response(environment: Environment, says: str) -> None:
+    with pytest.warns(UserWarning, match=f"environment: Scripted, problem p: {says}"):
+        assert answer(environment, "1+1=") is None
+
+
+def test_a_chat_template_may_write_a_reply_in_its_own_way() -> None:
+    """As Llama 3.1 does with those of tools."""
+    quoting = QWEN_LIKE.replace("m['content']", "(m['content'] | tojson)")
+    written = answer(Scripted(lambda turn: 'say "hi"\n'), "Hello", quoting, ids=[1])
+    assert r'"say \"hi\"\n"' in written
+
+
+def test_a_role_that_the_chat_template_leaves_out_is_refused() -> None:
+    users = "{% for m in messages if m['role'] != 'tool' %}<{{ m['content'] }}>{% endfor %}"
+    game = Scripted(str)
+    game.role = "tool"
+    with pytest.raises(UserError, match="leaves a turn of the role 'tool' out; let the environment reply in the role"):
+        answer(game, "Hello", users)
+
+
+def test_an_environment_may_wait_in_its_start_too() -> None:
+    assert answer(AsyncGame(), "Hello", ids=[1]) == "7"
+
+
+def test_ids_that_the_tokenizer_does_not_have_do_not_join_what_is_beside_them() -> None:
+    turns: list[str] = []
+    answer(Scripted(lambda turn: turns.append(turn)), "4", ids=[len(BYTES) + 3, *BYTES("1=").input_ids])
+    assert turns == ["4\N{REPLACEMENT CHARACTER}1="]
+
+
+def test_one_text_in_place_of_several_is_refused() -> None:
+    with pytest.raises(UserError, match="environment: stop is '>>'; give a list of texts"):
+        answer(Scripted(lambda turn: None, stop=">>"), "1>>")
+
+
+def test_a_token_that_ends_a_response_is_not_one_at_which_a_tool_may_be_called() -> None:
+    dialogues = Dialogues(Scripted(str, stop=("<<",)), TurnLimits(), PromptTemplate("{problem}", chat=None), BYTES, [1])
+    assert BYTES.convert_tokens_to_ids("<") in dialogues.stop_ids and 1 not in dialogues.stop_ids  # <eos>
+
+
+def test_a_reward_sees_turns_as_lines() -> None:
+    """The guesses 4 and 2 are no answer 42."""
+    ids = [*BYTES("4").input_ids, 1, *BYTES("higher2").input_ids, 1]
+    rollout = Rollout(array("i", ids), array("f", [0.0] * 4), "stop", ((2, 7),))
+    (response,) = responses_of(BYTES, Prompt(0, Problem("p", "?", "42"), (5,)), [rollout])
+    assert (response.text, response.transcript) == ("4\n2", "4⟦higher⟧2")
