@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -126,32 +126,35 @@ class PromptTemplate(Configurable):
             _, answer, end = self._apply(tokenizer, [chat], add_generation_prompt=False)[0].rpartition(_ANSWER)
         except UserError:  # a template that takes no such turns
             return None
-        ids = tokenizer(end, add_special_tokens=False)["input_ids"]
-        return next((each for each in ids if answer and _is_control(tokenizer, each)), None)
+        ids, controls = tokenizer(end, add_special_tokens=False)["input_ids"], _control_ids(tokenizer)
+        return next((each for each in ids if answer and each in controls), None)
 
-    def encode_reply(self, tokenizer: PreTrainedTokenizerBase, reply: str, role: str | None) -> list[int]:
-        """The token ids of a reply to the policy, up to where its next turn starts.
+    def reply_encoder(self, tokenizer: PreTrainedTokenizerBase, role: str | None) -> Callable[[str], list[int]]:
+        """A function that gives the token ids of a reply to the policy, up to where its next turn starts.
+
+        Control tokens that a reply spells out reach the policy as text. The function raises a `UserError` if the chat
+        template refuses a turn of the role.
 
         Args:
             tokenizer: The policy's tokenizer.
-            reply: Text of the reply; control tokens that it spells out reach the policy as text.
             role: Role of the reply in the chat template, after a turn that the policy has ended with the token of
                 `turn_end`. None is a reply within the turn, as plain text.
-
-        Raises:
-            UserError: The chat template refuses a turn of this role.
         """
-        text = _cut_text(reply, _control_tokens(tokenizer, str(tokenizer.chat_template)))
+        control, controls = _control_tokens(tokenizer, str(tokenizer.chat_template)), _control_ids(tokenizer)
         of_chat = role is not None and self.is_chat(tokenizer)
-        if of_chat:
-            turns = [("user", "?"), ("assistant", _ANSWER), (role, text)]
-            chat = [{"role": str(each), "content": content} for each, content in turns]
-            text = self._apply(tokenizer, [chat], add_generation_prompt=True)[0].partition(_ANSWER)[2]
-        pieces = tokenizer(text.split(_CUT), add_special_tokens=False)["input_ids"]
-        ids = [each for piece in pieces for each in piece]
-        if of_chat and self.turn_end(tokenizer) is not None:  # the policy has written the end of its turn
-            ids = ids[1 + next((place for place, each in enumerate(ids) if _is_control(tokenizer, each)), -1) :]
-        return ids
+        ended = of_chat and self.turn_end(tokenizer) is not None  # the policy has written the end of its turn
+
+        def encode(reply: str) -> list[int]:
+            text = _cut_text(reply, control)
+            if of_chat:
+                turns = [("user", "?"), ("assistant", _ANSWER), (role, text)]
+                chat = [{"role": str(each), "content": content} for each, content in turns]
+                text = self._apply(tokenizer, [chat], add_generation_prompt=True)[0].partition(_ANSWER)[2]
+            pieces = tokenizer(text.split(_CUT), add_special_tokens=False)["input_ids"]
+            ids = list(chain(*pieces))
+            return ids[1 + next((place for place, each in enumerate(ids) if each in controls), -1) :] if ended else ids
+
+        return encode
 
     def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts are chats with this tokenizer."""
@@ -216,9 +219,8 @@ class PromptTemplate(Configurable):
             ) from error
 
 
-def _is_control(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
-    added = tokenizer.added_tokens_decoder
-    return token in added and bool(added[token].content.strip())
+def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.content.strip()}
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, written: str) -> re.Pattern[str]:

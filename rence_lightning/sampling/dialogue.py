@@ -55,8 +55,8 @@ class Dialogues:
         self.environment, self.limits, self.tokenizer = environment, limits, tokenizer
         self.end_ids = frozenset(end_ids)
         self.stop_ids = _ends_of(tokenizer, environment.stop) - self.end_ids
-        self._template = template
-        written = text_of(tokenizer, template.encode_reply(tokenizer, "reply", environment.role))
+        self._within, self._after = (template.reply_encoder(tokenizer, role) for role in (None, environment.role))
+        written = text_of(tokenizer, self._after("reply"))
         if template.is_chat(tokenizer) and "reply" not in written:
             raise UserError(
                 f"environment: the chat template of the tokenizer leaves a turn of the role {environment.role!r} out; "
@@ -90,12 +90,12 @@ class Dialogues:
     def encoded(self, reply: str, within: bool) -> list[int]:
         """The tokens of a reply within a turn, or after one."""
         reply.encode()  # half a character: the tokenizer's own error does not say so
-        role, most = self.environment.role, self.limits.max_reply_tokens
-        if len(ids := self._template.encode_reply(self.tokenizer, reply, None)) > most:
+        ids, most = self._within(reply), self.limits.max_reply_tokens
+        if len(ids) > most:
             self._counts["replies_cut"] += 1
             ids = ids[:most]
             reply = text_of(self.tokenizer, ids)
-        return ids if within else self._template.encode_reply(self.tokenizer, reply, role)
+        return ids if within else self._after(reply)
 
     def count_failure(self, prompt: Prompt, what: str) -> None:
         """Counts a turn that the environment has not answered; the first of a run is said."""

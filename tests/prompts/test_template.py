@@ -227,20 +227,20 @@ def test_real_tokenizers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_reply(tokenizer: PreTrainedTokenizerFast, template: PromptTemplate, spelled: str) -> None:
     """After the policy's turn follows what the chat template writes there; what a reply spells out is text."""
-    inside = template.encode_reply(tokenizer, f"80 {spelled}", None)
+    inside = template.reply_encoder(tokenizer, None)(f"80 {spelled}")
     assert tokenizer.decode(inside).replace(" ", "") == f"80{spelled}".replace(" ", "")  # Llama 2 adds spaces
     assert not {each.content for each in tokenizer.added_tokens_decoder.values() if each.special} & set(
         tokenizer.convert_ids_to_tokens(inside)
     )
     if not template.is_chat(tokenizer):
-        assert template.encode_reply(tokenizer, "higher", "user") == template.encode_reply(tokenizer, "higher", None)
+        assert template.reply_encoder(tokenizer, "user")("higher") == template.reply_encoder(tokenizer, None)("higher")
         return
     turns = [("user", "Guess."), ("assistant", "Fifty."), ("user", "higher")]
     chat = [{"role": role, "content": text} for role, text in turns]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     end = tokenizer.convert_ids_to_tokens(template.turn_end(tokenizer))
     end = "<|end|>" if end == "<|return|>" else end  # gpt-oss ends its last turn with another token
-    after = template.encode_reply(tokenizer, "higher", "user")
+    after = template.reply_encoder(tokenizer, "user")("higher")
     assert f"Fifty.{end}{tokenizer.decode(after)}" in text and text.endswith(tokenizer.decode(after))
     assert after == tokenizer(text.partition(f"Fifty.{end}")[2], add_special_tokens=False).input_ids
 
