@@ -24,6 +24,9 @@ from rence_lightning.sampling.scoring import text_of
 CALLS = 4096
 """Number of replies that environments which block compute at a time, each in a thread."""
 
+CHARACTERS = 8
+"""Number of characters for each token of the limit that are encoded first of a long reply."""
+
 ENDS = "the response ends there, and rollouts/environment_failures counts these"
 
 
@@ -90,7 +93,10 @@ class Dialogues:
     def encoded(self, reply: str, within: bool) -> list[int]:
         """The tokens of a reply within a turn, or after one."""
         reply.encode()  # half a character: the tokenizer's own error does not say so
-        ids, most = self._within(reply), self.limits.max_reply_tokens
+        most = self.limits.max_reply_tokens
+        size = CHARACTERS * most
+        while len(ids := self._within(reply[:size])) <= most and size < len(reply):  # it may be huge
+            size *= 2
         if len(ids) > most:
             self._counts["replies_cut"] += 1
             ids = ids[:most]

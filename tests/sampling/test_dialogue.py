@@ -16,6 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from arithmetic_run import SAMPLING, fresh_start, make_data, make_module, make_trainer, small_evaluation
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_tokenizers import QWEN_LIKE, byte_tokenizer
 from two_processes import in_two_processes
 
@@ -269,6 +271,17 @@ def test_a_chat_template_may_write_a_reply_in_its_own_way() -> None:
     quoting = QWEN_LIKE.replace("m['content']", "(m['content'] | tojson)")
     written = answer(Scripted(lambda turn: 'say "hi"\n'), "Hello", quoting, ids=[1])
     assert r'"say \"hi\"\n"' in written
+
+
+@given(st.text(st.sampled_from("a\u00e9 \U0001f600<|eos>"), max_size=60), st.integers(1, 8))
+def test_a_reply_is_cut_at_its_first_tokens(text: str, most: int) -> None:
+    """Without encoding all of a huge one."""
+    limits = TurnLimits(max_reply_tokens=most)
+    dialogues = Dialogues(Scripted(str), limits, PromptTemplate("{problem}", chat=None), BYTES, [1])
+    encode, seen = dialogues._within, []
+    dialogues._within = lambda reply: seen.append(len(reply)) or encode(reply)
+    assert dialogues.encoded(text, within=True) == encode(text)[:most]
+    assert dialogues.encoded("0" * 10**6, within=True) == encode("0") * most and max(seen) <= 64
 
 
 def test_a_role_that_the_chat_template_leaves_out_is_refused() -> None:
