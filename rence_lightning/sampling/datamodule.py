@@ -75,6 +75,8 @@ class RolloutDataset(IterableDataset[IterationBatch]):
         pool.start_iteration()
         data.iteration += 1
         batch = IterationBatch(data.iteration, data.prompts_per_update, data.prompts_per_iteration)  # 3
+        if data.dialogues is not None:  # figures also of an iteration without a reply
+            batch.sums = dict.fromkeys(("replied", "replies", "reply_tokens"), 0.0)
         while batch.missing and batch.draws < data.max_draws_per_iteration:  # 4
             drawn = pool.draw(data.draw_size.next())  # 5, 6: the cached prompts first
             if not drawn:

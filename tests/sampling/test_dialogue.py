@@ -122,6 +122,11 @@ def test_a_reply_that_fails_ends_its_response_and_nothing_else(how: str, says: s
     assert batch.sums["replied"] > 10 and len(batch.groups) == 6
 
 
+def test_where_no_tool_is_called_the_share_is_zero() -> None:
+    _, batch = sampled(Scripted(str, stop=()), turns=TurnLimits(max_turns=1))
+    assert [batch.metrics()[name] for name in ("replied", "replies", "reply_tokens")] == [0, 0, 0]
+
+
 def test_a_long_reply_is_cut_and_the_number_of_turns_is_limited() -> None:
     _, batch = sampled(Broken("long"), turns=TurnLimits(max_turns=3, max_reply_tokens=5))
     rollouts = [rollout for group in batch.sampled for rollout in group.rollouts]
