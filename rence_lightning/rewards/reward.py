@@ -23,7 +23,7 @@ class Response:
             `<think>` at its end, which the response then lacks.
         raw_text: Text of the response with its special tokens, and with the replies of an environment.
         turns: Text of each turn that the policy wrote; one without an environment.
-        replies: Text of each of the environment's replies, which follow all turns but the last.
+        replies: Text of each of the environment's replies as the policy reads it, which follow all turns but the last.
     """
 
     problem: Problem
