@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from rence_lightning.callbacks.hooks import Callback
-from rence_lightning.errors import Stopped
+from rence_lightning.errors import Stopped, one_line
 from rence_lightning.evaluation import Evaluation, comparison, evaluation_table
 from rence_lightning.prompts.prompts import LIMIT
 from rence_lightning.report.checks import FALLING_ITERATIONS
@@ -203,11 +203,9 @@ class Progress(Callback):
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         elif (last := trainer.session.run.checkpoint("last")) is not None:
             saved, advice = f"the last checkpoint is {last.name}", f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
-            if isinstance(self._stopped_by, Stopped):
-                self._say(f"stopped by {self._stopped_by}; {saved}: continue with {advice}")
-            elif "--ckpt_path" not in str(
-                self._stopped_by
-            ):  # it is printed after the cause, in which it may fail again
+            if isinstance(self._stopped_by, Stopped | KeyboardInterrupt):
+                self._say(f"stopped by {one_line(self._stopped_by)}; {saved}: continue with {advice}")
+            elif "--ckpt_path" not in str(self._stopped_by):  # a note, which is printed after the cause
                 self._stopped_by.add_note(f"{saved}: once this is fixed, continue with {advice}")
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
