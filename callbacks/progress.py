@@ -152,9 +152,6 @@ class Progress(Callback):
                 "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
             )
 
-    def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        self._say(f"{folder} held samples of a different policy, benchmark or setting; they were removed")
-
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         self._end()
         self._evaluation = evaluation
