@@ -267,9 +267,6 @@ def aligned(label: str, cells: list[str]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time as `0:02:05`, from ten hours on as `12h 05m`, from 100 hours on as `5d 03h`."""
+    """A time in hours, minutes and seconds, as `0:02:05`."""
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours < 10:
-        return f"{hours}:{minutes:02}:{rest:02}"
-    return f"{hours}h {minutes:02}m" if hours < 100 else f"{hours // 24}d {hours % 24:02}h"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

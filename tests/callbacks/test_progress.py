@@ -45,9 +45,7 @@ def test_lines_fit_a_hundred_columns() -> None:
 
 
 def test_times_are_written_for_people() -> None:
-    assert [clock(seconds) for seconds in (125, 35999, 36000, 43500, 442800)] == [
-        *("0:02:05", "9:59:59", "10h 00m", "12h 05m", "5d 03h")
-    ]
+    assert [clock(seconds) for seconds in (59.6, 125, 35999, 442800)] == ["0:01:00", "0:02:05", "9:59:59", "123:00:00"]
 
 
 def printed_lines(text: str) -> list[str]:
