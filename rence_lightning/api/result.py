@@ -35,8 +35,8 @@ class Result:
         import pandas  # takes a second to import
 
         self.run_dir, self.policy = run_dir, policy
-        evaluations, metrics = run_dir / "evaluations.jsonl", run_dir / "metrics.csv"
-        self.evaluations: list[dict[str, Any]] = read_evaluations(evaluations) if evaluations.exists() else []
+        self.evaluations: list[dict[str, Any]] = read_evaluations(run_dir / "evaluations.jsonl")
+        metrics = run_dir / "metrics.csv"
         self.metrics: pandas.DataFrame = pandas.read_csv(metrics) if metrics.exists() else pandas.DataFrame()
         averages: list[dict[str, float]] = [
             {name: figures["avg"] for name, figures in each["benchmarks"].items()} for each in self.evaluations
