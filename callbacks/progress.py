@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from rence_lightning.callbacks.hooks import Callback
-from rence_lightning.errors import Stopped
+from rence_lightning.errors import Stopped, one_line
 from rence_lightning.evaluation import Evaluation, comparison, evaluation_table
 from rence_lightning.prompts.prompts import LIMIT
 from rence_lightning.report.checks import FALLING_ITERATIONS
@@ -152,9 +152,6 @@ class Progress(Callback):
                 "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
             )
 
-    def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        self._say(f"{folder} held samples of a different policy, benchmark or setting; they were removed")
-
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         self._end()
         self._evaluation = evaluation
@@ -203,11 +200,9 @@ class Progress(Callback):
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         elif (last := trainer.session.run.checkpoint("last")) is not None:
             saved, advice = f"the last checkpoint is {last.name}", f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
-            if isinstance(self._stopped_by, Stopped):
-                self._say(f"stopped by {self._stopped_by}; {saved}: continue with {advice}")
-            elif "--ckpt_path" not in str(
-                self._stopped_by
-            ):  # it is printed after the cause, in which it may fail again
+            if isinstance(self._stopped_by, Stopped | KeyboardInterrupt):
+                self._say(f"stopped by {one_line(self._stopped_by)}; {saved}: continue with {advice}")
+            elif "--ckpt_path" not in str(self._stopped_by):  # a note, which is printed after the cause
                 self._stopped_by.add_note(f"{saved}: once this is fixed, continue with {advice}")
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
@@ -272,9 +267,6 @@ def aligned(label: str, cells: list[str]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time as `0:02:05`, from ten hours on as `12h 05m`, from 100 hours on as `5d 03h`."""
+    """A time in hours, minutes and seconds, as `0:02:05`."""
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours < 10:
-        return f"{hours}:{minutes:02}:{rest:02}"
-    return f"{hours}h {minutes:02}m" if hours < 100 else f"{hours // 24}d {hours % 24:02}h"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -108,9 +108,8 @@ def _by_name(value: Any, key: str, old: Any) -> Any:
 def _as_part(value: Any, key: str, old: Any) -> Any:
     """Settings of a part whose class goes without saying, with `init_args` and, if only one is possible, its class."""
     name = value.get("class_path") if isinstance(value, Mapping) else value
-    if isinstance(name, str) and (
-        kind := fitting_classes(key).get(name)
-    ):  # the parser finds none of a protocol by name
+    kind = fitting_classes(key).get(name) if isinstance(name, str) else None
+    if kind is not None:  # as an import path, because the parser finds no class of a protocol by its name
         return import_path(kind) if name is value else {**value, "class_path": import_path(kind)}
     if not isinstance(value, Mapping) or _is_part(value) or holds_keys(key_type(key)):
         return value

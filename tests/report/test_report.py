@@ -25,7 +25,7 @@ from rence_lightning.evaluation.comparison import compare_seeds
 from rence_lightning.report import write_report
 from rence_lightning.report.answers import example, problems_kept, sampled
 from rence_lightning.report.checks import CHECKS
-from rence_lightning.report.curves import CURVES, LINES, _draw, _svg
+from rence_lightning.report.curves import CURVES, LINES, Drawing, _draw, _svg
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run
 
@@ -179,7 +179,8 @@ def drawn(values: list[float], percent: bool = False, band: float = 0.0) -> Elem
     line = list(enumerate(values))
     ends = [[(x, y + side) for x, y in line] for side in (-band, band)] if band else []
     figure = Figure()
-    _draw(figure, {"line": line}, {"line": ends} if band else {}, percent, {"line": (next(iter(LINES)), ())})
+    styles = {"line": (next(iter(LINES)), ())}
+    _draw(figure, Drawing("", "", {"line": line}, {"line": ends} if band else {}, percent, styles))
     return ElementTree.fromstring(_svg(figure))
 
 
