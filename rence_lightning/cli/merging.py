@@ -101,7 +101,9 @@ def _by_name(value: Any, key: str, old: Any) -> Any:
         value = [value]
     before = old if isinstance(old, Mapping) else {}
     if isinstance(value, list):
-        return {str(name): before.get(name) for name in value}
+        if not all(isinstance(name, str) for name in value):
+            raise UserError(f"{key}: give names, or a mapping such as math500: {{class_path: ...}}")
+        return {name: before.get(name) for name in value}
     return {n: None if source == n else source for n, source in value.items()} if isinstance(value, Mapping) else value
 
 

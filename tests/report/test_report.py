@@ -349,6 +349,18 @@ def test_a_sweep_is_seen_at_a_glance(tmp_path: Path) -> None:
     assert "lr 1e-4: from 0.0001 at iteration 0 to 0.0003 at iteration 2." in html, "the mean of equal seeds"
 
 
+def test_a_seed_that_was_evaluated_earlier_is_left_out_and_named(tmp_path: Path) -> None:
+    runs = sweep(tmp_path, (1e-5, 1e-4), seeds=2)
+    shutil.rmtree(runs[1] / "evaluations" / "iteration-0002")
+    lines = (runs[1] / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (runs[1] / "evaluations.jsonl").write_text(lines[0])
+    write_rows(runs[1], rows_of(runs[1])[:1])
+    page, whole = page_of(*runs), page_of(*runs[::2])
+    assert "Not compared: x-0-1 is left out: its last evaluation is of iteration 0, not 2" in page.text
+    (found,) = compare_seeds([(None, find_samples(runs[0]))]).values()
+    assert f"{100 * found.b:.1f} ({100 * found.low:.1f} to" in page.text and f"{100 * found.b:.1f}" in whole.text
+
+
 def test_twenty_settings_are_told_apart(tmp_path: Path) -> None:
     """No two lines have the same colour and dashes, which the table shows; the figures have no room for a legend."""
     runs = sweep(tmp_path, [0.01 * (1 + place) for place in range(20)], benchmarks=[*"abcd"])
