@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from math import nan
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -48,7 +47,6 @@ class Progress(Callback):
         self._task_start = self._iteration_start = self._first_start = self._sampling_seconds = 0.0
         self._tokens = self._iterations = self._lines = self._falling = 0
         self._evaluation: Evaluation | None = None
-        self._exported: Path | None = None
         self._stopped_by: BaseException | None = None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
@@ -171,9 +169,6 @@ class Progress(Callback):
         if not trainer.training:
             self._say(f"written to {trainer.run_dir}")
 
-    def on_export(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        self._exported = folder
-
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
         if trainer.datamodule.pool.left == 0:
@@ -182,10 +177,8 @@ class Progress(Callback):
             self._say("\n" + "\n".join(_before_and_after(self._evaluation)))
         rollouts = "rollouts/, " if trainer.datamodule.command == "fit" else ""
         self._say(f"\nrun directory   {trainer.run_dir}  (metrics.csv, evaluations.jsonl, {rollouts}checkpoints/)")
-        if self._exported is not None:
-            self._say(f"trained policy  {self._exported}  (its README.md says how to use it with transformers alone)")
-            if trainer.datamodule.command == "warmup":
-                self._say(f"go on           fit with the same configuration, and --model.policy {self._exported}")
+        if trainer.datamodule.command == "warmup" and (policy := trainer.run_dir / "hf").exists():
+            self._say(f"go on           fit with the same configuration, and --model.policy {policy}")
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
