@@ -117,7 +117,8 @@ def _name(key: str) -> str:
 
 def _shown(key: str, run: Mapping[str, Any]) -> str:
     """The value of a setting in a line; of a section, what it holds."""
-    section = (f"{name.removeprefix(f'{key}.')} {each}" for name, each in run.items() if name.startswith(f"{key}."))
+    inner = ((name.removeprefix(f"{key}."), each) for name, each in run.items() if name.startswith(f"{key}."))
+    section = (each.rpartition(".")[2] if name == "class_path" else f"{name} {each}" for name, each in inner)
     value = run[key] if key in run else ", ".join(section) or "-"
     if isinstance(value, float) and 0 < abs(value) < 0.01:
         return f"{Decimal(repr(value)):e}"  # 1e-5, and not 1e-05
