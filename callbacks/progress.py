@@ -247,7 +247,7 @@ def iteration_line(label: str, figures: Mapping[str, float], rollouts: float, up
         f"{figures['rollouts/reward']:.3f}",
         f"{figures['rollouts/length']:.0f}",
         f"{kept:.0f}/{sampled:.0f}",
-        f"{figures['iteration/loss']:.3f}" if kept else "-",
+        f"{figures.get('iteration/loss', nan):.3f}" if kept else "-",
         f"{figures['iteration/kl']:.1e}" if kept else "-",
     ]
     times = [f"{seconds:.1f} s" if seconds < 99.95 else clock(seconds) for seconds in (rollouts, updates)]
