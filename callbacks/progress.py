@@ -248,7 +248,7 @@ def iteration_line(label: str, figures: Mapping[str, float], rollouts: float, up
         f"{figures['rollouts/length']:.0f}",
         f"{kept:.0f}/{sampled:.0f}",
         f"{figures.get('iteration/loss', nan):.3f}" if kept else "-",
-        f"{figures['iteration/kl']:.1e}" if kept else "-",
+        f"{figures.get('iteration/kl', nan):.1e}" if kept else "-",
     ]
     times = [f"{seconds:.1f} s" if seconds < 99.95 else clock(seconds) for seconds in (rollouts, updates)]
     return aligned(label, [*cells, *times, clock(left)])
