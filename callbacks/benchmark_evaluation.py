@@ -1,6 +1,7 @@
 """Evaluation on benchmarks: before training, every few iterations and at the end, or on its own by `validate`."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -121,7 +122,8 @@ class BenchmarkEvaluation(Callback):
         samples = SampleFolder(trainer.run_dir / "evaluations" / f"iteration-{iteration:04d}")
         description = self._description(trainer, module)
         if trainer.is_global_zero and samples.open(description):
-            trainer.call("on_stale_samples", samples.path)
+            removed = "held samples of a different policy, benchmark or setting, which were removed"
+            warnings.warn(f"{samples.path} {removed}", stacklevel=2)
         gather(None)  # the folder is ready
         trainer.datamodule.sampler.sync()
         sampled, speed = self._sample(trainer, samples)

@@ -1,11 +1,11 @@
 """Export of the trained policy in Hugging Face format, with a model card, at the end of a run."""
 
+import warnings
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from lightning.fabric.wrappers import _FabricModule
-from rich.console import Console
 
 from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.distributed import on_rank_zero
@@ -63,8 +63,9 @@ class ExportPolicy(Callback):
                 saved = SavedAt.read(best) if best is not None else trainer.checkpoints.saved_at
                 write_model_card(folder, trainer.run_dir, saved)
             except Exception as error:  # the policy is exported: a card is no reason to lose the end of the run
-                _say(f"the model card was not written ({one_line(error)})", style="yellow")
-            _say(f"exported to     {folder}; publish it with: hf upload USER/NAME {folder}")
+                warnings.warn(f"the model card was not written ({one_line(error)})", stacklevel=2)
+            use = "its README.md says how to use it with transformers alone"
+            print(f"trained policy  {folder}  ({use}; publish it with: hf upload USER/NAME {folder})")
         trainer.call("on_export", folder)
 
     def _best(self, trainer: Trainer) -> Path | None:
@@ -73,13 +74,9 @@ class ExportPolicy(Callback):
             return None
         best = trainer.session.run.checkpoint("best")
         if best is None:
-            _say(
+            warnings.warn(
                 f"export: {trainer.run_dir} has no best checkpoint (checkpoint.every is 0, nothing was evaluated after "
                 "training began, or the best is in the run that this one branched from); hf/ is the last policy",
-                style="yellow",
+                stacklevel=2,
             )
         return best
-
-
-def _say(text: str, style: str | None = None) -> None:
-    Console(highlight=False, soft_wrap=True, markup=False).print(text, style=style)

@@ -100,9 +100,6 @@ class Callback(LightningCallback, Configurable):
     ) -> None:
         """Called before all benchmarks are sampled, in one stream; `responses` are to be sampled, over all ranks."""
 
-    def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        """Called on rank zero when samples of a different evaluation were found in the folder and removed."""
-
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         """Called on every rank when all benchmarks are evaluated and the results are logged and written."""
 

@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from math import nan
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from rence_lightning.callbacks.hooks import Callback
-from rence_lightning.errors import Stopped
+from rence_lightning.errors import Stopped, one_line
 from rence_lightning.evaluation import Evaluation, comparison, evaluation_table
 from rence_lightning.prompts.prompts import LIMIT
 from rence_lightning.report.checks import FALLING_ITERATIONS
@@ -48,7 +47,6 @@ class Progress(Callback):
         self._task_start = self._iteration_start = self._first_start = self._sampling_seconds = 0.0
         self._tokens = self._iterations = self._lines = self._falling = 0
         self._evaluation: Evaluation | None = None
-        self._exported: Path | None = None
         self._stopped_by: BaseException | None = None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
@@ -152,9 +150,6 @@ class Progress(Callback):
                 "may be diverging (a lower learning rate or fewer updates an iteration are the first things to try)"
             )
 
-    def on_stale_samples(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        self._say(f"{folder} held samples of a different policy, benchmark or setting; they were removed")
-
     def on_evaluation_end(self, trainer: Trainer, module: PolicyModule, evaluation: Evaluation) -> None:
         self._end()
         self._evaluation = evaluation
@@ -174,9 +169,6 @@ class Progress(Callback):
         if not trainer.training:
             self._say(f"written to {trainer.run_dir}")
 
-    def on_export(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        self._exported = folder
-
     def on_fit_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._end()
         if trainer.datamodule.pool.left == 0:
@@ -185,10 +177,8 @@ class Progress(Callback):
             self._say("\n" + "\n".join(_before_and_after(self._evaluation)))
         rollouts = "rollouts/, " if trainer.datamodule.command == "fit" else ""
         self._say(f"\nrun directory   {trainer.run_dir}  (metrics.csv, evaluations.jsonl, {rollouts}checkpoints/)")
-        if self._exported is not None:
-            self._say(f"trained policy  {self._exported}  (its README.md says how to use it with transformers alone)")
-            if trainer.datamodule.command == "warmup":
-                self._say(f"go on           fit with the same configuration, and --model.policy {self._exported}")
+        if trainer.datamodule.command == "warmup" and (policy := trainer.run_dir / "hf").exists():
+            self._say(f"go on           fit with the same configuration, and --model.policy {policy}")
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         self._end()
@@ -203,11 +193,9 @@ class Progress(Callback):
             self._say(f"interrupted; run the same command again to continue in {trainer.run_dir}")
         elif (last := trainer.session.run.checkpoint("last")) is not None:
             saved, advice = f"the last checkpoint is {last.name}", f"--ckpt_path {shlex.quote(str(trainer.run_dir))}"
-            if isinstance(self._stopped_by, Stopped):
-                self._say(f"stopped by {self._stopped_by}; {saved}: continue with {advice}")
-            elif "--ckpt_path" not in str(
-                self._stopped_by
-            ):  # it is printed after the cause, in which it may fail again
+            if isinstance(self._stopped_by, Stopped | KeyboardInterrupt):
+                self._say(f"stopped by {one_line(self._stopped_by)}; {saved}: continue with {advice}")
+            elif "--ckpt_path" not in str(self._stopped_by):  # a note, which is printed after the cause
                 self._stopped_by.add_note(f"{saved}: once this is fixed, continue with {advice}")
 
     # ---- bars and lines ---------------------------------------------------------------------------------------------
@@ -259,8 +247,8 @@ def iteration_line(label: str, figures: Mapping[str, float], rollouts: float, up
         f"{figures['rollouts/reward']:.3f}",
         f"{figures['rollouts/length']:.0f}",
         f"{kept:.0f}/{sampled:.0f}",
-        f"{figures['iteration/loss']:.3f}" if kept else "-",
-        f"{figures['iteration/kl']:.1e}" if kept else "-",
+        f"{figures.get('iteration/loss', nan):.3f}" if kept else "-",
+        f"{figures.get('iteration/kl', nan):.1e}" if kept else "-",
     ]
     times = [f"{seconds:.1f} s" if seconds < 99.95 else clock(seconds) for seconds in (rollouts, updates)]
     return aligned(label, [*cells, *times, clock(left)])
@@ -272,9 +260,6 @@ def aligned(label: str, cells: list[str]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time as `0:02:05`, from ten hours on as `12h 05m`, from 100 hours on as `5d 03h`."""
+    """A time in hours, minutes and seconds, as `0:02:05`."""
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours < 10:
-        return f"{hours}:{minutes:02}:{rest:02}"
-    return f"{hours}h {minutes:02}m" if hours < 100 else f"{hours // 24}d {hours % 24:02}h"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,8 +1,7 @@
 """The report of a run as an HTML page, at the end of the run."""
 
 import shlex
-
-from rich.console import Console
+import warnings
 
 from rence_lightning.callbacks.hooks import Callback
 from rence_lightning.errors import Stopped, one_line
@@ -39,12 +38,8 @@ class Report(Callback):
     def _write(self, trainer: Trainer) -> None:
         if not self.enabled or not trainer.is_global_zero:
             return
-        console = Console(highlight=False, soft_wrap=True, markup=False)
         try:
-            console.print(f"report          {write_report(trainer.run_dir, at_end=trainer.session.run.error is None)}")
+            print(f"report          {write_report(trainer.run_dir, at_end=trainer.session.run.error is None)}")
         except Exception as error:  # the run is complete and saved: the report can be written later
-            console.print(
-                f"the report was not written ({error}); try again with python -m rence_lightning report "
-                f"{shlex.quote(str(trainer.run_dir))}",
-                style="yellow",
-            )
+            again = f"python -m rence_lightning report {shlex.quote(str(trainer.run_dir))}"
+            warnings.warn(f"the report was not written ({error}); try again with {again}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""The Python API: `fit` and `validate` with the objects, defaults and checks of the command line."""
+"""The Python API: `fit`, `warmup` and `validate` with the objects, defaults and checks of the command line."""
 
 from rence_lightning.api.policy import TrainedPolicy
 from rence_lightning.api.result import Result

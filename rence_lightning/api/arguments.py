@@ -1,4 +1,4 @@
-"""The arguments of `fit` and `validate` as settings of a configuration, in which objects stand for parts."""
+"""The arguments of `fit`, `warmup` and `validate` as settings of a configuration, in which objects stand for parts."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def layer_of(call: str, given: Mapping[str, Any], configs: Sequence[Layer]) -> L
     """The settings that the arguments of a call are.
 
     Args:
-        call: Function that was called, for messages: `fit()` or `validate()`.
+        call: Function that was called, for messages, such as `fit()`.
         given: Arguments by name, None for those that were not given, and sections.
         configs: Layers below, whose `trainer.run_dir` says where rows are written if the call does not.
 

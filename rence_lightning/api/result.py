@@ -1,4 +1,4 @@
-"""What `fit` and `validate` return."""
+"""What `fit`, `warmup` and `validate` return."""
 
 import html
 import io
@@ -35,8 +35,8 @@ class Result:
         import pandas  # takes a second to import
 
         self.run_dir, self.policy = run_dir, policy
-        evaluations, metrics = run_dir / "evaluations.jsonl", run_dir / "metrics.csv"
-        self.evaluations: list[dict[str, Any]] = read_evaluations(evaluations) if evaluations.exists() else []
+        self.evaluations: list[dict[str, Any]] = read_evaluations(run_dir / "evaluations.jsonl")
+        metrics = run_dir / "metrics.csv"
         self.metrics: pandas.DataFrame = pandas.read_csv(metrics) if metrics.exists() else pandas.DataFrame()
         averages: list[dict[str, float]] = [
             {name: figures["avg"] for name, figures in each["benchmarks"].items()} for each in self.evaluations
@@ -70,10 +70,12 @@ class Result:
             for line in (*self.evaluations[:1], *self.evaluations[1:][-1:])
         }
         self.plot().savefig(picture := io.BytesIO(), format="png")
-        link = html.escape(Path(os.path.relpath(self.run_dir / "report.html")).as_posix())
+        report = self.run_dir / "report.html"
+        link = html.escape(Path(os.path.relpath(report)).as_posix())
         return (
             f'{pandas.DataFrame(rows).to_html()}<img alt="curves" src="data:image/png;base64,'
-            f'{b64encode(picture.getvalue()).decode()}"><p><a href="{link}">the report</a></p>'
+            f'{b64encode(picture.getvalue()).decode()}">'
+            + (f'<p><a href="{link}">the report</a></p>' if report.exists() else "")
         )
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -23,6 +23,7 @@ from rence_lightning.prompts import ProblemSource, PromptTemplate
 from rence_lightning.rewards import Reward
 from rence_lightning.rewards.function import RewardFunction
 from rence_lightning.rollouts import RolloutEngine
+from rence_lightning.run.directory import Command
 from rence_lightning.sampling import PromptFilter
 
 Problems: TypeAlias = ProblemSource | str | Path | Iterable[Mapping[str, Any]] | Sequence[ProblemSource]
@@ -120,6 +121,8 @@ def warmup(
         **settings: Further arguments of `fit`, which says what is returned and raised, and sections.
     """
     own = {"epochs": epochs, "learning_rate": learning_rate}
+    if "warmup" in settings:
+        raise UserError("warmup(): give epochs and learning_rate as arguments, not as a section `warmup`")
     section = {name: value for name, value in own.items() if value is not None}
     return _run("warmup", config, {"policy": policy, "problems": problems, "warmup": section, **settings})
 
@@ -155,7 +158,7 @@ def validate(
     return _run("validate", config, given if config is not None else {"problems": [], **given})
 
 
-def _run(command: Literal["fit", "warmup", "validate"], config: Configs | None, given: dict[str, Any]) -> Result:
+def _run(command: Command, config: Configs | None, given: dict[str, Any]) -> Result:
     """Builds trainer, module and data module, runs the command, and leaves the process as it was."""
     try:
         configs = [str(config)] if isinstance(config, str | Path) else [str(each) for each in config or ()]

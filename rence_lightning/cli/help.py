@@ -1,4 +1,4 @@
-"""The help of `fit` and `validate`, which needs no import of what it describes."""
+"""The help of `fit`, `warmup` and `validate`, which needs no import of what it describes."""
 
 import ast
 import sys
@@ -52,7 +52,7 @@ A part that is a class is named by its class or import path, and its own setting
 
 
 def settings_parser(command: str) -> CommandParser:
-    """The options of `fit` or `validate` for their help and completion; `Settings` reads them."""
+    """The options of a command in `DESCRIPTIONS`, for its help and completion; `Settings` reads them."""
     configs = wrap(known_names(), width=100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     parser = CommandParser(command)
     parser.usage = "%(prog)s --config NAME|FILE [--config OVERLAY ...] [--SECTION.KEY VALUE ...]"

@@ -15,17 +15,9 @@ CLASSES: dict[str, type] = {section: resolve_name(path) for section, path in SEC
 """The classes of the sections."""
 
 ROOMS = (
-    *(
-        f"rence_lightning.{room}"
-        for room in ("objectives", "prompts", "rewards", "environments", "rollouts", "sampling")
-    ),
-    *(
-        "rence_lightning.evaluation",
-        "rence_lightning.run",
-        "rence_lightning.training",
-        "rence_lightning.callbacks",
-        "lightning.pytorch.callbacks",
-    ),
+    *(f"rence_lightning.{room}" for room in ("objectives", "prompts", "rewards", "environments", "rollouts")),
+    *("rence_lightning.sampling", "rence_lightning.evaluation", "rence_lightning.training"),
+    *("rence_lightning.callbacks", "lightning.pytorch.callbacks"),
     *("lightning.pytorch.loggers", "torch.optim", "torch.optim.lr_scheduler"),
 )
 """The modules whose public classes are listed, and may be named without their module; the project's come first."""

@@ -101,16 +101,17 @@ def _by_name(value: Any, key: str, old: Any) -> Any:
         value = [value]
     before = old if isinstance(old, Mapping) else {}
     if isinstance(value, list):
-        return {str(name): before.get(name) for name in value}
+        if not all(isinstance(name, str) for name in value):
+            raise UserError(f"{key}: give names, or a mapping such as math500: {{class_path: ...}}")
+        return {name: before.get(name) for name in value}
     return {n: None if source == n else source for n, source in value.items()} if isinstance(value, Mapping) else value
 
 
 def _as_part(value: Any, key: str, old: Any) -> Any:
     """Settings of a part whose class goes without saying, with `init_args` and, if only one is possible, its class."""
     name = value.get("class_path") if isinstance(value, Mapping) else value
-    if isinstance(name, str) and (
-        kind := fitting_classes(key).get(name)
-    ):  # the parser finds none of a protocol by name
+    kind = fitting_classes(key).get(name) if isinstance(name, str) else None
+    if kind is not None:  # as an import path, because the parser finds no class of a protocol by its name
         return import_path(kind) if name is value else {**value, "class_path": import_path(kind)}
     if not isinstance(value, Mapping) or _is_part(value) or holds_keys(key_type(key)):
         return value

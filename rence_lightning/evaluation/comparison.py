@@ -90,19 +90,16 @@ def compare_seeds(pairs: Sequence[tuple[SampleFolder | None, SampleFolder]]) -> 
 def _paired(name: str, first: SampleFolder | None, second: SampleFolder) -> tuple[Floats, Floats]:
     """The share of correct responses to each problem in both evaluations, `(problems,)` each."""
     other = second.read(name)
-    if first is None:
-        shares = np.array([fmean(sample.correct for sample in row.samples) for row in other.values()])
-        return 0 * shares, shares
-    one = first.read(name)
+    one = first.read(name) if first is not None else other
     asked = [{row.id: (row.problem, row.answer) for row in rows.values()} for rows in (one, other)]
-    if asked[0] != asked[1]:
+    if first is not None and asked[0] != asked[1]:
         differing = sum(asked[0].get(key) != asked[1].get(key) for key in asked[0].keys() | asked[1].keys())
         raise UserError(
             f"compare: {name} has {len(one)} problems in {first.path} and {len(other)} in {second.path}, of which "
             f"{differing} are different; evaluate both policies on the same problems"
         )
     a, b = (np.array([fmean(sample.correct for sample in rows[key].samples) for key in one]) for rows in (one, other))
-    return a, b
+    return (a, b) if first is not None else (np.zeros_like(b), b)
 
 
 def comparison_table(differences: Mapping[str, Difference], first: str, second: str, seeds: bool = False) -> Table:

@@ -175,7 +175,8 @@ def resolve_policy(name: str) -> str:
         return str(EMBEDDED / rest)
     if scheme == "gguf":
         return str(_convert_gguf(_find_gguf(rest)))
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1  # the hub's names have one slash
+    if is_path and not Path(name).expanduser().is_dir():
         raise UserError(f"policy: no folder '{name}'; give a folder in the Hugging Face format, or a hub name")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 

@@ -154,7 +154,7 @@ def next_steps(run: RunRecord, findings: Sequence[Finding]) -> list[tuple[str, s
     """At most three steps after a run, each with its command or "": what checks advise, else what figures call for."""
     if advice := [(each.advice, "") for each in findings if each.advice]:
         return advice[:3]
-    if run.identity.command == "warmup":
+    if run.identity.command == "warmup" and (run.path / "hf").exists():
         goes_on = _command("fit", "--config", str(run.path / "config.yaml"), "--model.policy", str(run.path / "hf"))
         return [("Go on from its policy:", goes_on)]
     steps = list(islice(_called_for(run), 3)) if run.trains else []

@@ -83,7 +83,8 @@ def _unfilled(run: RunRecord, values: Sequence[float]) -> float | None:
 
 
 def _ungraded(run: RunRecord, responses: Sequence[float]) -> float:
-    return sum(run.total(f"rollouts/grading_{how}") for how in ("crashes", "timeouts")) / max(1.0, *responses)
+    failures = ("grading_crashes", "grading_timeouts", "reward_failures")
+    return sum(run.total(f"rollouts/{how}") for how in failures) / max(1.0, *responses)
 
 
 def _growth(now: float, before: float) -> float:
@@ -126,8 +127,8 @@ CHECKS = (
     Check("correct samples", "rollouts/correct", "share of iterations that sampled no correct response",
           lambda _, values: fmean(value == 0 for value in values), 0, 0.5, ".0%",
           "Check template and reward on a few responses; give easier problems, or solutions first (`warmup`)."),
-    Check("grading", "rollouts/responses_total", "share of responses whose grading crashed or took too long",
-          _ungraded, 0.001, 0.02, ".2%", "Raise data.reward.init_args.timeout, or look at these responses."),
+    Check("grading", "rollouts/responses_total", "share of responses whose grading failed or took too long",
+          _ungraded, 0.001, 0.02, ".2%", "Look at these responses; raise the reward's time limit or its retries."),
 )  # fmt: skip
 """The figures that are watched, and the values above which they are raised."""
 

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle, product
+from itertools import cycle, islice, product
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +39,18 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rence",
 }
+
+
+class Drawing(NamedTuple):
+    """A figure of the page: its lines by label, the ends of their bands, whether they are shares, and their colours and
+    dashes."""
+
+    title: str
+    caption: str
+    lines: Mapping[str, Series]
+    bands: Mapping[str, list[Series]]
+    percent: bool
+    styles: Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 class Curve(NamedTuple):
@@ -94,11 +106,10 @@ def figures(runs: Mapping[str, Sequence[RunRecord]]) -> list[tuple[str, str, str
     from matplotlib.figure import Figure
 
     drawn = []
-    for title, caption, *curve in _curves(runs):
+    for drawing in _drawings(runs):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
-        _draw(figure, *curve)
-        lines, _, percent, _ = curve
-        drawn.append((title, caption, _svg(figure), _in_words(lines, ".1%" if percent else ".3g")))
+        _draw(figure, drawing)
+        drawn.append((drawing.title, drawing.caption, _svg(figure), _in_words(drawing)))
     return drawn
 
 
@@ -106,19 +117,19 @@ def plot(runs: Mapping[str, Sequence[RunRecord]]) -> "Figure":
     """The first four of these curves in one figure of matplotlib."""
     from matplotlib import pyplot
 
-    curves = list(_curves(runs))[:4]
-    rows = max(1, -(-len(curves) // 2))
+    drawings = list(islice(_drawings(runs), 4))
+    rows = max(1, -(-len(drawings) // 2))
     figure = pyplot.figure(figsize=(WIDTH / 36, rows * HEIGHT / 62), layout="constrained")
     pyplot.close(figure)  # of pyplot, so that a notebook shows it; closed, so that it shows it once
     parts: Any = figure.subfigures(rows, 2)
-    for part, (title, _, *curve) in zip(parts.flat, curves, strict=False):
-        part.suptitle(title, fontsize="medium", fontweight="bold")
-        _draw(part, *curve)
+    for part, drawing in zip(parts.flat, drawings, strict=False):
+        part.suptitle(drawing.title, fontsize="medium", fontweight="bold")
+        _draw(part, drawing)
     return figure
 
 
-def _curves(runs: Mapping[str, Sequence[RunRecord]]) -> Iterator[tuple[str, str, *tuple[Any, ...]]]:
-    """Title, caption and arguments of `_draw` of the curves for which there are points."""
+def _drawings(runs: Mapping[str, Sequence[RunRecord]]) -> Iterator[Drawing]:
+    """The curves for which there are points."""
     benchmarks = dict.fromkeys(name for group in runs.values() for run in group for name in run.benchmarks)
     names = {f"evaluation/{name}/avg": name for name in benchmarks}
     if len(runs) > 1 < len(benchmarks):
@@ -139,7 +150,8 @@ def _curves(runs: Mapping[str, Sequence[RunRecord]]) -> Iterator[tuple[str, str,
         ends = " or the range over seeds" if len(every) > len(runs) else ""
         words["interval"] = f", with 95% intervals{ends}" if any(low for low, _ in bands.values()) else ""
         if lines:
-            yield title, text.format(**words), lines, bands, percent, dict(zip(found, cycle(STYLES), strict=False))
+            styles = dict(zip(found, cycle(STYLES), strict=False))
+            yield Drawing(title, text.format(**words), lines, bands, percent, styles)
 
 
 def _line(runs: Sequence[RunRecord], name: str) -> tuple[Series, list[Series]]:
@@ -152,28 +164,23 @@ def _line(runs: Sequence[RunRecord], name: str) -> tuple[Series, list[Series]]:
     return mean, ends
 
 
-def _draw(
-    figure: "FigureBase",
-    lines: Mapping[str, Series],
-    bands: Mapping[str, list[Series]],
-    percent: bool,
-    styles: Mapping[str, tuple[str, tuple[int, ...]]],
-) -> None:
+def _draw(figure: "FigureBase", drawing: Drawing) -> None:
     import matplotlib  # takes half a second to import: a model card needs none of it
     from matplotlib.ticker import MaxNLocator
 
+    lines, percent = drawing.lines, drawing.percent
     values = [y for series in lines.values() for _, y in series]
     with matplotlib.rc_context(_STYLE):
         axes = figure.add_subplot()
         for label, series in lines.items():
-            colour, dash = styles[label]
+            colour, dash = drawing.styles[label]
             xs, ys = zip(*series, strict=True)
             # A line between a few points shows a course that nobody measured; one of many is told apart by it.
             joined = len(xs) >= 5 or len(lines) > 2
             width, marker = 2 * joined, None if len(xs) > 9 else "." if joined else "o"
             kind: Any = {"color": colour, "ls": (0, dash) if dash else "-", "linewidth": width, "marker": marker}
             axes.plot(xs, ys, label=label, markersize=5, clip_on=False, **kind)
-            low, high = ([y for _, y in end] for end in bands.get(label, ([], [])))
+            low, high = ([y for _, y in end] for end in drawing.bands.get(label, ([], [])))
             if len(low) == len(high) == len(xs) and joined:
                 axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
             elif len(low) == len(high) == len(xs):
@@ -202,8 +209,9 @@ def _svg(figure: "Figure") -> str:
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'width="{WIDTH}" height="{HEIGHT}"', svg, count=1)
 
 
-def _in_words(lines: Mapping[str, Series], form: str) -> str:
+def _in_words(drawing: Drawing) -> str:
+    form = ".1%" if drawing.percent else ".3g"
     return " ".join(
         f"{label}: from {before:{form}} at iteration {first:g} to {after:{form}} at iteration {last:g}."
-        for label, ((first, before), *_, (last, after)) in lines.items()
+        for label, ((first, before), *_, (last, after)) in drawing.lines.items()
     )

@@ -30,9 +30,15 @@ def overview(runs: Mapping[str, tuple[str, SampleFolder]]) -> Overview:
     settings = by_setting({name: config for name, (config, _) in runs.items()})
     folders, differences = {name: folder for name, (_, folder) in runs.items()}, dict[str, Difference]()
     missing = [f"{folder.path} holds no finished benchmark" for folder in folders.values() if not folder.finished]
-    sides = [
-        (each.label, {seed: name for name, seed in each.seeds.items() if folders[name].finished}) for each in settings
-    ]
+    done = {name: folder.description().iteration for name, folder in folders.items() if folder.finished}
+    sides = []
+    for setting in settings:
+        last = max((done[name] for name in setting.seeds if name in done), default=0)
+        sides.append((setting.label, {seed: name for name, seed in setting.seeds.items() if done.get(name) == last}))
+        early = (name for name in setting.seeds if done.get(name, last) < last)
+        missing += [
+            f"{name} is left out: its last evaluation is of iteration {done[name]}, not {last}" for name in early
+        ]
     accuracies = [compare_seeds([(None, folders[name]) for name in seeds.values()]) for _, seeds in sides]
     if len(sides) == 1:
         sides = [(name, {seed: name}) for seed, name in sides[0][1].items()]

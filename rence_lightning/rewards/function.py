@@ -17,6 +17,9 @@ from rence_lightning.rewards.waiting import in_thread, slots_of, together, witho
 RewardFunction = Callable[[Response], float | bool | Score | Awaitable[float | bool | Score]]
 """The reward of one response, in [0, 1]; True is 1. A `Score` also says what is correct, and what the answer is."""
 
+ALL_FAILED = 64
+"""Number of responses that fail, without one that does not, after which the fault is the function's."""
+
 
 class FunctionReward(Reward):
     """Scores each response by a function of it.
@@ -35,7 +38,8 @@ class FunctionReward(Reward):
         retries: Number of further attempts at a response that failed: the function raised an error, took longer than
             `time_limit`, or returned no reward (NaN, None, 2.0).
         on_failure: Reward of a response that failed in all attempts, which is not correct;
-            `rollouts/reward_failures` counts these (default: a failure ends the run).
+            `rollouts/reward_failures` counts these (default: a failure ends the run). If the first 64 responses all
+            fail, the run ends too.
 
     Raises:
         UserError: `function` cannot be called, or a number is out of its range.
@@ -76,7 +80,7 @@ class FunctionReward(Reward):
             )
         self.time_limit, self.retries, self.on_failure = time_limit, retries, on_failure
         self._failures: list[bool] = []  # a list, because several threads add to it
-        self._counted = 0
+        self._counted, self._succeeded = 0, False
         self.function, self.correct_from = function, correct_from
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
@@ -143,12 +147,15 @@ class FunctionReward(Reward):
             hint = "; give the async def itself, not a function that calls it" if inspect.isawaitable(value) else ""
             expected = f"a number from 0 to 1, True, False or a Score{hint}"
             raise invalid_return(self.function, doing, value, expected)
+        self._succeeded = True
         return value if isinstance(value, Score) else Score(number, number >= round(self.correct_from, DECIMALS))
 
     def _failed(self, failure: PartError) -> Score:
         if self.on_failure is None:
             raise failure
         self._failures.append(True)
+        if len(self._failures) == ALL_FAILED and not self._succeeded:
+            raise PartError(f"{failure}; so did all of the first {ALL_FAILED} responses, with every attempt")
         if len(self._failures) == 1:
             scored = f"a response that fails scores {self.on_failure:g}, and rollouts/reward_failures counts these"
             warnings.warn(f"reward: {failure}; {scored}", stacklevel=2)

@@ -1,7 +1,7 @@
 """The settings that differ: of a resumed run from those of its checkpoint, and those that may not; and between runs."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from typing import Any, NamedTuple
@@ -77,32 +77,38 @@ def by_setting(configs: Mapping[str, str]) -> list[Setting]:
         configs: Configuration of each run in YAML by the run's name, empty where it has none.
     """
     flat = {name: dict(_flat(yaml.safe_load(text))) if text else {} for name, text in configs.items()}
-    known, keys = [run for run in flat.values() if run], list[str]()
-    every = list(dict.fromkeys(chain.from_iterable(known)))
+    keys = _differing([run for run in flat.values() if run])
+    groups: list[tuple[str, Setting]] = []
+    for name, run in flat.items():
+        own, seed = str([bool(run), *(run.get(key, "-") for key in keys)]), run.get("seed_everything")
+        group = next((each for other, each in groups if other == own and seed not in each.seeds.values()), None)
+        if group is None:
+            group = Setting("", {_name(key): _shown(key, run) for key in keys}, {})
+            groups.append((own, group))
+        group.seeds[name] = seed
+    names = list(dict.fromkeys(map(_name, keys)))
+    ends = Counter(name.rpartition(".")[2] for name in names)
+    shorts = {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in names[:KEYS_IN_LABEL]}
+    settings = [each for _, each in groups]
+    labels = [", ".join(f"{short} {each.values[name]}" for name, short in shorts.items()) for each in settings]
+    for number, (each, label) in enumerate(zip(settings, labels, strict=True)):
+        if not label or labels.count(label) > 1:  # the name of the first run tells it from others
+            label = f"{label} {next(iter(each.seeds))}".strip()
+        settings[number] = each._replace(label=label)
+    return settings
+
+
+def _differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which settings of runs differ, in the order of the configurations."""
+    every = list(dict.fromkeys(chain.from_iterable(runs)))
+    keys = list[str]()
     for key in sorted(every, key=lambda key: _name(key).count(".")):
-        values = [run[key] for run in known if key in run]
+        values = [run[key] for run in runs if key in run]
         # Where a class or a whole section differs, its arguments are missing elsewhere for that reason.
-        missing = len(values) < len(known) and not key.startswith(tuple(f"{_name(above)}." for above in keys))
+        missing = len(values) < len(runs) and not key.startswith(tuple(f"{_name(above)}." for above in keys))
         if not key.startswith(NAMES) and (missing or any(value != values[0] for value in values)):
             keys.append(key)
-    keys.sort(key=every.index)
-    groups: dict[tuple[str, int], Setting] = {}
-    times = Counter[str]()
-    for name, run in flat.items():
-        same, seed = str([bool(run), *(run.get(key, "-") for key in keys)]), run.get("seed_everything")
-        times[f"{same} {seed}"] += 1
-        group = Setting("", {_name(key): _shown(key, run) for key in keys}, {})
-        groups.setdefault((same, times[f"{same} {seed}"]), group).seeds[name] = seed
-    names = dict.fromkeys(map(_name, keys))
-    ends = Counter(name.rpartition(".")[2] for name in names)
-    shorts = {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in [*names][:KEYS_IN_LABEL]}
-    labels = [", ".join(f"{shorts[name]} {each.values[name]}" for name in shorts) for each in groups.values()]
-    return [
-        each._replace(
-            label=label if label and labels.count(label) == 1 else f"{label} {next(iter(each.seeds))}".strip()
-        )
-        for each, label in zip(groups.values(), labels, strict=True)
-    ]
+    return sorted(keys, key=every.index)
 
 
 def _name(key: str) -> str:
@@ -111,7 +117,8 @@ def _name(key: str) -> str:
 
 def _shown(key: str, run: Mapping[str, Any]) -> str:
     """The value of a setting in a line; of a section, what it holds."""
-    section = (f"{name.removeprefix(f'{key}.')} {each}" for name, each in run.items() if name.startswith(f"{key}."))
+    inner = ((name.removeprefix(f"{key}."), each) for name, each in run.items() if name.startswith(f"{key}."))
+    section = (each.rpartition(".")[2] if name == "class_path" else f"{name} {each}" for name, each in inner)
     value = run[key] if key in run else ", ".join(section) or "-"
     if isinstance(value, float) and 0 < abs(value) < 0.01:
         return f"{Decimal(repr(value)):e}"  # 1e-5, and not 1e-05

@@ -1,16 +1,11 @@
-"""The loggers of every run, `metrics.csv` and TensorBoard events; and Trackio, which brings no logger for Lightning."""
+"""The loggers of every run: `metrics.csv` and TensorBoard events."""
 
 import csv
-from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from rence_lightning.errors import UserError, install_extra
 from rence_lightning.run.directory import rewritten
 
 
@@ -65,65 +60,3 @@ def run_loggers(run_dir: Path, steps_done: int, extra: list[Logger], is_global_z
     # Updates that an earlier session logged after its last checkpoint are taken again, perhaps with other results.
     events = TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=steps_done + 1)
     return [metrics, events, *extra]
-
-
-class TrackioLogger(Logger):
-    """Writes figures and the configuration to Trackio, the local-first experiment tracker (extra `trackio`).
-
-    Args:
-        project: Name of the project.
-        name: Name of the run; null lets Trackio make one up.
-        group: Name of a group of runs within the project.
-        space_id: Space on the Hugging Face hub, as `user/name`, that shows the project; null keeps it on this machine.
-        private: Whether a Space that is created is private.
-        resume: Treatment of an existing run of this name: `never` starts another, `allow` continues it if there is one,
-            `must` requires it.
-
-    Raises:
-        UserError: Trackio is not installed.
-    """
-
-    def __init__(
-        self,
-        project: str = "rence_lightning",
-        name: str | None = None,
-        group: str | None = None,
-        space_id: str | None = None,
-        private: bool = True,
-        resume: Literal["never", "allow", "must"] = "never",
-    ) -> None:
-        super().__init__()
-        try:
-            import trackio
-        except ImportError as error:
-            raise UserError(f"trainer.loggers: TrackioLogger needs trackio; {install_extra('trackio')}") from error
-        self._settings: dict[str, Any] = {"project": project, "name": name, "group": group, "resume": resume}
-        if space_id is not None:
-            self._settings |= {"space_id": space_id, "private": private}
-        self._config: dict[str, Any] = {}
-        self._init = trackio.init
-        self._run: trackio.Run | None = None
-
-    @property
-    def name(self) -> str:
-        return str(self._settings["project"])
-
-    @property
-    def version(self) -> str | None:
-        return self._settings["name"]
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Keeps settings for the configuration that Trackio is sent with the first figures."""
-        self._config.update(vars(params) if isinstance(params, Namespace) else params)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self._run is None:
-            self._run = self._init(**self._settings, config=self._config)
-        self._run.log(dict(metrics), step=step)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        if self._run is not None:
-            self._run.finish()

@@ -2,7 +2,6 @@
 
 from rence_lightning.sampling.batch import IterationBatch
 from rence_lightning.sampling.curriculum.filtering import (
-    DropTruncated,
     FilterDecision,
     GradedGroup,
     NoFilter,
@@ -17,7 +16,6 @@ from rence_lightning.sampling.groups import Group
 from rence_lightning.sampling.sampler import RolloutSampler
 
 __all__ = [
-    "DropTruncated",
     "FilterDecision",
     "GradedGroup",
     "Group",

@@ -50,7 +50,8 @@ class DemonstrationDataModule(RolloutDataModule):
             return
         super().setup(stage)
         prompts = self.prompts
-        for problem in (prompt.problem for prompt in prompts.values() if not _has_solution(prompt.problem)):
+        if unsolved := [prompt.problem for prompt in prompts.values() if not _has_solution(prompt.problem)]:
+            problem = unsolved[0]
             raise UserError(
                 f"{problem.source}: problem {problem.id} ({shortened(problem.problem)}) has no solution to learn from; "
                 f"its fields are {', '.join(problem.fields) or 'none'}: name the one with the whole solution by "

@@ -68,5 +68,5 @@ def _nothing_correct(batch: IterationBatch) -> str:
             f"{shortened(problem.problem)} (answer {shortened(problem.answer)}) -> {shortened(group.responses[0])} "
             f"(reward {group.rewards[0]:g}{cut})"
         )
-    partly = f" (the highest reward was {highest:g}; correct_from of FunctionReward says what is correct)"
+    partly = f" (the highest reward was {highest:g}; a FunctionReward has correct_from, from which a reward is correct)"
     return f"no response was correct{partly if highest else ''}, for example {'; '.join(shown)}"

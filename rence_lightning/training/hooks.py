@@ -13,12 +13,12 @@ HOOKS = (
     *("on_fit_start", "on_train_start", "on_train_epoch_start", "on_draw", "on_tokens", "on_rollouts_end"),
     *("on_updates_start", "on_train_batch_start", "on_passes_end", "on_train_batch_end", "on_train_epoch_end"),
     *("on_train_end", "on_export", "on_fit_end", "on_already_finished", "on_exception"),
-    *("on_validation_start", "on_evaluate", "on_evaluation_start", "on_stale_samples", "on_evaluation_end"),
+    *("on_validation_start", "on_evaluate", "on_evaluation_start", "on_evaluation_end"),
     "on_validation_end",
 )
 """The hooks that are called, beside `setup` and `teardown`."""
 
-LOCAL_HOOKS = ("on_tokens", "on_stale_samples")
+LOCAL_HOOKS = ("on_tokens",)
 """Hooks that are not called on every rank alike."""
 
 ELSEWHERE = ("on_test_", "on_predict_", "on_sanity_check_")

@@ -73,14 +73,11 @@ def what_follows(trainer: Any) -> str:
     """What the run still does after a first signal, and what a second signal would lose; empty on ranks but zero."""
     if not trainer.is_global_zero:
         return ""
-    done, again = trainer.current_epoch, "again to stop now"
-    if not trainer.training:
-        return f"ending the evaluation; the finished samples are kept ({again})"
-    if trainer.doing == "rollouts":
-        return f"ending the rollouts of iteration {done + 1}, then saving iteration {done} ({again})"
+    iteration, lost = trainer.current_epoch + 1, ""
+    doing = {"rollouts": f"the rollouts of iteration {iteration}", "evaluation": "the evaluation"}
+    now = f"ending {doing.get(trainer.doing, 'the run')}"
     if trainer.doing == "updates" and trainer.batch is not None:
         of = f"{trainer.progress[1] + 1} of {len(trainer.batch.updates)}"
-        return f"finishing update {of} of iteration {done + 1}, then saving ({again} and lose the iteration)"
-    if trainer.doing == "evaluation":
-        return f"ending the evaluation, then saving iteration {done} ({again})"
-    return f"ending the run, after saving what it has learned ({again})"
+        now, lost = f"finishing update {of} of iteration {iteration}", " and lose the iteration"
+    then = "then saving" if trainer.training else "the finished samples are kept"
+    return f"{now}, {then} (again to stop now{lost})"

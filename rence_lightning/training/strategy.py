@@ -44,7 +44,6 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
         reduce_each_pass: Whether to average gradients over processes after each of an update's backward passes. False
             averages them after the last pass only: less communication, but each process then holds the whole gradient,
             4 bytes per parameter.
-        sharded_checkpoint: Whether every process saves its shard; False assembles one file on rank 0.
     """
 
     def __init__(
@@ -54,11 +53,10 @@ class FullyShardStrategy(ModelParallelStrategy, Configurable):
         shard_size: int | Literal["node"] | None = None,
         cpu_offload: bool = False,
         reduce_each_pass: bool = True,
-        sharded_checkpoint: bool = True,
     ) -> None:
         if isinstance(shard_size, int) and shard_size < 1:
             raise UserError(f"strategy: shard_size is {shard_size}; it must be >= 1")
-        super().__init__(self._shard, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoint)
+        super().__init__(self._shard, tensor_parallel_size=1)
         self._layers, self._reshard_after_forward = layers, reshard_after_forward
         self._shard_size, self._cpu_offload = shard_size, cpu_offload
         if reduce_each_pass:

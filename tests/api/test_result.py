@@ -49,5 +49,7 @@ def test_the_figure_has_a_line_for_a_run_or_for_each_setting(results: list[Resul
 
 def test_a_notebook_shows_accuracies_curves_and_a_link(results: list[Result]) -> None:
     html = results[2]._repr_html_()
-    assert "62.5% (" in html and 'href="runs/&lt;c&gt;/report.html"' in html
+    assert "62.5% (" in html and "href" not in html, "there is no report to link to"
+    (results[2].run_dir / "report.html").touch()
+    assert 'href="runs/&lt;c&gt;/report.html"' in results[2]._repr_html_()
     assert base64.b64decode(html.partition("base64,")[2].partition('"')[0]).startswith(b"\x89PNG")

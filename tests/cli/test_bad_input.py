@@ -94,6 +94,7 @@ NOWHERE = "{class_path: FileProblems, init_args: {path: nowhere.jsonl}}"
         ("--model.policy=./nofolder", ["no folder './nofolder'"]),
         ("--data.template.init_args.chat=true", ["no chat template", "chat: false"]),
         ("--evaluation.benchmarks={math50: null}", ["'math50' is unknown", "did you mean math500?"]),
+        ("--evaluation.benchmarks=[{class_path: A}]", ["evaluation.benchmarks: give names, or a mapping"]),
         (
             "--data.max_prompt_tokens=3",
             ["arithmetic: prompts: all 500 are longer than 3 tokens, the limit of data.max_prompt_tokens"],

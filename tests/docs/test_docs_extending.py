@@ -24,13 +24,13 @@ from graded_groups import graded, responses_to
 from safetensors.torch import load_file
 from tiny_models import EOS, tiny_policy
 
+from examples.drop_truncated import DropTruncated
 from rence_lightning import Problem
 from rence_lightning.cli.main import main
 from rence_lightning.objectives import ResponseTensors, Totals
 from rence_lightning.rewards import FunctionReward, Response, Score
 from rence_lightning.rollouts import Request, Rollout, Sampling, TransformersEngine
 from rence_lightning.sampling import (
-    DropTruncated,
     FilterDecision,
     GradedGroup,
     Outcome,
@@ -337,7 +337,7 @@ def test_programs_of_the_policy_are_confined(folder: Path, monkeypatch: pytest.M
     assert time.monotonic() - begun < 45
 
 
-def test_the_filter_of_the_page_is_the_one_of_the_package() -> None:
+def test_the_filter_of_the_page_is_that_of_the_example() -> None:
     ours = DropTruncated(PositiveRatioFilter(t_easy=1.0, t_master=1.0))
     theirs = load("my_filter", "CompleteOnly")()
     for correct in range(16):

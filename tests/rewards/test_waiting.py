@@ -108,6 +108,16 @@ def fails_at_once(response: Response) -> Any:
     return asyncio.run(fails(response))
 
 
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_where_all_responses_fail_the_function_is_at_fault(concurrency: int) -> None:
+    def down(response: Response) -> float:
+        raise ConnectionError("refused")
+
+    reward = FunctionReward(down, concurrency=concurrency, on_failure=0.0)
+    with pytest.warns(UserWarning), pytest.raises(PartError, match="refused; so did all of the first 64 responses"):
+        asyncio.run(reward.score_async(responses_to("1", ["1"] * 100)))
+
+
 @pytest.mark.parametrize(
     "settings", [{"time_limit": 0.03}, {"time_limit": 0.03, "concurrency": 1}, {"concurrency": 16}, {}]
 )

@@ -13,10 +13,10 @@ from objective_groups import ALL
 from test_packed_update import CUTS, MODULE, WHOLE, make_groups, update
 from test_packed_update import make_module as make_tiny
 
+from examples.drop_truncated import DropTruncated
 from rence_lightning.callbacks import Callback, Checkpoint
 from rence_lightning.errors import PartError, Stopped, UserError
 from rence_lightning.sampling import (
-    DropTruncated,
     FilterDecision,
     GradedGroup,
     Group,

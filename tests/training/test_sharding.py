@@ -178,13 +178,7 @@ def test_two_processes_resume_as_one(
     "before",
     [
         pytest.param((), id="one-unsharded"),
-        pytest.param(
-            (
-                *(*FOUR, "--trainer.strategy.init_args.shard_size=2"),
-                "--trainer.strategy.init_args.sharded_checkpoint=false",
-            ),
-            id="hybrid-four-one-file",
-        ),
+        pytest.param((*FOUR, "--trainer.strategy.init_args.shard_size=2"), id="hybrid-four"),
     ],
 )
 def test_any_processes_resume_as_two(

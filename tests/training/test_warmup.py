@@ -239,6 +239,11 @@ def test_fit_goes_on_from_the_exported_folder(tmp_path: Path, capsys: pytest.Cap
         fit(**{**settings, "ckpt_path": result.run_dir})
 
 
+def test_a_setting_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="give epochs and learning_rate as arguments"):
+        warmup(epochs=1, warmup={"learning_rate": 1e-4}, config="arithmetic")
+
+
 def test_progress_tells_of_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     warm_up(tmp_path / "run", Progress())
     out = capsys.readouterr().out

@@ -5,7 +5,6 @@ attention and AdamW; simpler layers take less. The CUDA context, workspaces of c
 torch's allocator are not counted; `USABLE` leaves room for them.
 """
 
-import copy
 import json
 import math
 from collections.abc import Mapping
@@ -110,7 +109,8 @@ class Memory:
         trainer, model, data = config["trainer"], config["model"], config["data"]
         self.gpu, lora = on_gpu(trainer), model["lora"]
         self.devices = _devices(trainer["devices"], self.gpu)
-        self.world = self.devices * trainer["num_nodes"]
+        self.nodes = trainer["num_nodes"]
+        self.world = self.devices * self.nodes
         strategy = trainer["strategy"] if isinstance(trainer["strategy"], Mapping) else {}
         settings = strategy.get("init_args") or {}
         self.sharded = "FullyShardStrategy" in str(trainer["strategy"])
@@ -135,18 +135,6 @@ class Memory:
         self.engine_size = BYTES[self.engine.get("dtype") or model["dtype"]]
         self.max_num_seqs = self.engine.get("max_num_seqs", 256)
         self.usable = USABLE * device_bytes / (1 if self.gpu else self.devices)
-
-    def changed(self, options: Mapping[str, Any]) -> "Memory":
-        """The memory with other values of some settings, given by dotted key."""
-        config = copy.deepcopy(dict(self.config))
-        for name, value in options.items():
-            *path, key = name.split(".")
-            section = config
-            for step in path:  # in place of a part that is null or only a name stand its settings
-                inner = section.get(step)
-                section[step] = section = inner if isinstance(inner, dict) else {}
-            section[key] = value
-        return Memory(config, self.device_bytes)
 
     def states(self) -> list[Part]:
         """Parameters, gradients and AdamW's moments, in main memory with `cpu_offload`."""

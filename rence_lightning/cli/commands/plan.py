@@ -14,9 +14,6 @@ from rence_lightning.errors import UserError
 if TYPE_CHECKING:  # it imports torch
     from rence_lightning.cli.commands.memory import Memory
 
-SHARDED = {"trainer.strategy.class_path": "rence_lightning.training.FullyShardStrategy"}
-RECOMPUTED = {"model.gradient_checkpointing": True}
-
 
 def plan_command(arguments: list[str]) -> None:
     """Prints the memory of a run by part; if it does not fit, what to change, and the process ends with code 1."""
@@ -25,7 +22,8 @@ def plan_command(arguments: list[str]) -> None:
         "Say whether a run fits into memory, before it starts.\n\n"
         "It reads the configuration of `fit`, with all of its options, and of the policy only config.json: no\n"
         "weights, no data and no GPU are needed. Each figure stands beside its formula. Where the run does not fit,\n"
-        "changes are printed with which it does. The exit code is 0 if it fits, 1 if not, and 2 for bad input.",
+        "options are printed that lower what it needs: plan again with them. The exit code is 0 if it fits, 1 if not,\n"
+        "and 2 for bad input.",
         [
             "plan --config rence",
             "plan --config rence --config hardware/gpu1 --model.policy Qwen/Qwen3-1.7B --gpu_memory 80",
@@ -57,9 +55,8 @@ def plan_command(arguments: list[str]) -> None:
         return
     which = "the engine beside the trainer" if memory.training_fits else "training"
     print(f"It does not fit into {memory.usable / 1e9:.1f} GB that a process may take (95%): {which} is too large.")
-    options = dict.fromkeys(_options(made) for change in _changes(memory) if (made := _made_to_fit(memory, change)))
-    print("It fits with any one of these:" if options else "No single change makes it fit: use more or larger GPUs.")
-    print("\n".join(f"  {each}" for each in options))
+    print("More or larger GPUs or a smaller policy may do, or one or several of these options, the cheapest first:")
+    print("\n".join(f"  {option}" for option in _advice(memory)))
     sys.exit(1)
 
 
@@ -107,42 +104,27 @@ def _report(memory: "Memory", origin: str) -> Iterator[str]:
     yield f"  {sequences} responses of the full length at a time, {memory.sequence:,} tokens with the prompt"
 
 
-def _changes(memory: "Memory") -> Iterator[dict[str, Any]]:
-    """Changes to try, the cheapest first."""
-    yield from ({}, RECOMPUTED)
-    if memory.gpu:
-        sharded: dict[str, Any] = {**RECOMPUTED, **SHARDED}
-        yield sharded
-        for world in (2, 4, 8, 16, 32, 64):
-            more = {**sharded, "trainer.devices": min(world, 8), "trainer.num_nodes": max(1, world // 8)}
-            if world > memory.world and memory.changed(more).training_fits:
-                yield more
-                break
-        yield {**sharded, "trainer.strategy.init_args.cpu_offload": True}
-    if not memory.lora:
-        yield {**RECOMPUTED, "model.lora.r": 32, "model.dtype": "bfloat16"}
-
-
-def _made_to_fit(memory: "Memory", changes: dict[str, Any]) -> dict[str, Any] | None:
-    """The changes, with fewer tokens in a pass and a smaller engine as far as needed; None if that is not enough."""
-    changed = memory.changed(changes)
-    while not changed.training_fits and changed.tokens > changed.sequence:
-        changes = {**changes, "trainer.micro_batch_tokens": max(changed.tokens // 2, changed.sequence)}
-        changed = memory.changed(changes)
-    if changed.training_fits and not changed.sampling_fits:
-        if changed.vllm:  # a share of two digits, rounded down
-            share = math.floor(100 * (changed.usable - changed.kept_bytes) / changed.device_bytes) / 100
-            changes = {**changes, "data.engine.init_args.gpu_memory_utilization": max(share, 0.01)}
-        else:
-            *others, cache = changed.sampling()[0]
-            room = changed.usable - sum(part.bytes for part in others)
-            sequences = int(room / cache.bytes * changed.max_num_seqs)
-            changes = {**changes, "data.engine.init_args.max_num_seqs": max(sequences, 1)}
-        changed = memory.changed(changes)
-    return changes if changed.training_fits and changed.sampling_fits else None
-
-
-def _options(changes: dict[str, Any]) -> str:
-    """Changes as options of the command line."""
-    words = {name.removesuffix(".class_path"): value for name, value in changes.items()}
-    return " ".join(f"--{name} {str(value).lower() if value is True else value}" for name, value in words.items())
+def _advice(memory: "Memory") -> Iterator[str]:
+    """Options that each lower what a run needs, the cheapest first; those of the engine once training fits."""
+    sharded = "--trainer.strategy FullyShardStrategy"
+    if not memory.training_fits:
+        if not memory.checkpointing:
+            yield "--model.gradient_checkpointing true"
+        if memory.tokens > memory.sequence:
+            yield f"--trainer.micro_batch_tokens {max(memory.tokens // 2, memory.sequence)}"
+        if memory.gpu:
+            more = f"devices {2 * memory.devices}" if memory.devices < 8 else f"num_nodes {2 * memory.nodes}"
+            yield from (*([] if memory.sharded else [sharded]), f"{sharded} --trainer.{more}")
+        if memory.gpu and not memory.offload:
+            yield f"{sharded} --trainer.strategy.cpu_offload true"
+        if not memory.lora:
+            yield "--model.lora.r 32 --model.dtype bfloat16"
+    elif memory.vllm:
+        room = (memory.usable - memory.kept_bytes) / memory.device_bytes
+        if (share := math.floor(100 * room) / 100) > 0:
+            yield f"--data.engine.gpu_memory_utilization {share}"
+    else:
+        *others, cache = memory.sampling()[0]
+        room = memory.usable - sum(part.bytes for part in others)
+        if (sequences := int(room / cache.bytes * memory.max_num_seqs)) > 0:
+            yield f"--data.engine.max_num_seqs {sequences}"

@@ -6,10 +6,8 @@ run, which would empty the pool of the prompts that are not solved yet.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import compress
 from typing import Literal
 
 from rence_lightning.errors import UserError, call_plugin, invalid_return
@@ -56,10 +54,6 @@ class GradedGroup:
     @property
     def correct(self) -> list[bool]:
         return [score.correct for score in self.scores]
-
-    def only(self, chosen: Sequence[bool]) -> "GradedGroup":
-        """The group without the responses that are not chosen."""
-        return GradedGroup(list(compress(self.responses, chosen)), list(compress(self.scores, chosen)))
 
 
 @dataclass(frozen=True)
@@ -146,33 +140,6 @@ class ZeroVarianceFilter(PositiveRatioFilter):
 
     def __init__(self, t_master: float = 1.0) -> None:
         super().__init__(t_hard=0.0, t_easy=1.0, t_master=t_master)
-
-
-class DropTruncated(PromptFilter):
-    """Leaves responses that were cut at the limit out of training (*overlong filtering* in Yu et al. 2025).
-
-    A truncated response is wrong for its length alone. As a negative it teaches the policy to be short; left out, it
-    teaches nothing. Difficulty and mastery are still those of all K responses, so that a prompt of which two responses
-    are right and six are cut is not mastered. A group is kept if the responses that ended have a contrast of their own.
-
-    Args:
-        filter: Filter that judges groups and chooses the positives (default: `PositiveRatioFilter`).
-    """
-
-    def __init__(self, filter: PromptFilter | None = None) -> None:
-        self.filter = filter if filter is not None else PositiveRatioFilter()
-
-    def judge(self, group: GradedGroup) -> FilterDecision:
-        dropped = tuple(response.truncated for response in group.responses)
-        ended = group.only([not each for each in dropped])
-        rest = iter(self.filter.judge(ended).positive if ended.size else ())
-        positive = tuple(not each and next(rest) for each in dropped)
-        outcome = self.filter.judge(group).outcome
-        if outcome is Outcome.KEPT and not any(positive):
-            outcome = Outcome.TOO_HARD
-        if outcome is Outcome.KEPT and sum(positive) + sum(dropped) == group.size:
-            outcome = Outcome.TOO_EASY
-        return FilterDecision(outcome, positive, dropped)
 
 
 class NoFilter(PromptFilter):

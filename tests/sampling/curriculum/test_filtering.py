@@ -5,8 +5,9 @@ from graded_groups import graded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples.drop_truncated import DropTruncated
 from rence_lightning.errors import UserError
-from rence_lightning.sampling import DropTruncated, NoFilter, Outcome, PositiveRatioFilter, ZeroVarianceFilter
+from rence_lightning.sampling import NoFilter, Outcome, PositiveRatioFilter, ZeroVarianceFilter
 
 REWARD = {"c": 1.0, "w": 0.1, "-": 0.0}  # correct, boxed but wrong, no box
 
