@@ -281,7 +281,7 @@ def test_keys_and_defaults_are_those_of_the_parser_and_types_those_of_the_signat
 
     parsed = dict(values(config_of("fit", "--model.policy=x", "--data.problems=[]")))
     assert {*parsed} == {*keys()} and groups() == {*SECTIONS} | {
-        *("model.trust_region", "data.sampling", "evaluation.sampling")
+        *("model.trust_region", "data.sampling", "data.turns", "evaluation.sampling")
     }
     for key in keys():
         said, hint = declared()[key], key_type(key)
