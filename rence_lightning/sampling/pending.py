@@ -67,10 +67,11 @@ def _state(group: Group) -> dict[str, Any]:
 
 
 def _group(state: dict[str, Any], prompts: dict[int, Prompt]) -> Group:
+    replies = state.get("replies") or [()] * len(state["rewards"])  # a checkpoint from before there were any
     rollouts = [
-        Rollout(array("i", ids.tolist()), array("f", log_probs.tolist()), reason, replies)
-        for ids, log_probs, reason, replies in zip(
-            *(state[name] for name in ("token_ids", "log_probs", "finish_reasons", "replies")), strict=True
+        Rollout(array("i", ids.tolist()), array("f", log_probs.tolist()), reason, of_reply)
+        for ids, log_probs, reason, of_reply in zip(
+            *(state[name] for name in ("token_ids", "log_probs", "finish_reasons")), replies, strict=True
         )
     ]
     scores = [Score(reward, correct, None) for reward, correct in zip(state["rewards"], state["correct"], strict=True)]
