@@ -46,7 +46,7 @@ def test_the_environment_of_the_page_trains(folder: Path) -> None:
     main(["fit", "--config", "arithmetic", "--config", "own.yaml"])
     with (folder / "run" / "metrics.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["rollouts/correct"]]
-    assert float(row["rollouts/replies"]) > 1 and float(row["rollouts/environment_failures"]) == 0
+    assert float(row["rollouts/replies"]) > 0.5 and float(row["rollouts/environment_failures"]) == 0
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["data"]["turns"] == settings["data"]["turns"]
 
 
