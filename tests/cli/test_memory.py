@@ -1,5 +1,6 @@
 """The memory of a run: the formulas against real updates, against tracked allocations, and by hand."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,19 @@ def memory(policy: Path, config: Qwen3Config, options: dict[str, Any], **trainer
     sections["data"]["sampling"] = {"max_response_tokens": 6656}
     engine = {"dtype": "bfloat16", "gpu_memory_utilization": 0.6, "max_num_seqs": 256}
     sections["data"]["engine"] = {"class_path": "rence_lightning.rollouts.VLLMEngine", "init_args": engine}
-    return Memory(sections, 80e9).changed(options)
+    return changed(Memory(sections, 80e9), options)
+
+
+def changed(planned: Memory, options: dict[str, Any]) -> Memory:
+    """The memory with other values of some settings, given by dotted key."""
+    sections = deepcopy(dict(planned.config))
+    for name, value in options.items():
+        *path, key = name.split(".")
+        section = sections
+        for step in path:  # settings in place of a part that is null or only a name
+            section[step] = section = section[step] if isinstance(section.get(step), dict) else {}
+        section[key] = value
+    return Memory(sections, 80e9)
 
 
 def sharded(**arguments: Any) -> dict[str, Any]:
@@ -97,7 +110,7 @@ def test_states_are_sixteen_bytes_a_parameter_over_the_shards(tmp_path: Path) ->
     planned = memory(tmp_path, qwen3("4B"), sharded(shard_size="node"), devices=4, num_nodes=2, micro_batch_tokens=1)
     assert [part.bytes for part in planned.states()] == [count * 4_022_468_096 / 4 for count in (4, 4, 8)]
     assert planned.tokens == 1536 + 6656  # a sequence cannot be cut
-    assert planned.changed({"trainer.micro_batch_tokens": 10**9}).tokens == 64 * (1536 + 8 * 6656)
+    assert changed(planned, {"trainer.micro_batch_tokens": 10**9}).tokens == 64 * (1536 + 8 * 6656)
 
 
 def test_vllm_fills_its_share_of_the_gpu(tmp_path: Path) -> None:
@@ -109,7 +122,7 @@ def test_vllm_fills_its_share_of_the_gpu(tmp_path: Path) -> None:
     assert by_name["weights of the engine"] == 2 * 4_022_468_096
     token = 36 * 2 * 8 * 128 * 2  # layers, keys and values, heads, size of a head, bytes
     assert sequences == by_name["keys and values"] // token // 8192
-    shared, more = alone.changed({"data.engine.init_args.tensor_parallel_size": 2}).sampling()
+    shared, more = changed(alone, {"data.engine.init_args.tensor_parallel_size": 2}).sampling()
     assert {part.name: part.bytes for part in shared}["weights of the engine"] == 4_022_468_096
     assert more > 2 * sequences
 
@@ -117,6 +130,6 @@ def test_vllm_fills_its_share_of_the_gpu(tmp_path: Path) -> None:
 def test_the_transformers_engine_copies_a_sharded_policy_only(tmp_path: Path) -> None:
     engine = {"data.engine": {"class_path": "TransformersEngine", "init_args": {"max_num_seqs": 4}}}
     whole = memory(tmp_path, qwen3("0.6B"), engine, micro_batch_tokens=8192)
-    copied = whole.changed(sharded())
+    copied = changed(whole, sharded())
     assert total(copied.sampling()[0]) - total(whole.sampling()[0]) == 4 * 596_049_920
     assert whole.sampling()[0][-1].bytes == 4 * 8192 * 28 * 2 * 8 * 128 * 4

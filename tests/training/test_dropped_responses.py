@@ -2,6 +2,7 @@
 
 import json
 import signal
+from itertools import compress
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ class EveryOther(PositiveRatioFilter):
         kept = [len(response.token_ids) % 2 == 1 for response in group.responses]
         if sum(kept) < 2:
             return FilterDecision(Outcome.TOO_HARD, (False,) * group.size)
-        rest = super().judge(group.only(kept))
+        chosen = (list(compress(each, kept)) for each in (group.responses, group.scores))
+        rest = super().judge(GradedGroup(*chosen))
         positive = iter(rest.positive)
         return FilterDecision(
             rest.outcome, tuple(each and next(positive) for each in kept), tuple(not each for each in kept)
