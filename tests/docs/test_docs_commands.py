@@ -53,6 +53,7 @@ RUN_HERE: dict[str, tuple[str, ...]] = {
     f"{COMPARE} runs/arithmetic/evaluations/iteration-0000 runs/arithmetic": AS_IT_IS,
     f"{COMPARE} runs/evaluate-validate runs/evaluate-validate-2": AS_IT_IS,
     "python -m rence_lightning report runs/arithmetic": AS_IT_IS,
+    "python -m rence_lightning fit --config conf/tools.yaml": TINY,
     # docs/runs.md
     f"{DEMO} --trainer.run_dir runs/sweep --model.optimizer.init_args.lr $rate --seed_everything $seed": TINY,
     f"{COMPARE} runs/sweep*": AS_IT_IS,

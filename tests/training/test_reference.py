@@ -111,9 +111,11 @@ def moved(module: PolicyModule) -> None:
 
 
 def log_probs_of(model: Any, group: Group, number: int) -> Tensor:
-    prompt, response = group.prompt.token_ids, group.rollouts[number].token_ids
-    logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-    return (logits / group.temperature).log_softmax(-1)[range(len(response)), response.tolist()]
+    prompt, rollout = group.prompt.token_ids, group.rollouts[number]
+    written = {place for first, last in rollout.replies for place in range(first, last + 1)}
+    chosen = [place for place in range(len(rollout.token_ids)) if place not in written]
+    logits = model(torch.tensor([[*prompt, *rollout.token_ids]])).logits[0, len(prompt) - 1 : -1]
+    return (logits / group.temperature).log_softmax(-1)[chosen, [rollout.token_ids[place] for place in chosen]]
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(r=3, alpha=6)], ids=["weights", "adapters"])
