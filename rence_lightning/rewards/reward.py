@@ -16,8 +16,8 @@ class Response:
         problem: Problem that it responds to, with all fields of its row.
         text: Text that the policy wrote, without the prompt and without special tokens. It may be hostile, empty or
             huge.
-        token_ids: Token ids of the response, `(tokens,)`, with the end-of-sequence token if there is one, and with the
-            replies of an environment.
+        token_ids: Token ids of the response, `(tokens,)`, with the end-of-sequence token if there is one, and with
+            replies.
         finish_reason: Reason for which the response ended: `stop` with an end-of-sequence token, `length` at the limit.
         prompt_text: Text of the prompt with its special tokens and all that the chat template wrote, such as a
             `<think>` at its end, which the response then lacks.
