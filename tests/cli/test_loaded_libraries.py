@@ -83,6 +83,7 @@ def test_threads_that_wait_do_not_spin_unless_asked_to(given: dict[str, str], us
     """As the OpenMP library that torch loads says itself: threads that spin slow down every other job on the cores."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     environment |= {"OMP_DISPLAY_ENV": "true", **given}
-    program = "import rence_lightning.cli.main, torch"
+    program = "import rence_lightning.cli.main, torch, os; print(os.environ.get('GOMP_SPINCOUNT'))"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr
+    assert done.stdout == ("3000\n" if used == "PASSIVE" else "None\n")
