@@ -153,8 +153,9 @@ class LocalDraw:
             future.add_done_callback(lambda done: self._newly_graded.put((position, done)))
 
     def _cancel_grading(self, last: int) -> None:
-        """Ends the grading of the groups after a position; a reward in a thread goes on to its end."""
-        for position in [position for position in self._ungraded if position > last]:
+        """Ends the grading of the groups after a position; a reward in a thread goes on to its end. Those that wait for
+        a place in their reward come before those that have one, or they would get it."""
+        for position in [position for position in reversed(self._ungraded) if position > last]:
             self._ungraded.pop(position).cancel()
 
     def _collect(self, seconds: float = 0.0) -> None:

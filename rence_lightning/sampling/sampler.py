@@ -111,23 +111,24 @@ class RolloutSampler:
 
         rank, world = rank_and_world()
         mine = {position: prompts[position] for position in range(rank, len(prompts), world)}
-        self._grading = thread = self._grading or GradingThread()
-
-        def request(prompt: Prompt) -> Request:
-            seed, dialogues = seed_of(stream(prompt), prompt.problem.id), self._dialogues
-            if dialogues is None:
-                return Request(prompt.token_ids, group_size, sampling, seed)
-            replies = dialogues.to(prompt, lambda each: seed_of(f"{seed}, environment", str(each)), thread)
-            return Request(prompt.token_ids, group_size, sampling, seed, dialogues.stop_ids, replies)
-
+        self._grading = self._grading or GradingThread()
         self._draws += 1
         cutoff = Cutoff(len(prompts), wanted, topic=f"draw {self._draws}")
         vocabulary = self._policy.model.config.get_text_config().vocab_size
         progress = on_tokens or (lambda responses, tokens: None)
-        requests = list(map(request, mine.values()))
-        local = LocalDraw(self._engine, mine, requests, cutoff, grade, thread, progress, vocabulary)
+        requests = [
+            self._request(prompt, group_size, sampling, seed_of(stream(prompt), prompt.problem.id), self._grading)
+            for prompt in mine.values()
+        ]
+        local = LocalDraw(self._engine, mine, requests, cutoff, grade, self._grading, progress, vocabulary)
         local.sample()
         return _gathered(local, cutoff, prompts, group_size)
+
+    def _request(self, prompt: Prompt, size: int, sampling: Sampling, seed: int, thread: GradingThread) -> Request:
+        if (dialogues := self._dialogues) is None:
+            return Request(prompt.token_ids, size, sampling, seed)
+        replies = dialogues.to(prompt, lambda response: seed_of(f"{seed}, environment", str(response)), thread)
+        return Request(prompt.token_ids, size, sampling, seed, dialogues.stop_ids, replies)
 
 
 def _gathered(local: LocalDraw, cutoff: Cutoff, prompts: Sequence[Prompt], group_size: int) -> Draw:
