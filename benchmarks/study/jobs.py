@@ -1,5 +1,6 @@
 """The runs of a study: what each of them is, and the arguments of its command."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 
 from benchmarks.study.results import Label
 from benchmarks.study.runs import Cell
-from benchmarks.study.spec import Level, Spec
+from benchmarks.study.spec import Level, Spec, Task
 from rence_lightning.errors import UserError
 
 BUDGETS = "benchmarks.study.budgets.Budgets"
@@ -20,9 +21,11 @@ class Job(Label):
 
     Attributes:
         arguments: Arguments of `fit`, without the run directory. Jobs of equal arguments share a run.
+        inputs: Digest of the problems and of the policy, where that is a folder.
     """
 
     arguments: tuple[str, ...] = field(default=(), repr=False)
+    inputs: str = ""
 
     @property
     def name(self) -> str:
@@ -54,16 +57,17 @@ def make_job(spec: Spec, problems: Path, cell: Cell, rate: float | None, split: 
     shares = [1.0] if split == "validation" else list(spec.shares)
     options = {
         **spec.options,
-        "model.policy": task.policy if ":" in task.policy else str(problems / task.policy),
+        "model.policy": policy_of(task, problems),
         "data.problems": [_source(problems / f"{task.problems}-train.jsonl")],
         "evaluation.benchmarks": {"problems": _source(problems / f"{task.problems}-{part}.jsonl")},
         **method.options,
         **task.options,
+        **task.of_method.get(cell.method, {}),
         **level.options,
         **level.of_method.get(cell.method, {}),
         "seed_everything": seed,
         **({"model.optimizer.init_args.lr": rate} if method.config else {"trainer.max_iterations": 0}),
-        "trainer.callbacks": [{"class_path": BUDGETS, "init_args": {**spec.budgets, "shares": shares}}],
+        "trainer.callbacks": [{"class_path": BUDGETS, "init_args": {**spec.budgets_of(cell.task, split), "shares": shares}}],
     }
     files = [file for file in (spec.base, method.config, spec.overlay) if file]
     arguments = [f"--config={file}" for file in files] + [f"--{key}={_text(value)}" for key, value in options.items()]
@@ -74,7 +78,23 @@ def make_job(spec: Spec, problems: Path, cell: Cell, rate: float | None, split: 
         split=split,
         seed=seed,
         arguments=tuple(arguments),
+        inputs=_digest(
+            problems / f"{task.problems}-train.jsonl",
+            problems / f"{task.problems}-{part}.jsonl",
+            problems / task.policy / "model.safetensors",
+        ),
     )
+
+
+def _digest(*files: Path) -> str:
+    """A digest of the files that exist."""
+    content = b"".join(file.read_bytes() for file in files if file.is_file())
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def policy_of(task: Task, problems: Path) -> str:
+    """The policy that is trained on a task, as in `model.policy`."""
+    return task.policy if ":" in task.policy else str(problems / task.policy)
 
 
 def _source(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, written between their markers from the results alone."""
+"""The tables and curves of a page, written between their markers from the results alone."""
 
 import textwrap
 from collections import Counter
@@ -8,6 +8,7 @@ from statistics import fmean
 
 from benchmarks.between import replaced
 from benchmarks.markdown import table
+from benchmarks.study import curves
 from benchmarks.study.results import Outcome
 from benchmarks.study.runs import Cell, Runs
 from benchmarks.study.spec import BUDGETS, REFERENCE, Question, Spec
@@ -19,7 +20,7 @@ Place = tuple[Cell, str]
 
 
 def write(spec: Spec, outcomes: Sequence[Outcome], recipe_runs: Sequence[RecipeRun], page: Path) -> None:
-    """Writes the tables of a page, each between its markers `<!-- study: NAME -->` and `<!-- end -->`.
+    """Writes the tables of a page, each between its markers `<!-- study: NAME -->` and `<!-- end -->`, and its figures.
 
     Args:
         spec: Specification of the studies.
@@ -35,12 +36,23 @@ def write(spec: Spec, outcomes: Sequence[Outcome], recipe_runs: Sequence[RecipeR
         "tables": tables(runs),
         "rates": rates(runs),
         "fresh seeds": fresh_seeds(runs),
-        "questions": questions(runs),
-        "recipes": recipes(spec, recipe_runs),
         "facts": facts(runs, outcomes),
+        **({"questions": questions(runs)} if spec.questions else {}),
+        **({"recipes": recipes(spec, recipe_runs)} if spec.recipes else {}),
+        **({"curves": figures(runs, page)} if spec.curves else {}),
     }
     for name, text in parts.items():
         page.write_text(replaced(page, f"<!-- study: {name} -->", "<!-- end -->", f"{text}\n"), encoding="utf-8")
+
+
+def figures(runs: Runs, page: Path) -> str:
+    """Draws the curves of each task beside the page, and links them."""
+    links = []
+    for task in runs.spec.main_tasks:
+        file = Path("figures", f"{page.stem}-{task}.svg")
+        curves.draw(runs, task, page.parent / file)
+        links.append(f"**{runs.spec.tasks[task].title}**\n\n![Curves of all methods on this task]({file})")
+    return "\n\n".join(links)
 
 
 def differences(runs: Runs, cells: Sequence[Cell]) -> dict[Place, Interval]:
@@ -78,9 +90,9 @@ def tables(runs: Runs) -> str:
         f"{REFERENCE}. The {len(kept)} with a † remain after Holm's correction for {len(found)}; the others are to be "
         "read as hints.",
     ]
-    titles = ["method", "paper's tables", "paper, Qwen3-4B"]
-    titles += [title for budget in BUDGETS for title in (f"{spec.size(budget)}, %", f"minus {REFERENCE}")]
     for task in spec.main_tasks:
+        titles = ["method", "paper's tables", "paper, Qwen3-4B"]
+        titles += [title for budget in BUDGETS for title in (f"{spec.size(task, budget)}, %", f"minus {REFERENCE}")]
         rows = []
         for cell in (cell for cell in cells if cell.task == task):
             method = spec.methods[cell.method]
@@ -106,7 +118,7 @@ def _answer(spec: Spec, found: Mapping[Place, Interval]) -> str:
     for budget in BUDGETS:
         above_below = {task: f"{signs[task, budget, 1]} / {signs[task, budget, -1]}" for task in spec.main_tasks}
         on = [f"{counts} on {spec.tasks[task].title}" for task, counts in above_below.items()]
-        answers.append(f"at {spec.size(budget)} {' and '.join(on)}")
+        answers.append(f"at equal {budget} {' and '.join(on)}")
     return f"**Methods above / below {REFERENCE}, of {len(spec.trained) - 1}: {'; '.join(answers)}.**"
 
 
@@ -119,7 +131,7 @@ def rates(runs: Runs) -> str:
         title = spec.tasks[task].title
         tried[task] = sorted({rate for method in spec.trained for rate in runs.scores(task, method)})
         titles.append(f"{title}: validation, %, at {', '.join(f'{rate:g}' for rate in tried[task])}")
-        titles += [f"spent at {spec.size(budget)}" for budget in BUDGETS]
+        titles += [f"spent at {spec.size(task, budget)}" for budget in BUDGETS]
     rows = []
     for method in spec.trained:
         row = [method]
@@ -142,7 +154,7 @@ def spent(runs: Sequence[Outcome], budget: str, cpu: bool = False) -> str:
 def fresh_seeds(runs: Runs) -> str:
     """Some rows once more, on seeds that were not used before."""
     spec = runs.spec
-    titles = [title for budget in BUDGETS for title in (f"{spec.size(budget)}, %", "fresh seeds, %")]
+    titles = [title for budget in BUDGETS for title in (f"equal {budget}, %", "fresh seeds, %")]
     rows = [
         [spec.tasks[task].title, name]
         + [mean(runs.mean(Cell(task, name), budget, split)) for budget in BUDGETS for split in ("test", "repeat")]
@@ -166,12 +178,12 @@ def questions(runs: Runs) -> str:
         sides = Counter((place[0].method, found[place].sign) for place in once.values())
         above, below = (sum(sides[rival, sign] for rival in counts) for sign in (1, -1))
         answers.append(
-            f"at {spec.size(budget)}, {REFERENCE} is ahead in {below} of {len(once)} comparisons and its rival in "
+            f"at equal {budget}, {REFERENCE} is ahead in {below} of {len(once)} comparisons and its rival in "
             f"{above} ({len(remain)} of these differences remain after Holm's correction, †)"
         )
         for rival, row in counts.items():
             row.append(" / ".join(str(sides[rival, sign]) for sign in (1, -1, 0)))
-    titles = ["rival", *(f"{spec.size(budget)}: above {REFERENCE} / below / not told apart" for budget in BUDGETS)]
+    titles = ["rival", *(f"equal {budget}: above {REFERENCE} / below / not told apart" for budget in BUDGETS)]
     answer = f"**In short: {'; '.join(answers)}.** In the others, the two cannot be told apart."
     parts = [answer, table(titles, [*counts.values()])]
     parts += [_question(runs, name, each, found, kept) for name, each in spec.questions.items()]
@@ -191,7 +203,11 @@ def _question(runs: Runs, name: str, each: Question, found: Mapping[Place, Inter
     for level, about in each.levels.items():
         cells = {method: Cell(about.task, method, name, level) for method in each.methods}
         for budget in BUDGETS:
-            row = [level, runs.spec.size(budget), mean(runs.mean(Cell(about.task, runs.spec.untrained), budget))]
+            row = [
+                level,
+                runs.spec.size(about.task, budget),
+                mean(runs.mean(Cell(about.task, runs.spec.untrained), budget)),
+            ]
             row += [mean(runs.mean(cell, budget)) for cell in cells.values()]
             for place in ((cells[rival], budget) for rival in rivals):
                 row.append(difference(found.get(place), place in kept))

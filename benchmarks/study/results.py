@@ -67,6 +67,8 @@ class Outcome(Label):
     Attributes:
         start: Sampled pass@1 before training, from 0 to 1.
         curve: Evaluations of the run in the order of training.
+        training: Figures of the iterations in their order: `responses`, `updates` and `cpu_seconds` so far, and what
+            `benchmarks.study.budgets.FIGURES` names; none of runs before they were kept.
         at: Policy at which each budget is spent; empty for a run without training. For a run that diverged or starved,
             the policy of its last evaluation.
         error: Message of a run that diverged or starved; empty otherwise.
@@ -74,11 +76,12 @@ class Outcome(Label):
         cpu_seconds: User and system seconds of the whole run.
         commit: Commit of the code that ran.
         processor: Name of the processor.
-        inputs: Digest of the problems, where it was taken.
+        inputs: Digest of the problems and of the policy, where it was taken.
     """
 
     start: float
     curve: Sequence[Point] = field(default_factory=list)
+    training: Sequence[Mapping[str, float]] = field(default_factory=list)
     at: Mapping[str, Point] = field(default_factory=dict)
     error: str = ""
     command: tuple[str, ...] = ()

@@ -32,14 +32,18 @@ class Method:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: what its problems are, and what it changes in the configuration of a method."""
+    """A task: what its problems are, and what it changes in the configuration of all methods and of single ones, in
+    budgets and in rates."""
 
     title: str
     about: str
     problems: str
     policy: str = "embedded:arithmetic"
     options: Options = field(default_factory=dict)
+    of_method: Mapping[str, Options] = field(default_factory=dict)
     rates_of: str = ""
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    learning_rates: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Spec:
     tasks: Mapping[str, Task]
     questions: Mapping[str, Question]
     recipes: Mapping[str, Recipe]
+    validation_share: float = 1
+    curves: bool = False
 
     @property
     def main_tasks(self) -> list[str]:
@@ -105,13 +111,22 @@ class Spec:
         """The policy before training, as a method."""
         return next(name for name, each in self.methods.items() if not each.config)
 
+    def budgets_of(self, task: str, split: str = "test") -> Mapping[str, int]:
+        """The budgets of the runs on a task."""
+        share = self.validation_share if split == "validation" else 1
+        return {name: round(share * size) for name, size in {**self.budgets, **self.tasks[task].budgets}.items()}
+
+    def rates_of(self, task: str) -> Sequence[float]:
+        """The learning rates that are tried first on a task."""
+        return self.tasks[task].learning_rates or self.learning_rates
+
     def title(self, task: str, budget: str) -> str:
         """A task and a budget, as the title of a column."""
-        return f"{self.tasks[task].title}, {self.size(budget)}"
+        return f"{self.tasks[task].title}, {self.size(task, budget)}"
 
-    def size(self, budget: str) -> str:
-        """A budget with its size."""
-        return f"{self.budgets[budget]:,} {budget}"
+    def size(self, task: str, budget: str) -> str:
+        """A budget of a task with its size."""
+        return f"{self.budgets_of(task)[budget]:,} {budget}"
 
 
 def load_spec(path: Path) -> Spec:
@@ -144,6 +159,7 @@ def _check(spec: Spec, path: Path) -> None:
         *(each.against for each in spec.methods.values()),
         *(name for each in spec.questions.values() for name in each.methods),
         *(name for level in levels for name in level.of_method),
+        *(name for task in spec.tasks.values() for name in task.of_method),
     ]
     tasks = [*(each.rates_of for each in spec.tasks.values() if each.rates_of), *(level.task for level in levels)]
     for kind, names, known in (("method", methods, spec.methods), ("task", tasks, spec.tasks)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.command import RunFailed
 from benchmarks.machine import processor, version
-from benchmarks.study.budgets import POINTS
+from benchmarks.study.budgets import POINTS, TRAINING
 from benchmarks.study.jobs import Job, make_job
 from benchmarks.study.results import Outcome, Point, append_line, read_lines, read_outcomes
 from benchmarks.study.runner import Ended, Runner, commit
@@ -41,7 +41,7 @@ class Study:
 
     def run(self) -> None:
         """Makes all runs that are missing: task by task, each with those that take its learning rates."""
-        prepare(self.problems)
+        prepare(self.problems, self.spec)
         for task in self.spec.main_tasks:
             related = [task, *(name for name, other in self.spec.tasks.items() if other.rates_of == task)]
             self.start(related)
@@ -73,7 +73,7 @@ class Study:
             jobs = [
                 make_job(spec, self.problems, Cell(task, method), rate, "validation", seed)
                 for method in spec.trained
-                for rate in rates_to_try(runs.scores(task, method), spec.learning_rates, spec.extend)
+                for rate in rates_to_try(runs.scores(task, method), spec.rates_of(task), spec.extend)
                 for seed in spec.selection_seeds
             ]
             if not jobs:
@@ -120,8 +120,7 @@ class Study:
         self.outcomes.append(outcome)
 
     def _outcome(self, job: Job, ended: Ended) -> Outcome:
-        file = ended.run_dir / POINTS
-        curve = [Point(**each) for each in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+        curve = [Point(**each) for each in _read(ended.run_dir / POINTS)]
         trained = job.learning_rate is not None
         start = self._start_of(job) if trained else curve[0].accuracy
         last = (
@@ -129,18 +128,20 @@ class Study:
         )  # of a run that ended early, at once if without a curve
         at = {
             budget: next((each for each in curve if getattr(each, budget) >= size), last)
-            for budget, size in self.spec.budgets.items()
+            for budget, size in self.spec.budgets_of(job.task, job.split).items()
         }
         return Outcome(
             **job.labels,
             start=start,
             curve=curve if trained else [],
+            training=_read(ended.run_dir / TRAINING),
             at=at if trained else {},
             error=ended.error,
             command=job.command,
             cpu_seconds=ended.cpu_seconds,
             commit=self._commit,
             processor=processor(),
+            inputs=job.inputs,
         )
 
     def _start_of(self, job: Job) -> float:
@@ -193,6 +194,11 @@ class Study:
             for name, (file, recipe, seed) in named.items()
         }
         self.runner.run(arguments, keep)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return found
 
 
 def command_of(file: str, recipe: Recipe) -> str:

@@ -4,6 +4,8 @@ The problems are in `problems/`; the programs that drew them are in commit `3164
 
 - `chains`: the demo's chains of additions. The warm-up of its policy asked none of the validation and test problems.
 - `gym`: `basic_arithmetic` of reasoning-gym, for a policy that mostly guesses (see `make_guesser`).
+- `sums`: `chain_sum` of reasoning-gym 0.1.19 (Apache-2.0), two numbers of one or two digits, each pair once.
+- `words`: one-step word problems, written from public data (see `warm_start`).
 - `hard`, `medium`, `half`, `easy`: other chains, by how often the demo's policy solves them before training.
 """
 
@@ -13,22 +15,26 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.study import make_guesser
+from benchmarks.study import make_guesser, warm_start
+from benchmarks.study.spec import Spec
 from rence_lightning.rewards import MathReward, Response, Reward, Score, last_boxed
 
 PROBLEMS = Path(__file__).parent / "problems"
 
 
-def prepare(folder: Path) -> None:
-    """Unpacks the problems, and makes the start policy of `gym`, unless it is there: two minutes on one core.
+def prepare(folder: Path, spec: Spec) -> None:
+    """Unpacks the problems, and makes the start policies of the tasks, unless they are there: minutes on one core.
 
-    The policy is the same wherever the version of torch and the kind of processor are.
+    A policy is the same wherever the version of torch and the kind of processor are.
     """
+    policies = {each.policy for each in spec.tasks.values()}
     folder.mkdir(parents=True, exist_ok=True)
     for file in PROBLEMS.glob("*.jsonl.gz"):
         (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
-    if not (folder / "guesser" / "README.md").exists():
+    if "guesser" in policies and not (folder / "guesser" / "README.md").exists():
         make_guesser.main([str(folder / "guesser")])
+    if warm_start.POLICY in policies and not (folder / warm_start.POLICY).exists():
+        warm_start.make(folder)
 
 
 def partial_credit(response: Response) -> Score:

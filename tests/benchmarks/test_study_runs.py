@@ -163,7 +163,7 @@ def test_a_whole_study_chooses_rates_by_the_mean_over_seeds_and_budgets_and_runs
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An independent mean over the lines of the results gives the same rates."""
-    monkeypatch.setattr("benchmarks.study.study.prepare", lambda folder: None)
+    monkeypatch.setattr("benchmarks.study.study.prepare", lambda folder, spec: None)
     recipes = {"conf/gym.yaml": Recipe("gym", [3]), "conf/small/lora.yaml": Recipe("lora", [0], ["conf/gym.yaml"])}
     methods = {name: SPEC.methods[name] for name in (SPEC.untrained, "ReNCE", "DAPO")}
     small = {"methods": methods, "repeated": ["DAPO"], "questions": {}, "recipes": recipes, "tasks": {}}
@@ -256,7 +256,7 @@ def test_the_configuration_of_a_method_is_valid_at_the_levels_of_its_questions(m
 def test_real_runs_starve_or_fail_or_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown option is a failure; a pool that yields no group is a result; what ends has spent both budgets."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("benchmarks.study.tasks.make_guesser.main", lambda arguments: None)
+    monkeypatch.setattr("benchmarks.study.tasks.make_guesser.main", lambda arguments, spec: None)
     prepare(tmp_path / "problems")
     iteration = {"prompts_per_iteration": 2, "prompts_per_update": 1, "prompts_per_draw": 4}
     small = {**SPEC.options, **{f"data.{key}": value for key, value in iteration.items()}, "evaluation.limit": 4}

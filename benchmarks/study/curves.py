@@ -1,0 +1,73 @@
+"""The curves of the page: accuracy and what the iterations measured, a figure for each task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.study.results import Outcome
+from benchmarks.study.runs import Cell, Runs
+from rence_lightning.report.curves import STYLES
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rence",
+    "font.size": 13,
+    "axes.grid": True,
+    "grid.color": "#e4e8ea",
+}
+
+
+class Panel(NamedTuple):
+    """A panel: what it shows over what, a factor that makes percent, and whether held-out problems were evaluated."""
+
+    y: str
+    x: str
+    title: str
+    factor: float = 1.0
+    held_out: bool = False
+
+
+PANELS = [
+    *(Panel("accuracy", x, "held-out pass@1, %", 100, True) for x in ("responses", "updates", "cpu_seconds")),
+    Panel("correct", "responses", "right in training, %", 100),
+    Panel("answered", "responses", "with an answer, %", 100),
+    Panel("length", "responses", "tokens of a response"),
+    Panel("entropy", "responses", "entropy, nats a token"),
+    Panel("kl", "responses", "KL(pi_old, pi_theta) of the updates"),
+]
+
+
+def draw(runs: Runs, task: str, path: Path) -> None:
+    """Writes the figure of a task: means over the test seeds, and bands from the lowest seed to the highest.
+
+    Values between two measurements of a seed are interpolated.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 12.5), layout="constrained")
+        for axes, panel in zip(figure.subplots(4, 2).flat, PANELS, strict=True):
+            for method, (colour, dash) in zip(runs.spec.trained, STYLES, strict=False):
+                seeds = [series(run, panel) for run in runs.of(Cell(task, method)).values()]
+                if not all(seeds) or not seeds:
+                    continue
+                ends = max(each[0][0] for each in seeds), min(each[-1][0] for each in seeds)
+                grid = np.linspace(*ends, 60)
+                values = [panel.factor * np.interp(grid, *np.transpose(each)) for each in seeds]
+                axes.plot(grid, np.mean(values, 0), color=colour, ls=(0, dash) if dash else "-", lw=2, label=method)
+                axes.fill_between(grid, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.12, lw=0)
+            axes.set(title=panel.title, xlabel=panel.x.replace("cpu_seconds", "CPU seconds of training"))
+            axes.set_ylim(bottom=0)
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def series(run: Outcome, panel: Panel) -> Sequence[tuple[float, float]]:
+    """The points of a run in a panel; a run that measured nothing has none."""
+    if panel.held_out:
+        return [(0.0, run.start), *((getattr(each, panel.x), getattr(each, panel.y)) for each in run.curve)]
+    return [(each[panel.x], each[panel.y]) for each in run.training if panel.y in each]
