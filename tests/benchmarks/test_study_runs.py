@@ -257,7 +257,7 @@ def test_real_runs_starve_or_fail_or_end(tmp_path: Path, monkeypatch: pytest.Mon
     """An unknown option is a failure; a pool that yields no group is a result; what ends has spent both budgets."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("benchmarks.study.tasks.make_guesser.main", lambda arguments, spec: None)
-    prepare(tmp_path / "problems")
+    prepare(tmp_path / "problems", SPEC)
     iteration = {"prompts_per_iteration": 2, "prompts_per_update": 1, "prompts_per_draw": 4}
     small = {**SPEC.options, **{f"data.{key}": value for key, value in iteration.items()}, "evaluation.limit": 4}
     unearned = {
