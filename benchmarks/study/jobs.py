@@ -67,7 +67,9 @@ def make_job(spec: Spec, problems: Path, cell: Cell, rate: float | None, split: 
         **level.of_method.get(cell.method, {}),
         "seed_everything": seed,
         **({"model.optimizer.init_args.lr": rate} if method.config else {"trainer.max_iterations": 0}),
-        "trainer.callbacks": [{"class_path": BUDGETS, "init_args": {**spec.budgets_of(cell.task, split), "shares": shares}}],
+        "trainer.callbacks": [
+            {"class_path": BUDGETS, "init_args": {**spec.budgets_of(cell.task, split), "shares": shares}}
+        ],
     }
     files = [file for file in (spec.base, method.config, spec.overlay) if file]
     arguments = [f"--config={file}" for file in files] + [f"--{key}={_text(value)}" for key, value in options.items()]

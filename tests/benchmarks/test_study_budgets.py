@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.study.budgets import POINTS, Budgets
+from benchmarks.study.budgets import POINTS, TRAINING, Budgets
 from rence_lightning.errors import UserError
 
 
@@ -18,7 +18,7 @@ class Run:
         self.run_dir, self.budgets = run_dir, Budgets(**budgets)
         self.datamodule = SimpleNamespace(responses_total=0)
         self.global_step = self.current_epoch = self.evaluations = 0
-        self.should_stop = False
+        self.should_stop, self.callback_metrics = False, {"rollouts/correct": 0.25}
 
     def evaluate(self) -> None:
         self.evaluations += 1
@@ -51,6 +51,19 @@ def test_a_run_is_evaluated_where_a_share_is_first_spent_and_where_it_ends(
     updates: int, shares: list[float], iterations: list[tuple[int, int]], points: Any, tmp_path: Path
 ) -> None:
     assert Run(tmp_path, responses=100, updates=updates, shares=shares).points(iterations) == points
+
+
+def test_what_an_iteration_measures_is_kept_and_entropy_is_the_mean_of_minus_log_probabilities(tmp_path: Path) -> None:
+    run = Run(tmp_path, responses=100, updates=16)
+    group = SimpleNamespace(rollouts=[SimpleNamespace(log_probs=[-1.0, -2.0, -3.0]), SimpleNamespace(log_probs=[-4.0])])
+    figures = run.budgets.on_rollouts_end(run, None, SimpleNamespace(sampled=[group]))  # type: ignore[arg-type]
+    assert figures == {"sampled_entropy": 2.5}
+    run.callback_metrics["rollouts/sampled_entropy"] = 2.5
+    run.points([(60, 8), (60, 8)])
+    kept = json.loads((tmp_path / TRAINING).read_text())
+    assert [{**each, "cpu_seconds": 0} for each in kept] == [
+        {"responses": 60 * n, "updates": 8 * n, "cpu_seconds": 0, "correct": 0.25, "entropy": 2.5} for n in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize("settings", [{"responses": 0}, {"updates": 0}, {"shares": [0.5]}])

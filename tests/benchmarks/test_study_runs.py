@@ -26,7 +26,7 @@ from benchmarks.study.tasks import prepare
 from rence_lightning.errors import UserError
 
 SPEC_FILE = ROOT / "benchmarks" / "study" / "study.yaml"
-SPEC = load_spec(SPEC_FILE)
+SPEC, TABLE1 = load_spec(SPEC_FILE), load_spec(SPEC_FILE.with_name("table1.yaml"))
 POINT = {"iteration": 2, "updates": 16, "responses": 512, "cpu_seconds": 3.5, "accuracy": 0.5}
 LATER = {**POINT, "iteration": 9, "responses": 4100, "accuracy": 0.75}
 Work = Callable[[list[str], str], None]
@@ -74,7 +74,7 @@ class Here(Runner):
 def make(tmp_path: Path) -> Callable[..., Study]:
     """Makes a study of runs that only pretend."""
     (tmp_path / "problems").mkdir()
-    for problems in {each.problems for each in SPEC.tasks.values()}:
+    for problems in {each.problems for each in (*SPEC.tasks.values(), *TABLE1.tasks.values())}:
         for split in ("train", "validation", "test"):
             (tmp_path / "problems" / f"{problems}-{split}.jsonl").touch()
 
@@ -114,6 +114,25 @@ def test_nothing_runs_twice_and_equal_commands_share_a_run_but_other_budgets_do_
     other = make(crash, replace(SPEC, budgets={"responses": 8192, "updates": 16}))
     with pytest.raises(SystemExit):
         other.execute([job(other, 0)], "")
+
+
+def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(make: Any, tmp_path: Path) -> None:
+    study = make(spec=TABLE1)
+
+    def arguments(method: str, split: str, task: str = "words") -> tuple[dict[str, str], str]:
+        made = make_job(TABLE1, study.problems, Cell(task, method), 1e-4, split, 0)
+        return dict(each.removeprefix("--").split("=", 1) for each in made.arguments), made.inputs
+
+    test, digest = arguments("GRPO", "test")
+    assert [test[f"data.prompts_per_{each}"] for each in ("iteration", "update")] == ["8", "8"]
+    assert arguments("ReNCE", "test")[0]["data.prompts_per_update"] == "2"
+    sizes = [
+        json.loads(each["trainer.callbacks"])[0]["init_args"] for each in (test, arguments("GRPO", "validation")[0])
+    ]
+    assert [(each["responses"], each["updates"]) for each in sizes] == [(512, 8), (256, 4)]
+    assert TABLE1.rates_of("words")[0] < TABLE1.rates_of("chains")[0]
+    (study.problems / "words-test.jsonl").write_text("{}")
+    assert arguments("GRPO", "test")[1] != digest == arguments("GRPO", "validation")[1]
 
 
 def test_a_diverged_run_is_a_result_with_its_last_accuracy(make: Any) -> None:
@@ -224,6 +243,7 @@ def test_a_wrong_specification_is_refused(tmp_path: Path) -> None:
         ({"seedz": [1]}, "seedz"),
         ({"repeated": ["ReNCEE"]}, "no method 'ReNCEE'"),
         ({"methods": {**good["methods"], "Softmax": {"against": "SFT"}}}, "no method 'SFT'"),
+        ({"tasks": {"gym": {**good["tasks"]["gym"], "of_method": {"PPO": {}}}}}, "no method 'PPO'"),
         ({"questions": {"beta": {**beta, "methods": ["GRPPO"]}}}, "no method 'GRPPO'"),
         ({"questions": {"beta": {**beta, "levels": {"1": {"task": "gim"}}}}}, "no task 'gim'"),
     ):
@@ -256,7 +276,7 @@ def test_the_configuration_of_a_method_is_valid_at_the_levels_of_its_questions(m
 def test_real_runs_starve_or_fail_or_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown option is a failure; a pool that yields no group is a result; what ends has spent both budgets."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("benchmarks.study.tasks.make_guesser.main", lambda arguments, spec: None)
+    monkeypatch.setattr("benchmarks.study.tasks.make_guesser.main", lambda arguments: None)
     prepare(tmp_path / "problems", SPEC)
     iteration = {"prompts_per_iteration": 2, "prompts_per_update": 1, "prompts_per_draw": 4}
     small = {**SPEC.options, **{f"data.{key}": value for key, value in iteration.items()}, "evaluation.limit": 4}

@@ -4,9 +4,12 @@ import gzip
 import json
 import math
 import random
+from itertools import product
+from pathlib import Path
 
 import pytest
 
+from benchmarks.study import warm_start
 from benchmarks.study.tasks import PROBLEMS, NoisyReward, partial_credit
 from rence_lightning.parts import Problem
 from rence_lightning.prompts.arithmetic import chains_of
@@ -16,7 +19,7 @@ from tools.warm_up import BATCH_SIZE, PHASES, TEMPLATE
 
 SPLITS = {
     name: {split: file for file in PROBLEMS.glob(f"{name}-*.gz") for split in [file.name.split("-")[1].split(".")[0]]}
-    for name in ("chains", "gym", "hard", "medium", "half", "easy")
+    for name in ("chains", "gym", "hard", "medium", "half", "easy", "sums")
 }
 
 
@@ -29,9 +32,31 @@ def problems(name: str, split: str) -> list[str]:
 def test_no_problem_is_in_two_splits(name: str) -> None:
     found = {split: problems(name, split) for split in SPLITS[name]}
     main = {"train": 2000, "validation": 400, "test": 500}
+    sums = {"solutions": 150, "train": 600, "validation": 100, "test": 150}
     sizes = {split: len(each) for split, each in found.items()}
-    assert sizes == (main if name in ("chains", "gym") else {"train": 200, "test": 80})
+    assert sizes == {"chains": main, "gym": main, "sums": sums}.get(name, {"train": 200, "test": 80})
     assert len(set().union(*found.values())) == sum(len(set(each)) for each in found.values())
+
+
+def test_no_word_problem_is_in_two_splits_or_a_variant_of_another(tmp_path: Path) -> None:
+    """Of problems that differ in numbers alone one is kept; others are left out where the rule gives no solution."""
+    words = ["".join(letters) for letters in product("abcdefghij", repeat=3)]
+    texts = [(f"The {word} has {a} and gets {b}. {extra}", a + b) for word in words for a, b, extra in PAIRS]
+    rows = [{"id": str(n), "problem": text, "answer": str(answer)} for n, (text, answer) in enumerate(texts)]
+    (tmp_path / "easy").mkdir()
+    for number, name in enumerate(("mawps", "asdiv", "svamp")):
+        lines = "".join(json.dumps(row) + "\n" for row in rows[number::3])
+        (tmp_path / "easy" / f"{name}.jsonl").write_text(lines)
+    found = warm_start.splits(tmp_path)
+    assert {split: len(each) for split, each in found.items()} == warm_start.SIZES
+    kept = [row for each in found.values() for row in each]
+    assert len({row["problem"].split()[1] for row in kept}) == len(kept) and not any(
+        "1000" in row["answer"] for row in kept
+    )
+    assert all(eval(row["solution"].replace("=", "==")) for row in kept)
+
+
+PAIRS = [(7, 5, ""), (70, 27, ""), (990, 10, "big"), (3, 4, "x" * 160), (3, 4, "1 more")]
 
 
 def test_the_warm_up_of_the_policy_asked_no_problem_that_is_evaluated_and_none_of_the_pools() -> None:
