@@ -1,6 +1,6 @@
 """The curves of the page: accuracy and what the iterations measured, a figure for each task."""
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,14 +31,17 @@ class Panel(NamedTuple):
     held_out: bool = False
 
 
+AXES = ("responses", "updates", "cpu_seconds")
 PANELS = [
-    *(Panel("accuracy", x, "held-out pass@1, %", 100, True) for x in ("responses", "updates", "cpu_seconds")),
-    Panel("correct", "responses", "right in training, %", 100),
+    *(Panel("accuracy", x, "held-out pass@1, %", 100, True) for x in AXES),
+    *(Panel("correct", x, "right in training, %", 100) for x in AXES),
     Panel("answered", "responses", "with an answer, %", 100),
     Panel("length", "responses", "tokens of a response"),
     Panel("entropy", "responses", "entropy, nats a token"),
     Panel("kl", "responses", "KL(pi_old, pi_theta) of the updates"),
 ]
+POOL = 192
+"""Smallest number of responses of a point; iterations of fewer are taken together."""
 
 
 def draw(runs: Runs, task: str, path: Path) -> None:
@@ -47,8 +50,8 @@ def draw(runs: Runs, task: str, path: Path) -> None:
     Values between two measurements of a seed are interpolated.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 12.5), layout="constrained")
-        for axes, panel in zip(figure.subplots(4, 2).flat, PANELS, strict=True):
+        figure = Figure(figsize=(9, 15.5), layout="constrained")
+        for axes, panel in zip(figure.subplots(5, 2).flat, PANELS, strict=True):
             for method, (colour, dash) in zip(runs.spec.trained, STYLES, strict=False):
                 seeds = [series(run, panel) for run in runs.of(Cell(task, method)).values()]
                 if not all(seeds) or not seeds:
@@ -66,8 +69,15 @@ def draw(runs: Runs, task: str, path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def series(run: Outcome, panel: Panel) -> Sequence[tuple[float, float]]:
+def series(run: Outcome, panel: Panel) -> list[tuple[float, float]]:
     """The points of a run in a panel; a run that measured nothing has none."""
     if panel.held_out:
         return [(0.0, run.start), *((getattr(each, panel.x), getattr(each, panel.y)) for each in run.curve)]
-    return [(each[panel.x], each[panel.y]) for each in run.training if panel.y in each]
+    points, total, begun, before = [], 0.0, 0.0, 0.0
+    for each in run.training:
+        total += each.get(panel.y, math.nan) * (each["responses"] - before)
+        before = each["responses"]
+        if before - begun >= POOL:
+            points.append((each[panel.x], total / (before - begun)))
+            total, begun = 0.0, before
+    return points

@@ -116,7 +116,7 @@ class Spec:
         share = self.validation_share if split == "validation" else 1
         return {name: round(share * size) for name, size in {**self.budgets, **self.tasks[task].budgets}.items()}
 
-    def rates_of(self, task: str) -> Sequence[float]:
+    def first_rates(self, task: str) -> Sequence[float]:
         """The learning rates that are tried first on a task."""
         return self.tasks[task].learning_rates or self.learning_rates
 

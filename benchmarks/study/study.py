@@ -73,7 +73,7 @@ class Study:
             jobs = [
                 make_job(spec, self.problems, Cell(task, method), rate, "validation", seed)
                 for method in spec.trained
-                for rate in rates_to_try(runs.scores(task, method), spec.rates_of(task), spec.extend)
+                for rate in rates_to_try(runs.scores(task, method), spec.first_rates(task), spec.extend)
                 for seed in spec.selection_seeds
             ]
             if not jobs:
