@@ -76,7 +76,10 @@ def _parts(call: str, given: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: given[name] for name in KEYS if name in given}
     if isinstance(reward := given.get("reward"), list | tuple):
         raise UserError(f"{call}: reward is a list; give one, or a CombinedReward of several")
-    if callable(reward) and not isinstance(reward, Reward | type):
+    for name, value in parts.items():
+        if isinstance(value, type):
+            raise UserError(f"{call}: {name} is the class {value.__name__}; give an object, {value.__name__}(...)")
+    if callable(reward) and not isinstance(reward, Reward):
         parts["reward"] = FunctionReward(reward)
     if isinstance(template := given.get("template"), str):
         parts["template"] = {"text": template, "chat": None}

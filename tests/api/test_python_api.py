@@ -21,7 +21,7 @@ from rence_lightning import Response, Score, fit, validate
 from rence_lightning.callbacks import AdaptiveKL, Callback, RolloutBudget
 from rence_lightning.cli.main import main
 from rence_lightning.errors import PACKAGE, PartError, UserError
-from rence_lightning.objectives import DAPO, MultiLabelNCE
+from rence_lightning.objectives import DAPO, GRPO, MultiLabelNCE
 from rence_lightning.prompts import ArithmeticProblems, ListProblems, PromptTemplate
 from rence_lightning.rewards import CombinedReward, FunctionReward, MathReward
 from rence_lightning.rollouts import Sampling, TransformersEngine
@@ -261,6 +261,7 @@ def test_a_run_is_resumed_in_place_with_the_same_list(tmp_path: Path, capfd: pyt
         ({"problems": ["a.jsonl", "b.jsonl"], "held_out": 0.1}, "problems holds 'a.jsonl'; give dictionaries"),
         ({"problems": [ListProblems([])] * 2, "held_out": 0.1}, "held_out cannot split 2 sources of problems"),
         ({"trainer": 3}, "trainer is 3; give a dictionary of settings"),
+        ({"objective": GRPO}, "objective is the class GRPO; give an object, GRPO(...)"),
         ({"checkpoint": 3}, "give a dictionary of settings, or an object of Checkpoint"),
         ({"data": {"group_siz": 3}}, "fit(): there is no key data.group_siz (did you mean data.group_size?)"),
         ({"data": {"group_size": "many"}}, "fit(): data.group_size: expected a whole number. Got value: many"),
