@@ -129,7 +129,7 @@ def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(ma
     sizes = [
         json.loads(each["trainer.callbacks"])[0]["init_args"] for each in (test, arguments("GRPO", "validation")[0])
     ]
-    assert [(each["responses"], each["updates"]) for each in sizes] == [(512, 8), (256, 4)]
+    assert [(each["responses"], each["updates"]) for each in sizes] == [(384, 6), (192, 3)]
     assert TABLE1.first_rates("words")[0] < TABLE1.first_rates("chains")[0]
     (study.problems / "words-test.jsonl").write_text("{}")
     assert arguments("GRPO", "test")[1] != digest == arguments("GRPO", "validation")[1]
