@@ -45,9 +45,13 @@ class Case:
     def load(self, padded: bool = False) -> Policy:
         """The policy in float32; `padded` in the attention that `transformers` chooses."""
         policy = load_policy(self.policy, attn_implementation="sdpa" if padded else None)
-        if self.forced:  # a token that nothing samples: the last ones of both vocabularies are unused
-            policy.model.generation_config.eos_token_id = policy.model.config.vocab_size - 1
+        self.set_end(policy)
         return policy
+
+    def set_end(self, policy: Policy) -> None:
+        """Lets a token end forced responses that nothing samples: the last ones of both vocabularies are unused."""
+        if self.forced:
+            policy.model.generation_config.eos_token_id = policy.model.config.vocab_size - 1
 
     def data(self, engine: TransformersEngine) -> RolloutDataModule:
         """The rollouts of an iteration, without filtering."""

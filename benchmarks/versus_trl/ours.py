@@ -35,11 +35,12 @@ class TimedEngine(TransformersEngine):
 class Clock(OldPolicySnapshot):
     """The old-policy snapshot, which notes how long it takes, and where iterations begin."""
 
-    def __init__(self, watch: Stopwatch, engine: TimedEngine, source: Source) -> None:
+    def __init__(self, watch: Stopwatch, engine: TimedEngine, source: Source, case: Case) -> None:
         super().__init__(source)
-        self._watch, self._engine = watch, engine
+        self._watch, self._engine, self._case = watch, engine, case
 
     def on_train_epoch_start(self, trainer: Trainer, module: PolicyModule) -> None:
+        self._case.set_end(module.policy)  # the data added the token that ends a turn of the chat
         self._watch.start_iteration()
 
     def on_updates_start(self, trainer: Trainer, module: PolicyModule, batch: IterationBatch) -> None:
@@ -57,7 +58,7 @@ def run(case: Case, iterations: int, source: Source = "engine") -> list[Iteratio
     """The times of so many iterations, after one that warms up."""
     watch = Stopwatch()
     engine = TimedEngine(watch, max_num_seqs=case.prompts * case.group_size)
-    callbacks: list[Callback] = [Clock(watch, engine, source)]
+    callbacks: list[Callback] = [Clock(watch, engine, source, case)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(iterations + 1, f"{folder}/run", "cpu", devices=1, callbacks=list(callbacks))
         trainer.fit(case.module(), case.data(engine))

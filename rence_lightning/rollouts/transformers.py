@@ -12,6 +12,7 @@ from rence_lightning.errors import UserError
 from rence_lightning.parts import Configurable
 from rence_lightning.rollouts.decoding import Decoder, SharedPromptDecoder, attention_of, decoder_for
 from rence_lightning.rollouts.engine import Request, SampledPolicy, SamplingStep, end_of_sequence_ids
+from rence_lightning.rollouts.packed_weights import PackedWeights
 from rence_lightning.rollouts.slots import Slots
 
 if TYPE_CHECKING:
@@ -79,10 +80,11 @@ class TransformersEngine(Configurable):
         model, decoder = self._ready()
         modules, ends, share = list(model.modules()), end_of_sequence_ids(model), decoder is SharedPromptDecoder
         slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)
+        packed = PackedWeights(model)
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
         try:
             while slots.take():
-                with _evaluating(modules), attention_of(model, share):
+                with _evaluating(modules), attention_of(model, share), packed.used():
                     step = slots.advance()
                 yield step
         finally:

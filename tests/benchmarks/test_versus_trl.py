@@ -11,6 +11,8 @@ from benchmarks.versus_trl.cases import CASES, problems
 from benchmarks.versus_trl.floor import iteration_flops
 from benchmarks.versus_trl.timing import IterationTime
 from rence_lightning.errors import UserError
+from rence_lightning.policy import Policy
+from rence_lightning.sampling import RolloutDataModule
 
 LITTLE = replace(CASES[0], prompts=4, updates=2, response_tokens=6, group_size=2)
 PARTS = {"generate": 1.0, "reward": 0.5, "log-probs": 0.0, "train": 2.5}
@@ -44,7 +46,14 @@ def test_bad_arguments_are_refused() -> None:
         versus_trl(cases=["demo"])
 
 
-def test_our_side_samples_the_problems_that_trl_is_given() -> None:
+def test_our_side_samples_the_problems_that_trl_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = RolloutDataModule.connect
+
+    def with_an_end(self: RolloutDataModule, policy: Policy) -> None:
+        connect(self, policy)
+        policy.model.generation_config.eos_token_id = list(range(30))  # as a chat's data adds the end of a turn
+
+    monkeypatch.setattr(RolloutDataModule, "connect", with_an_end)
     times = ours.run(LITTLE, iterations=2)
     assert [each.response_tokens for each in times] == [4 * 2 * 6] * 2
     assert all(each.total == pytest.approx(sum(each.parts.values())) for each in times)
