@@ -100,9 +100,9 @@ def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
     training = [module for module in modules if module.training]
     try:
         for module in training:
-            module.training = False
+            vars(module)["training"] = False  # at each step, and a tenth of the time of `Module.__setattr__`
         with torch.no_grad():
             yield
     finally:
         for module in training:
-            module.training = True
+            vars(module)["training"] = True
