@@ -1,5 +1,6 @@
 """The runs of a study: what each of them is, and the arguments of its command."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -88,8 +89,9 @@ def make_job(spec: Spec, problems: Path, cell: Cell, rate: float | None, split: 
     )
 
 
+@functools.cache
 def _digest(*files: Path) -> str:
-    """A digest of the files that exist."""
+    """A digest of the files that exist; they do not change during a study."""
     content = b"".join(file.read_bytes() for file in files if file.is_file())
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 

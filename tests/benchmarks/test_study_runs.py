@@ -16,7 +16,7 @@ from command_line import ROOT
 
 from benchmarks.command import RunFailed
 from benchmarks.study.budgets import POINTS
-from benchmarks.study.jobs import Job, make_job
+from benchmarks.study.jobs import Job, _digest, make_job
 from benchmarks.study.results import Outcome, read_lines, read_outcomes
 from benchmarks.study.runner import Ended, Runner
 from benchmarks.study.runs import Cell, Runs, best, rates_to_try
@@ -132,6 +132,7 @@ def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(ma
     assert [(each["responses"], each["updates"]) for each in sizes] == [(384, 6), (192, 3)]
     assert TABLE1.first_rates("words")[0] < TABLE1.first_rates("chains")[0]
     (study.problems / "words-test.jsonl").write_text("{}")
+    _digest.cache_clear()
     assert arguments("GRPO", "test")[1] != digest == arguments("GRPO", "validation")[1]
 
 
