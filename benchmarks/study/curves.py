@@ -22,18 +22,17 @@ STYLE: Any = {
 
 
 class Panel(NamedTuple):
-    """A panel: what it shows over what, a factor that makes percent, and whether held-out problems were evaluated."""
+    """A panel: what it shows over what, its title, and a factor that makes percent."""
 
     y: str
     x: str
     title: str
     factor: float = 1.0
-    held_out: bool = False
 
 
 AXES = ("responses", "updates", "cpu_seconds")
 PANELS = [
-    *(Panel("accuracy", x, "held-out pass@1, %", 100, True) for x in AXES),
+    *(Panel("accuracy", x, "held-out pass@1, %", 100) for x in AXES),
     *(Panel("correct", x, "right in training, %", 100) for x in AXES),
     Panel("answered", "responses", "with an answer, %", 100),
     Panel("length", "responses", "tokens of a response"),
@@ -47,17 +46,16 @@ POOL = 192
 def draw(runs: Runs, task: str, path: Path) -> None:
     """Writes the figure of a task: means over the test seeds, and bands from the lowest seed to the highest.
 
-    Values between two measurements of a seed are interpolated.
+    Between two points of a seed its values are interpolated. A seed that ended early goes on with its last value.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 15.5), layout="constrained")
         for axes, panel in zip(figure.subplots(5, 2).flat, PANELS, strict=True):
             for method, (colour, dash) in zip(runs.spec.trained, STYLES, strict=False):
-                seeds = [series(run, panel) for run in runs.of(Cell(task, method)).values()]
-                if not all(seeds) or not seeds:
+                seeds = [points for run in runs.of(Cell(task, method)).values() if (points := series(run, panel))]
+                if not seeds:
                     continue
-                ends = max(each[0][0] for each in seeds), min(each[-1][0] for each in seeds)
-                grid = np.linspace(*ends, 60)
+                grid = np.linspace(max(each[0][0] for each in seeds), max(each[-1][0] for each in seeds), 60)
                 values = [panel.factor * np.interp(grid, *np.transpose(each)) for each in seeds]
                 axes.plot(grid, np.mean(values, 0), color=colour, ls=(0, dash) if dash else "-", lw=2, label=method)
                 axes.fill_between(grid, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.12, lw=0)
@@ -70,14 +68,19 @@ def draw(runs: Runs, task: str, path: Path) -> None:
 
 
 def series(run: Outcome, panel: Panel) -> list[tuple[float, float]]:
-    """The points of a run in a panel; a run that measured nothing has none."""
-    if panel.held_out:
-        return [(0.0, run.start), *((getattr(each, panel.x), getattr(each, panel.y)) for each in run.curve)]
-    points, total, begun, before = [], 0.0, 0.0, 0.0
-    for each in run.training:
-        total += each.get(panel.y, math.nan) * (each["responses"] - before)
-        before = each["responses"]
-        if before - begun >= POOL:
-            points.append((each[panel.x], total / (before - begun)))
-            total, begun = 0.0, before
+    """The points of a run in a panel; a run that measured nothing has none.
+
+    What an iteration measures is of the policy before its updates: it is shown where the iteration began, and several
+    that are taken together at the mean, weighted by responses.
+    """
+    if panel.y == "accuracy":
+        return [(0.0, run.start), *((getattr(each, panel.x), each.accuracy) for each in run.curve)]
+    points, pool, before = [], list[tuple[float, float, float]](), dict.fromkeys(AXES, 0.0)
+    for number, each in enumerate(run.training, start=1):
+        pool.append((each["responses"] - before["responses"], before[panel.x], each.get(panel.y, math.nan)))
+        before = {axis: each[axis] for axis in AXES}
+        if sum(weight for weight, _, _ in pool) >= POOL or number == len(run.training):
+            weights, xs, ys = np.transpose(pool)
+            points.append((float(np.average(xs, weights=weights)), float(np.average(ys, weights=weights))))
+            pool = []
     return points

@@ -22,11 +22,11 @@ class Job(Label):
 
     Attributes:
         arguments: Arguments of `fit`, without the run directory. Jobs of equal arguments share a run.
-        inputs: Digest of the problems and of the policy, where that is a folder.
+        digest: Digest of the problems and of the policy's weights, where that is a folder.
     """
 
     arguments: tuple[str, ...] = field(default=(), repr=False)
-    inputs: str = ""
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ def make_job(spec: Spec, problems: Path, cell: Cell, rate: float | None, split: 
         split=split,
         seed=seed,
         arguments=tuple(arguments),
-        inputs=_digest(
+        digest=_digest(
             problems / f"{task.problems}-train.jsonl",
             problems / f"{task.problems}-{part}.jsonl",
             problems / task.policy / "model.safetensors",

@@ -241,11 +241,12 @@ def facts(runs: Runs, outcomes: Sequence[Outcome]) -> str:
     hours = sum(each.cpu_seconds for each in once) / 3600
     counts = [Counter(getattr(each, name) or "unknown" for each in once) for name in ("commit", "processor")]
     made = "; ".join(", ".join(f"{name} ({number} runs)" for name, number in each.items()) for each in counts)
-    digests = {(each.task, each.split == "validation"): each.inputs for each in once}
+    digests = sorted(
+        {(each.task, "validation" if each.split == "validation" else "test", each.digest) for each in once}
+    )
     lines = [f"{len(once)} runs of one thread each, {hours:.1f} CPU hours with evaluations: {made}."]
-    if once and all(digests.values()):
-        parts = (f"{task}{', validation' * other} {inputs}" for (task, other), inputs in digests.items())
-        lines.append(f"Digests of problems and policy: {'; '.join(parts)}.")
+    if once and all(each[-1] for each in digests):
+        lines.append(f"Digests of problems and policy: {'; '.join(map(' '.join, digests))}.")
     if early := [each for each in once if each.error]:
         names = [" ".join(filter(None, (each.method, each.task, each.question, each.level))) for each in early]
         where = [f"{name}, {each.split} seed {each.seed}" for name, each in zip(names, early, strict=True)]

@@ -76,7 +76,8 @@ class Outcome(Label):
         cpu_seconds: User and system seconds of the whole run.
         commit: Commit of the code that ran.
         processor: Name of the processor.
-        inputs: Digest of the problems and of the policy, where it was taken.
+        digest: Digest of the problems and of the policy's weights, where it was taken.
+        inputs: The same by an earlier rule.
     """
 
     start: float
@@ -88,6 +89,7 @@ class Outcome(Label):
     cpu_seconds: float = 0.0
     commit: str = ""
     processor: str = ""
+    digest: str = ""
     inputs: str = ""
 
     def accuracy(self, budget: str) -> float:

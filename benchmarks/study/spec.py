@@ -153,6 +153,13 @@ def _all(kind: type, entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(spec: Spec, path: Path) -> None:
+    for name, task in spec.tasks.items():
+        if task.budgets.keys() - set(BUDGETS) or min(spec.budgets_of(name, "validation").values()) < 1:
+            raise UserError(
+                f"{path}: the budgets of {name} are {dict(task.budgets)}; give {' and '.join(BUDGETS)} >= 1"
+            )
+        if len(spec.first_rates(name)) < 2:
+            raise UserError(f"{path}: {name} has fewer than two learning rates to choose from")
     levels = [level for each in spec.questions.values() for level in each.levels.values()]
     methods = [
         *spec.repeated,

@@ -16,6 +16,7 @@ from benchmarks.study.runner import Ended, Runner, commit
 from benchmarks.study.runs import Cell, Runs, rates_to_try
 from benchmarks.study.spec import BUDGETS, Recipe, Spec
 from benchmarks.study.tasks import prepare
+from rence_lightning.errors import UserError
 
 RecipeRun = Mapping[str, Any]
 """A line of the results of recipes: accuracies from 0 to 1 before and after training, seconds, where it was made."""
@@ -93,11 +94,18 @@ class Study:
         """Runs the jobs whose command was not run before, and keeps a line for each.
 
         Raises:
+            UserError: There are results of other problems or of another policy.
             RunFailed: A run neither finished, starved nor diverged.
         """
         done = {each.command for each in self.outcomes}
+        digests = {(each.task, each.split): each.digest for each in self.outcomes if each.digest}
         named: dict[str, Job] = {}
         for job in jobs:
+            if job.digest != digests.get((job.task, job.split), job.digest):
+                raise UserError(
+                    f"{self.results}: it has results of {job.task} with other problems or another policy than those in "
+                    f"{self.problems}; give another folder as --results, or the ones that they were made with"
+                )
             if job.command not in done:
                 done.add(job.command)
                 named[job.name] = job
@@ -123,9 +131,8 @@ class Study:
         curve = [Point(**each) for each in _read(ended.run_dir / POINTS)]
         trained = job.learning_rate is not None
         start = self._start_of(job) if trained else curve[0].accuracy
-        last = (
-            curve[-1] if curve else Point(0, 0, 0, 0.0, start)
-        )  # of a run that ended early, at once if without a curve
+        # Of a run that ended early; at once, if it has no curve.
+        last = curve[-1] if curve else Point(0, 0, 0, 0.0, start)
         at = {
             budget: next((each for each in curve if getattr(each, budget) >= size), last)
             for budget, size in self.spec.budgets_of(job.task, job.split).items()
@@ -141,7 +148,7 @@ class Study:
             cpu_seconds=ended.cpu_seconds,
             commit=self._commit,
             processor=processor(),
-            inputs=job.inputs,
+            digest=job.digest,
         )
 
     def _start_of(self, job: Job) -> float:

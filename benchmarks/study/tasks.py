@@ -33,8 +33,9 @@ def prepare(folder: Path, spec: Spec) -> None:
         (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     if "guesser" in policies and not (folder / "guesser" / "README.md").exists():
         make_guesser.main([str(folder / "guesser")])
-    if warm_start.POLICY in policies and not (folder / warm_start.POLICY).exists():
-        warm_start.make(folder)
+    if warm_start.POLICY in policies:
+        warm_start.write_words(folder)
+        warm_start.make_policy(folder)
 
 
 def partial_credit(response: Response) -> Score:

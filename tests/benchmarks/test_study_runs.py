@@ -121,7 +121,7 @@ def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(ma
 
     def arguments(method: str, split: str, task: str = "words") -> tuple[dict[str, str], str]:
         made = make_job(TABLE1, study.problems, Cell(task, method), 1e-4, split, 0)
-        return dict(each.removeprefix("--").split("=", 1) for each in made.arguments), made.inputs
+        return dict(each.removeprefix("--").split("=", 1) for each in made.arguments), made.digest
 
     test, digest = arguments("GRPO", "test")
     assert [test[f"data.prompts_per_{each}"] for each in ("iteration", "update")] == ["8", "8"]
@@ -129,7 +129,7 @@ def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(ma
     sizes = [
         json.loads(each["trainer.callbacks"])[0]["init_args"] for each in (test, arguments("GRPO", "validation")[0])
     ]
-    assert [(each["responses"], each["updates"]) for each in sizes] == [(384, 6), (192, 3)]
+    assert [(each["responses"], each["updates"]) for each in sizes] == [(384, 8), (192, 4)]
     assert TABLE1.first_rates("words")[0] < TABLE1.first_rates("chains")[0]
     (study.problems / "words-test.jsonl").write_text("{}")
     _digest.cache_clear()
