@@ -52,7 +52,7 @@ class Budgets(Callback):
         self._before = dict.fromkeys(BUDGETS, 0)
 
     def on_rollouts_end(self, trainer: "Trainer", module: "PolicyModule", batch: "IterationBatch") -> Figures:
-        """The mean of -log pi_old over the sampled tokens, which estimates the entropy without a forward pass."""
+        """The mean of -log pi_old over the sampled tokens, which at temperature 1 and top_p 1 estimates the entropy."""
         sampled = [rollout.log_probs for group in batch.sampled for rollout in group.rollouts]
         return {"sampled_entropy": -sum(map(sum, sampled)) / max(1, sum(map(len, sampled)))}
 

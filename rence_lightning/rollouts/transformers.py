@@ -80,10 +80,11 @@ class TransformersEngine(Configurable):
         model, decoder = self._ready()
         modules, ends, share = list(model.modules()), end_of_sequence_ids(model), decoder is SharedPromptDecoder
         slots = Slots(decoder(model), requests, cancelled, self.max_num_seqs, ends, model.device)
-        packed = PackedWeights(model)
+        packed: PackedWeights | None = None
         # Between two steps the caller runs, and requests are the caller's code too: the model is then as it was.
         try:
             while slots.take():
+                packed = packed or PackedWeights(model)
                 with _evaluating(modules), attention_of(model, share), packed.used():
                     step = slots.advance()
                 yield step

@@ -136,6 +136,15 @@ def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(ma
     assert arguments("GRPO", "test")[1] != digest == arguments("GRPO", "validation")[1]
 
 
+def test_results_of_other_problems_are_refused(make: Any) -> None:
+    study = make()
+    study.start(["gym"])
+    (study.problems / "gym-test.jsonl").write_text("{}")
+    _digest.cache_clear()
+    with pytest.raises(UserError, match="results of gym with other problems"):
+        study.execute([job(study, 0)], "")
+
+
 def test_a_diverged_run_is_a_result_with_its_last_accuracy(make: Any) -> None:
     make().start(["gym"])
     study = make(diverge)
@@ -244,6 +253,8 @@ def test_a_wrong_specification_is_refused(tmp_path: Path) -> None:
         ({"seedz": [1]}, "seedz"),
         ({"repeated": ["ReNCEE"]}, "no method 'ReNCEE'"),
         ({"methods": {**good["methods"], "Softmax": {"against": "SFT"}}}, "no method 'SFT'"),
+        ({"tasks": {"gym": {**good["tasks"]["gym"], "budgets": {"update": 1}}}}, "the budgets of gym are"),
+        ({"learning_rates": [1e-4]}, "fewer than two learning rates"),
         ({"tasks": {"gym": {**good["tasks"]["gym"], "of_method": {"PPO": {}}}}}, "no method 'PPO'"),
         ({"questions": {"beta": {**beta, "methods": ["GRPPO"]}}}, "no method 'GRPPO'"),
         ({"questions": {"beta": {**beta, "levels": {"1": {"task": "gim"}}}}}, "no task 'gim'"),

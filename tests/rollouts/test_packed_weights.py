@@ -5,6 +5,7 @@ import torch
 from engine_streams import sampled
 from tiny_models import tiny_policy
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from rence_lightning.policy import PackedRow
 from rence_lightning.policy.packed_row import Segment
@@ -43,6 +44,8 @@ class Doubled(nn.Linear):
         (nn.Linear(300, 500), torch.float32, True),
         (Doubled(300, 500), torch.float32, False),
         (nn.Embedding(300, 500), torch.float32, False),
+        (parametrizations.weight_norm(nn.Linear(300, 500)), torch.float32, False),
+        (prune.l1_unstructured(nn.Linear(300, 500), "weight", 0.1), torch.float32, False),
     ],
 )
 def test_what_would_not_gain_or_not_be_the_same_is_left_as_it_is(
