@@ -159,7 +159,7 @@ def fresh_seeds(runs: Runs) -> str:
         [spec.tasks[task].title, name]
         + [mean(runs.mean(Cell(task, name), budget, split)) for budget in BUDGETS for split in ("test", "repeat")]
         for task in spec.main_tasks
-        for name in spec.repeated
+        for name in (spec.repeated if spec.tasks[task].repeat else ())
     ]
     return table(["task", "method", *titles], rows)
 

@@ -33,7 +33,7 @@ class Method:
 @dataclass(frozen=True)
 class Task:
     """A task: what its problems are, and what it changes in the configuration of all methods and of single ones, in
-    budgets and in rates."""
+    budgets and in the choice of rates; and whether rows are repeated on it."""
 
     title: str
     about: str
@@ -44,6 +44,8 @@ class Task:
     rates_of: str = ""
     budgets: Mapping[str, int] = field(default_factory=dict)
     learning_rates: Sequence[float] = ()
+    extend: int | None = None
+    repeat: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class Spec:
         """The budgets of the runs on a task."""
         share = self.validation_share if split == "validation" else 1
         return {name: round(share * size) for name, size in {**self.budgets, **self.tasks[task].budgets}.items()}
+
+    def extensions(self, task: str) -> int:
+        """How many further rates may be tried at either end of the first ones."""
+        own = self.tasks[task].extend
+        return self.extend if own is None else own
 
     def first_rates(self, task: str) -> Sequence[float]:
         """The learning rates that are tried first on a task."""

@@ -49,7 +49,7 @@ class Study:
             self.choose(task)
             cells = [cell for cell in Runs(self.spec, []).cells() if cell.task in related]
             self.execute(self.jobs(cells, "test", self.spec.seeds), f"{task}, tables and questions")
-            repeated = [Cell(task, method) for method in self.spec.repeated]
+            repeated = [Cell(task, method) for method in self.spec.repeated if self.spec.tasks[task].repeat]
             self.execute(self.jobs(repeated, "repeat", self.spec.repeat_seeds), f"{task}, repeated")
         self.recipes()
 
@@ -61,7 +61,7 @@ class Study:
             make_job(spec, self.problems, Cell(task, spec.untrained), None, split, seed)
             for task in tasks
             for split, seeds in splits.items()
-            if split == "test" or task in spec.main_tasks
+            if split == "test" or (task in spec.main_tasks and (split == "validation" or spec.tasks[task].repeat))
             for seed in seeds
         ]
         self.execute(jobs, "before training")
@@ -74,7 +74,7 @@ class Study:
             jobs = [
                 make_job(spec, self.problems, Cell(task, method), rate, "validation", seed)
                 for method in spec.trained
-                for rate in rates_to_try(runs.scores(task, method), spec.first_rates(task), spec.extend)
+                for rate in rates_to_try(runs.scores(task, method), spec.first_rates(task), spec.extensions(task))
                 for seed in spec.selection_seeds
             ]
             if not jobs:

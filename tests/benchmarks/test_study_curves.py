@@ -23,7 +23,7 @@ def run(responses: int, updates: int, iterations: int, method: str = "ReNCE", se
         {"responses": r, "updates": u, "cpu_seconds": 10.0 * u, "correct": 0.2 + 0.01 * (u - updates)} for r, u in spent
     ]
     ends = [Point(n, u, r, 10.0 * u, 0.2 + 0.01 * u) for n, (r, u) in enumerate(spent, start=1)]
-    label: dict[str, Any] = {"study": "tables", "task": "chains", "learning_rate": 4e-4, "split": "test"}
+    label: dict[str, Any] = {"study": "tables", "task": "sums", "learning_rate": 1e-5, "split": "test"}
     return Outcome(**label, method=method, seed=seed, start=0.2, curve=ends[-1:], training=training)
 
 
@@ -43,9 +43,9 @@ def test_a_seed_that_ended_early_goes_on_with_its_last_value(tmp_path: Path, mon
     monkeypatch.setattr(runs, "of", lambda cell: found if cell.method == "ReNCE" else {})
     lines: list[np.ndarray[Any, Any]] = []
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda axes, x, y, **kinds: lines.append(np.array([x, y])))
-    curves.draw(runs, "chains", tmp_path / "figures" / "chains.svg")
+    curves.draw(runs, "sums", tmp_path / "figures" / "sums.svg")
     x, y = lines[0]
     assert (x[0], x[-1]) == (0, 2048) and np.all(np.diff(x) > 0)
     late = x > 512
     np.testing.assert_allclose(y[late], 20 + (x[late] * 4 / 256 + 8) / 2)
-    assert ElementTree.parse(tmp_path / "figures" / "chains.svg").getroot().tag.endswith("svg")
+    assert ElementTree.parse(tmp_path / "figures" / "sums.svg").getroot().tag.endswith("svg")

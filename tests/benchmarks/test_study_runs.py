@@ -130,7 +130,8 @@ def test_a_task_has_budgets_and_options_of_its_own_and_a_digest_of_its_inputs(ma
         json.loads(each["trainer.callbacks"])[0]["init_args"] for each in (test, arguments("GRPO", "validation")[0])
     ]
     assert [(each["responses"], each["updates"]) for each in sizes] == [(384, 8), (192, 4)]
-    assert TABLE1.first_rates("words")[0] < TABLE1.first_rates("chains")[0]
+    assert TABLE1.first_rates("words") == [3e-6, 1e-5] and TABLE1.first_rates("sums") == TABLE1.learning_rates
+    assert (TABLE1.extensions("words"), TABLE1.extensions("sums")) == (0, 1)
     (study.problems / "words-test.jsonl").write_text("{}")
     _digest.cache_clear()
     assert arguments("GRPO", "test")[1] != digest == arguments("GRPO", "validation")[1]
