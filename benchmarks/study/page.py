@@ -108,7 +108,7 @@ def tables(runs: Runs) -> str:
         for name, other in others.items()
     ]
     titles = ["difference", *(spec.title(task, budget) for task, budget in places)]
-    return "\n\n".join([*parts, f"Rows that the paper compares with another method:\n\n{table(titles, rows)}"])
+    return "\n\n".join([*parts, f"Rows compared with another one, without a correction:\n\n{table(titles, rows)}"])
 
 
 def _answer(spec: Spec, found: Mapping[Place, Interval]) -> str:
