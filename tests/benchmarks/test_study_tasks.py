@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.study import warm_start
 from benchmarks.study.tasks import PROBLEMS, NoisyReward, partial_credit
+from rence_lightning.errors import UserError
 from rence_lightning.parts import Problem
 from rence_lightning.prompts.arithmetic import chains_of
 from rence_lightning.rewards import Response
@@ -39,7 +40,7 @@ def test_no_problem_is_in_two_splits(name: str) -> None:
 
 
 def test_no_word_problem_is_in_two_splits_or_a_variant_of_another(tmp_path: Path) -> None:
-    """Of problems that differ in numbers alone one is kept; others are left out where the rule gives no solution."""
+    """Of problems that differ in numbers or in a word one is kept; those that the rule cannot solve are left out."""
     words = ["".join(letters) for letters in product("abcdefghij", repeat=3)]
     texts = [(f"The {word} has {a} and gets {b}. {extra}", a + b) for word in words for a, b, extra in PAIRS]
     rows = [{"id": str(n), "problem": text, "answer": str(answer)} for n, (text, answer) in enumerate(texts)]
@@ -50,13 +51,21 @@ def test_no_word_problem_is_in_two_splits_or_a_variant_of_another(tmp_path: Path
     found = warm_start.splits(tmp_path)
     assert {split: len(each) for split, each in found.items()} == warm_start.SIZES
     kept = [row for each in found.values() for row in each]
-    assert len({row["problem"].split()[1] for row in kept}) == len(kept) and not any(
-        "1000" in row["answer"] for row in kept
-    )
+    asked = {split: [row["problem"].split()[1] for row in each] for split, each in found.items()}
+    evaluated = asked["train"] + asked["validation"] + asked["test"]
+    assert len(set(evaluated)) == len(evaluated) and not set(evaluated) & set(asked["solutions"])
+    assert not any("1000" in row["answer"] for row in kept)
     assert all(eval(row["solution"].replace("=", "==")) for row in kept)
+    (tmp_path / "easy" / "svamp.jsonl").unlink()
+    with pytest.raises(UserError, match=r"svamp\.jsonl: no such file; RENCE_DATA"):
+        warm_start.splits(tmp_path)
+    for name in ("mawps", "asdiv", "svamp"):
+        (tmp_path / "easy" / f"{name}.jsonl").write_text(lines[:9000])
+    with pytest.raises(UserError, match=r"it has \d+ problems of one step, and 780 are needed"):
+        warm_start.splits(tmp_path)
 
 
-PAIRS = [(7, 5, ""), (70, 27, ""), (990, 10, "big"), (3, 4, "x" * 160), (3, 4, "1 more")]
+PAIRS = [(7, 5, ""), (70, 27, ""), (70, 27, "more"), (990, 10, "big"), (3, 4, "x" * 160), (3, 4, "1 more")]
 
 
 def test_the_warm_up_of_the_policy_asked_no_problem_that_is_evaluated_and_none_of_the_pools() -> None:
