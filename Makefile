@@ -61,7 +61,7 @@ smollm2: smollm2-model  ## a real pretrained language model learns to solve sums
 study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (3.5 hours of processor time; the same command continues)
 	$(BIN)/python -m benchmarks.study
 
-table1: install-bench smollm2-model  ## Table 1 on SmolLM2-135M and on small policies, from RENCE_DATA (HOURS hours of two cores; the same command continues)
+table1: install-bench smollm2-model  ## Table 1 on SmolLM2-135M, from RENCE_DATA (an hour and a half of two cores; the same command continues)
 	$(BIN)/python -m benchmarks.study --spec benchmarks/study/table1.yaml --results benchmarks/study/results/table1 \
 		--out runs/table1 --docs docs/table1.md
 

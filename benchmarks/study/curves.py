@@ -61,7 +61,8 @@ def draw(runs: Runs, task: str, path: Path) -> None:
                     continue
                 grid = np.unique([x for each in seeds for x, _ in each if x >= max(other[0][0] for other in seeds)])
                 values = [panel.factor * np.interp(grid, *np.transpose(each)) for each in seeds]
-                axes.plot(grid, np.mean(values, 0), color=colour, ls=(0, dash) if dash else "-", lw=2, label=method)
+                kind: Any = {"color": colour, "ls": (0, dash) if dash else "-", "lw": 2, "marker": ".", "label": method}
+                axes.plot(grid, np.mean(values, 0), **kind)  # with marks, because a single point has no line
                 axes.fill_between(grid, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.12, lw=0)
             axes.set(title=panel.title, xlabel=panel.x.replace("cpu_seconds", "CPU seconds of training"))
             axes.set_ylim(0, 104 if panel.y == "answered" else None)

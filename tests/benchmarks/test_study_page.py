@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,24 +14,41 @@ from scipy import stats
 from benchmarks.study import page
 from benchmarks.study.results import Outcome, read_lines, read_outcomes
 from benchmarks.study.runs import Cell, Runs
-from benchmarks.study.spec import BUDGETS, load_spec
+from benchmarks.study.spec import BUDGETS, Spec, load_spec
 from benchmarks.study.study import RECIPES, runs_of
 from rence_lightning.errors import UserError
 
-SPEC = load_spec(ROOT / "benchmarks" / "study" / "study.yaml")
+SPEC, TABLE1 = (load_spec(ROOT / "benchmarks" / "study" / f"{name}.yaml") for name in ("study", "table1"))
 RESULTS = ROOT / "benchmarks" / "study" / "results"
 OUTCOMES = read_outcomes(RESULTS)
 RECIPE_RUNS = read_lines(RESULTS / RECIPES, dict)
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-def test_the_page_is_that_of_the_results_and_nothing_is_missing(tmp_path: Path) -> None:
-    written = tmp_path / "results.md"
-    written.write_text(re.sub(r"(<!-- study: .* -->\n)[^<]*?(<!-- end -->)", r"\1stale\n\2", PAGE), encoding="utf-8")
-    assert written.read_text(encoding="utf-8") != PAGE
-    page.write(SPEC, OUTCOMES, RECIPE_RUNS, written)
-    assert written.read_text(encoding="utf-8") == PAGE, "run python -m benchmarks.study --report_only true"
-    assert "Not finished" not in PAGE and len(PAGE.splitlines()) <= 360
+@pytest.mark.parametrize(
+    ("name", "spec", "outcomes", "recipe_runs"),
+    [("results.md", SPEC, OUTCOMES, RECIPE_RUNS), ("table1.md", TABLE1, read_outcomes(RESULTS / "table1"), [])],
+)
+def test_a_page_is_that_of_the_results_and_nothing_is_missing(
+    name: str, spec: Spec, outcomes: list[Outcome], recipe_runs: list[Any], tmp_path: Path
+) -> None:
+    text, written = (ROOT / "docs" / name).read_text(encoding="utf-8"), tmp_path / name
+    written.write_text(re.sub(r"(<!-- study: .* -->\n)[^<]*?(<!-- end -->)", r"\1stale\n\2", text), encoding="utf-8")
+    assert written.read_text(encoding="utf-8") != text
+    page.write(spec, outcomes, recipe_runs, written)
+    assert written.read_text(encoding="utf-8") == text, (
+        "write it again, as make study and make table1 do, with --report_only true"
+    )
+    assert "Not finished" not in text and len(text.splitlines()) <= 360
+    for figure in re.findall(r"\]\((figures/.*?)\)", text):
+        drawn, kept = (ElementTree.parse(folder / figure) for folder in (tmp_path, ROOT / "docs"))
+        texts = [
+            sorted(each.text or "" for each in tree.iter("{http://www.w3.org/2000/svg}text")) for tree in (drawn, kept)
+        ]
+        assert texts[0] == texts[1] and set(spec.trained) <= set(texts[0])
+
+
+def test_a_page_without_a_place_for_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_text("")
     with pytest.raises(UserError, match="it has no lines"):
         page.write(SPEC, OUTCOMES, RECIPE_RUNS, tmp_path / "empty.md")
@@ -69,7 +87,7 @@ def test_means_and_paired_differences_are_those_of_scipy() -> None:
 
 
 def test_bold_excludes_0_a_dagger_remains_and_the_counts_are_theirs() -> None:
-    text = PAGE.partition("<!-- study: tables -->")[2].partition("Rows that the paper compares")[0]
+    text = PAGE.partition("<!-- study: tables -->")[2].partition("Rows compared with another one")[0]
     found = re.findall(r"\| (\**)([-+][\d.]+) \[([-+][\d.]+), ([-+][\d.]+)\](†?)", text)
     for bold, _, low, high, dagger in found:
         assert bool(bold) == (float(low) > 0 or float(high) < 0) and (bold or not dagger)
