@@ -56,8 +56,9 @@ def sampled_with(model: "PreTrainedModel", temperature: float, top_p: float) -> 
 
     base = model.generation_config or GenerationConfig()
     ids = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    # Without a top_k, `generate` takes one of 50.
-    own: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    own: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:  # without a top_k, `generate` takes one of 50
+        own |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
     others = (*ids, "_", "base_sampling", "cache_", "output_", "return_", "transformers_version", "use_")
     before = {name: value for name, value in base.to_diff_dict().items() if not name.startswith(others)}
     if differing := {name: value for name, value in before.items() if own.get(name) != value}:

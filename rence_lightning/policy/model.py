@@ -185,7 +185,7 @@ def _check_finite(policy: Policy, log_probs: Tensor) -> None:
     if not log_probs.isfinite().all():
         raise UserError(
             f"policy: {type(policy.model).__name__} gives log-probabilities that are not finite, as where float16 "
-            "overflows; set model.dtype, or trainer.precision, to bfloat16"
+            "overflows; set trainer.precision to bf16-mixed, or model.dtype to bfloat16"
         )
 
 

@@ -267,7 +267,7 @@ def _difference(model: "PreTrainedModel", kind: Decoder) -> str:
     if bool(((ours - expected).norm(dim=-1) <= limit).all()):
         return ""
     if expected.isnan().any():
-        return "its logits are not finite"
+        return "its logits are not finite, as where float16 overflows (bfloat16: trainer.precision bf16-mixed)"
     return "its logits, a token at a time, are not those of its forward pass"
 
 

@@ -10,7 +10,7 @@ BLOCK = 256
 """Number of tokens of a block. A large vocabulary is searched in two steps: the block, then the token within it."""
 
 NUCLEUS = 1024
-"""Number of the most likely tokens among which the nucleus is looked for, before the whole vocabulary is sorted."""
+"""Number of the most likely tokens among which the nucleus is looked for, before all tokens of a row are sorted."""
 
 
 def uniforms(seed: int, group_size: int, tokens: int) -> Tensor:
@@ -71,9 +71,14 @@ def _search(cumulative: Tensor, target: Tensor) -> Tensor:
 
 
 def _from_nucleus(probs: Tensor, uniform: Tensor, top_p: float) -> Tensor:
-    """Tokens `(rows, 1)` drawn from the nucleus of each row."""
+    """Tokens `(rows, 1)` drawn from the nucleus of each row; the rows of which it is large are sorted whole."""
     ranked, order = probs.topk(min(NUCLEUS, probs.shape[-1]), dim=-1)
-    if (ranked.sum(-1, dtype=torch.float64) < top_p).any():
-        ranked, order = probs.sort(-1, descending=True)
+    token = _from_ranked(ranked, order, uniform, top_p)
+    if (large := ranked.sum(-1, dtype=torch.float64) < top_p).any():
+        token[large] = _from_ranked(*probs[large].sort(-1, descending=True), uniform[large], top_p)
+    return token
+
+
+def _from_ranked(ranked: Tensor, order: Tensor, uniform: Tensor, top_p: float) -> Tensor:
     before = ranked.cumsum(-1, dtype=torch.float64) - ranked
     return order.gather(-1, _invert(ranked.masked_fill(before >= top_p, 0.0), uniform))

@@ -242,12 +242,12 @@ class RolloutDataModule(LightningDataModule):
         """
         if stage != "fit" or self.prompts:
             return
-        if self.sampling.temperature == 0:
+        if self.sampling.temperature == 0 and self.command == "fit":  # a warm start samples nothing
             raise UserError(
                 "data: sampling.temperature is 0; the K responses to a prompt would be equal and give no contrast; set "
                 "it above 0"
             )
-        if self.sampling.top_p < 1:
+        if self.sampling.top_p < 1 and self.command == "fit":
             warnings.warn(TRUNCATED.format(self.sampling.top_p), stacklevel=2)
         sampled_with(self._model, self.sampling.temperature, self.sampling.top_p)
         loaded = [(number, problem) for number, source in enumerate(self.problems) for problem in source.load()]

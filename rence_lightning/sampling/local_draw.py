@@ -206,7 +206,11 @@ def _check_rollouts(
         ids, log_probs = np.asarray(rollout.token_ids), np.asarray(rollout.log_probs)
         for values, good, what in (
             (ids, (ids >= 0) & (ids < vocabulary), f"token ids from 0 to {vocabulary - 1}"),
-            (log_probs, np.isfinite(log_probs) & (log_probs <= POSITIVE), "log-probabilities, finite and at most 0"),
+            (
+                log_probs,
+                np.isfinite(log_probs) & (log_probs <= POSITIVE),
+                "log-probabilities, finite and at most 0 (float16 may overflow)",
+            ),
         ):
             if not good.all():
                 raise invalid_return(engine, doing, values[~good][0].item(), what)

@@ -52,6 +52,12 @@ def test_a_fault_in_decoding_is_found(
 def test_logits_that_are_not_finite_are_named() -> None:
     model = tiny_model(ARCHITECTURES["Qwen3"])
     with torch.no_grad():
+        for name, weight in model.named_parameters():  # the same function, with large values in each layer
+            weight *= 1e6 if "up_proj" in name else 1e-6 if "down_proj" in name else 1
+        assert decoding.decoder_for(model) is decoding.SharedPromptDecoder
+        overflows = r"Qwen3ForCausalLM: its logits are not finite, as where float16 overflows .*bf16-mixed\)"
+        with torch.autocast("cpu", torch.float16), pytest.raises(UserError, match=overflows):
+            decoding.decoder_for(model)
         model.get_input_embeddings().weight[3] = torch.nan
         with pytest.raises(UserError, match="cannot sample Qwen3ForCausalLM: its logits are not finite"):
             decoding.decoder_for(model)

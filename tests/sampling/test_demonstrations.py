@@ -1,5 +1,6 @@
 """Demonstrations: where solutions come from, their tokens, and those that cannot be learned."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from arithmetic_run import make_data
 from tiny_models import EOS, tiny_model
 from tiny_tokenizers import QWEN_LIKE, byte_tokenizer
+from transformers import GenerationConfig
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import Policy, load_policy
@@ -20,9 +22,8 @@ POLICY = load_policy("embedded:arithmetic")
 def prepared(rows: Any, limit: int = 64, policy: Policy = POLICY, held_out: Any = (), **settings: Any) -> Any:
     """A data module after its setup, of rows or a source."""
     source = ListProblems(rows) if isinstance(rows, list) else rows
-    data = make_data(
-        DemonstrationDataModule, problems=[source], sampling=Sampling(max_response_tokens=limit), **settings
-    )
+    settings = {"sampling": Sampling(max_response_tokens=limit), **settings}
+    data = make_data(DemonstrationDataModule, problems=[source], **settings)
     data.connect(policy)
     data.hold_out({"test": list(held_out)})
     data.setup("fit")
@@ -42,6 +43,16 @@ def test_a_demonstration_is_the_solution_and_the_end_of_sequence() -> None:
     ends = POLICY.tokenizer.eos_token_id
     texts = [POLICY.tokenizer.decode(ids[:-1]) for ids in tokens(data)]
     assert texts == [r"1+1=2,\boxed{2}", "1+2=3"] and all(ids[-1] == ends not in ids[:-1] for ids in tokens(data))
+
+
+def test_settings_of_sampling_are_those_of_the_exported_policy_alone(tmp_path: Path) -> None:
+    policy = load_policy("embedded:arithmetic")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = prepared([row(1)], policy=policy, sampling=Sampling(0.0, top_p=0.9, max_response_tokens=64))
+        policy.model.generation_config.save_pretrained(tmp_path)
+    assert tokens(data) == tokens(prepared([row(1)]))
+    assert not GenerationConfig.from_pretrained(tmp_path).do_sample
 
 
 def test_a_solution_that_is_too_long_is_left_out_and_counted() -> None:
