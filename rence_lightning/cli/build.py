@@ -70,7 +70,7 @@ class CLI:
             self.config = parser.parse_object(merged(settings, parser.get_defaults().as_dict()))
         except Exception as error:
             place = origin(error)  # where a module of the user fails while it is imported
-            if not place and not isinstance(error, ArgumentError):
+            if not place and not isinstance(error, ArgumentError) and "fail_untyped" not in str(error):
                 raise
             raise UserError(explain(str(error), settings) + place) from error
         self.config_yaml, self.unnamed = written(self.config)

@@ -29,7 +29,7 @@ FRAME = re.compile(
 )
 NOISE = re.compile(
     r"^Type [\w.]*Callable.*? class: |^Call to compute_fn .* failed: |^Parser key \"[^\"]+\":|"
-    r"\.* Got value: Namespace\(.*"
+    r"\.* Got value: Namespace\(.*|^With fail_untyped=True, [^.]*\. "
 )
 LIBRARIES = (
     "<",

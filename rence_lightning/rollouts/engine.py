@@ -33,8 +33,8 @@ class Sampling:
     max_response_tokens: int = 1024
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"sampling: temperature is {self.temperature}, it must be >= 0")
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:  # NaN too; float32 has no logits / 1e-40
+            raise UserError(f"sampling: temperature is {self.temperature}, it must be 0, or from 1e-6 to 1e6")
         if not 0 < self.top_p <= 1:
             raise UserError(f"sampling: top_p is {self.top_p}, it must be in (0, 1]")
         if self.max_response_tokens < 1:

@@ -1,5 +1,6 @@
 """The LightningModule: the policy, its loss (objective and trust region) and its optimizer."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rence_lightning.distributed import gather
-from rence_lightning.errors import UserError, call_plugin, invalid_return
+from rence_lightning.errors import UserError, call_plugin, invalid_return, one_line
 from rence_lightning.objectives import MultiLabelNCE, Objective, ResponseTensors, Totals
 from rence_lightning.objectives.trust_region import ReferencePenalty, TrustRegion
 from rence_lightning.policy import LoRA, PackedRow, Policy, TokenScores, compare_paths, load_policy
@@ -119,8 +120,8 @@ class PolicyModule(pl.LightningModule):
 
         try:
             optimizer, scheduler = make()
-        except ValueError as error:
-            raise UserError(f"model: optimizer or lr_scheduler: {error}") from error
+        except Exception as error:  # of any class: RuntimeError, ZeroDivisionError, TypeError
+            raise UserError(f"model: optimizer or lr_scheduler: {one_line(error)}") from error
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UserError(
                 "model: lr_scheduler ReduceLROnPlateau is not supported, because it needs a metric to monitor; choose "
@@ -226,9 +227,12 @@ def _try_schedule(optimizer: Optimizer, scheduler: Any, updates: int) -> None:
                 still.append(update)
             try:
                 scheduler.step()
-            except ValueError as error:
+                if bad := [group["lr"] for group in optimizer.param_groups if not 0 <= group["lr"] < math.inf]:
+                    raise ValueError(f"the learning rate is {bad[0]}")
+            except Exception as error:
+                advice = "give it as many steps as updates, or correct its other settings"
                 where = f"in update {update} of the run's {updates}"
-                raise UserError(f"model: lr_scheduler: {where}: {error}; give it as many steps as updates") from error
+                raise UserError(f"model: lr_scheduler: {where}: {one_line(error)}; {advice}") from error
     if still:
         which = f"{len(still)} of the run's {updates} updates, first in update {still[0]}"
         advice = "they change nothing; give it as many steps as updates"

@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LRScheduler
 
 from rence_lightning.distributed import collectives
-from rence_lightning.errors import NonFiniteError
+from rence_lightning.errors import NonFiniteError, call_plugin
 
 SKIPS_IN_A_ROW = 10
 """Number of updates skipped in a row at which the run stops, because the policy itself must be broken."""
@@ -66,7 +66,7 @@ class OptimizerStep:
             total = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if math.isfinite(total) and math.isfinite(loss):
             self.under_way = True
-            optimizer.step()
+            call_plugin(optimizer.optimizer, "step()", optimizer.step)
             self._in_a_row = 0
             if scheduler is not None:
                 scheduler.step()

@@ -8,6 +8,7 @@ import pytest
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer, small_evaluation
 
 from rence_lightning.callbacks import Callback, Checkpoint, Timing
+from rence_lightning.errors import PartError
 from rence_lightning.report.answers import PHASES, time_spent, time_summary
 from rence_lightning.report.run_record import RunRecord
 
@@ -76,7 +77,7 @@ class Interrupts(Callback):
 
 
 def test_the_time_of_an_interrupted_iteration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(PartError, match="stopped"):
         fit(tmp_path, monkeypatch, Interrupts())
     fit(tmp_path, monkeypatch, ckpt_path="last")
     totals = {name: RunRecord(tmp_path).total(f"time/{name}") for name in ("rollouts", "old_policy")}

@@ -182,7 +182,7 @@ def test_a_large_vocabulary_is_searched_exactly(size: int, top_p: float) -> None
 
 def test_bad_settings_are_refused() -> None:
     for settings, words in (
-        ({"temperature": -1}, "temperature"),
+        *(({"temperature": value}, "temperature") for value in (-1, 1e-40, float("nan"), float("inf"))),
         ({"top_p": 0}, "top_p"),
         ({"max_response_tokens": 0}, "max"),
     ):

@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from two_processes import in_two_processes, whole
 
 from rence_lightning.callbacks import Callback, Checkpoint
-from rence_lightning.errors import NonFiniteError, UserError
+from rence_lightning.errors import NonFiniteError, PartError, UserError
 from rence_lightning.objectives import MultiLabelNCE
 from rence_lightning.policy import LoRA, PackedRow, Segment, load_policy
 from rence_lightning.training.fabric import make_fabric
@@ -183,7 +183,7 @@ def test_an_iteration_is_not_finished_in_another_precision(tmp_path: Path) -> No
         trainer.session.config_yaml = yaml.safe_dump({"trainer": {"precision": precision}})
         trainer.fit(make_module(), make_data(), ckpt_path=ckpt_path)
 
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(PartError, match="stopped"):
         run("bf16-mixed", [Interrupts()])
     with pytest.raises(UserError, match="in the middle of an iteration"):
         run("16-mixed", [], ckpt_path="last")

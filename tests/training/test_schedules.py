@@ -1,5 +1,6 @@
 """Learning rate schedules that do not fit the run are found at its start."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from arithmetic_run import fresh_start, make_data, make_module, make_trainer
+from lightning.fabric import Fabric
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, SequentialLR
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import PartError, UserError
+from rence_lightning.training.optimizer_step import OptimizerStep
 
 UPDATES = 4  # two iterations of two updates
 
@@ -49,11 +52,39 @@ def test_a_rate_of_zero_is_said(
     assert len(said) == (still is not None) and (still is None or still in said[0])
 
 
-def test_too_few_steps_are_an_error_before_the_run(tmp_path: Path) -> None:
-    words = r"model: lr_scheduler: in update 4 of the run's 4: Tried to step 4 times.*give it as many steps as updates"
-    with pytest.raises(UserError, match=words):
-        fit(tmp_path / "run", lambda each: OneCycleLR(each, 1e-5, total_steps=3))
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (lambda each: OneCycleLR(each, 1e-5, total_steps=3), "in update 4 of the run's 4: Tried to step 4 times"),
+        (lambda each: lr_scheduler.CosineAnnealingLR(each, T_max=0), "in update 1 of the run's 4: integer modulo"),
+        (lambda each: lr_scheduler.ExponentialLR(each, -1.0), "update 1 of .*: the learning rate is -0.0001"),
+        (lambda each: LambdaLR(each, lambda step: math.inf**step), "update 1 of .*: .* is inf"),
+        (lambda each: LambdaLR(each, lambda step: float("nan") if step == 3 else 1.0), "update 3 .*: .* nan"),
+    ],
+)
+def test_a_schedule_that_fails_in_the_run_is_an_error_before_it(
+    schedule: Callable[[Any], Any], words: str, tmp_path: Path
+) -> None:
+    advice = "give it as many steps as updates, or correct its other settings"
+    with pytest.raises(UserError, match=rf"model: lr_scheduler: .*{words}.*; {advice}"):
+        fit(tmp_path / "run", schedule)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_is_named_whatever_it_raises() -> None:
+    for make, words in (
+        (lambda each: torch.optim.Adam(each, fused=True, foreach=True), "`fused` and `foreach` cannot"),
+        (lambda each: torch.optim.Adam(each, lr=-1), "Invalid learning rate"),
+    ):
+        module = make_module(optimizer=make)
+        module.configure_model()
+        with pytest.raises(UserError, match=f"^model: optimizer or lr_scheduler: {words}"):
+            module.configure_optimizers(UPDATES)
+    step = OptimizerStep(Fabric(accelerator="cpu", devices=1), None, "stop")
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    with pytest.raises(PartError, match=r"^torch\.optim\.lbfgs\.LBFGS, step\(\): raised TypeError: .*'closure'"):
+        step.take(step._fabric.setup_optimizers(torch.optim.LBFGS([weight])), None, 1.0, "update")
 
 
 def test_a_schedule_of_parts_is_tried_too(tmp_path: Path) -> None:
