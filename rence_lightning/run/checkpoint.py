@@ -99,6 +99,7 @@ def save_checkpoint(
         if background:
             stager = DefaultStager(StagingOptions(False, False, False, False))  # which copies before it returns
             state.update(cast(dict[str, Any], stager.stage(dict(state))))
+            stager.close()  # which otherwise keeps the copies
         torch.save(rng, draft / f"rng-{fabric.global_rank}")
         if zero:
             saved.write(draft)
