@@ -26,6 +26,9 @@ PADDED = "has another attention than the full causal one: each response becomes 
 NOISE = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "layerdrop", "drop_path_rate", "jitter_noise")
 """Ends of the names of settings by which the models of `transformers` draw random numbers in training."""
 
+THRESHOLD = ("phimoe", "router_jitter_noise")
+"""A setting that is no noise alone: a model without it would be another one. `Policy.train` keeps the noise off."""
+
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
@@ -152,7 +155,7 @@ def _model(
     config, report = text_config(whole), {}
     for part in with_parts(config):  # with noise, pi_theta / pi_old would compare random networks
         for setting, value in vars(part).items():
-            if setting.endswith(NOISE) and isinstance(value, float):
+            if setting.endswith(NOISE) and isinstance(value, float) and (part.model_type, setting) != THRESHOLD:
                 setattr(part, setting, 0.0)
     if getattr(config, "attn_logit_softcapping", None) is not None:  # sdpa left it out before transformers 5.21
         if options["attn_implementation"] == "sdpa":

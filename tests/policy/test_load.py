@@ -27,6 +27,8 @@ from transformers import (
     NemotronForCausalLM,
     PreTrainedTokenizerFast,
     XGLMConfig,
+    xLSTMConfig,
+    xLSTMForCausalLM,
 )
 
 from rence_lightning.errors import UserError
@@ -183,6 +185,9 @@ def test_a_model_whose_layers_do_not_pass_the_packed_row_on_is_refused_with_the_
     AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
     assert_refused(tmp_path, "packed rows give .* NemotronForCausalLM .* set model.attn_implementation to sdpa")
     assert not load_policy(str(tmp_path), attn_implementation="sdpa").packed
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 4}
+    xLSTMForCausalLM(xLSTMConfig(**sizes)).save_pretrained(tmp_path)
+    assert_refused(tmp_path, "packed rows give .* xLSTMForCausalLM .* set model.attn_implementation to eager")
 
 
 def test_of_a_model_that_reads_images_the_text_part_is_loaded(tmp_path: Path) -> None:
