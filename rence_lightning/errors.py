@@ -1,9 +1,11 @@
 """The errors that end a run, the text that is printed for each, one line if the user can fix it, and words for it."""
 
+import asyncio
 import inspect
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -48,8 +50,11 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient was not finite, and the run is configured to stop rather than skip."""
 
 
-class TracedError(RuntimeError):
-    """An error with a message of one line and the traceback of its cause, which is empty if nothing was raised."""
+class TracedError(Exception):
+    """An error with a message of one line and the traceback of its cause, which is empty if nothing was raised.
+
+    It is no `RuntimeError`: that of a `StopIteration` would leave a context manager as the `StopIteration`.
+    """
 
     def __init__(self, message: str, trace: str = "") -> None:
         super().__init__(message)
@@ -146,13 +151,25 @@ def plugin_errors(part: object, doing: str) -> Iterator[None]:
     """What `call_plugin` does with errors, for code that awaits the part."""
     try:
         yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError":
+    except BaseException as error:  # func_timeout, pytest and trio raise such that are no Exception
+        if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError" or _from_outside(error):
             raise
         message = f"{_name(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
         error = error.with_traceback(_from_part(error.__traceback__))
         trace = traceback.format_tb(error.__traceback__) + traceback.format_exception_only(error)
         raise PartError(message, "".join(trace)) from error
+
+
+def _from_outside(error: BaseException) -> bool:
+    """Whether an error ends what a part does, and was not raised by it: Ctrl-C, or the cancellation of its task."""
+    if isinstance(error, asyncio.CancelledError):
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no event loop runs on this thread
+            return False
+        return task is not None and task.cancelling() > 0
+    interrupt = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    return interrupt or isinstance(error, GeneratorExit)
 
 
 def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:

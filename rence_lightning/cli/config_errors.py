@@ -98,7 +98,8 @@ def _hint(text: str, message: str) -> str:
         return ""
     kind, base = find_class(given[1]), exported_classes().get(wanted[1])
     if inspect.isfunction(kind) and wanted[1] == "Reward":
-        return f" (it is a function: give --data.reward FunctionReward --data.reward.function {given[1]})"
+        options = f"--data.reward FunctionReward --data.reward.function {given[1]}"
+        return f" (it is a function: give {options}, or in Python the function itself)"
     if base is None or not getattr(base, "_is_protocol", False):
         return ""
     if lacking := missing_methods(kind, base):

@@ -2,11 +2,13 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Configurable, Problem
@@ -58,8 +60,12 @@ class ListProblems(RowSchema, ProblemSource):
         source: Name of the data set in ids, logs and tables.
     """
 
-    rows: Sequence[Mapping[str, Any]]
+    rows: Iterable[Mapping[str, Any]]
     source: str = field(default="problems", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rows = [_plain(row) for row in self.rows]  # also those of an iterator, which are read several times
 
     def load(self) -> list[Problem]:
         for number, row in enumerate(self.rows, start=1):
@@ -103,6 +109,14 @@ class HubProblems(RowSchema, ProblemSource):
                 f"hub: {reason[:300]}. Check the names and the network, or use a local copy: class_path: "
                 "rence_lightning.prompts.FileProblems with init_args: path: FILE.jsonl"
             ) from error
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists and dictionaries alone: pandas gives the lists of a parquet file as arrays of NumPy."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _numbered(rows: Iterable[Mapping[str, Any]], source: str) -> Rows:

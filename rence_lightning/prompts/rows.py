@@ -141,12 +141,14 @@ class RowSchema:
         field, skip = self.answer_field, "or set skip_unanswered: true"
         value = _lookup(row, field)
         if value is _MISSING:
-            raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip}")
-        if value is None:
-            raise UnansweredError(f"{where}: field {field!r} is null; fix the row, {skip}")
+            none = "(where a reward needs no answers: answer_field: '')"
+            raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip} {none}")
+        if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has NaN for null
+            raise UnansweredError(f"{where}: field {field!r} is {kind_of(value)}; fix the row, {skip}")
         if (text := _scalar_text(value)) is None:
-            fix = f"; name one of its values, such as {field}.0" if isinstance(value, list) else ""
-            raise UserError(f"{where}: field {field!r} holds no answer but {kind_of(value)}{fix}")
+            inner = ", ".join(_paths(value, field)) if value and isinstance(value, list | dict) else ""
+            fix = f"name one of its values, such as {inner}" if inner else "write it as a text or a number"
+            raise UserError(f"{where}: field {field!r} holds no answer but {kind_of(value)}; {fix}")
         answer = _final_answer(_text(text, field, where), self.answer_format)
         if answer is None:
             sought = {"boxed": r"\boxed{...}", "gsm8k": "#### ANSWER"}[self.answer_format]
@@ -177,7 +179,7 @@ class RowSchema:
             return (), solution
         field = self.messages_field
         turns = _required(row, field, "messages_field", where)
-        if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
+        if not _is_chat(turns):
             example = '{"role": "user", "content": "1+1=?"}'
             raise UserError(f"{where}: field {field!r} must be a list of turns such as {example}")
         chat = [{"role": turn["role"], "content": _text(turn["content"], field, where)} for turn in turns]
@@ -199,6 +201,10 @@ class RowSchema:
         return f"{source}/{text}" if _text(text, field, where).isdecimal() else text
 
 
+def _is_chat(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+
+
 def _is_turn(turn: object) -> bool:
     return isinstance(turn, dict) and all(isinstance(turn.get(key), str) and turn[key] for key in ("role", "content"))
 
@@ -211,7 +217,8 @@ def _own_text(row: dict[str, Any], field: str | None, argument: str, where: str)
 
 def _text(value: Any, field: str, where: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{where}: field {field!r} is not text but {kind_of(value)}; name another field")
+        kind = "a chat, which is a messages_field" if _is_chat(value) else f"{kind_of(value)}; name another field"
+        raise UserError(f"{where}: field {field!r} is not text but {kind}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # valid JSON, for which a tokenizer raises an exception later
@@ -245,13 +252,18 @@ def _required(row: dict[str, Any], field: str, argument: str, where: str) -> Any
 def _not_there(field: str, argument: str, row: dict[str, Any]) -> str:
     there = _paths(row)
     known = ", ".join(there) or "none"
-    return f"no field {field!r}{did_you_mean(field, there)}; set {argument} to one of those that are there: {known}"
+    setting = f"{argument} (of FileProblems, ListProblems, ...)"
+    return f"no field {field!r}{did_you_mean(field, there)}; set {setting} to one of those that are there: {known}"
 
 
 def _paths(value: Any, prefix: str = "") -> list[str]:
     """The fields of a row, nested ones as paths. Of a list, the first value stands for all."""
     if isinstance(value, dict) and value:
-        return [path for key, inner in value.items() for path in _paths(inner, f"{prefix}.{key}" if prefix else key)]
+        return [
+            path for key, inner in value.items() for path in _paths(inner, f"{prefix}.{key}" if prefix else f"{key}")
+        ]
+    if _is_chat(value):
+        return [f"{prefix} (a chat: messages_field)"]
     if isinstance(value, list) and value and prefix:
         return _paths(value[0], f"{prefix}.0")
     return [prefix] if prefix else []

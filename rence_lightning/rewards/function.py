@@ -60,12 +60,14 @@ class FunctionReward(Reward):
         if not 0 < correct_from <= 1:
             raise UserError(f"reward: correct_from is {correct_from}; it must be in (0, 1]")
         try:
-            inspect.signature(function).bind(None)
-        except TypeError:
-            named = f"{_name(function)}{inspect.signature(function)}"
-            raise UserError(f"reward: {named} is not a function of one response; write def reward(response)") from None
-        except ValueError:  # a function in C has no signature
-            pass
+            signature = inspect.signature(function)
+        except ValueError:  # a function in C has none
+            signature = None
+        if signature is not None and not _takes_a_response(signature):
+            raise UserError(
+                f"reward: {_name(function)}{signature} is not a function of one response; write def reward(response), "
+                "with response.text, response.problem.answer and response.problem.fields, the columns of its row"
+            )
         self._waits = any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
         self.concurrency = (64 if self._waits else 1) if concurrency is None else concurrency
         if self.concurrency < 1 or retries < 0 or not 0 <= (on_failure or 0) <= 1:
@@ -160,6 +162,14 @@ class FunctionReward(Reward):
             scored = f"a response that fails scores {self.on_failure:g}, and rollouts/reward_failures counts these"
             warnings.warn(f"reward: {failure}; {scored}", stacklevel=2)
         return Score(self.on_failure, False)
+
+
+def _takes_a_response(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return "completions" not in signature.parameters  # a list of all of them, in TRL
 
 
 def _name(function: Callable[..., Any]) -> str:

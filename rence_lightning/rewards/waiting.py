@@ -56,7 +56,7 @@ async def in_thread(work: Callable[[], T], slots: asyncio.Semaphore) -> T:
     def run() -> None:
         try:
             done.set_result(work())
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # else nobody would hear of the end of this thread
             done.set_exception(error)
         with suppress(RuntimeError):  # the loop is closed: the run has ended
             loop.call_soon_threadsafe(settle)

@@ -32,7 +32,8 @@ def responses_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, rollouts: S
         places = [0, *(place for first, last in each.replies for place in (first, last + 1)), len(each.token_ids)]
         parts = [each.token_ids[first:last] for first, last in pairwise(places)]  # turn, reply, turn, ...
         texts, raw = ([text_of(tokenizer, part, skip) for part in parts] for skip in (True, False))
-        written = "\n".join(texts[::2]), each.token_ids, each.finish_reason, asked, "".join(raw)
+        ids = each.token_ids[:]  # a copy: the policy is trained on the tokens, whatever a reward does with these
+        written = "\n".join(texts[::2]), ids, each.finish_reason, asked, "".join(raw)
         responses.append(Response(prompt.problem, *written, tuple(texts[::2]), tuple(texts[1::2])))
     return responses
 

@@ -10,6 +10,21 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_handlers: dict[signal.Signals, Any] = {}
+"""Handlers from before the run, while it listens."""
+
+
+def _leave_to_parent() -> None:
+    """Restores the handlers in a forked process, such as one of multiprocessing in a reward: a signal must end it, and
+    not be written to the pipe, which it shares with the run."""
+    if _handlers:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _handlers.items():
+            signal.signal(number, handler)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
 
 class StopRequest:
     """Records a signal until the run reaches a point where it can end, and prints at once what the run does until then.
@@ -35,7 +50,7 @@ class StopRequest:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         known = [number for number in SIGNALS if signal.getsignal(number) is not None]  # others cannot be restored
-        handlers = {number: signal.signal(number, lambda *_: None) for number in known}
+        _handlers.update((number, signal.signal(number, lambda *_: None)) for number in known)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         thread = threading.Thread(target=self._read, args=(reader,), name="signals", daemon=True)
         thread.start()
@@ -43,8 +58,8 @@ class StopRequest:
             yield
         finally:
             signal.set_wakeup_fd(wakeup)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            for number in known:
+                signal.signal(number, _handlers.pop(number))
             os.close(writer)
             thread.join()
             os.close(reader)

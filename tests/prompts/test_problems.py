@@ -215,12 +215,15 @@ GOOD = b'{"problem": "p", "answer": "1"}\n'
         (b'["p", "1"]', "line 2: a list instead of a JSON object"),
         (
             b'{"problem": "p"}',
-            "line 2: no field 'answer'; set answer_field to one .*: problem; or set skip_unanswered: true",
+            "line 2: no field 'answer'; set answer_field .*: problem; or set skip_unanswered: true",
         ),
         (b'{"text": {"q": [1]}, "answer": "1"}', r"line 2: no field 'problem'.* there: text\.q\.0, answer"),
         (b'{"problem": "p", "anwser": "1"}', r"line 2: no field 'answer' \(did you mean anwser\?\)"),
         (b'{"problem": "p", "answer": null}', "line 2: field 'answer' is null; fix the row, or set skip"),
-        (b'{"problem": "p", "answer": NaN}', "line 2: field 'answer' holds no answer but the number nan"),
+        (
+            b'{"problem": "p", "answer": NaN}',
+            "line 2: field 'answer' is the number nan; fix the row, or set skip_unanswered",
+        ),
         (b'{"problem": "p", "answer": "  "}', "line 2: the answer in field 'answer' is empty"),
         (b'{"problem": " ", "answer": "1"}', "line 2: the problem .* is empty"),
         (b'{"problem": 5, "answer": "1"}', "line 2: field 'problem' is not text but the number 5"),
@@ -244,7 +247,7 @@ def test_a_bad_line_is_named(tmp_path: Path, second_line: bytes, message: str) -
         ({"answer_format": "gsm8k"}, "no #### ANSWER in field 'answer'"),
         ({"strip_prefix": "Solve: "}, "does not begin with strip_prefix 'Solve: '"),
         ({"strip_suffix": "Answer:"}, "does not end with strip_suffix 'Answer:'"),
-        ({"id_field": "uuid"}, "no field 'uuid'; set id_field to one of those that are there: problem, answer"),
+        ({"id_field": "uuid"}, "no field 'uuid'; set id_field .* to one of those that are there: problem, answer"),
     ],
 )
 def test_rows_of_another_form_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -343,7 +346,7 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
     assert problems == FileProblems(str(path)).load()
     assert problems[3] == Problem("sums/4", "3+1", "4", "sums", {"problem": "3+1", "answer": 4, "difficulty": 0.3})
     with pytest.raises(
-        UserError, match=r"^sums, row 2: no field 'answer'; set answer_field to one .*: problem; or set skip_unanswered"
+        UserError, match=r"^sums, row 2: no field 'answer'; set answer_field .*: problem; or set skip_unanswered"
     ):
         ListProblems([rows[0], {"problem": "2"}], source="sums").load()
     with pytest.raises(UserError, match=r"^problems, row 1: 'x' instead of a dictionary with fields$"):
@@ -374,6 +377,48 @@ def test_a_row_may_bring_its_own_turns_system_and_instructions() -> None:
 def test_turns_of_another_form_are_refused(chat: Any, words: str) -> None:
     with pytest.raises(UserError, match=rf"^problems, row 1: .*{words}"):
         ListProblems([{"chat": chat, "answer": "2"}], messages_field="chat").load()
+
+
+CHAT = [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1=?"}]
+VERL = {"data_source": "sums", "prompt": CHAT, "reward_model": {"style": "rule", "ground_truth": "2"}}
+TRL = {"prompt": "1+1=?", "solution": "2"}
+
+
+@pytest.mark.parametrize("array", [False, True], ids=["lists", "arrays of pandas"])
+@pytest.mark.parametrize(
+    ("row", "steps"),
+    [  # each error says the next setting
+        (
+            VERL,
+            [({}, r"prompt \(a chat: messages_field\)"), ({"problem_field": "prompt"}, "chat, .* a messages_field")],
+        ),
+        (
+            VERL,
+            [
+                ({"messages_field": "prompt"}, r"no field 'answer'; .*, reward_model\.ground_truth; or set"),
+                ({"answer_field": "reward_model"}, r"name one of its values, such as .*reward_model\.ground_truth"),
+                ({"answer_field": "reward_model.ground_truth"}, ""),
+            ],
+        ),
+        (TRL, [({}, r"mean prompt\?"), ({"problem_field": "prompt"}, "solution"), ({"answer_field": "solution"}, "")]),
+        ({"prompt": CHAT, "answer": 2}, [({}, "a chat: messages_field"), ({"messages_field": "prompt"}, "")]),
+        ({"input": "1+1=?", "label": 2}, [({"problem_field": "input"}, "label"), ({"answer_field": "label"}, "")]),
+    ],
+)
+def test_rows_of_other_frameworks_are_read_as_the_errors_say(
+    row: dict[str, Any], steps: list[tuple[dict[str, str], str]], array: bool
+) -> None:
+    row = {name: np.array(value, object) if array and value is CHAT else value for name, value in row.items()}
+    settings: dict[str, Any] = {}
+    for setting, words in steps:
+        settings |= setting
+        if words:
+            with pytest.raises(UserError, match=words):
+                ListProblems(iter([row]), **settings).load()
+        else:
+            (problem,) = ListProblems(iter([row]), **settings).load()
+            assert (problem.problem, problem.answer) == ("1+1=?", "2")
+            assert problem.messages == (tuple(CHAT) if "messages_field" in settings else ())
 
 
 def test_the_held_out_share_and_the_field_that_keeps_rows_together() -> None:

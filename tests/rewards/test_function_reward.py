@@ -1,7 +1,7 @@
 """A function as a reward: what it may return, what counts as correct, and what is said of anything else."""
 
 import asyncio
-import sys
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 from graded_groups import responses_to
 
 from rence_lightning.errors import PartError, UserError
-from rence_lightning.rewards import FunctionReward, Response, Score
+from rence_lightning.rewards import FunctionReward, Response, Reward, Score
+from rence_lightning.sampling.grading import GradingThread
 from rence_lightning.sampling.scoring import scores_of
 
 
@@ -67,27 +68,65 @@ def test_an_invalid_score_is_that_of_the_function_too() -> None:
             asyncio.run(scores_of(FunctionReward(lambda _, score=score: score), responses_to("1", [""])))
 
 
-def test_a_reward_that_ends_the_process_is_named() -> None:
-    with pytest.raises(PartError, match=r"exits, problem p: raised SystemExit: 3"):
-        FunctionReward(exits).score(responses_to("1", [""]))
+class FunctionTimedOut(BaseException):
+    """As func_timeout and pytest have them."""
 
 
-def exits(_: Response) -> float:
-    sys.exit(3)
+OUTSIDE = [SystemExit(3), KeyboardInterrupt(), FunctionTimedOut("slow"), asyncio.CancelledError(), StopIteration()]
+
+
+class Raises(Reward):
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def score(self, responses: Any) -> list[Score]:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", OUTSIDE, ids=repr)
+@pytest.mark.parametrize("kind", ["function", "threads", "async", "class"])
+def test_a_reward_that_would_end_its_thread_ends_the_run_and_is_named(kind: str, error: BaseException) -> None:
+    def raises(_: Response) -> float:
+        raise error
+
+    async def waits(_: Response) -> float:
+        raise error
+
+    reward: Reward
+    if kind == "class":
+        reward, name = Raises(error), "Raises, score"
+    else:
+        function = waits if kind == "async" else raises
+        reward, name = FunctionReward(function, concurrency=4 if kind == "threads" else 1), function.__name__
+    grading = GradingThread()
+    words = rf"{name}.*, problem p: raised (RuntimeError: coroutine raised )?{type(error).__name__}"
+    with pytest.raises(PartError, match=words):
+        grading.submit(scores_of(reward, responses_to("1", ["", ""]))).result(10)
+    assert grading.submit(asyncio.sleep(0, "alive")).result(10) == "alive"
+    grading.close()
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="function is 'len'; give a function of a response"):
         FunctionReward("len")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"old\(gold.* is not a function of one response; write def reward"):
-        FunctionReward(old)  # type: ignore[arg-type]
+    for other in FOREIGN:
+        with pytest.raises(
+            UserError, match=r"\(.*\) is not a function of one response; .* response.text, response.prob"
+        ):
+            FunctionReward(other)
     for threshold in (0.0, 1.5, float("nan")):
         with pytest.raises(UserError, match=r"correct_from is .*; it must be in \(0, 1\]"):
             FunctionReward(share, threshold)
 
 
-def old(gold: str, response: str) -> float:
-    return float(gold == response)
+FOREIGN: list[Callable[..., Any]] = [
+    lambda gold, response: 1.0,
+    lambda completions, **kwargs: [1.0] * len(completions),  # TRL
+    lambda prompts, completions, answer: [1.0] * len(completions),
+    lambda data_source, solution_str, ground_truth, extra_info=None: 1.0,  # verl
+    lambda queries, prompts, labels: [1.0] * len(queries),  # OpenRLHF
+    lambda: 1.0,
+]
 
 
 def test_an_error_names_the_function_and_the_problem() -> None:

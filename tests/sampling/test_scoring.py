@@ -35,6 +35,13 @@ def test_special_tokens_and_the_prompt_are_seen_beside_the_text(response: Respon
     assert response.prompt_text.endswith("<think>")
 
 
+def test_what_a_reward_does_with_the_tokens_changes_nothing_of_what_is_trained_on() -> None:
+    tokenizer, ids = byte_tokenizer(QWEN_LIKE), array("i", [4, 5, 6])
+    (response,) = responses_of(tokenizer, Prompt(0, Problem("p", "2+2", "4"), (7,)), [Rollout(ids, array("f"), "stop")])
+    response.token_ids[0] = 9  # type: ignore[index]
+    assert ids == array("i", [4, 5, 6]) and response.token_ids == array("i", [9, 5, 6])
+
+
 def test_a_response_reaches_another_process_whole_and_without_the_tokenizer(response: Response) -> None:
     sent = pickle.loads(pickle.dumps(response))
     assert sent == response and (sent.raw_text, sent.prompt_text) == (ANSWER, response.prompt_text)

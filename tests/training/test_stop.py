@@ -1,15 +1,19 @@
 """A run that is interrupted or killed continues, and has the same result as an uninterrupted run."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torture
+
+from rence_lightning.training.stop import StopRequest
 
 CALCULATOR = ("--data.environment=Calculator", "--data.environment.begin=", "--data.environment.end==")
 SHARDED = ("--trainer.devices=2", "--trainer.strategy=rence_lightning.training.FullyShardStrategy")
@@ -81,6 +85,34 @@ def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process
 
 
 @pytest.mark.slow
+def sleep_from(begun: Any) -> None:
+    begun.set()
+    time.sleep(60)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads, from Python 3.12 on
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 1)])
+def test_a_signal_ends_a_forked_process_of_a_reward_and_not_the_run(number: signal.Signals, code: int) -> None:
+    """Forked on a background thread, as by a reward that ends its program after some seconds."""
+    fork, request, ends = multiprocessing.get_context("fork"), StopRequest(lambda: "finishing"), list[int | None]()
+
+    def reward() -> None:
+        begun = fork.Event()
+        process = fork.Process(target=sleep_from, args=(begun,))
+        process.start()
+        assert begun.wait(10) and process.pid is not None
+        os.kill(process.pid, number)
+        process.join(10)
+        ends.append(process.exitcode)
+        process.kill()
+
+    with request.listening():
+        thread = threading.Thread(target=reward)
+        thread.start()
+        thread.join()
+    assert (ends, request.signal) == ([code], 0)
+
+
 def test_a_second_signal_ends_a_process_whose_output_nobody_reads() -> None:
     """As with `2>&1 | tee log`, where Ctrl-C ends tee first."""
     script = """if True:
