@@ -199,6 +199,8 @@ ARCHITECTURES = {
         refused="cannot sample RecurrentGemma",
     ),
 }
+# Older releases, such as those that vLLM needs, lack the newest.
+ARCHITECTURES = {name: each for name, each in ARCHITECTURES.items() if hasattr(transformers, each.config)}
 
 
 def tiny_model(architecture: Architecture, **changed: Any) -> PreTrainedModel:
