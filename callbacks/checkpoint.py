@@ -1,5 +1,6 @@
 """Checkpoints: the last few and the best, each a folder that is written atomically."""
 
+from pathlib import Path
 from typing import Any
 
 from rence_lightning.callbacks.hooks import Callback
@@ -20,13 +21,17 @@ class Checkpoint(Callback):
         every: Number of iterations from one checkpoint to the next; the last iteration is saved as well. 0 disables
             checkpoints.
         keep_last: Number of the latest checkpoints to keep, in addition to the best.
+        background: Whether training goes on while a checkpoint is written. Its state is then copied to main memory
+            first, 12 bytes for each trained parameter over all processes, and a disk that refuses to write ends the run
+            at the next checkpoint.
     """
 
-    def __init__(self, every: int = 5, keep_last: int = 1) -> None:
+    def __init__(self, every: int = 5, keep_last: int = 1, background: bool = False) -> None:
         if every < 0 or keep_last < 1:
             raise UserError(f"checkpoint: every ({every}) must be >= 0 and keep_last ({keep_last}) >= 1")
         self.every = every
         self.keep_last = keep_last
+        self.background = background
         self._best: float | None = None
         self._best_at: tuple[int, int] | None = None
         self._saved: tuple[int, int] | None = None
@@ -54,24 +59,30 @@ class Checkpoint(Callback):
 
     def on_train_end(self, trainer: Trainer, module: PolicyModule) -> None:
         self._save(trainer)
+        trainer.checkpoints.finish()
 
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         """Saves the training done since the last checkpoint."""
         in_doubt = isinstance(exception, NonFiniteError | EngineMismatchError | CheckpointError)
-        if isinstance(exception, Exception) and not in_doubt and trainer.checkpoints.can_save():
-            self._save(trainer)
+        if isinstance(exception, Exception) and trainer.checkpoints.can_save():
+            if not in_doubt:
+                self._save(trainer)
+            trainer.checkpoints.finish()
 
     def _save(self, trainer: Trainer) -> None:
         """Saves the current state, unless it has been saved already."""
         if not self.every or self._saved == trainer.progress:
             return
         self._saved, self._evaluated = trainer.progress, False
-        folder = trainer.checkpoints.save()
-        if trainer.is_global_zero:
-            point(trainer.session.run, "last", folder)
-            if self._best_at == trainer.progress:
-                point(trainer.session.run, "best", folder)
-            prune(trainer.session.run, self.keep_last)
+        run, best = trainer.session.run, self._best_at == trainer.progress
+
+        def publish(folder: Path) -> None:
+            point(run, "last", folder)
+            if best:
+                point(run, "best", folder)
+            prune(run, self.keep_last)
+
+        trainer.checkpoints.save(publish, self.background)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "best_at": self._best_at}

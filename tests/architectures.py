@@ -28,6 +28,7 @@ SHAPE = {
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 SHARED = EXPERTS | {"shared_expert_intermediate_size": 16}
 LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+INDEXED = {"index_topk": 6, "index_n_heads": 64, "index_head_dim": 8, "pad_token_id": None}  # its zero state has ties
 ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
 WINDOW = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
 LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
@@ -68,6 +69,15 @@ ARCHITECTURES = {
     "Qwen3-Next": Architecture("Qwen3NextConfig", SHARED | DELTA),
     "Qwen3.5": Architecture("Qwen3_5TextConfig", DELTA, fast=True),
     "Qwen3.5-MoE": Architecture("Qwen3_5MoeTextConfig", SHARED | DELTA),
+    "Qwen4-Exp": Architecture(
+        "Qwen4ExpTextConfig",
+        SHARED
+        | DELTA
+        | {"layer_types": ["linear_attention", "indexed_attention"], "hc_lowrank": 8, "pad_token_id": None}
+        | {"indexer_n_heads": 64, "indexer_kv_heads": 1, "indexer_head_dim": 8}
+        | {"indexer_budget": 6, "indexer_compress_ratio": 2},
+        {"indexer_budget": 256},
+    ),
     "Mistral": Architecture("MistralConfig", {"sliding_window": 5}, {"sliding_window": None}, fast=True),
     "Mixtral": Architecture("MixtralConfig", EXPERTS),
     "Ministral": Architecture("MinistralConfig", WINDOW, {"layer_types": ["full_attention"] * 2}),
@@ -89,8 +99,22 @@ ARCHITECTURES = {
         | {"activation_sparsity_pattern": [0.5, 0.0]},
         {"final_logit_softcapping": 30.0},
     ),
-    "Gemma 4": Architecture("Gemma4TextConfig", WINDOW | PER_LAYER | CAPPED | {"global_head_dim": 8}, NO_WINDOW),
-    "DeepSeek-V3": Architecture("DeepseekV3Config", EXPERTS | LATENT | ROUTED | {"num_key_value_heads": 4}),
+    "Gemma 4": Architecture("Gemma4TextConfig", WINDOW | PER_LAYER | CAPPED | {"global_head_dim": 16}, NO_WINDOW),
+    "DeepSeek-V3": Architecture("DeepseekV3Config", EXPERTS | LATENT | ROUTED | {"num_key_value_heads": 4}, fast=True),
+    "DeepSeek-V3.2": Architecture(
+        "DeepseekV32Config",
+        EXPERTS | LATENT | ROUTED | INDEXED | {"num_key_value_heads": 4},
+        {"index_topk": 256},
+    ),
+    "DeepSeek-V4": Architecture(
+        "DeepseekV4Config",
+        EXPERTS
+        | INDEXED
+        | {"n_routed_experts": 4, "q_lora_rank": 16, "index_topk": 2}
+        | {"layer_types": ["sliding_attention", "compressed_sparse_attention"], "sliding_window": 5}
+        | {"compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4}},
+        refused="cannot sample DeepseekV4For",
+    ),
     "SmolLM3": Architecture("SmolLM3Config", {"no_rope_layers": [1, 0]}),
     "Phi-3": Architecture("Phi3Config"),
     "Phi-3.5-MoE": Architecture("PhimoeConfig", EXPERTS),
@@ -101,6 +125,25 @@ ARCHITECTURES = {
     "GLM-4-MoE": Architecture("Glm4MoeConfig", EXPERTS | ROUTED),
     "EXAONE-4": Architecture("Exaone4Config", WINDOW, NO_WINDOW),
     "gpt-oss": Architecture("GptOssConfig", EXPERTS | WINDOW, NO_WINDOW),
+    "Flint": Architecture(
+        "FlintConfig", SHARED | {"layer_types": ["full_attention"] * 2, "mlp_only_layers": [0]}, fast=True
+    ),
+    "ERNIE 4.5 MoE": Architecture(
+        "Ernie4_5_MoeConfig",
+        {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_num_shared_experts": 1},
+    ),
+    "Kimi Linear": Architecture(
+        "KimiLinearConfig",
+        EXPERTS | LATENT | ROUTED | LINEAR | {"num_key_value_heads": 4, "linear_head_dim": 8, "linear_num_heads": 4},
+    ),
+    "Inkling": Architecture(
+        "InklingTextConfig",
+        EXPERTS
+        | ROUTED
+        | {"layer_types": ["hybrid_sliding", "hybrid"], "sliding_window_size": 5, "logits_mup_width_multiplier": 4.0},
+        {"logits_mup_width_multiplier": 1.0},
+    ),
+    "MiMo-V2-Flash": Architecture("MiMoV2FlashConfig", EXPERTS | ROUTED | WINDOW | {"v_head_dim": 8}, NO_WINDOW),
     "GPT-2": Architecture("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}),
     "BLOOM": Architecture("BloomConfig", {"n_layer": 2, "n_head": 4}),
     "Granite": Architecture("GraniteConfig", {"logits_scaling": 4.0}, {"logits_scaling": 1.0}),
@@ -134,6 +177,15 @@ ARCHITECTURES = {
         | {"chunk_size": 4, "attention_hidden_size": 64, "attention_head_dim": 16, "use_mem_rope": True}
         | {"time_step_min": 1e-9},  # transformers limits time steps in the forward pass, and not in decoding
     ),
+    "Nemotron-H": Architecture(
+        "NemotronHConfig",
+        EXPERTS
+        | ROUTED
+        | {"layers_block_type": ["mamba", "attention"], "n_groups": 1, "mamba_num_heads": 8, "mamba_head_dim": 8}
+        | {"ssm_state_size": 8, "chunk_size": 4, "moe_shared_expert_intermediate_size": 16}
+        | {"time_step_min": 1e-9, "time_step_limit": (1e-9, 1e9), "time_step_floor": 1e-9},
+    ),
+    "MiniMax-M2": Architecture("MiniMaxM2Config", EXPERTS),
     "MiniMax": Architecture("MiniMaxConfig", EXPERTS | LINEAR | {"block_size": 4}, refused="cannot sample MiniMaxFor"),
     "RWKV": Architecture("RwkvConfig", {"attention_hidden_size": 32}, refused="cannot sample RwkvForCausalLM"),
     "RecurrentGemma": Architecture(
@@ -147,6 +199,8 @@ ARCHITECTURES = {
         refused="cannot sample RecurrentGemma",
     ),
 }
+# Older releases, such as those that vLLM needs, lack the newest.
+ARCHITECTURES = {name: each for name, each in ARCHITECTURES.items() if hasattr(transformers, each.config)}
 
 
 def tiny_model(architecture: Architecture, **changed: Any) -> PreTrainedModel:

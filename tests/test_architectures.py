@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from adapted_models import randomise
 from architectures import ARCHITECTURES, TOKENIZER, VOCABULARY, saved, tiny_model
+from peft import PeftModel
 from rollouts.engine_streams import sampled
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rence_lightning import Problem, Response, Result, fit
 from rence_lightning.errors import UserError
-from rence_lightning.policy import LoRA, PackedRow, Policy, Segment, load_policy
+from rence_lightning.policy import LoRA, PackedRow, Policy, Segment, export_policy, load_policy
 from rence_lightning.policy.adapters import add_adapters
 from rence_lightning.policy.attention import implementation
+from rence_lightning.policy.export import export_adapters
 from rence_lightning.prompts import ProblemSource
 from rence_lightning.rollouts import Sampling, TransformersEngine
 from rence_lightning.rollouts.decoding import SharedPromptDecoder
@@ -57,37 +61,36 @@ def close(ours: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=TOLERANCE * float(expected.detach().abs().max()))
 
 
-def gradient(policy: Policy, log_probs: Tensor) -> Tensor:
+def gradient(model: PreTrainedModel, log_probs: Tensor) -> Tensor:
     """Of a weighted sum of the log-probabilities, with respect to all parameters."""
-    policy.zero_grad()
+    model.zero_grad()
     (log_probs * torch.linspace(-1, 2, len(log_probs))).sum().backward()
     return torch.cat(
-        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in policy.parameters()]
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in model.parameters()]
     )
 
 
-def by_transformers(policy: Policy) -> Tensor:
+def by_transformers(model: PreTrainedModel) -> Tensor:
     """Log-probabilities of one response after the other, without padding, from the model's own logits."""
     found = []
-    with implementation(policy.model, "eager"):
+    with implementation(model.eval(), "eager"):
         for segment in SEGMENTS:
             for response in segment.responses:
                 ids = torch.tensor([[*segment.prompt, *response]])
-                logits = policy.model.eval()(ids, use_cache=False).logits[0, len(segment.prompt) - 1 : -1]
+                logits = model(ids, use_cache=False).logits[0, len(segment.prompt) - 1 : -1]
                 found.append(logits.log_softmax(-1).gather(-1, ids[0, len(segment.prompt) :, None]).squeeze(-1))
-    policy.train()
     return torch.cat(found)
 
 
 @cases(TRAINED)
 def test_log_probs_and_gradients_are_those_of_transformers(name: str) -> None:
-    policy = loaded(name)
-    expected = by_transformers(policy)
-    expected_gradient = gradient(policy, expected)
+    policy, plain = loaded(name), tiny_model(ARCHITECTURES[name])
+    expected = by_transformers(plain)
+    expected_gradient = gradient(plain, expected)
     for packed in {policy.packed, False}:
         ours = policy(PackedRow(SEGMENTS, torch.device("cpu")), packed=packed).log_probs
         close(ours, expected)
-        close(gradient(policy, ours), expected_gradient)
+        close(gradient(policy.model, ours), expected_gradient)
 
 
 @cases(TRAINED)
@@ -112,7 +115,8 @@ def test_the_setting_that_makes_the_architecture_matters_here(name: str) -> None
     architecture, ids = ARCHITECTURES[name], torch.tensor([tokens(16, 1)])
     with_it, without = tiny_model(architecture), tiny_model(architecture, **architecture.without)
     without.load_state_dict(with_it.state_dict())
-    logits, others = (model(ids, use_cache=False).logits.detach() for model in (with_it, without))
+    with implementation(with_it, "eager"), implementation(without, "eager"):
+        logits, others = (model(ids, use_cache=False).logits.detach() for model in (with_it, without))
     assert (logits - others).abs().max() > 100 * TOLERANCE * logits.abs().max()
 
 
@@ -196,7 +200,25 @@ def test_every_adapter_takes_part(name: str) -> None:
     add_adapters(policy.model, LoRA(), "")
     policy(PackedRow(SEGMENTS, torch.device("cpu"))).log_probs.sum().backward()
     unused = [name for name, weight in policy.named_parameters() if weight.requires_grad and weight.grad is None]
-    assert not unused
+    assert not [name for name in unused if "index" not in name], "those that choose tokens alone have no gradient"
+
+
+@cases(TRAINED)
+def test_exported_adapters_compute_in_plain_transformers_and_peft_what_they_did_in_training(
+    name: str, tmp_path: Path
+) -> None:
+    base, merged, adapters = (tmp_path / each for each in ("base", "merged", "adapters"))
+    saved(ARCHITECTURES[name], base)
+    policy = load_policy(str(base), lora=LoRA(r=3))
+    randomise(policy)
+    expected = by_transformers(policy.model)
+    export_policy(policy, merged)
+    export_adapters(policy, adapters)
+    plain, below = (AutoModelForCausalLM.from_pretrained(folder) for folder in (merged, base))
+    assert (by_transformers(below) - expected).abs().max() > 0.01
+    PeftModel.from_pretrained(below, str(adapters))  # it puts the adapters into the model
+    for model in (plain, below):
+        close(by_transformers(model), expected)
 
 
 @cases(list(ARCHITECTURES))

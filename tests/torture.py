@@ -127,7 +127,7 @@ def writing(run_dir: Path) -> bool:
     return any((run_dir / "checkpoints").glob(".tmp-iteration-*"))
 
 
-def torture(run_dir: Path, kills: int) -> int:
+def torture(run_dir: Path, kills: int, *options: str) -> int:
     """Kills and resumes a run, then lets it end.
 
     Returns:
@@ -135,7 +135,7 @@ def torture(run_dir: Path, kills: int) -> int:
     """
     rng, during = random.Random(0), 0
     for number in range(kills):
-        process = start(run_dir, *resume(run_dir))
+        process = start(run_dir, *options, *resume(run_dir))
         wait_for(process, "run directory")
         if number % 2:
             while not writing(run_dir) and process.poll() is None:
@@ -153,7 +153,7 @@ def torture(run_dir: Path, kills: int) -> int:
             assert_nothing_half_written(run_dir)
         if not resume(run_dir):  # killed before the first checkpoint
             shutil.rmtree(run_dir)
-    process = start(run_dir, *resume(run_dir))
+    process = start(run_dir, *options, *resume(run_dir))
     output = finish(process)
     assert process.returncode == 0, output
     names = [path.name for path in (run_dir / "checkpoints").iterdir()]

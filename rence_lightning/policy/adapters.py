@@ -119,6 +119,8 @@ def merged(layer: Any, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _layers(model: "PreTrainedModel", targets: str | list[str]) -> list[str]:
     """The last names of the layers to adapt, sorted."""
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
@@ -132,7 +134,12 @@ def _layers(model: "PreTrainedModel", targets: str | list[str]) -> list[str]:
         if type(module) in kinds and module is not head and name not in uncalled
     ]
     # A place in a list is no name: `peft` would take the `0` of a list of linear layers for the model's first layer.
-    known = sorted({re.sub(r".*\.(?!\d+(\.\d+)*$)", "", name) for name in linear})
+    found = {re.sub(r".*\.(?!\d+(\.\d+)*$)", "", name) for name in linear}
+    # In some mixtures, `peft` takes the names of dense layers for those of experts, which are one tensor, in training
+    # and when it loads adapters. It asks for both halves of the tensor.
+    config = LoraConfig(target_modules=[*found, "gate_proj", "up_proj", "w1", "w3"])
+    convert_peft_config_for_transformers(config, model, None)
+    known = sorted(found.intersection(config.target_modules or ()))
     if not known:
         raise UserError(f"model.lora: {type(model).__name__} has no linear layers to adapt; train it without adapters")
     if targets == ALL_LINEAR:
@@ -146,7 +153,7 @@ def _layers(model: "PreTrainedModel", targets: str | list[str]) -> list[str]:
             )
         if name not in known:
             raise UserError(
-                f"model.lora.target_modules: the policy has no linear layer {name}{did_you_mean(name, known)}; choose "
-                f"from {', '.join(known)}, or set it to {ALL_LINEAR}"
+                f"model.lora.target_modules: the policy has no linear layer {name} to adapt"
+                f"{did_you_mean(name, known)}; choose from {', '.join(known)}, or set it to {ALL_LINEAR}"
             )
     return sorted(set(wanted))

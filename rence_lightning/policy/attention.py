@@ -15,7 +15,7 @@ def special_attention(model: "PreTrainedModel") -> str:
     """What in a model's attention is not full and causal, or cannot be exchanged, as the end of a sentence that
     begins with "it"; empty if nothing is.
 
-    It reads the configuration alone; `compare_paths` and `decoder_for` find what that does not show.
+    It reads the configuration and names of weights; `compare_paths` and `decoder_for` find what they do not show.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -25,6 +25,8 @@ def special_attention(model: "PreTrainedModel") -> str:
         return f"has layers of another kind than full attention ({', '.join(sorted(special))})"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "soft-caps the scores of its attention"
+    if any(name.endswith(".sinks") for name, _ in model.named_parameters()):
+        return "has attention sinks"
     return "" if model._can_set_attn_implementation() else "has an attention that cannot be chosen"
 
 

@@ -26,6 +26,9 @@ PADDED = "has another attention than the full causal one: each response becomes 
 NOISE = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "layerdrop", "drop_path_rate", "jitter_noise")
 """Ends of the names of settings by which the models of `transformers` draw random numbers in training."""
 
+THRESHOLD = ("phimoe", "router_jitter_noise")
+"""A setting that is no noise alone: a model without it would be another one. `Policy.train` keeps the noise off."""
+
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
@@ -53,13 +56,13 @@ def load_policy(
     Raises:
         UserError: The policy does not exist, cannot be loaded, is incomplete, or fails `Policy.check_model`.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     folder = resolve_policy(name)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
     try:
         model, report = _model(folder, AutoConfig.from_pretrained(folder), options, empty)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = read_tokenizer(folder)
     except Exception as error:  # what a wrong configuration raises is of many classes
         raise UserError(
             f"policy: cannot load '{name}': {type(error).__name__}: {one_line(error)} (give a whole folder in the "
@@ -78,6 +81,24 @@ def load_policy(
     if not empty:
         policy.check_model()
     return policy
+
+
+def read_tokenizer(folder: str) -> "PreTrainedTokenizerBase":
+    """A tokenizer as its `tokenizer.json` says. Before transformers 5.21, one that names Llama's class, as DeepSeek's
+    models do, is built by that class from the vocabulary alone, and loses spaces and letters without a word."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+    if not _keeps_text(tokenizer):
+        with suppress(OSError, ValueError, TypeError):  # a tokenizer of another format has no such file
+            if _keeps_text(plain := PreTrainedTokenizerFast.from_pretrained(folder)):
+                return plain
+    return tokenizer
+
+
+def _keeps_text(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    text = "What is 1 + 1?\n\nÉ"
+    return str(tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids)).strip() == text
 
 
 def text_config(config: "PretrainedConfig") -> "PretrainedConfig":
@@ -134,8 +155,12 @@ def _model(
     config, report = text_config(whole), {}
     for part in with_parts(config):  # with noise, pi_theta / pi_old would compare random networks
         for setting, value in vars(part).items():
-            if setting.endswith(NOISE) and isinstance(value, float):
+            if setting.endswith(NOISE) and isinstance(value, float) and (part.model_type, setting) != THRESHOLD:
                 setattr(part, setting, 0.0)
+    if getattr(config, "attn_logit_softcapping", None) is not None:  # sdpa left it out before transformers 5.21
+        if options["attn_implementation"] == "sdpa":
+            raise ValueError("sdpa has no soft-capping; set model.attn_implementation to eager, or to null")
+        options["attn_implementation"] = options["attn_implementation"] or "eager"
     if empty:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, **options)

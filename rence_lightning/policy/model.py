@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, one_line
 from rence_lightning.policy.adapters import Adapters
 from rence_lightning.policy.attention import implementation
 from rence_lightning.policy.output_projection import LogitTransform, TokenScores, token_scores
@@ -54,6 +54,13 @@ class Policy(nn.Module):
         self.logit_transform = LogitTransform.of(model.config)
         self._frozen_digest: str | None = None
         self.packed = enable(model) if packed is None else packed
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.model.modules():
+            if hasattr(module, "router_jitter_noise"):  # Phi-3.5-MoE's router draws its experts in training
+                module.training = False
+        return self
 
     @property
     def context_length(self) -> int | None:
@@ -157,13 +164,20 @@ class Policy(nn.Module):
         training = self.model.training
         try:
             with implementation(self.model, "eager"):
-                self.model.train()
+                self.train()
                 ours, again = (self(row, packed=False).log_probs for _ in range(2))
-                self.model.eval()
+                self.eval()
                 logits = self.model(input_ids=row.input_ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UserError(
+                f"policy: the forward pass of {name} raises {type(error).__name__}: {one_line(error)}; correct its "
+                "config.json, or choose another model"
+            ) from error
         finally:
             enlarged.remove()
-            self.model.train(training)
+            self.train(training)
         _check_finite(self, ours)
         if not torch.equal(ours, again):
             raise UserError(
@@ -193,11 +207,10 @@ def _check_finite(policy: Policy, log_probs: Tensor) -> None:
 def compare_paths(policy: Policy, row: PackedRow) -> None:
     """Raises `UserError` if the log-probabilities of a few responses of a row, computed as they are and in padded rows,
     differ. Where the policy is sharded, this is a collective: all ranks must call it."""
-    device, config, dtype = row.input_ids.device.type, policy.model.config.get_text_config(), policy.model.dtype
-    half = torch.is_autocast_enabled(device) or dtype in (torch.bfloat16, torch.float16)
+    device = row.input_ids.device.type
+    half = torch.is_autocast_enabled(device) or policy.model.dtype in (torch.bfloat16, torch.float16)
     # In float32, CUDA has no fast kernel for queries that share keys: padded rows take the square of their length.
-    shared = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
-    few = 1 if device == "cuda" and shared and not half else 2
+    few = 1 if device == "cuda" and not half else 2
     sample = row.sample(few, few)
     packed, padded = (policy(sample, packed=each).log_probs for each in (True, False))
     _check_finite(policy, padded)
@@ -206,5 +219,5 @@ def compare_paths(policy: Policy, row: PackedRow) -> None:
         raise UserError(
             f"model: packed rows give log-probabilities that differ from those of padded rows by {difference:.1e} per "
             f"token (limit {limit:.0e}): {type(policy.model).__name__} has another attention than the full causal one; "
-            "set model.attn_implementation to sdpa, which pads"
+            f"set model.attn_implementation to {'sdpa' if policy.model._supports_sdpa else 'eager'}, which pads"
         )

@@ -45,7 +45,9 @@ class LogitTransform(NamedTuple):
             scale *= factor if isinstance(factor := getattr(config, name, 1.0), int | float) else 1.0
         if scaling := getattr(config, "logits_scaling", None):  # HyperCLOVA X multiplies where Granite divides
             scale *= scaling if config.model_type == "hyperclovax" else 1 / scaling
-        caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))  # of Gemmas
+        scale /= getattr(config, "logits_mup_width_multiplier", None) or 1.0  # Inkling
+        names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemmas, xLSTM
+        caps = (getattr(config, name, None) for name in names)
         return cls(scale, next((cap for cap in caps if cap), None))
 
     def at(self, temperature: float) -> "LogitTransform":

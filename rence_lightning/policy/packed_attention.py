@@ -60,7 +60,7 @@ def packed_attention(
     if special := special_arguments(settings):
         raise UserError(
             f"policy: {type(module).__name__} attends with {special}, which packed rows do not support; set "
-            "model.attn_implementation to sdpa"
+            "model.attn_implementation to eager"
         )
     if query.is_cuda:
         from transformers.integrations.flex_attention import flex_attention_forward

@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rence_lightning.errors import UserError
 from rence_lightning.parts import Configurable, Problem
 from rence_lightning.prompts.files import Rows, iter_file
@@ -113,7 +111,7 @@ class HubProblems(RowSchema, ProblemSource):
 
 def _plain(value: Any) -> Any:
     """A value with lists and dictionaries alone: pandas gives the lists of a parquet file as arrays of NumPy."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
+    value = value.tolist() if getattr(value, "ndim", 0) else value
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

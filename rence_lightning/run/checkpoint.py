@@ -18,15 +18,19 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import ModelParallelStrategy
 from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -37,7 +41,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from rence_lightning.distributed import gather
+from rence_lightning.distributed import gather, longest_wait
 from rence_lightning.errors import CheckpointError, one_line
 from rence_lightning.policy import Policy
 from rence_lightning.run.adapter_base import Base, check_base
@@ -56,48 +60,86 @@ def save_checkpoint(
     rng: dict[str, Any],
     saved: SavedAt,
     config: str | None,
-) -> None:
-    """Writes a checkpoint; every rank must call it. `run` is further state that the next step depends on, in plain
-    types; `rng` is a `rng_state`; `config` are the settings of the run as YAML, None if it has none.
+    publish: Callable[[Path], None],
+    background: bool,
+) -> Callable[[], None]:
+    """Begins to write a checkpoint, and returns the function that ends it; every rank must call both.
+
+    Args:
+        fabric: Fabric that has set up policy and optimizer.
+        folder: Folder of the checkpoint, which appears once all of it is on its disk.
+        policy: Policy, of which the part that is trained is saved.
+        optimizer: Its optimizer.
+        run: Further state that the next step depends on, in plain types.
+        rng: Random state of this rank, a `rng_state`.
+        saved: Progress of the run.
+        config: Settings of the run as YAML, None if it has none.
+        publish: Function that rank 0 calls with the folder once it has appeared.
+        background: Whether a thread writes a copy of the state in main memory, while the caller goes on; otherwise the
+            returned function writes the state itself.
 
     Raises:
-        CheckpointError: A rank cannot write, for example to a full disk; raised on every rank.
+        CheckpointError: A rank cannot write, for example to a full disk; raised on every rank, here or at the end.
     """
-    draft, plain = folder.with_name(f".tmp-{folder.name}"), _unwrapped(policy)
+    draft, plain, zero = folder.with_name(f".tmp-{folder.name}"), _unwrapped(policy), fabric.is_global_zero
+    sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+    state: dict[str, Any] = {}
 
     def prepare() -> None:
-        if fabric.is_global_zero:
+        if zero:
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
+            (draft / "state" if sharded else draft).mkdir(parents=True)
 
-    def write() -> None:
-        base = Base.of(plain)
-        inner, strategy = cast(_FabricOptimizer, optimizer).optimizer, fabric.strategy
-        if isinstance(strategy, ModelParallelStrategy):
-            strategy.save_checkpoint(draft / "state", {"policy": plain.trained_part(), "optimizer": inner, "run": run})
-        elif fabric.is_global_zero:  # not by Fabric, which writes all of it into memory and `$TMPDIR` first
-            state = {"policy": plain.trained_part().state_dict(), "optimizer": inner.state_dict(), "run": run}
-            with (draft / "state").open("wb") as file:
-                torch.save(state, file)
+    def collect() -> None:
+        base, part, inner = Base.of(plain), plain.trained_part(), cast(_FabricOptimizer, optimizer).optimizer
+        if sharded:  # in the files of Fabric, which loads them
+            state.update(policy=get_model_state_dict(part), optimizer=get_optimizer_state_dict(part, inner))
+        elif zero:  # not by Fabric, which writes all of it into memory and `$TMPDIR` first
+            state.update(policy=part.state_dict(), optimizer=inner.state_dict(), run=run)
+        if background:
+            stager = DefaultStager(StagingOptions(False, False, False, False))  # which copies before it returns
+            state.update(cast(dict[str, Any], stager.stage(dict(state))))
+            stager.close()  # which otherwise keeps the copies
         torch.save(rng, draft / f"rng-{fabric.global_rank}")
-        if fabric.is_global_zero:
+        if zero:
             saved.write(draft)
+            if sharded:
+                torch.save({"run": run}, draft / "state" / "meta.pt")
             if config is not None:
                 (draft / "config.yaml").write_text(config)
             if base is not None:
                 base.write(draft)
             plain.save_config(draft / "hf")
 
-    def publish() -> None:
-        if fabric.is_global_zero:
+    def write() -> None:
+        if sharded:
+            dcp.save(state, checkpoint_id=draft / "state", process_group=group)  # fails on every rank if on one
+        elif zero:
+            with (draft / "state").open("wb") as file:
+                torch.save(state, file)
+        state.clear()
+        if zero:
             _put_in_place(draft, folder)
+            publish(folder)
 
-    try:
-        for step in (prepare, write, publish):
+    with ExitStack() as cleanup:
+        if zero:  # frees the space of an incomplete checkpoint on a full disk
+            cleanup.callback(shutil.rmtree, draft, ignore_errors=True)
+        for step in (prepare, collect):
             _together(folder, step)
-    finally:
-        if fabric.is_global_zero:
-            shutil.rmtree(draft, ignore_errors=True)  # frees the space of an incomplete checkpoint on a full disk
+        group, end = None, write
+        if background:
+            if sharded:  # not the group of the exchanges and of training, which go on
+                group = dist.new_group(backend="gloo", timeout=longest_wait())
+                cleanup.callback(dist.destroy_process_group, group)
+            end = ThreadPoolExecutor(1, "checkpoint").submit(write).result
+        rest = cleanup.pop_all()
+
+    def finish() -> None:
+        with rest:
+            _together(folder, end)
+
+    return finish
 
 
 def _together(folder: Path, step: Callable[[], None]) -> None:

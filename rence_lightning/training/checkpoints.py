@@ -1,6 +1,7 @@
 """Checkpoints of a run in the loop: what the next step depends on, collected from the loop's parts and given back."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Checkpoints:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self.rng: dict[str, Any] | None = None
+        self._finish: Callable[[], None] | None = None
 
     @property
     def saved_at(self) -> SavedAt:
@@ -44,13 +46,32 @@ class Checkpoints:
         moments = gather((trainer.progress, trainer.global_step) if possible else None)
         return None not in moments and len(set(moments)) == 1
 
-    def save(self) -> Path:
-        """Saves everything that the next step depends on; every rank must call it. Returns the checkpoint's folder."""
+    def save(self, publish: Callable[[Path], None], background: bool = False) -> None:
+        """Saves everything that the next step depends on; every rank must call it.
+
+        Args:
+            publish: Function that rank 0 calls with the checkpoint's folder once it is complete.
+            background: Whether training goes on while the checkpoint is written.
+        """
+        self.finish()
         trainer, saved = self._trainer, self.saved_at
         folder, policy = trainer.session.run.folder_of(saved), trainer.lightning_module.policy
-        config, rng = trainer.session.config_yaml, self.rng or rng_state()
-        save_checkpoint(trainer.fabric, folder, policy, trainer.optimizers[0], self._state(), rng, saved, config)
-        return folder
+        state, rng, config = self._state(), self.rng or rng_state(), trainer.session.config_yaml
+        self._finish = save_checkpoint(
+            trainer.fabric, folder, policy, trainer.optimizers[0], state, rng, saved, config, publish, background
+        )
+        if not background:
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits until the last checkpoint is written; every rank must call it.
+
+        Raises:
+            CheckpointError: It could not be written.
+        """
+        finish, self._finish = self._finish, None
+        if finish is not None:
+            finish()
 
     def load_policy(self, folder: Path) -> None:
         """Loads the policy of a checkpoint alone."""

@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3nTextConfig,
+    Gemma4TextConfig,
+    MambaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from benchmarks.qwen3 import qwen3
-from rence_lightning.cli.commands.memory import Memory, total
+from rence_lightning.cli.commands.memory import Memory, read_shape, total
 from rence_lightning.policy import PackedRow, Policy, Segment
 from rence_lightning.policy.load import activation_checkpointing
 
@@ -104,6 +111,33 @@ def test_a_real_update_on_a_cpu_takes_what_is_planned(checkpointing: bool, tmp_p
     assert planned.tokens == 2640
     activations = total(planned.training()) - sum(part.bytes for part in planned.states())
     assert activations == pytest.approx(peak, rel=0.15)
+
+
+SMALL: dict[str, Any] = {"num_hidden_layers": 2, "vocab_size": 8, "hidden_size": 64, "pad_token_id": 0}
+HEADS: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size_per_layer_input": 8,
+    "head_dim": 16,
+}
+LAYERS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        (Gemma3nTextConfig(**SMALL, **HEADS, **LAYERS, intermediate_size=[64, 96]), {"inner": 96, "queries": 64}),
+        (Gemma4TextConfig(**SMALL, **HEADS, **LAYERS, global_head_dim=32), {"queries": 128, "keys": 64}),
+        (MambaConfig(**SMALL), {"inner": 128, "queries": 64}),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_sizes_that_vary_between_layers_count_as_the_largest(
+    config: PretrainedConfig, sizes: dict[str, int], tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    found = read_shape(str(tmp_path))._asdict()
+    assert {name: found[name] for name in sizes} == sizes
 
 
 def test_states_are_sixteen_bytes_a_parameter_over_the_shards(tmp_path: Path) -> None:

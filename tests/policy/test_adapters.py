@@ -151,9 +151,12 @@ def test_named_layers_alone_are_adapted() -> None:
         ({"target_modules": []}, r"model.lora.target_modules is empty; .*all-linear"),
         (
             {"target_modules": ["q_porj"]},
-            r"target_modules: .* no linear layer q_porj \(did you mean q_proj\?\); .*v_proj",
+            r"target_modules: .* no linear layer q_porj to adapt \(did you mean q_proj\?\); .*v_proj",
         ),
-        ({"target_modules": ["q_proj", "norm"]}, r"target_modules: the policy has no linear layer norm; choose from"),
+        (
+            {"target_modules": ["q_proj", "norm"]},
+            r"target_modules: the policy has no linear layer norm to adapt; choose",
+        ),
         ({"target_modules": "embed_tokens"}, r"target_modules: the policy has no linear layer embed_tokens"),
         ({"target_modules": ["lm_head"]}, r"target_modules: lm_head is the output projection, which cannot be adapted"),
     ],

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import ARCHITECTURES as CAPPED
+from architectures import saved
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, SHAPE, VOCABULARY, tiny_model
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,12 +25,15 @@ from transformers import (
     MixtralConfig,
     NemotronConfig,
     NemotronForCausalLM,
+    PreTrainedTokenizerFast,
     XGLMConfig,
+    xLSTMConfig,
+    xLSTMForCausalLM,
 )
 
 from rence_lightning.errors import UserError
 from rence_lightning.policy import LoRA, Policy, export_policy, load_policy
-from rence_lightning.policy.load import EMBEDDED
+from rence_lightning.policy.load import EMBEDDED, read_tokenizer
 
 
 @pytest.fixture
@@ -178,6 +185,9 @@ def test_a_model_whose_layers_do_not_pass_the_packed_row_on_is_refused_with_the_
     AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
     assert_refused(tmp_path, "packed rows give .* NemotronForCausalLM .* set model.attn_implementation to sdpa")
     assert not load_policy(str(tmp_path), attn_implementation="sdpa").packed
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 4}
+    xLSTMForCausalLM(xLSTMConfig(**sizes)).save_pretrained(tmp_path)
+    assert_refused(tmp_path, "packed rows give .* xLSTMForCausalLM .* set model.attn_implementation to eager")
 
 
 def test_of_a_model_that_reads_images_the_text_part_is_loaded(tmp_path: Path) -> None:
@@ -266,3 +276,27 @@ def test_an_empty_policy_is_the_whole_one_but_for_its_weights(architecture: str,
     assert [name for name, _ in whole.named_parameters()] == [name for name, _ in empty.named_parameters()]
     assert all(parameter.is_meta for parameter in empty.parameters()), "it takes memory"
     assert whole.model.generation_config.eos_token_id == empty.model.generation_config.eos_token_id == [1, 7]
+
+
+def test_a_tokenizer_is_read_as_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is that of a byte-level BPE, as of DeepSeek's models, whose configuration names Llama's class."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    backend.train_from_iterator(["What is 1 + 1?"], trainers.BpeTrainer(initial_alphabet=ByteLevel.alphabet()))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    text = "Où est 1 + 1 ?\n\n你好"
+    for kind in ("LlamaTokenizerFast", "PreTrainedTokenizerFast"):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+        found = read_tokenizer(str(tmp_path))
+        assert found(text).input_ids == backend.encode(text).ids and found.decode(found(text).input_ids) == text
+    backend.normalizer = normalizers.Replace(" ", "")  # what Llama's class makes of it in some releases
+    lossy = PreTrainedTokenizerFast(tokenizer_object=backend)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda folder: lossy)
+    found = read_tokenizer(str(tmp_path))
+    assert found.decode(found(text).input_ids) == text != lossy.decode(lossy(text).input_ids)
+
+
+def test_soft_capped_attention_is_never_computed_without_the_cap(tmp_path: Path) -> None:
+    saved(CAPPED["Gemma 2"], tmp_path)
+    assert load_policy(str(tmp_path)).model.config._attn_implementation == "eager"
+    assert_refused(tmp_path, "sdpa", attn_implementation="sdpa")

@@ -212,6 +212,17 @@ def test_a_model_is_accepted_with_the_transform_of_its_logits_and_refused_withou
                 policy.check_model()
 
 
+def test_an_error_of_the_model_s_own_code_is_one_line() -> None:
+    """Such as that of sizes in config.json that do not fit one another."""
+    policy = tiny_policy()
+    policy.model.config.num_attention_heads = 3
+    policy.model.model.layers[0].self_attn.num_key_value_groups = 3
+    with pytest.raises(
+        UserError, match=r"policy: the forward pass of Qwen3ForCausalLM raises RuntimeError: The size .*"
+    ):
+        policy.check_model()
+
+
 def test_a_model_with_noise_in_training_is_refused() -> None:
     policy = tiny_policy()
     policy.model.model.norm.register_forward_hook(lambda *given: torch.dropout(given[2], 0.1, given[0].training))

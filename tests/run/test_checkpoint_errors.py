@@ -86,7 +86,7 @@ def test_nothing_is_written_elsewhere_first(tmp_path: Path, monkeypatch: pytest.
     assert set(state) == {"policy", "optimizer", "run"}
 
 
-def fail_on_rank_zero(rank: int, sharded: bool, folder: Path) -> None:
+def fail_on_rank_zero(rank: int, sharded: bool, background: bool, folder: Path) -> None:
     """Runs in each of two processes: rank 0 alone may not write."""
     fabric = make_fabric("cpu", 2, 1, FullyShardStrategy() if sharded else "ddp", "32-true")
     fabric.launch()
@@ -96,11 +96,13 @@ def fail_on_rank_zero(rank: int, sharded: bool, folder: Path) -> None:
     if rank == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     with pytest.raises(CheckpointError, match="iteration-0002: "):
-        save_checkpoint(fabric, folder, module, optimizer, {}, {}, SavedAt("run", 2, 0, 4), None)
+        saved = SavedAt("run", 2, 0, 4)
+        save_checkpoint(fabric, folder, module, optimizer, {}, {}, saved, None, print, background)()
     assert not folder.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "shards"])
-def test_no_rank_waits_for_one_that_cannot_write(sharded: bool, tmp_path: Path) -> None:
-    in_two_processes(fail_on_rank_zero, sharded, tmp_path / "checkpoints" / "iteration-0002")
+@pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
+def test_no_rank_waits_for_one_that_cannot_write(sharded: bool, background: bool, tmp_path: Path) -> None:
+    in_two_processes(fail_on_rank_zero, sharded, background, tmp_path / "checkpoints" / "iteration-0002")

@@ -105,7 +105,7 @@ def test_a_restored_run_goes_on_like_the_first(engine: FakeEngine, stop: int, si
 
 def test_an_engine_is_not_asked_for_what_is_not_needed() -> None:
     """With room for four groups, three are begun beyond the last that counts, and one more while that is graded."""
-    engine = FakeEngine(room=4, pause=0.003)
+    engine = FakeEngine(room=4, pause=0.03)
     data = make_data(engine, prompts=100, prompts_per_draw=60)
     (batch,) = iterations(data, 1)
     begun = len(engine.seen)

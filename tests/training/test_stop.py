@@ -136,9 +136,12 @@ def test_a_second_signal_ends_a_process_whose_output_nobody_reads() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("background", ["false", "true"])
+def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
+    background: str, whole: dict[str, Any], tmp_path: Path
+) -> None:
     """SIGKILL at any moment: while sampling, training, evaluating or writing a checkpoint."""
-    during = torture.torture(tmp_path / "run", kills=6)
+    during = torture.torture(tmp_path / "run", 6, f"--checkpoint.background={background}")
     assert during, "no kill came while a checkpoint was being written, so that the test does not test this"
     killed = torture.outcome(tmp_path / "run")
     torture.assert_same(killed, whole)

@@ -78,8 +78,9 @@ def read_shape(policy: str, lora: str | None = None) -> Shape:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if lora is not None:
         add_adapters(model, LoRA(**json.loads(lora)), policy)
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    inner = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", None)
+    heads = _size(text, "num_attention_heads") or 1  # none: state spaces
+    head = _size(text, "head_dim") or text.hidden_size // heads
+    inner = _size(text, "moe_intermediate_size") or _size(text, "intermediate_size") or 4 * text.hidden_size
     return Shape(
         parameters,
         adapters=sum(parameter.numel() for parameter in model.parameters()) - parameters,
@@ -87,10 +88,17 @@ def read_shape(policy: str, lora: str | None = None) -> Shape:
         vocabulary=text.vocab_size,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        inner=(inner or 4 * text.hidden_size) * (getattr(text, "num_experts_per_tok", None) or 1),
-        queries=head * text.num_attention_heads,
-        keys=head * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
+        inner=inner * (_size(text, "num_experts_per_tok") or 1),
+        queries=head * heads,
+        keys=head * (_size(text, "num_key_value_heads") or heads),
     )
+
+
+def _size(config: Any, name: str) -> int:
+    """A size in a configuration, the largest where it varies between layers; 0 where there is none."""
+    layers = getattr(config, "per_layer_config", None) or [config]
+    sizes = [getattr(layer, name, None) or 0 for layer in layers]
+    return max(max(size, default=0) if isinstance(size, list) else size for size in sizes)
 
 
 class Memory:
