@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
@@ -50,11 +50,8 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient was not finite, and the run is configured to stop rather than skip."""
 
 
-class TracedError(Exception):
-    """An error with a message of one line and the traceback of its cause, which is empty if nothing was raised.
-
-    It is no `RuntimeError`: that of a `StopIteration` would leave a context manager as the `StopIteration`.
-    """
+class TracedError(Exception):  # a RuntimeError from a StopIteration would leave contextlib as the StopIteration
+    """An error with a message of one line and the traceback of its cause, which is empty if nothing was raised."""
 
     def __init__(self, message: str, trace: str = "") -> None:
         super().__init__(message)
@@ -154,7 +151,7 @@ def plugin_errors(part: object, doing: str) -> Iterator[None]:
     except BaseException as error:  # func_timeout, pytest and trio raise such that are no Exception
         if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError" or _from_outside(error):
             raise
-        message = f"{_name(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
+        message = f"{import_path(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
         error = error.with_traceback(_from_part(error.__traceback__))
         trace = traceback.format_tb(error.__traceback__) + traceback.format_exception_only(error)
         raise PartError(message, "".join(trace)) from error
@@ -162,20 +159,18 @@ def plugin_errors(part: object, doing: str) -> Iterator[None]:
 
 def _from_outside(error: BaseException) -> bool:
     """Whether an error ends what a part does, and was not raised by it: Ctrl-C, or the cancellation of its task."""
-    if isinstance(error, asyncio.CancelledError):
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # no event loop runs on this thread
-            return False
-        return task is not None and task.cancelling() > 0
-    interrupt = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-    return interrupt or isinstance(error, GeneratorExit)
+    if not isinstance(error, asyncio.CancelledError):
+        interrupt = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+        return interrupt or isinstance(error, GeneratorExit)
+    with suppress(RuntimeError):  # no event loop runs on this thread
+        return (task := asyncio.current_task()) is not None and task.cancelling() > 0
+    return False
 
 
 def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:
     """The error of a part that returned something invalid; of a function it names file and line."""
     shown, code = repr(what), getattr(part, "__code__", None)
-    name = _name(part) if code is None else f"{_name(part)} ({code.co_filename}:{code.co_firstlineno})"
+    name = import_path(part) if code is None else f"{import_path(part)} ({code.co_filename}:{code.co_firstlineno})"
     return PartError(f"{name}, {doing}: returned {shown[:100]}{'...' * (len(shown) > 100)}; expected {expected}")
 
 
@@ -184,19 +179,19 @@ def check_parameters(part: object, key: str, method: str, definition: str) -> No
     wanted = definition.partition("(")[2].partition(")")[0].split(", ")[1:]
     function = getattr(part, method, None)
     if not callable(function):
-        raise UserError(f"{key}: {_name(part)} has no method {method}; write {definition}")
+        raise UserError(f"{key}: {import_path(part)} has no method {method}; write {definition}")
     signature = inspect.signature(function)
     try:
         signature.bind(*wanted)
     except TypeError:
-        raise UserError(f"{key}: {_name(part)} has {method}{signature}; write {definition}") from None
+        raise UserError(f"{key}: {import_path(part)} has {method}{signature}; write {definition}") from None
 
 
 OURS = (UserError, *LINES, PartError, PeerError, PeerFailed, Stopped)
 """Errors of this project, which a part may raise itself and which are passed on unchanged."""
 
 
-def _name(part: object) -> str:
+def import_path(part: object) -> str:
     """The import path of a function, or of the class of an object."""
     named = part if hasattr(part, "__qualname__") else type(part)
     return f"{named.__module__}.{named.__qualname__}"

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -58,12 +58,8 @@ class ListProblems(RowSchema, ProblemSource):
         source: Name of the data set in ids, logs and tables.
     """
 
-    rows: Iterable[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
     source: str = field(default="problems", kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.rows = [_plain(row) for row in self.rows]  # also those of an iterator, which are read several times
 
     def load(self) -> list[Problem]:
         for number, row in enumerate(self.rows, start=1):
@@ -118,7 +114,7 @@ def _plain(value: Any) -> Any:
 
 
 def _numbered(rows: Iterable[Mapping[str, Any]], source: str) -> Rows:
-    return ((f"{source}, row {number}", number, dict(row)) for number, row in enumerate(rows, start=1))
+    return ((f"{source}, row {number}", number, _plain(row)) for number, row in enumerate(rows, start=1))
 
 
 def _to_problems(rows: Rows, where: str, schema: RowSchema, source: str) -> list[Problem]:

@@ -141,8 +141,8 @@ class RowSchema:
         field, skip = self.answer_field, "or set skip_unanswered: true"
         value = _lookup(row, field)
         if value is _MISSING:
-            none = "(where a reward needs no answers: answer_field: '')"
-            raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip} {none}")
+            skip += " (where a reward needs no answers: answer_field: '')"
+            raise UnansweredError(f"{where}: {_not_there(field, 'answer_field', row)}; {skip}")
         if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has NaN for null
             raise UnansweredError(f"{where}: field {field!r} is {kind_of(value)}; fix the row, {skip}")
         if (text := _scalar_text(value)) is None:
@@ -202,11 +202,9 @@ class RowSchema:
 
 
 def _is_chat(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
-
-
-def _is_turn(turn: object) -> bool:
-    return isinstance(turn, dict) and all(isinstance(turn.get(key), str) and turn[key] for key in ("role", "content"))
+    turns = value if isinstance(value, list) and all(isinstance(turn, dict) for turn in value) else ()
+    texts = [turn.get(key) for turn in turns for key in ("role", "content")]
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)
 
 
 def _own_text(row: dict[str, Any], field: str | None, argument: str, where: str) -> str | None:
@@ -251,17 +249,14 @@ def _required(row: dict[str, Any], field: str, argument: str, where: str) -> Any
 
 def _not_there(field: str, argument: str, row: dict[str, Any]) -> str:
     there = _paths(row)
-    known = ", ".join(there) or "none"
-    setting = f"{argument} (of FileProblems, ListProblems, ...)"
-    return f"no field {field!r}{did_you_mean(field, there)}; set {setting} to one of those that are there: {known}"
+    known = f"(of FileProblems, ListProblems, ...) to one of those that are there: {', '.join(there) or 'none'}"
+    return f"no field {field!r}{did_you_mean(field, there)}; set {argument} {known}"
 
 
 def _paths(value: Any, prefix: str = "") -> list[str]:
     """The fields of a row, nested ones as paths. Of a list, the first value stands for all."""
     if isinstance(value, dict) and value:
-        return [
-            path for key, inner in value.items() for path in _paths(inner, f"{prefix}.{key}" if prefix else f"{key}")
-        ]
+        return [path for key, inner in value.items() for path in _paths(inner, f"{prefix}.{key}".removeprefix("."))]
     if _is_chat(value):
         return [f"{prefix} (a chat: messages_field)"]
     if isinstance(value, list) and value and prefix:

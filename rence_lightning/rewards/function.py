@@ -10,7 +10,7 @@ from functools import partial
 from types import CodeType
 from typing import Any
 
-from rence_lightning.errors import PartError, UserError, call_plugin, invalid_return, plugin_errors
+from rence_lightning.errors import PartError, UserError, call_plugin, import_path, invalid_return, plugin_errors
 from rence_lightning.rewards.reward import DECIMALS, Response, Reward, Score
 from rence_lightning.rewards.waiting import in_thread, slots_of, together, without_loop
 
@@ -60,14 +60,17 @@ class FunctionReward(Reward):
         if not 0 < correct_from <= 1:
             raise UserError(f"reward: correct_from is {correct_from}; it must be in (0, 1]")
         try:
-            signature = inspect.signature(function)
-        except ValueError:  # a function in C has none
-            signature = None
-        if signature is not None and not _takes_a_response(signature):
+            bound = inspect.signature(function).bind(None)
+            if "completions" in bound.signature.parameters:  # the list of all of them, in TRL
+                raise TypeError
+        except TypeError:
+            named = f"{import_path(function)}{inspect.signature(function)}"
             raise UserError(
-                f"reward: {_name(function)}{signature} is not a function of one response; write def reward(response), "
-                "with response.text, response.problem.answer and response.problem.fields, the columns of its row"
-            )
+                f"reward: {named} is not a function of one response; write def reward(response), with response.text, "
+                "response.problem.answer and response.problem.fields, the columns of its row"
+            ) from None
+        except ValueError:  # a function in C has no signature
+            pass
         self._waits = any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
         self.concurrency = (64 if self._waits else 1) if concurrency is None else concurrency
         if self.concurrency < 1 or retries < 0 or not 0 <= (on_failure or 0) <= 1:
@@ -77,7 +80,7 @@ class FunctionReward(Reward):
             )
         if time_limit is not None and not (self._waits and time_limit > 0):
             raise UserError(
-                f"reward: time_limit is {time_limit}; it must be above 0, and {_name(function)} an async def: an "
+                f"reward: time_limit is {time_limit}; it must be above 0, and {import_path(function)} an async def: an "
                 "ordinary function cannot be stopped, so give its own calls a limit, as in urlopen(..., timeout=10)"
             )
         self.time_limit, self.retries, self.on_failure = time_limit, retries, on_failure
@@ -105,7 +108,7 @@ class FunctionReward(Reward):
         code = getattr(self.function, "__code__", None)
         version = f" {_digest(code)}" if code is not None else ""
         failed = f", failures {self.on_failure:g}" if self.on_failure is not None else ""
-        return f"{super().label} ({_name(self.function)}{version}, correct from {self.correct_from:g}{failed})"
+        return f"{super().label} ({import_path(self.function)}{version}, correct from {self.correct_from:g}{failed})"
 
     def figures(self) -> dict[str, float]:
         """The number of responses that failed since the last call, where failures do not end the run."""
@@ -133,7 +136,7 @@ class FunctionReward(Reward):
                 return self._score_of(value, doing)
             except TimeoutError:
                 failure = PartError(
-                    f"{_name(self.function)}, {doing}: took longer than time_limit, {self.time_limit:g} s"
+                    f"{import_path(self.function)}, {doing}: took longer than time_limit, {self.time_limit:g} s"
                 )
             except PartError as error:
                 failure = error
@@ -162,19 +165,6 @@ class FunctionReward(Reward):
             scored = f"a response that fails scores {self.on_failure:g}, and rollouts/reward_failures counts these"
             warnings.warn(f"reward: {failure}; {scored}", stacklevel=2)
         return Score(self.on_failure, False)
-
-
-def _takes_a_response(signature: inspect.Signature) -> bool:
-    try:
-        signature.bind(None)
-    except TypeError:
-        return False
-    return "completions" not in signature.parameters  # a list of all of them, in TRL
-
-
-def _name(function: Callable[..., Any]) -> str:
-    kind = type(function)
-    return f"{getattr(function, '__module__', kind.__module__)}.{getattr(function, '__qualname__', kind.__qualname__)}"
 
 
 def _digest(code: CodeType) -> str:

@@ -204,13 +204,10 @@ def _check_rollouts(
         if not isinstance(rollout, Rollout) or not 0 < len(rollout.log_probs) == rollout.chosen_tokens:
             raise invalid_return(engine, doing, rollout, expected)
         ids, log_probs = np.asarray(rollout.token_ids), np.asarray(rollout.log_probs)
+        finite = "log-probabilities, finite (float16 may overflow) and at most 0"
         for values, good, what in (
             (ids, (ids >= 0) & (ids < vocabulary), f"token ids from 0 to {vocabulary - 1}"),
-            (
-                log_probs,
-                np.isfinite(log_probs) & (log_probs <= POSITIVE),
-                "log-probabilities, finite and at most 0 (float16 may overflow)",
-            ),
+            (log_probs, np.isfinite(log_probs) & (log_probs <= POSITIVE), finite),
         ):
             if not good.all():
                 raise invalid_return(engine, doing, values[~good][0].item(), what)

@@ -230,9 +230,8 @@ def _try_schedule(optimizer: Optimizer, scheduler: Any, updates: int) -> None:
                 if bad := [group["lr"] for group in optimizer.param_groups if not 0 <= group["lr"] < math.inf]:
                     raise ValueError(f"the learning rate is {bad[0]}")
             except Exception as error:
-                advice = "give it as many steps as updates, or correct its other settings"
-                where = f"in update {update} of the run's {updates}"
-                raise UserError(f"model: lr_scheduler: {where}: {one_line(error)}; {advice}") from error
+                what = f"in update {update} of the run's {updates}: {one_line(error)}"
+                raise UserError(f"model: lr_scheduler: {what}; give it as many steps as updates, or fix it") from error
     if still:
         which = f"{len(still)} of the run's {updates} updates, first in update {still[0]}"
         advice = "they change nothing; give it as many steps as updates"

@@ -10,20 +10,18 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_handlers: dict[signal.Signals, Any] = {}
-"""Handlers from before the run, while it listens."""
+_handlers: dict[signal.Signals, Any] = {}  # those from before the run, while it listens
 
 
-def _leave_to_parent() -> None:
-    """Restores the handlers in a forked process, such as one of multiprocessing in a reward: a signal must end it, and
-    not be written to the pipe, which it shares with the run."""
+def _restore_in_fork() -> None:
+    """Lets a signal end a forked process, such as one of a reward; it has the pipe, which would tell the run of it."""
     if _handlers:
         signal.set_wakeup_fd(-1)
         for number, handler in _handlers.items():
             signal.signal(number, handler)
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(after_in_child=_restore_in_fork)
 
 
 class StopRequest:

@@ -414,9 +414,9 @@ def test_rows_of_other_frameworks_are_read_as_the_errors_say(
         settings |= setting
         if words:
             with pytest.raises(UserError, match=words):
-                ListProblems(iter([row]), **settings).load()
+                ListProblems([row], **settings).load()
         else:
-            (problem,) = ListProblems(iter([row]), **settings).load()
+            (problem,) = ListProblems([row], **settings).load()
             assert (problem.problem, problem.answer) == ("1+1=?", "2")
             assert problem.messages == (tuple(CHAT) if "messages_field" in settings else ())
 

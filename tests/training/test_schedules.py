@@ -65,7 +65,7 @@ def test_a_rate_of_zero_is_said(
 def test_a_schedule_that_fails_in_the_run_is_an_error_before_it(
     schedule: Callable[[Any], Any], words: str, tmp_path: Path
 ) -> None:
-    advice = "give it as many steps as updates, or correct its other settings"
+    advice = "give it as many steps as updates, or fix it"
     with pytest.raises(UserError, match=rf"model: lr_scheduler: .*{words}.*; {advice}"):
         fit(tmp_path / "run", schedule)
     assert not (tmp_path / "run").exists()
