@@ -54,7 +54,7 @@ def layer_of(call: str, given: Mapping[str, Any], configs: Sequence[Layer]) -> L
         settings[section][key] = value
     run_dirs = [each.get("trainer", {}).get("run_dir") for each in [*(each.settings for each in configs), settings]]
     run_dir = [each for each in run_dirs if each] or ["runs/rence"]
-    layer = Layer(_as_settings(settings, Path(str(run_dir[-1])).parent / "problems"), origin=call)
+    layer = Layer(_as_settings(settings, Path(str(run_dir[-1])).expanduser().parent / "problems"), origin=call)
     check(layer)
     return layer
 
@@ -165,9 +165,12 @@ def _file_of(problems: ListProblems, folder: Path) -> str | None:
         return None
     text = "\n".join(lines) + "\n"
     file = folder / f"{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.jsonl"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)  # other processes of the run write it too
+    try:
+        if not file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}")
+            part.write_text(text, encoding="utf-8")
+            part.replace(file)  # other processes of the run write it too
+    except OSError:  # nor can the run directory be created beside it, which is said
+        return None
     return str(file.resolve())

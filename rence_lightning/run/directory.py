@@ -148,8 +148,9 @@ class Run:
         Raises:
             UserError: The directory cannot be created.
         """
-        if wanted.is_file():
-            raise UserError(f"trainer.run_dir: {wanted} is a file; name a folder")
+        if wanted.is_file() or not wanted.name:
+            what = "a file" if wanted.name else "the current folder"
+            raise UserError(f"trainer.run_dir: {wanted} is {what}; name a folder")
         path, number = wanted, 1
         while not _claim(path):
             number += 1

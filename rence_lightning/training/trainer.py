@@ -131,7 +131,7 @@ class Trainer:
         self.micro_batch_tokens = micro_batch_tokens
         self.callbacks = callbacks or []
         self.call = Hooks(self)
-        self.session = Session(Path(run_dir), loggers or [])
+        self.session = Session(Path(run_dir).expanduser(), loggers or [])
         self.checkpoints = Checkpoints(self)
         self.step = OptimizerStep(self.fabric, gradient_clip_val, on_nonfinite)
         self.batch: IterationBatch | None = None

@@ -341,3 +341,20 @@ def test_the_package_is_cheap_to_import_and_has_its_names() -> None:
     expected = {"beta": 0.1, "alpha": 0.5, "margin": "adaptive", "tis_cap": None}
     assert MultiLabelNCE().arguments() == expected
     assert PositiveRatioFilter(t_easy=0.4).arguments()["t_easy"] == 0.4
+
+
+def test_a_run_directory_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = fit(problems=PROBLEMS, reward=exact, run_dir="~/run", **{**SMALL, "max_iterations": 1})
+    assert result.run_dir == tmp_path / "run" and len(figures(result.run_dir)) > 1
+    assert [each.name for each in tmp_path.iterdir() if each.name != "problems"] == ["run"]
+
+
+@pytest.mark.parametrize("run_dir", ["/proc/run", "{}/file/run", "{}/file", "."])
+def test_a_run_directory_that_cannot_be_made_is_named(
+    run_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"trainer\.run_dir: .*name a"):
+        fit(problems=PROBLEMS, reward=exact, run_dir=run_dir.format(tmp_path), **SMALL)
