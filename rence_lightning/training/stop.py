@@ -6,11 +6,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _handlers: dict[signal.Signals, Any] = {}  # those from before the run, while it listens
+
+
+def _mask(how: int) -> None:
+    if _handlers:
+        signal.pthread_sigmask(how, SIGNALS)
 
 
 def _restore_in_fork() -> None:
@@ -19,9 +25,12 @@ def _restore_in_fork() -> None:
         signal.set_wakeup_fd(-1)
         for number, handler in _handlers.items():
             signal.signal(number, handler)
+        _mask(signal.SIG_UNBLOCK)
 
 
-os.register_at_fork(after_in_child=_restore_in_fork)
+# Blocked meanwhile: `Process.terminate` may come before the handlers are restored.
+block, unblock = partial(_mask, signal.SIG_BLOCK), partial(_mask, signal.SIG_UNBLOCK)
+os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=_restore_in_fork)
 
 
 class StopRequest:
