@@ -142,6 +142,13 @@ def _check_tokenizer(name: str, tokenizer: "PreTrainedTokenizerBase", model: "Pr
             f"policy: the tokenizer of '{name}' has {size:,} tokens, but the model {vocabulary:,}, and ends texts with "
             f"{ends}; put the model's own tokenizer files into its folder"
         )
+    added = [each for token, each in tokenizer.added_tokens_decoder.items() if token >= vocabulary]
+    # Others, such as Gemma's for images, are text wherever they are spelled.
+    if beyond := [each.content for each in added if not each.special or each.content in str(tokenizer.chat_template)]:
+        raise UserError(
+            f"policy: the tokenizer of '{name}' has tokens that the model has no weights for: {', '.join(beyond[:3])}; "
+            f"resize the model's embeddings to {len(tokenizer):,} (`resize_token_embeddings`), or remove the tokens"
+        )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"policy: the tokenizer of '{name}' has neither a pad nor an EOS token; add one to it")
 

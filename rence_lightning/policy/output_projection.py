@@ -46,8 +46,7 @@ class LogitTransform(NamedTuple):
         if scaling := getattr(config, "logits_scaling", None):  # HyperCLOVA X multiplies where Granite divides
             scale *= scaling if config.model_type == "hyperclovax" else 1 / scaling
         scale /= getattr(config, "logits_mup_width_multiplier", None) or 1.0  # Inkling
-        names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemmas, xLSTM
-        caps = (getattr(config, name, None) for name in names)
+        caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))  # of Gemmas
         return cls(scale, next((cap for cap in caps if cap), None))
 
     def at(self, temperature: float) -> "LogitTransform":

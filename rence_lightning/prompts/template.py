@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, cast
 
-from rence_lightning.errors import UserError
+from rence_lightning.errors import UserError, shortened
 from rence_lightning.parts import Configurable, Problem
 
 if TYPE_CHECKING:
@@ -209,13 +209,16 @@ class PromptTemplate(Configurable):
             settings["chat_template"] = _DATE.sub(lambda call: repr(clock.strftime(call["format"])), written)
             return cast(list[str], tokenizer.apply_chat_template(chats, **settings, **self.chat_arguments))
         except (TemplateError, TypeError, ValueError) as error:  # such as that of a template without system turns
-            refused = "turns" if isinstance(error, TemplateError) else "arguments"
+            if len(chats) > 1:  # which of them is it?
+                return [self._apply(tokenizer, [chat], add_generation_prompt)[0] for chat in chats]
+            end = f"{chats[0][-1]['role']}: {shortened(chats[0][-1]['content'].replace(_CUT, ''))}"
+            refused = f"turns that end with {end}" if isinstance(error, TemplateError) else "arguments"
             if isinstance(error, TemplateSyntaxError):
                 line = f"line {error.lineno}: {written.splitlines()[error.lineno - 1].strip()}"
                 raise UserError(f"template: the chat template of the tokenizer {name}, {line}: {error}") from error
             raise UserError(
-                f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); "
-                "remove the template's system turn or arguments if it has any, or set chat: false"
+                f"template: the chat template of the tokenizer {name} refuses the {refused} ({error}); remove system "
+                "turns or arguments if there are any, let an environment reply in the role user, or set chat: false"
             ) from error
 
 

@@ -27,8 +27,6 @@ from transformers import (
     NemotronForCausalLM,
     PreTrainedTokenizerFast,
     XGLMConfig,
-    xLSTMConfig,
-    xLSTMForCausalLM,
 )
 
 from rence_lightning.errors import UserError
@@ -148,6 +146,22 @@ def test_a_tokenizer_beyond_the_vocabulary_of_the_model_is_one_line(tmp_path: Pa
     assert_refused(tmp_path, "has 30 tokens, but the model 20")
 
 
+@pytest.mark.parametrize(("special", "template"), [(False, ""), (True, "<think>"), (True, "")])
+def test_added_tokens_without_weights_are_refused_where_a_text_may_hold_them(
+    special: bool, template: str, tmp_path: Path
+) -> None:
+    """Special tokens that the chat template does not write are text, as Gemma's for images are."""
+    LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": 30})).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic")
+    tokenizer.add_tokens(["<think>"], special_tokens=special)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    if special and not template:
+        assert load_policy(str(tmp_path)).tokenizer.convert_tokens_to_ids("<think>") == 30
+    else:
+        assert_refused(tmp_path, "has tokens that the model has no weights for: <think>; resize the .* to 31")
+
+
 def test_a_tokenizer_without_the_end_token_of_the_model_is_one_line(tmp_path: Path) -> None:
     """A smaller one of another model: its texts would never end."""
     LlamaForCausalLM(LlamaConfig(**SHAPE | {"eos_token_id": 35})).save_pretrained(tmp_path)
@@ -180,14 +194,15 @@ def test_noise_in_training_is_switched_off_in_all_parts_of_a_model(tmp_path: Pat
         assert getattr(policy.model.config, setting) == 0 < getattr(model.config, setting)
 
 
-def test_a_model_whose_layers_do_not_pass_the_packed_row_on_is_refused_with_the_fix(tmp_path: Path) -> None:
+def test_a_model_whose_layers_do_not_pass_the_packed_row_on_is_refused_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     NemotronForCausalLM(NemotronConfig(**SHAPE)).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(EMBEDDED / "arithmetic").save_pretrained(tmp_path)
     assert_refused(tmp_path, "packed rows give .* NemotronForCausalLM .* set model.attn_implementation to sdpa")
     assert not load_policy(str(tmp_path), attn_implementation="sdpa").packed
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 4}
-    xLSTMForCausalLM(xLSTMConfig(**sizes)).save_pretrained(tmp_path)
-    assert_refused(tmp_path, "packed rows give .* xLSTMForCausalLM .* set model.attn_implementation to eager")
+    monkeypatch.setattr(NemotronForCausalLM, "_supports_sdpa", False)
+    assert_refused(tmp_path, "packed rows give .* set model.attn_implementation to eager")
 
 
 def test_of_a_model_that_reads_images_the_text_part_is_loaded(tmp_path: Path) -> None:

@@ -86,8 +86,14 @@ def test_a_chat_template_that_is_missing_or_refuses_is_reported() -> None:
         encode(PromptTemplate(), byte_tokenizer(), asking("1+1"))
     tokenizer = byte_tokenizer(NO_SYSTEM)
     assert PromptTemplate("{problem}").render(tokenizer, [asking("1+1")])[0] == "1+1"
-    with pytest.raises(UserError, match=r"refuses the turns \(no system role\)"):
+    with pytest.raises(UserError, match=r"refuses the turns that end with user: '1\+1' \(no system role\)"):
         encode(PromptTemplate("{problem}", system="Be brief."), tokenizer, asking("1+1"))
+    with pytest.raises(UserError, match=r"refuses the turns that end with user: '2\+<eos>' \(no system role\)"):
+        PromptTemplate("{problem}").encode_all(tokenizer, [asking("1+1"), asking("2+<eos>", system="Be brief.")])
+    with pytest.raises(UserError, match=r"end with tool: '80' \(.*\); .* let an environment reply in the role user"):
+        PromptTemplate().reply_encoder(byte_tokenizer(NO_SYSTEM.replace("[0]['role'] == 'system'", "[2:]")), "tool")(
+            "80"
+        )
     with pytest.raises(UserError, match=r"line 2: \{\{ m.content \}: unexpected '\}'"):
         broken = "{% for m in messages %}\n  {{ m.content }\n{% endfor %}"
         encode(PromptTemplate("{problem}"), byte_tokenizer(broken), asking("1+1"))

@@ -96,8 +96,7 @@ def read_shape(policy: str, lora: str | None = None) -> Shape:
 
 def _size(config: Any, name: str) -> int:
     """A size in a configuration, the largest where it varies between layers; 0 where there is none."""
-    layers = getattr(config, "per_layer_config", None) or [config]
-    sizes = [getattr(layer, name, None) or 0 for layer in layers]
+    sizes = [getattr(layer, name, None) or 0 for layer in getattr(config, "per_layer_config", None) or [config]]
     return max(max(size, default=0) if isinstance(size, list) else size for size in sizes)
 
 
