@@ -307,7 +307,8 @@ def test_a_chat_is_chosen_where_the_tokenizer_has_a_template() -> None:
     assert template.render(byte_tokenizer("<{{ messages[0]['content'] }}>"), [asking("1+1")])[0] == "<1+1=?>"
 
 
-USERS_ALONE = "{% for m in messages if m.role in ('user', 'assistant') %}<|im_start|>{{ m.role }} {{ m.content | trim }}{% endfor %}"
+USERS_ALONE = """{% for m in messages if m.role in ('user', 'assistant') %}<|im_start|>{{ m.role }}
+{{ m.content | trim }}{% endfor %}"""
 
 
 @pytest.mark.parametrize(("role", "lost"), [("user", False), ("assistant", False), ("human", True), ("system", True)])
