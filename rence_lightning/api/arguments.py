@@ -121,7 +121,10 @@ def _sources(call: str, argument: str, given: Any, name: str = "problems") -> li
     if _is_source(given):
         return [given]
     if not isinstance(given, Iterable) or isinstance(given, Mapping):
-        raise UserError(f"{call}: {argument} is {given!r:.80}; give rows, a path, or a ProblemSource")
+        shown = " ".join(repr(given).split())
+        raise UserError(
+            f"{call}: {argument} is {shown:.80}; give rows (one split of several), a path, or a ProblemSource"
+        )
     items = list(given)
     if items and all(map(_is_source, items)):
         return items

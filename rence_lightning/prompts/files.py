@@ -20,7 +20,7 @@ def iter_file(path: str | Path) -> Rows:
     readers = {".jsonl": _json_lines, ".jsonl.gz": _json_lines, ".csv": _csv, ".parquet": _parquet}
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; give the path of a {', '.join(readers)} file")
+        raise UserError(f"{path}: {what}; give the path of a {', '.join(readers)} file (on the hub: HubProblems)")
     read = next((reader for suffix, reader in readers.items() if path.name.endswith(suffix)), None)
     if read is None:
         raise UserError(f"{path}: unknown kind of file; rename or convert it to {', '.join(readers)}")

@@ -175,7 +175,14 @@ class PromptTemplate(Configurable):
     def render(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[str]:
         """The prompts as text for people to read. The policy receives the tokens of `encode_all`."""
         if self.is_chat(tokenizer):
-            return self._apply(tokenizer, [self._chat(problem) for problem in problems], add_generation_prompt=True)
+            chats = [self._chat(problem) for problem in problems]
+            texts = self._apply(tokenizer, chats, add_generation_prompt=True)
+            for problem, chat, text in zip(problems, chats, texts, strict=True):
+                asked = [turn for turn in chat if turn["role"] != "assistant"]  # of which some templates cut thoughts
+                if lost := [turn["role"] for turn in asked if turn["content"].strip() not in text]:
+                    what = f"the tokenizer's chat template leaves out its turn of the role {lost[0]!r}"
+                    raise UserError(f"problem {problem.id}: {what}; rename the role, or remove the turn")
+            return texts
         if own := next((each.id for each in problems if each.messages or each.system is not None), None):
             raise UserError(
                 f"problem {own}: it has turns of its own, which plain text has not; set the template's chat: true, "
