@@ -29,8 +29,11 @@ _FAMILY = re.compile(r"(?:[, ]|\\q?quad|\\text\{\s?(?:for|where)[^{}]*\})*\(?[a-
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?"
 _WITH_TOLERANCE = re.compile(rf"({_NUMBER})\s?\\pm\s?({_NUMBER})")
-_SEVERAL = re.compile(r"[<>;]|\\(?:[lgn]e|q?quad|approx)(?![A-Za-z])|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
-_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+_SEVERAL = re.compile(
+    r"[<>;]|!=|\\(?:[lgn]e|not|neg|lor|q?quad|approx)(?![A-Za-z])|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
+)
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\text")
+_NAMED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|_|\\(?:text|mod|pi ?\()")
 _LETTER_UNIT = re.compile(r"(?<=\d)\s?[mslghCF]$")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
@@ -105,7 +108,7 @@ def equivalent(gold: str, prediction: str) -> bool:
 def _right_hand_side(answer: str) -> str | None:
     """What `P(A) = 0.5` states; None for an equation of numbers that differ by more than roundings, such as `6 = 5`."""
     members = split_parts(answer.replace(r"\approx", "="), "=")
-    numbers = [each for each in members if re.search(r"\d", each)]
+    numbers = [each for each in members if re.search(r"\d", each) and not _NAMED.search(each)]
     values = [value for each in numbers if (value := _value(each)) is not None] if len(numbers) > 1 else []
     if values and max(values) - min(values) > max(map(abs, values)) / 100:
         return None

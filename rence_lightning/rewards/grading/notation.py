@@ -28,6 +28,7 @@ _REWRITES = [
         (r"(?:(?<!\\)\\[,;: ]|\s)+", " "),
         (r"√\s?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"\\color(?:\[\w+\])?\{[\w,.]+\}|\\textcolor\{\w+\}(?=\{)", ""),
+        (r"^[^=]*\\circ\}? ?=(?=[^=]*\\pi)", ""),
         (r"\^\s?(?:\\circ|\{\\circ\})|\\degree(?![A-Za-z])", ""),
         (r"(?<=[\d}])\s?(?:\\(?:text|mathrm)\{\s?(?:percent|\\?%)\}|percent)$", r"\\%"),
         (r"^\\displaystyle(?![A-Za-z])\s?|^(?:[A-Za-z]\s?)?\\approx\s?|^=\s?", ""),
@@ -40,7 +41,7 @@ _REWRITES = [
         (r"^[^:]+(?::[^:]+){2,}$", lambda match: f"({match[0].replace(':', ',')})"),
         (r"(?<![A-Za-z])([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}"),
         (r"\\(?:math(?:bf|it|sf)|boldsymbol|bm)\{([^{}]*)\}", r"\1"),
-        (r"\\mathrm\{([dei]|[\d.,]+)\}", r"\1"),
+        (r"\\(?:mathrm|text)\{([dei]|[\d.,]+)\}", r"\1"),
         (r"\\(?:left|right)(?![A-Za-z])", ""),
         (
             r"(?:\\(?:text|mathrm|operatorname)\{(ln|log|sin|cos|tan)\}|(?<![A-Za-z\\])(ln|log|sin|cos|tan)(?=[\s(]))",

@@ -44,12 +44,12 @@ _CANONICAL = {
 }
 _WORDS = "|".join(sorted((name for name in _CANONICAL if 1 < len(name) < 4), key=len, reverse=True))
 _PIECE = re.compile(
-    rf" ?(\S.{{0,40}}?) ?(?:{_TEXT}([A-Za-z/. ]+?)(?:\s?and)? ?\}}|(?<=\d)\s?([A-Za-z][A-Za-z/.]*))"
+    rf" ?(\S.{{0,40}}?) ?(?:{_TEXT}([A-Za-z/. ]+?)(?:\s?and)? ?\}}|(?<=\d)\s?([A-Za-z][A-Za-z/.]+))"
     rf"(?:\^\{{?([23])\}}?)? ?(?:,|and|\\text\{{\s?and\s?\}})?"
 )
 _UNIT = re.compile(
     # No words that change the value, nor digits and signs but those of powers.
-    r"(?<=\S)(?![^,;}]*\b(?:half|halves|quarter|thirds|tenths|hundred(?:th)?s?|thousandths|squared|cubed|or|not|k)\b)"
+    r"(?<=\S)(?![^,;}]*\b(?:half|halves|quarter|thirds|tenths|hundred(?:th)?s?|thousandths|squared|cubed|factorial|or|not|k)\b)"
     rf"(?:(?: ?(?:\\cdot|/)? ?{_TEXT}"
     r"(?:[^\W\d_](?:\^?-?[1-9])?|[\s~.,:;()/*°'%$€£·-]|\\[, %$])*\}(?:\^\{?-?\d\}?)?)+"
     rf"|(?<=[\d)}}])\s?(?:[A-Za-z]{{4,}}|(?:{_WORDS})(?![A-Za-z]))(?:[ /][A-Za-z]+)*(?:\^\{{?[23]\}}?)?)"
