@@ -10,14 +10,7 @@ from typing import Any
 
 from rence_lightning.rewards.grading.constants import same_value, verify_relatively
 from rence_lightning.rewards.grading.notation import one_notation
-from rence_lightning.rewards.grading.structure import (
-    SHORT_UNITS,
-    bare,
-    decimal_of,
-    same_quantity,
-    same_structure,
-    split_parts,
-)
+from rence_lightning.rewards.grading.structure import bare, decimal_of, same_quantity, same_structure, split_parts
 
 MAX_CHARACTERS = 1_000
 """Number of characters above which an answer is wrong unless it equals the reference as a string. No final answer of a
@@ -41,7 +34,6 @@ _SEVERAL = re.compile(
 )
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\text")
 _NAMED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|_|\\(?:text|mod|pi ?\()")
-_LETTER_UNIT = re.compile(rf"(?<=\d)\s?(?:[mslghCF]|{SHORT_UNITS})$")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
 _CHOSEN = re.compile(
@@ -105,9 +97,7 @@ def equivalent(gold: str, prediction: str) -> bool:
     if verdict is None:
         verdict = same_quantity(left, right, _leaf)
     if verdict is None:
-        if not _LETTER.search(left):  # `5 m` and `5mg` may also be products
-            right = _LETTER_UNIT.sub("", right)
-        left, right = _both_signs(bare(left)), _both_signs(bare(right))
+        left, right = _both_signs(bare(left)), _both_signs(bare(right, letters=not _LETTER.search(left)))
         verdict = same_structure(left, right, _leaf)
     return _leaf(left, right) if verdict is None else verdict
 

@@ -35,7 +35,7 @@ _REWRITES = [
         (r"^\\boxed\{([^{}]*)\}$|^\\text\{(\d[^{}]*)\}$", r"\1\2"),
         (
             r"(\\(?:text|mathrm)\{)?\s?(th|m|b|tr)(?:ousand|illion)(?![a-z])\s?",
-            lambda match: rf" \times 10^{{{_POWERS[match[2]]}}}{match[1] or ''}",
+            lambda match: rf" \times 10^{{{_POWERS[match[2]]}}} {match[1] or ''}",
         ),
         (r"\\text\{\s?\}", ""),
         (r"^[^:]+(?::[^:]+){2,}$", lambda match: f"({match[0].replace(':', ',')})"),

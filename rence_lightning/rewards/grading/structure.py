@@ -42,7 +42,8 @@ _CANONICAL = {
     for unit in map(str.split, group.split("|"))
     for name in unit[1:]
 }
-SHORT_UNITS = "|".join(sorted((name for name in _CANONICAL if 1 < len(name) < 4), key=len, reverse=True))
+_WORDS = "|".join(sorted((name for name in _CANONICAL if 1 < len(name) < 4), key=len, reverse=True))
+_LETTER_UNIT = re.compile(rf"(?<=\d)\s?(?:[mslghCF]|{_WORDS})$")
 _PIECE = re.compile(
     rf" ?(\S.{{0,40}}?) ?(?:{_TEXT}([A-Za-z/. ]+?)(?:\s?and)? ?\}}|(?<=\d)\s?([A-Za-z][A-Za-z/.]+))"
     rf"(?:\^\{{?([23])\}}?)? ?(?:,|and|\\text\{{\s?and\s?\}})?"
@@ -52,14 +53,14 @@ _UNIT = re.compile(
     r"(?<=\S)(?![^,;}]*\b(?:half|halves|quarter|thirds|tenths|hundred(?:th)?s?|thousandths|squared|cubed|factorial|or|not|k)\b)"
     rf"(?:(?: ?(?:\\cdot|/)? ?{_TEXT}"
     r"(?:[^\W\d_](?:\^?-?[1-9])?|[\s~.,:;()/*°'%$€£·-]|\\[, %$])*\}(?:\^\{?-?\d\}?)?)+"
-    rf"|(?<=[\d)}}])\s(?:[A-Za-z]{{4,}}|(?:{SHORT_UNITS})(?![A-Za-z]))(?:[ /][A-Za-z]+)*(?:\^\{{?[23]\}}?)?)"
+    rf"|(?<=[\d)}}])\s(?:[A-Za-z]{{4,}}|(?:{_WORDS})(?![A-Za-z]))(?:[ /][A-Za-z]+)*(?:\^\{{?[23]\}}?)?)"
     rf"(?= ?(?:$|[,;)]|\\text\{{\s?(?:and|or)\s?\}}))"
 )
 
 
-def bare(answer: str) -> str:
-    """An answer without the units of its numbers."""
-    without = _UNIT.sub("", answer)
+def bare(answer: str, letters: bool = False) -> str:
+    """An answer without the units of its numbers; only with `letters` those that may also be products, as in `5mg`."""
+    without = _UNIT.sub("", _LETTER_UNIT.sub("", answer) if letters else answer)
     return without if re.search(r"\d|\\pi", without) else answer
 
 
