@@ -79,5 +79,5 @@ def _digits(expression: Any) -> int:
     rational = (Rational, Add, Mul, factorial)
     if all(isinstance(each, rational) or (each.is_Pow and each.exp.is_Integer) for each in nodes):
         return RATIONAL_DIGITS
-    elementary = ("sympy.core", "sympy.functions.elementary")
+    elementary = ("sympy.core", "sympy.functions.elementary", "sympy.functions.combinatorial.factorials")
     return ELEMENTARY_DIGITS if all(type(each).__module__.startswith(elementary) for each in nodes) else DIGITS

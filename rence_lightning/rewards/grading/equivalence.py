@@ -10,7 +10,7 @@ from typing import Any
 
 from rence_lightning.rewards.grading.constants import same_value, verify_relatively
 from rence_lightning.rewards.grading.notation import one_notation
-from rence_lightning.rewards.grading.structure import decimal_of, same_structure
+from rence_lightning.rewards.grading.structure import bare, decimal_of, same_quantity, same_structure, split_parts
 
 MAX_CHARACTERS = 1_000
 """Number of characters above which an answer is wrong unless it equals the reference as a string. No final answer of a
@@ -25,17 +25,22 @@ _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
 _SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _FREE_SPACE = re.compile(r"(?<![0-9A-Za-z\\]) |(?<!\\) (?![0-9A-Za-z])")
 _INTEGER = re.compile(r"([+-]?)([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)")
-_FAMILY = re.compile(r"(?:,|\\quad|\\text\{ (?:for|where) [^{}]*\})?\s?[a-z] ?\\in ?\\mathbb\{?Z\}?$")
+_FAMILY = re.compile(r"(?:[, ]|\\q?quad|\\text\{\s?(?:for|where)[^{}]*\})*\(?[a-z] ?\\in ?\\mathbb\{?Z\}?\)?$")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?"
 _WITH_TOLERANCE = re.compile(rf"({_NUMBER})\s?\\pm\s?({_NUMBER})")
-_UNIT = re.compile(r"(?:\\[,;! ]|\s|~)*\\(?:text|mathrm|textrm|mbox)\{[^{}]*\}(?:\^\{?-?\d\}?)?$")
-_NAMED = re.compile(r"^[A-Za-z]\s?=\s?")
+_SEVERAL = re.compile(
+    r"[<>;]|!=|\\(?:[lgn]e|not|neg|lor|q?quad|approx)(?![A-Za-z])|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
+)
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\text")
+_NAMED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|_|\\(?:text|mod|pi ?\()")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
-_CHOSEN = re.compile(r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])(?:\)(?:[\s.:}]|\\\s)+|\}?[.:][\s}]+)(?=\S)")
+_CHOSEN = re.compile(
+    r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])(?:\)(?:[\s.:}]|\\\s)+|\}?[.:][\s}]+|\s?\\text\{\s?(?=\())(?=\S)"
+)
 _DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">")
-_APART = re.compile(r"[+-]?[\d.]++(?: [\d.]++)++")  # math-verify reads `1 2` as a sum
+_APART = re.compile(r"(?:^|[=,(+-])\s?[\d.]+(?:[ \"'$]|\\\$|\\q?quad|\\[lc]?dots(?![A-Za-z]))+\d|\.\d+\.\d")  # `1 2`
 _ARTICLE = re.compile(r"(?:an?|the) ")
 _WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
 
@@ -58,7 +63,8 @@ def quick_verdict(gold: str, prediction: str) -> bool | None:
         return left_integer == right_integer
     if max(len(gold), len(prediction)) > MAX_CHARACTERS:
         return False
-    if min(len(left), len(right)) >= _MIN_WORD and _WORD.fullmatch(left) and _WORD.fullmatch(right):
+    shortest = 3 if (left + right).isupper() else _MIN_WORD
+    if min(len(left), len(right)) >= shortest and _WORD.fullmatch(left) and _WORD.fullmatch(right):
         left, right = (_ARTICLE.sub("", answer.casefold(), count=1) for answer in (left, right))
         return left.replace(" ", "").removesuffix("s") == right.replace(" ", "").removesuffix("s")
     return None
@@ -79,19 +85,32 @@ def equivalent(gold: str, prediction: str) -> bool:
         return quick
     if (one := _FAMILY.search(left)) and (other := _FAMILY.search(right)):  # `, k \in \mathbb{Z}` on both
         left, right = left[: one.start()], right[: other.start()]
-    if r"\pm" in left + right:  # `x = 1 \pm 2` states two values of a variable
-        left, right = (_NAMED.sub("", answer) for answer in (left, right))
     if (chosen := _CHOSEN.match(right)) and not _CHOSEN.match(left):  # `(C) 12`: the letter of a choice and its content
         if _CHOICE.fullmatch(left) or len(_CHOICES.findall(right)) > 1:
             return [left.strip("()")] == _CHOICES.findall(right)
         right = right[chosen.end() :]
-    if right.endswith(_DANGLING) or _APART.fullmatch(right):
+    stated = _right_hand_side(right)
+    if right.endswith(_DANGLING) or _APART.search(right) or stated is None:
         return False
+    right = right if "=" in left else stated
     verdict = _within_tolerance(_trimmed(gold), right)
     if verdict is None:
-        left, right = _both_signs(left), _both_signs(right)
+        verdict = same_quantity(left, right, _leaf)
+    if verdict is None:
+        left, right = _both_signs(bare(left)), _both_signs(bare(right, letters=not _LETTER.search(left)))
         verdict = same_structure(left, right, _leaf)
-    return _math_verify(left, right) if verdict is None else verdict
+    return _leaf(left, right) if verdict is None else verdict
+
+
+def _right_hand_side(answer: str) -> str | None:
+    """What `P(A) = 0.5` states; None for an equation of numbers that differ by more than roundings, such as `6 = 5`."""
+    members = split_parts(answer.replace(r"\approx", "="), "=")
+    numbers = [each for each in members if re.search(r"\d", each) and not _NAMED.search(each)]
+    values = [value for each in numbers if (value := _value(each)) is not None] if len(numbers) > 1 else []
+    if values and max(values) - min(values) > max(map(abs, values)) / 100:
+        return None
+    several = len(members) != 2 or _SEVERAL.search(answer) or split_parts(members[0])[1:]
+    return answer if several else members[1]
 
 
 def _within_tolerance(gold: str, prediction: str) -> bool | None:
@@ -102,10 +121,10 @@ def _within_tolerance(gold: str, prediction: str) -> bool | None:
     stated = _WITH_TOLERANCE.fullmatch(gold)
     if stated is None or set(".eE").isdisjoint(stated[2]):
         return None
-    bare = _UNIT.sub("", prediction.strip())
-    number = decimal_of(bare)
+    prediction = bare(prediction)
+    number = decimal_of(prediction)
     if number is None:
-        number = _value(bare)
+        number = _value(prediction)
     return number is not None and abs(number - Decimal(stated[1])) <= Decimal(stated[2])
 
 
@@ -148,11 +167,17 @@ def _constant(expression: str) -> Any:
 
 
 def _parsed(answer: str) -> Any:
-    """The readings of an answer by math-verify, the best one first."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    """The readings of an answer by math-verify, the best one first.
 
-    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    return parse("\\boxed{" + answer + "}", targets, parsing_timeout=None)
+    It reads the whole answer or nothing. By default it would take the last number of what it cannot read, and leave out
+    text and variables at the end as units, so that `5` would equal `5t` and `5 \\text{ feet } 6 \\text{ inches}`.
+    """
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse
+
+    spelling = NormalizationConfig(malformed_operators=True, nits=True)
+    target = LatexExtractionConfig(False, boxed_match_priority=0, normalization_config=spelling)
+    return parse("\\boxed{" + answer + "}", [target], parsing_timeout=None)
 
 
 def _math_verify(gold: str, prediction: str) -> bool:
@@ -168,10 +193,12 @@ def _math_verify(gold: str, prediction: str) -> bool:
 
 def plain_math_verify(gold: str, prediction: str) -> bool:
     """Judges by math-verify alone, without the rules of this module: only for a process that may be killed."""
-    from math_verify import verify
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
+    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     try:
-        return bool(verify(_parsed(gold), _parsed(prediction), timeout_seconds=None))
+        left, right = (parse(rf"\boxed{{{answer}}}", targets, parsing_timeout=None) for answer in (gold, prediction))
+        return bool(verify(left, right, timeout_seconds=None))
     except Exception:  # as above
         return False
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rence_lightning.rewards.grading.pool import GraderPool
+from rence_lightning.rewards.grading.pool import GraderPool, Judge
 
 GOLD = r"1+\sqrt{2}"
 """An irrational reference, for which math-verify evaluates the answer numerically."""
@@ -40,7 +40,8 @@ HOSTILE = [
 
 def run(script: str, cwd: Path) -> str:
     """Run a program that has imported the grader, and return what it prints."""
-    head = "from rence_lightning.rewards.grading.equivalence import equivalent\nassert equivalent('1/2', '0.5')\n"
+    head = "from rence_lightning.rewards.grading.equivalence import equivalent, plain_math_verify\n"
+    head += "assert equivalent('1/2', '0.5')\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", head + textwrap.dedent(script)]
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -53,19 +54,21 @@ GUARD = "from rence_lightning.rewards.grading.guard import forbid_effects, forbi
 
 def test_sympy_executes_the_answer_without_the_guard(tmp_path: Path) -> None:
     """If this fails after an upgrade, the other tests of this file no longer show anything."""
-    run(f"equivalent({GOLD!r}, {IN_A_NAME!r})", tmp_path)
+    run(f"plain_math_verify({GOLD!r}, {IN_A_NAME!r})", tmp_path)
     assert (tmp_path / "trap").exists()
 
 
 def test_the_guard_executes_no_answer(tmp_path: Path) -> None:
-    script = f"for answer in {HOSTILE!r}:\n    assert not equivalent({GOLD!r}, answer), answer\n"
-    run(GUARD + script, tmp_path)
+    script = f"for answer in {HOSTILE!r}:\n    assert not JUDGE({GOLD!r}, answer), answer\n"
+    for judge in ("equivalent", "plain_math_verify"):
+        run(GUARD + script.replace("JUDGE", judge), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_workers_execute_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("judge", ["rules", "math_verify"])
+def test_workers_execute_no_answer(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with GraderPool(workers=1) as pool:
+    with GraderPool(workers=1, judge=judge) as pool:
         assert not any(pool.grade_in_workers([(r"1.6 \pm 0.05", answer) for answer in HOSTILE]))
         assert pool.crashes == 0
     assert list(tmp_path.iterdir()) == []
