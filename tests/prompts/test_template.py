@@ -314,12 +314,12 @@ def test_a_chat_is_chosen_where_the_tokenizer_has_a_template() -> None:
 
 
 USERS_ALONE = """{% for m in messages if m.role in ('user', 'assistant') %}<|im_start|>{{ m.role }}
-{{ m.content | trim }}{% endfor %}"""
+{{ m.content.replace('\n\n', '\n') | trim }}{% endfor %}"""  # as Falcon's does
 
 
 @pytest.mark.parametrize(("role", "lost"), [("user", False), ("assistant", False), ("human", True), ("system", True)])
 def test_a_turn_that_the_chat_template_leaves_out_is_an_error(role: str, lost: bool) -> None:
-    turns = [{"role": role, "content": "Think.\n"}, {"role": "user", "content": " 1+1=?"}]
+    turns = [{"role": role, "content": "Think.\n"}, {"role": "user", "content": " Add.\n\n1+1=?"}]
     tokenizer, problem = byte_tokenizer(USERS_ALONE), Problem("p", "1+1=?", "2", messages=turns)
     if lost:
         with pytest.raises(UserError, match=f"^problem p: .* leaves out its turn of the role '{role}'; rename"):
