@@ -26,7 +26,7 @@ _DECIMAL = re.compile(
 _DOTS = re.compile(r"\\(?:[lc]dots|dots[bcimo]?)(?![A-Za-z])|\.{3}|…")
 _MODULUS = re.compile(r"\s?\(?\s?\\?(?:text\{\s?)?mod\s?\}?\s?\{?\s?(\d+)\s?\}?\s?\)?$")
 _BASE = re.compile(r"([0-9A-Fa-f.]+)_\{?(\d+)\}?")
-_TEXT = r"\\(?:text|mathrm|textrm|textnormal|mbox|operatorname)\s?\{ ?"
+_TEXT = r"\\(?:text|mathrm|textrm|textnormal|mbox|operatorname)\s?\{ ?+"  # one way to match: many take 2^n steps
 _UNITS = (
     "1 mm millimeter millimetre|10 cm centimeter centimetre|1000 m meter metre|1000000 km kilometer kilometre"
     ";1 in inch inche|12 ft foot feet|36 yd yard|63360 mi mile;1 month|12 year yr;1 cent|100 dollar usd;1 euro;1 unit"
@@ -50,8 +50,9 @@ _PIECE = re.compile(
 )
 _UNIT = re.compile(
     # No words that change the value, nor digits and signs but those of powers.
-    r"(?<=\S)(?![^,;}]*\b(?:half|halves|quarter|thirds|tenths|hundred(?:th)?s?|thousandths|squared|cubed|factorial|or|not|k)\b)"
-    rf"(?:(?: ?(?:\\cdot|/)? ?{_TEXT}"
+    r"(?<=\S)(?![^,;}]*\b(?i:half|halves|quarter|thirds|(?:four|fif|six|seven|eigh|nin|ten)ths|squared"
+    r"|(?:hundred|thousand|\w*illion)(?:th)?s?|cubed|factorial|(?:plus|minus|times|over) [a-z]|pi|or|not|[ikx])\b)"
+    rf"(?:(?:(?: ?(?:\\cdot|/))? ?{_TEXT}"
     r"(?:[^\W\d_](?:\^?-?[1-9])?|[\s~.,:;()/*°'%$€£·-]|\\[, %$])*\}(?:\^\{?-?\d\}?)?)+"
     rf"|(?<=[\d)}}])\s(?:[A-Za-z]{{4,}}|(?:{_WORDS})(?![A-Za-z]))(?:[ /][A-Za-z]+)*(?:\^\{{?[23]\}}?)?)"
     rf"(?= ?(?:$|[,;)]|\\text\{{\s?(?:and|or)\s?\}}))"
