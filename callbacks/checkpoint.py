@@ -64,8 +64,8 @@ class Checkpoint(Callback):
     def on_exception(self, trainer: Trainer, module: PolicyModule, exception: BaseException) -> None:
         """Saves the training done since the last checkpoint."""
         in_doubt = isinstance(exception, NonFiniteError | EngineMismatchError | CheckpointError)
-        if isinstance(exception, Exception) and trainer.checkpoints.can_save():
-            if not in_doubt:
+        if isinstance(exception, Exception):
+            if trainer.checkpoints.can_save() and not in_doubt:
                 self._save(trainer)
             trainer.checkpoints.finish()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_handlers: dict[signal.Signals, Any] = {}  # those from before the run, while it listens
+_handlers: list[dict[signal.Signals, Any]] = []  # those from before each run that listens, the outermost first
 
 
 def _mask(how: int) -> None:
@@ -23,7 +23,7 @@ def _restore_in_fork() -> None:
     """Lets a signal end a forked process, such as one of a reward; it has the pipe, which would tell the run of it."""
     if _handlers:
         signal.set_wakeup_fd(-1)
-        for number, handler in _handlers.items():
+        for number, handler in _handlers[0].items():
             signal.signal(number, handler)
         _mask(signal.SIG_UNBLOCK)
 
@@ -57,7 +57,7 @@ class StopRequest:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         known = [number for number in SIGNALS if signal.getsignal(number) is not None]  # others cannot be restored
-        _handlers.update((number, signal.signal(number, lambda *_: None)) for number in known)
+        _handlers.append({number: signal.signal(number, lambda *_: None) for number in known})
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         thread = threading.Thread(target=self._read, args=(reader,), name="signals", daemon=True)
         thread.start()
@@ -65,8 +65,8 @@ class StopRequest:
             yield
         finally:
             signal.set_wakeup_fd(wakeup)
-            for number in known:
-                signal.signal(number, _handlers.pop(number))
+            for number, handler in _handlers.pop().items():
+                signal.signal(number, handler)
             os.close(writer)
             thread.join()
             os.close(reader)

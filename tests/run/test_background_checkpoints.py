@@ -11,7 +11,7 @@ from arithmetic_run import assert_same, fresh_start, make_data, make_module, mak
 from two_processes import in_two_processes
 
 from rence_lightning.callbacks import Callback, Checkpoint
-from rence_lightning.errors import CheckpointError
+from rence_lightning.errors import CheckpointError, PartError
 from rence_lightning.run.checkpoint import read_state
 from rence_lightning.training.strategy import FullyShardStrategy
 
@@ -70,6 +70,23 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> N
     trainer = make_trainer(tmp_path / "again", [Checkpoint(every=2, background=True)], max_iterations=3)
     trainer.fit(make_module(), make_data(), ckpt_path=str(tmp_path / "resumed/checkpoints" / ITERATION))
     assert_same(state_of(tmp_path / "whole"), state_of(trainer.run_dir))
+
+
+def test_a_run_that_fails_within_a_step_waits_for_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaks(Released):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.current_epoch == 2:
+                trainer.step.under_way = True  # so that nothing more can be saved
+                threading.Timer(0.5, self.moment.set).start()
+                raise ValueError("broken")
+
+    breaks = Breaks()
+    breaks.hold(monkeypatch, torch)
+    with pytest.raises(PartError, match="broken"):
+        run(tmp_path / "run", True, breaks)
+    assert (tmp_path / "run/checkpoints/last").resolve().name == ITERATION
 
 
 def test_a_disk_that_refuses_ends_the_run_at_the_next_checkpoint(

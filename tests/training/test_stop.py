@@ -109,6 +109,17 @@ def test_a_signal_ends_a_forked_process_of_a_reward_and_not_the_run(number: sign
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
 
 
+def test_a_run_within_a_run_leaves_the_signals_to_the_outer_one() -> None:
+    before, outer = signal.getsignal(signal.SIGTERM), StopRequest(lambda: "finishing")
+    with outer.listening():
+        with StopRequest(lambda: "evaluating").listening():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            time.sleep(0.01 * (not outer.signal))
+    assert (outer.signal, signal.getsignal(signal.SIGTERM)) == (signal.SIGTERM, before)
+
+
 @pytest.mark.slow
 def test_a_second_signal_ends_a_process_whose_output_nobody_reads() -> None:
     """As with `2>&1 | tee log`, where Ctrl-C ends tee first."""
