@@ -20,6 +20,7 @@ def _fraction(repeating: re.Match[str]) -> str:
     return rf"\frac{{{numerator}}}{{{denominator}}}"
 
 
+_BRACKETS = {"langle": "(", "rangle": ")", "lt": "<", "gt": ">"}
 _POWERS = {"th": 3, "m": 6, "b": 9, "tr": 12}
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -37,7 +38,6 @@ _REWRITES = [
             r"(\\(?:text|mathrm)\{)?\s?(th|m|b|tr)(?:ousand|illion)(?![a-z])\s?",
             lambda match: rf" \times 10^{{{_POWERS[match[2]]}}} {match[1] or ''}",
         ),
-        (r"\\text\{\s?\}", ""),
         (r"^[^:]+(?::[^:]+){2,}$", lambda match: f"({match[0].replace(':', ',')})"),
         (r"(?<![A-Za-z])([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}"),
         (r"\\(?:math(?:bf|it|sf)|boldsymbol|bm)\{([^{}]*)\}", r"\1"),
@@ -47,7 +47,6 @@ _REWRITES = [
             r"(?:\\(?:text|mathrm|operatorname)\{(ln|log|sin|cos|tan)\}|(?<![A-Za-z\\])(ln|log|sin|cos|tan)(?=[\s(]))",
             r"\\\1\2 ",
         ),
-        (r"\\q?quad(?![A-Za-z])\s?(?=\\text|\()|(?<=[,}])\s?\\q?quad(?![A-Za-z])", " "),
         (r"(?<=[A-Za-z)])\.\s?\}$", "}"),
         (r"(?i:(?:\\text\{)?\s?does not exist\s?\}?)", r"\\text{DNE}"),
         (r"(?:\{\})?_\{?(\d+)\}?P_\{?(\d+)\}?", r"\\frac{\1!}{(\1-\2)!}"),
@@ -56,8 +55,7 @@ _REWRITES = [
         (r"\\text\{\s?([:;,])\s?\}", r"\1"),
         (r"(?<=\d)\s?(?:\^\s?\{?)?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?$|(?<=\d)(?:st|nd|rd|th)$", ""),
         (r"\\log_\{?e\}?(?![A-Za-z0-9])", r"\\ln"),
-        (r"\\langle(?![A-Za-z])", "("),
-        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\(langle|rangle|lt|gt)(?![A-Za-z])", lambda match: _BRACKETS[match[1]]),
         (r"(?<=\d)\.(?=[/}]|$)", ""),
         (r"^([+-]?\d{1,3}(?: \d{3})++)(?=[.]\d|$)", lambda match: match[1].replace(" ", "")),
         (r"^([+-]?\d+) (\d+)/(\d+)(?![\d/])", r"\1\\frac{\2}{\3}"),
@@ -66,17 +64,13 @@ _REWRITES = [
         (r"\\[pb]mod(?![A-Za-z])", r"\\mod"),
         (r"[\s,;]++$", ""),
         (r"\\varnothing|\\\{\s?\\\}", r"\\emptyset"),
-        (r"\\(?:geqslant|geq|ge)(?![A-Za-z])", r"\\ge "),
-        (r"\\(?:leqslant|leq|le)(?![A-Za-z])", r"\\le "),
+        (r"\\([gl]e)(?:q|qslant)?(?![A-Za-z])", r"\\\1 "),
         (r"\\neq?(?![A-Za-z])\s?", r"\\ne "),
         (r"(?:,|\\text\{\s?and\s?\})\s?[A-Za-z]\s?\\ne\s", ","),
         (
             r"^[A-Za-z]\s?\\ne\s(.+)$|^\\mathbb\{?R\}?\s?(?:-|\\backslash)\s?\\\{(.+)\\\}$",
             r"\\mathbb{R} \\setminus \\{\1\2\\}",
         ),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\+\s?\\infty", r"\\infty"),
         (r"(\d+\.\d*?)(\d{1,6}?)\2{2,}(?:\\[lc]?dots|\.+|…)$", r"\1\\overline{\2}"),
         (r"(\d{1,20})\.(\d{0,20})\\(?:overline|bar|dot)\{?(\d{1,20})\}?", _fraction),
         (r"^(.*\})\s?\\%$", r"\\frac{\1}{100}"),
