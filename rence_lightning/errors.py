@@ -148,7 +148,7 @@ def plugin_errors(part: object, doing: str) -> Iterator[None]:
     """What `call_plugin` does with errors, for code that awaits the part."""
     try:
         yield
-    except BaseException as error:  # func_timeout, pytest and trio raise such that are no Exception
+    except BaseException as error:  # func_timeout, pytest and trio raise errors that are no Exception
         if isinstance(error, OURS) or type(error).__name__ == "OutOfMemoryError" or _from_outside(error):
             raise
         message = f"{import_path(part)}, {doing}: raised {type(error).__name__}: {one_line(error)}"
