@@ -199,6 +199,7 @@ ARCHITECTURES = {
         refused="cannot sample RecurrentGemma",
     ),
 }
+NAMES = list(ARCHITECTURES)
 # Older releases, such as those that vLLM needs, lack the newest.
 ARCHITECTURES = {name: each for name, each in ARCHITECTURES.items() if hasattr(transformers, each.config)}
 

@@ -188,7 +188,9 @@ def test_the_example_of_the_python_api_runs(folder: Path, capsys: pytest.Capture
 
 
 OFTEN_CUT = """
-from rence_lightning.sampling import FilterDecision, PositiveRatioFilter
+from itertools import compress
+
+from rence_lightning.sampling import FilterDecision, GradedGroup, PositiveRatioFilter
 
 
 class LeavesOut(PositiveRatioFilter):
@@ -196,7 +198,7 @@ class LeavesOut(PositiveRatioFilter):
         kept = [sum(response.token_ids) % 3 > 0 for response in group.responses]
         if sum(kept) < 2:
             return super().judge(group)
-        rest = super().judge(group.only(kept))
+        rest = super().judge(GradedGroup(*(list(compress(each, kept)) for each in (group.responses, group.scores))))
         positive = iter(rest.positive)
         return FilterDecision(rest.outcome, tuple(k and next(positive) for k in kept), tuple(not k for k in kept))
 """

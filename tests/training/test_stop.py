@@ -90,12 +90,17 @@ def test_a_signal_ends_a_forked_process_of_a_reward_and_not_the_run(number: sign
     """Forked on a background thread, as by a reward that ends its program after a while, or at once."""
     fork, request, ends = multiprocessing.get_context("fork"), StopRequest(lambda: "finishing"), set[int | None]()
 
+    def program(begun: Any) -> None:
+        begun.set()
+        time.sleep(60)
+
     def reward() -> None:
-        for pause in (0.3, *[0.0] * 10 * (number == signal.SIGTERM)):  # Python's exit code of an early SIGINT varies
-            process = fork.Process(target=time.sleep, args=(60,))
+        for waits in (True, *[False] * 10 * (number == signal.SIGTERM)):  # Python may lose a SIGINT that comes at once
+            process = fork.Process(target=program, args=(begun := fork.Event(),))
             process.start()
             assert process.pid is not None
-            time.sleep(pause)
+            if waits:
+                assert begun.wait(60)
             os.kill(process.pid, number)
             process.join(10)
             ends.add(process.exitcode)
