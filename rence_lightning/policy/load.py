@@ -207,10 +207,14 @@ def resolve_policy(name: str) -> str:
         return str(EMBEDDED / rest)
     if scheme == "gguf":
         return str(_convert_gguf(_find_gguf(rest)))
+    path = Path(name).expanduser()
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1  # the hub's names have one slash
-    if is_path and not Path(name).expanduser().is_dir():
+    if path.is_file() or (is_path and not path.is_dir()):
         raise UserError(f"policy: no folder '{name}'; give a folder in the Hugging Face format, or a hub name")
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    for file, policy in (("run.json", f"{name}/hf"), ("checkpoint.json", f"what `export {name} FOLDER` writes")):
+        if (path / file).is_file():
+            raise UserError(f"policy: '{name}' is a folder of a run and no policy; give {policy}")
+    return str(path) if path.is_dir() else name
 
 
 def _lasting_name(name: str) -> str:

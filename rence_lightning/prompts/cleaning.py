@@ -158,7 +158,11 @@ class Cleaning(Configurable):
             if finding is None or finding.kept:
                 cleaned.kept.append(position)
         if problems and not cleaned.kept:
-            raise UserError(f"data.cleaning: none of the {len(problems)} training problems is left ({cleaned.counts})")
+            found = ", ".join(f"{number} {kind}" for kind, number in cleaned.counts.items())
+            raise UserError(
+                f"data.cleaning: none of the {len(problems)} training problems is left ({found}); contaminated "
+                "ones are in evaluation.benchmarks: evaluate on others, such as part: test beside part: train"
+            )
         return cleaned
 
     def _judge(

@@ -50,8 +50,8 @@ def test_reward_functions_of_other_trainers_are_called_as_they_expect(
 ) -> None:
     calls: list[Any] = []
 
-    def accuracy(completions: list[str], answer: list[str], **columns: list[Any]) -> list[float]:
-        calls.append(columns)
+    def accuracy(prompts: list[str], completions: list[str], answer: list[str], **columns: list[Any]) -> list[float]:
+        calls.append({"prompts": prompts, **columns})
         return [float(right in text) for text, right in zip(completions, answer, strict=True)]
 
     def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
@@ -69,12 +69,12 @@ def test_reward_functions_of_other_trainers_are_called_as_they_expect(
     (tmp_path / "my_rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
-    fields = {"data_source": "sums", "answer": "2", "extra_info": {"index": 7}}
+    fields = {"data_source": "sums", "prompt": CHAT, "extra_info": {"index": 7}}  # the answer under another name
     problem = Problem("1", "1+1=?", "2", "sums", fields)
     responses = [Response(problem, text, prompt_text="<user>1+1=?") for text in ("it is 2", "it is 3")]
     module = importlib.import_module("my_rewards")
     for name in ("of_trl", "of_verl", "of_openrlhf"):
         scores = FunctionReward(getattr(module, name)).score(responses)
         assert [score.reward for score in scores] == [1.0, 0.0], name
-    columns = {"data_source": ["sums"], "extra_info": [{"index": 7}]}
+    columns = {"prompts": ["<user>1+1=?"], "data_source": ["sums"], "extra_info": [{"index": 7}]}
     assert calls == [*[columns] * 2, *[("sums", {"index": 7})] * 2, *[["<user>1+1=?"]] * 2]

