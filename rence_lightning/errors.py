@@ -159,12 +159,11 @@ def plugin_errors(part: object, doing: str) -> Iterator[None]:
 
 def _from_outside(error: BaseException) -> bool:
     """Whether an error ends what a part does, and was not raised by it: Ctrl-C, or the cancellation of its task."""
-    if not isinstance(error, asyncio.CancelledError):
-        interrupt = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-        return interrupt or isinstance(error, GeneratorExit)
-    with suppress(RuntimeError):  # no event loop runs on this thread
-        return (task := asyncio.current_task()) is not None and task.cancelling() > 0
-    return False
+    if isinstance(error, asyncio.CancelledError):
+        with suppress(RuntimeError):  # no event loop runs on this thread
+            return (task := asyncio.current_task()) is not None and task.cancelling() > 0
+    interrupt = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    return interrupt or isinstance(error, GeneratorExit)
 
 
 def invalid_return(part: object, doing: str, what: object, expected: str) -> PartError:

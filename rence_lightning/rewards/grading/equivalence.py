@@ -39,7 +39,6 @@ _CHOICES = re.compile(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])")
 _CHOSEN = re.compile(
     r"(?:\\text(?:bf|rm)?\{)?\s?\(?([A-J])(?:\)(?:[\s.:}]|\\\s)+|\}?[.:][\s}]+|\s?\\text\{\s?(?=\())(?=\S)"
 )
-_DANGLING = ("+", "-", "*", "/", "=", "^", "_", "<", ">")
 _APART = re.compile(r"(?:^|[=,(+-])\s?[\d.]+(?:[ \"'$]|\\\$|\\q?quad|\\[lc]?dots(?![A-Za-z]))+\d|\.\d+\.\d")  # `1 2`
 _ARTICLE = re.compile(r"(?:an?|the) ")
 _WORD = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*+")
@@ -90,7 +89,7 @@ def equivalent(gold: str, prediction: str) -> bool:
             return [left.strip("()")] == _CHOICES.findall(right)
         right = right[chosen.end() :]
     stated = _right_hand_side(right)
-    if right.endswith(_DANGLING) or _APART.search(right) or stated is None:
+    if _APART.search(right) or stated is None:
         return False
     right = right if "=" in left else stated
     verdict = _within_tolerance(_trimmed(gold), right)
