@@ -63,6 +63,8 @@ def load_policy(
     try:
         model, report = _model(folder, AutoConfig.from_pretrained(folder), options, empty)
         tokenizer = read_tokenizer(folder)
+    except UserError:
+        raise
     except Exception as error:  # what a wrong configuration raises is of many classes
         raise UserError(
             f"policy: cannot load '{name}': {type(error).__name__}: {one_line(error)} (give a whole folder in the "
@@ -166,7 +168,7 @@ def _model(
                 setattr(part, setting, 0.0)
     if getattr(config, "attn_logit_softcapping", None) is not None:  # sdpa left it out before transformers 5.21
         if options["attn_implementation"] == "sdpa":
-            raise ValueError("sdpa has no soft-capping; set model.attn_implementation to eager, or to null")
+            raise UserError("policy: sdpa has no soft-capping; set model.attn_implementation to eager, or to null")
         options["attn_implementation"] = options["attn_implementation"] or "eager"
     if empty:
         with torch.device("meta"):
