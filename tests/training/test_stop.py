@@ -85,8 +85,13 @@ def test_the_first_signal_says_what_happens_next_and_the_second_ends_the_process
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads, from Python 3.12 on
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {-signal.SIGTERM}), (signal.SIGINT, {1})])
-def test_a_signal_ends_a_forked_process_of_a_reward_and_not_the_run(number: signal.Signals, codes: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("number", "ends_python", "codes"),
+    [(signal.SIGTERM, signal.SIG_DFL, {-signal.SIGTERM}), (signal.SIGINT, signal.default_int_handler, {1})],
+)
+def test_a_signal_ends_a_forked_process_of_a_reward_and_not_the_run(
+    number: signal.Signals, ends_python: Any, codes: set[int]
+) -> None:
     """Forked on a background thread, as by a reward that ends its program after a while, or at once."""
     fork, request, ends = multiprocessing.get_context("fork"), StopRequest(lambda: "finishing"), set[int | None]()
 
@@ -106,10 +111,14 @@ def test_a_signal_ends_a_forked_process_of_a_reward_and_not_the_run(number: sign
             ends.add(process.exitcode)
             process.kill()
 
-    with request.listening():
-        thread = threading.Thread(target=reward)
-        thread.start()
-        thread.join()
+    before = signal.signal(number, ends_python)  # a shell starts what runs in the background without SIGINT
+    try:
+        with request.listening():
+            thread = threading.Thread(target=reward)
+            thread.start()
+            thread.join()
+    finally:
+        signal.signal(number, before)
     assert (ends, request.signal) == (codes, 0)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
 
