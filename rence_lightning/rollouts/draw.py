@@ -71,7 +71,7 @@ def _search(cumulative: Tensor, target: Tensor) -> Tensor:
 
 
 def _from_nucleus(probs: Tensor, uniform: Tensor, top_p: float) -> Tensor:
-    """Tokens `(rows, 1)` drawn from the nucleus of each row; the rows of which it is large are sorted whole."""
+    """Tokens `(rows, 1)` drawn from the nucleus of each row; a row whose nucleus is large is sorted whole."""
     ranked, order = probs.topk(min(NUCLEUS, probs.shape[-1]), dim=-1)
     token = _from_ranked(ranked, order, uniform, top_p)
     if (large := ranked.sum(-1, dtype=torch.float64) < top_p).any():
