@@ -91,15 +91,10 @@ def save_checkpoint(
             (draft / "state" if sharded else draft).mkdir(parents=True)
 
     def collect() -> None:
-        base, part, inner = Base.of(plain), plain.trained_part(), cast(_FabricOptimizer, optimizer).optimizer
-        if sharded:  # in the files of Fabric, which loads them
-            state.update(policy=get_model_state_dict(part), optimizer=get_optimizer_state_dict(part, inner))
-        elif zero:  # not by Fabric, which writes all of it into memory and `$TMPDIR` first
-            state.update(policy=part.state_dict(), optimizer=inner.state_dict(), run=run)
-        if background:
-            stager = DefaultStager(StagingOptions(False, False, False, False))  # which copies before it returns
-            state.update(cast(dict[str, Any], stager.stage(dict(state))))
-            stager.close()  # which otherwise keeps the copies
+        base = Base.of(plain)
+        if sharded or zero:
+            inner = cast(_FabricOptimizer, optimizer).optimizer
+            state.update(_state(plain.trained_part(), inner, run, sharded, background))
         torch.save(rng, draft / f"rng-{fabric.global_rank}")
         if zero:
             saved.write(draft)
@@ -140,6 +135,20 @@ def save_checkpoint(
             _together(folder, end)
 
     return finish
+
+
+def _state(part: Module, optimizer: Optimizer, run: dict[str, Any], sharded: bool, copied: bool) -> dict[str, Any]:
+    """What a checkpoint holds of the policy's trained part and its optimizer: this rank's shards, or all and `run`."""
+    state: dict[str, Any]
+    if sharded:  # in the files of Fabric, which loads them
+        state = {"policy": get_model_state_dict(part), "optimizer": get_optimizer_state_dict(part, optimizer)}
+    else:  # not by Fabric, which writes all of it into memory and `$TMPDIR` first
+        state = {"policy": part.state_dict(), "optimizer": optimizer.state_dict(), "run": run}
+    if copied:
+        stager = DefaultStager(StagingOptions(False, False, False, False))  # which copies before it returns
+        state = cast(dict[str, Any], stager.stage(state))
+        stager.close()  # which otherwise keeps the copies
+    return state
 
 
 def _together(folder: Path, step: Callable[[], None]) -> None:

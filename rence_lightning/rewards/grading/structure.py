@@ -49,8 +49,9 @@ _PIECE = re.compile(
     rf"(?:\^\{{?([23])\}}?)? ?(?:,|and|\\text\{{\s?and\s?\}})?"
 )
 _UNIT = re.compile(
-    # No words that change the value, nor digits and signs but those of powers.
-    r"(?<=\S)(?![^,;}]*\b(?i:half|halves|quarter|thirds|(?:four|fif|six|seven|eigh|nin|ten)ths|squared"
+    # Where a unit may begin: no words that change the value, nor digits and signs but those of powers.
+    r"(?<=\S)(?= ?[\\/]|\s[A-Za-z])"
+    r"(?![^,;}]*\b(?i:half|halves|quarter|thirds|(?:four|fif|six|seven|eigh|nin|ten)ths|squared"
     r"|(?:hundred|thousand|\w*illion)(?:th)?s?|cubed|factorial|(?:plus|minus|times|over) [a-z]|pi|or|not|[ikx])\b)"
     rf"(?:(?:(?: ?(?:\\cdot|/))? ?{_TEXT}"
     r"(?:[^\W\d_](?:\^?-?[1-9])?|[\s~.,:;()/*°'%$€£·-]|\\[, %$])*\}(?:\^\{?-?\d\}?)?)+"
